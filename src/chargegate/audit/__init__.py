@@ -1,0 +1,1 @@
+"""Copies of the decisions beside the database."""

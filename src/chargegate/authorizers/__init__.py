@@ -1,0 +1,1 @@
+"""Those who decide, and what is wrapped around them."""

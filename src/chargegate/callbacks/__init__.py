@@ -1,0 +1,1 @@
+"""Telling the client what was decided, at a URL that is not trusted."""

@@ -1,0 +1,297 @@
+"""Settings: every key, default, unit and range in one place. Durations are in milliseconds unless named otherwise."""
+
+import base64
+import binascii
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from chargegate.secrets import AccessKeys
+
+PREFIX = "CHARGEGATE_"
+DEFAULT_FILE = Path("chargegate.toml")
+
+Ms = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
+PositiveMs = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
+Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class ConfigError(Exception):
+    """A setting is wrong. The message is one line and names the key and the rule."""
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Server(_Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    max_body_bytes: Annotated[int, Meta(ge=256, le=1_048_576)] = 16384
+    shutdown_grace_ms: Ms = 30000
+    request_timeout_ms: PositiveMs = 15000
+    rate_limit_per_second: Annotated[float, Meta(ge=0, le=1_000_000)] = 0
+    rate_limit_burst: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+
+
+class Queue(_Section):
+    url: str = "sqlite"
+    max_size: Count = 10000
+    consumer_concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 256
+    max_age_ms: PositiveMs = 300000
+
+
+class Database(_Section):
+    url: str = "sqlite"
+
+
+class Cache(_Section):
+    url: str = "memory://"
+
+
+class CircuitBreaker(_Section):
+    enabled: bool = True
+    failure_threshold: Count = 5
+    failure_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    min_calls: Count = 20
+    sampling_window_ms: PositiveMs = 60000
+    recovery_timeout_ms: PositiveMs = 30000
+    half_open_max_calls: Count = 1
+
+
+class Authorization(_Section):
+    backend: Literal["acl", "http", "simulated"] = "acl"
+    acl_file: str = ""
+    url: str = ""
+    timeout_ms: PositiveMs = 30000
+    max_retries: Annotated[int, Meta(ge=0, le=20)] = 3
+    cache_ttl_ms: Ms = 300000
+    simulated_latency_ms: Annotated[list[Ms], Meta(min_length=2, max_length=2)] = msgspec.field(
+        default_factory=lambda: [50, 200]
+    )
+    simulated_error_share: Share = 0.0
+    simulated_hang_share: Share = 0.0
+    circuit_breaker: CircuitBreaker = CircuitBreaker()
+
+
+class DestinationCircuit(_Section):
+    failure_threshold: Count = 5
+    probe_interval_ms: PositiveMs = 5000
+
+
+class Callback(_Section):
+    timeout_ms: PositiveMs = 10000
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
+    retry_delay_ms: Ms = 1000
+    max_retry_after_ms: Ms = 30000
+    deadline_ms: PositiveMs = 60000
+    max_connections: Count = 100
+    max_connections_per_destination: Count = 20
+    max_parked: Count = 50000
+    require_https: bool = False
+    allowed_networks: list[str] = []
+    signing_secrets: list[str] = []
+    circuit: DestinationCircuit = DestinationCircuit()
+
+
+class Audit(_Section):
+    csv_path: str = "authorization_audit.log"
+
+
+class Security(_Section):
+    api_keys: list[str] = []
+    allow_anonymous: bool = False
+    encryption_keys: list[str] = []
+    token_hash_key: str = ""
+
+
+class Metrics(_Section):
+    enabled: bool = True
+
+
+class HealthCheck(_Section):
+    enabled: bool = True
+
+
+class Monitoring(_Section):
+    metrics: Metrics = Metrics()
+    health_check: HealthCheck = HealthCheck()
+
+
+class Logging(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Settings(_Section):
+    """The whole configuration, frozen. Read it with ``load``; only the command line and the assembly see it."""
+
+    data_dir: str = "data"
+    server: Server = Server()
+    queue: Queue = Queue()
+    database: Database = Database()
+    cache: Cache = Cache()
+    authorization: Authorization = Authorization()
+    callback: Callback = Callback()
+    audit: Audit = Audit()
+    security: Security = Security()
+    monitoring: Monitoring = Monitoring()
+    logging: Logging = Logging()
+
+    @property
+    def data_path(self) -> Path:
+        return Path(self.data_dir)
+
+
+SECRET_KEYS = frozenset(
+    {"callback.signing_secrets", "security.api_keys", "security.encryption_keys", "security.token_hash_key"}
+)
+URL_KEYS = frozenset({"queue.url", "database.url", "cache.url", "authorization.url"})
+
+
+def load(file: str | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the file (default: ``./chargegate.toml`` if there is one), then ``CHARGEGATE_SECTION__KEY`` over it.
+
+    Raises ``ConfigError`` for a file that cannot be read, an unknown key, a wrong type or a value out of range.
+    """
+    values = _read(file)
+    for name, text in sorted(environ.items()):
+        if name.startswith(PREFIX) and not name.startswith((PREFIX + "TEST_", PREFIX + "CONFIG")):
+            _set_from_environment(values, name, text)
+    try:
+        settings = msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_in_words(str(error))) from None
+    _check(settings)
+    return settings
+
+
+def _read(file: str | None) -> dict[str, Any]:
+    path = Path(file) if file else DEFAULT_FILE
+    if file is None and not path.exists():
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _set_from_environment(values: dict[str, Any], name: str, text: str) -> None:
+    keys = name.removeprefix(PREFIX).lower().split("__")
+    kind: Any = Settings
+    for position, key in enumerate(keys):
+        fields = {f.name: f.type for f in msgspec.structs.fields(kind)} if _is_section(kind) else {}
+        if key not in fields:
+            raise ConfigError(f"{name}: unknown key {'.'.join(keys[: position + 1])!r}")
+        kind = fields[key]
+    if _is_section(kind):
+        raise ConfigError(f"{name}: {'.'.join(keys)!r} is a section, not a key")
+    section = values
+    for key in keys[:-1]:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"{'.'.join(keys[:-1])}: expected a section")
+    section[keys[-1]] = _typed(name, kind, text)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, _Section)
+
+
+def _typed(name: str, kind: Any, text: str) -> Any:
+    """A variable's text as the type of its key: lists are JSON or separated by commas."""
+    base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    try:
+        if get_origin(base) is list:
+            if text.lstrip().startswith("["):
+                return msgspec.json.decode(text, type=base)
+            return msgspec.convert([part.strip() for part in text.split(",") if part.strip()], base, strict=False)
+        if base is str or get_origin(base) is Literal:
+            return text
+        return msgspec.convert(text.strip().lower(), base, strict=False)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{name}: {_in_words(str(error))}") from None
+
+
+def _in_words(error: str) -> str:
+    """msgspec's ``rule - at `$.section.key` `` as ``section.key: rule``."""
+    rule, _, place = error.partition(" - at `$")
+    place = place.rstrip("`").lstrip(".")
+    unknown = rule.removeprefix("Object contains unknown field `")
+    if unknown != rule:
+        return f"unknown key '{place + '.' if place else ''}{unknown.rstrip('`')}'"
+    return f"{place}: {rule[:1].lower()}{rule[1:]}" if place else rule
+
+
+def _check(settings: Settings) -> None:
+    """The rules that join several keys, and the formats that a type cannot say."""
+    authorization = settings.authorization
+    if authorization.backend == "http":
+        target = urlsplit(authorization.url)
+        if target.scheme not in ("http", "https") or not target.hostname:
+            raise ConfigError("authorization.url: must be an http or https URL when authorization.backend is 'http'")
+    low, high = authorization.simulated_latency_ms
+    if low > high:
+        raise ConfigError("authorization.simulated_latency_ms: the first value must not exceed the second")
+    if authorization.simulated_error_share + authorization.simulated_hang_share > 1:
+        raise ConfigError("authorization.simulated_error_share: with simulated_hang_share it must not exceed 1")
+    for text in settings.callback.allowed_networks:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            raise ConfigError(f"callback.allowed_networks: {text!r} is not a network such as '10.0.0.0/8'") from None
+    for secret in settings.callback.signing_secrets:
+        if not secret.startswith("whsec_") or len(_base64(secret.removeprefix("whsec_")) or b"") < 16:
+            raise ConfigError("callback.signing_secrets: each must be 'whsec_' and the base64 of at least 16 bytes")
+    try:
+        AccessKeys(settings.security.api_keys)
+    except ValueError as error:
+        raise ConfigError(f"security.api_keys: {error}") from None
+    for key in settings.security.encryption_keys:
+        if len(_base64(key) or b"") != 32:
+            raise ConfigError("security.encryption_keys: each must be the base64 of 32 bytes")
+    hash_key = settings.security.token_hash_key
+    if hash_key and len(_base64(hash_key) or b"") < 32:
+        raise ConfigError("security.token_hash_key: must be the base64 of at least 32 bytes")
+    if settings.queue.url != "sqlite" and settings.queue.url != "memory://":
+        raise ConfigError("queue.url: must be 'sqlite' or 'memory://'")
+    if settings.database.url != "sqlite":
+        raise ConfigError("database.url: must be 'sqlite'")
+    if settings.cache.url != "memory://":
+        raise ConfigError("cache.url: must be 'memory://'")
+
+
+def _base64(text: str) -> bytes | None:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """The settings as plain data with every secret replaced by ``"***"``, for people to read."""
+    values: dict[str, Any] = msgspec.to_builtins(settings)
+    _hide(values, "")
+    return values
+
+
+def _hide(values: dict[str, Any], prefix: str) -> None:
+    for key, value in values.items():
+        name = prefix + key
+        if isinstance(value, dict):
+            _hide(value, name + ".")
+        elif name in SECRET_KEYS and value:
+            values[key] = ["***"] * len(value) if isinstance(value, list) else "***"
+        elif name in URL_KEYS and "@" in urlsplit(value).netloc:
+            parts = urlsplit(value)
+            values[key] = parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()

@@ -1,0 +1,1 @@
+"""The database: requests, decisions, dead letters, the access list, idempotency keys."""

@@ -1,0 +1,91 @@
+"""The promise that every queue makes."""
+
+from typing import Any, Protocol
+
+import msgspec
+
+
+class QueueFull(Exception):
+    """The queue holds as many waiting messages as it was told to; nothing was stored."""
+
+
+class QueueUnavailable(Exception):
+    """The queue cannot store or hand out messages now; nothing was stored. The message says why, without a secret."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """What a queue carries: an id, a key to partition by, when it was accepted (Unix ms), and a sealed body."""
+
+    request_id: str
+    station_id: str
+    accepted_at: int
+    body: bytes
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """A message handed out. ``fresh`` is True only if it was surely never handed out before."""
+
+    message: Message
+    handle: Any
+    fresh: bool
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A message found in the queue. ``taken``: a consumer has it already."""
+
+    station_id: str
+    accepted_at: int
+    taken: bool
+
+
+class Depth(msgspec.Struct, frozen=True):
+    """How many messages no consumer has taken yet, and how long the oldest of them has waited."""
+
+    waiting: int
+    oldest_age_ms: int
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """How backends differ. ``durable``: survives the death of this process. ``shared``: several processes may use it.
+    ``find``: a waiting message can be looked up by its request id."""
+
+    durable: bool
+    shared: bool
+    find: bool
+
+
+class Queue(Protocol):
+    """At-least-once transport of messages.
+
+    - When ``put`` returns, the message survives what ``capabilities`` claims. When it raises, it was not stored,
+      or the caller may safely put it again under the same request id.
+    - A delivery that was not acked when its consumer died comes back.
+    - Acks may come in any order, and never touch another delivery. A lost ack means one more delivery.
+    - Two consumers never hold one message at the same time.
+    - ``close`` flushes and may be called twice.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def put(self, message: Message) -> None:
+        """Store a message. Raises ``QueueFull`` or ``QueueUnavailable``."""
+
+    async def receive(self, limit: int) -> list[Delivery]:
+        """Wait until there is at least one message, and take up to ``limit``. Raises ``QueueUnavailable``."""
+        ...
+
+    async def ack(self, delivery: Delivery) -> None:
+        """The message is done with. Does not wait for the disk or the network."""
+
+    async def find(self, request_id: str) -> Waiting | None:
+        """Look up a message that is not acked; None where there is none or the backend cannot tell."""
+
+    async def depth(self) -> Depth:
+        """How much is waiting."""
+        ...
+
+    async def check(self) -> None:
+        """Raises ``QueueUnavailable`` if messages could not be stored now."""
+
+    async def close(self) -> None: ...
