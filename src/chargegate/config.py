@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from chargegate.model import parse_callback_url
 from chargegate.secrets import AccessKeys
 
 PREFIX = "CHARGEGATE_"
@@ -29,10 +30,10 @@ class ConfigError(Exception):
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
+    """Every section refuses unknown keys."""
 
 
-class Server(_Section):
+class Server(_Section, frozen=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     max_body_bytes: Annotated[int, Meta(ge=256, le=1_048_576)] = 16384
@@ -42,22 +43,22 @@ class Server(_Section):
     rate_limit_burst: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
 
-class Queue(_Section):
+class Queue(_Section, frozen=True):
     url: str = "sqlite"
     max_size: Count = 10000
     consumer_concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 256
     max_age_ms: PositiveMs = 300000
 
 
-class Database(_Section):
+class Database(_Section, frozen=True):
     url: str = "sqlite"
 
 
-class Cache(_Section):
+class Cache(_Section, frozen=True):
     url: str = "memory://"
 
 
-class CircuitBreaker(_Section):
+class CircuitBreaker(_Section, frozen=True):
     enabled: bool = True
     failure_threshold: Count = 5
     failure_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
@@ -67,7 +68,7 @@ class CircuitBreaker(_Section):
     half_open_max_calls: Count = 1
 
 
-class Authorization(_Section):
+class Authorization(_Section, frozen=True):
     backend: Literal["acl", "http", "simulated"] = "acl"
     acl_file: str = ""
     url: str = ""
@@ -82,12 +83,12 @@ class Authorization(_Section):
     circuit_breaker: CircuitBreaker = CircuitBreaker()
 
 
-class DestinationCircuit(_Section):
+class DestinationCircuit(_Section, frozen=True):
     failure_threshold: Count = 5
     probe_interval_ms: PositiveMs = 5000
 
 
-class Callback(_Section):
+class Callback(_Section, frozen=True):
     timeout_ms: PositiveMs = 10000
     max_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     retry_delay_ms: Ms = 1000
@@ -102,36 +103,36 @@ class Callback(_Section):
     circuit: DestinationCircuit = DestinationCircuit()
 
 
-class Audit(_Section):
+class Audit(_Section, frozen=True):
     csv_path: str = "authorization_audit.log"
 
 
-class Security(_Section):
+class Security(_Section, frozen=True):
     api_keys: list[str] = []
     allow_anonymous: bool = False
     encryption_keys: list[str] = []
     token_hash_key: str = ""
 
 
-class Metrics(_Section):
+class Metrics(_Section, frozen=True):
     enabled: bool = True
 
 
-class HealthCheck(_Section):
+class HealthCheck(_Section, frozen=True):
     enabled: bool = True
 
 
-class Monitoring(_Section):
+class Monitoring(_Section, frozen=True):
     metrics: Metrics = Metrics()
     health_check: HealthCheck = HealthCheck()
 
 
-class Logging(_Section):
+class Logging(_Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
 
 
-class Settings(_Section):
+class Settings(_Section, frozen=True):
     """The whole configuration, frozen. Read it with ``load``; only the command line and the assembly see it."""
 
     data_dir: str = "data"
@@ -235,47 +236,55 @@ def _in_words(error: str) -> str:
 
 def _check(settings: Settings) -> None:
     """The rules that join several keys, and the formats that a type cannot say."""
-    authorization = settings.authorization
-    if authorization.backend == "http":
-        target = urlsplit(authorization.url)
-        if target.scheme not in ("http", "https") or not target.hostname:
-            raise ConfigError("authorization.url: must be an http or https URL when authorization.backend is 'http'")
-    low, high = authorization.simulated_latency_ms
-    if low > high:
-        raise ConfigError("authorization.simulated_latency_ms: the first value must not exceed the second")
-    if authorization.simulated_error_share + authorization.simulated_hang_share > 1:
-        raise ConfigError("authorization.simulated_error_share: with simulated_hang_share it must not exceed 1")
+    for key, known in {
+        "queue.url": (settings.queue.url, ("sqlite", "memory://")),
+        "database.url": (settings.database.url, ("sqlite",)),
+        "cache.url": (settings.cache.url, ("memory://",)),
+    }.items():
+        if known[0] not in known[1]:
+            raise ConfigError(f"{key}: must be {' or '.join(map(repr, known[1]))}")
+    _check_authorization(settings.authorization)
     for text in settings.callback.allowed_networks:
         try:
             ipaddress.ip_network(text)
         except ValueError:
             raise ConfigError(f"callback.allowed_networks: {text!r} is not a network such as '10.0.0.0/8'") from None
+    _check_secrets(settings)
+
+
+def _check_authorization(authorization: Authorization) -> None:
+    if authorization.backend == "http":
+        try:
+            parse_callback_url(authorization.url)
+        except ValueError as error:
+            raise ConfigError(f"authorization.url: {error}, because authorization.backend is 'http'") from None
+    low, high = authorization.simulated_latency_ms
+    if low > high:
+        raise ConfigError("authorization.simulated_latency_ms: the first value must not exceed the second")
+    if authorization.simulated_error_share + authorization.simulated_hang_share > 1:
+        raise ConfigError("authorization.simulated_error_share: with simulated_hang_share it must not exceed 1")
+
+
+def _check_secrets(settings: Settings) -> None:
     for secret in settings.callback.signing_secrets:
-        if not secret.startswith("whsec_") or len(_base64(secret.removeprefix("whsec_")) or b"") < 16:
+        if not secret.startswith("whsec_") or _length(secret.removeprefix("whsec_")) < 16:
             raise ConfigError("callback.signing_secrets: each must be 'whsec_' and the base64 of at least 16 bytes")
     try:
         AccessKeys(settings.security.api_keys)
     except ValueError as error:
         raise ConfigError(f"security.api_keys: {error}") from None
-    for key in settings.security.encryption_keys:
-        if len(_base64(key) or b"") != 32:
-            raise ConfigError("security.encryption_keys: each must be the base64 of 32 bytes")
-    hash_key = settings.security.token_hash_key
-    if hash_key and len(_base64(hash_key) or b"") < 32:
+    if any(_length(key) != 32 for key in settings.security.encryption_keys):
+        raise ConfigError("security.encryption_keys: each must be the base64 of 32 bytes")
+    if settings.security.token_hash_key and _length(settings.security.token_hash_key) < 32:
         raise ConfigError("security.token_hash_key: must be the base64 of at least 32 bytes")
-    if settings.queue.url != "sqlite" and settings.queue.url != "memory://":
-        raise ConfigError("queue.url: must be 'sqlite' or 'memory://'")
-    if settings.database.url != "sqlite":
-        raise ConfigError("database.url: must be 'sqlite'")
-    if settings.cache.url != "memory://":
-        raise ConfigError("cache.url: must be 'memory://'")
 
 
-def _base64(text: str) -> bytes | None:
+def _length(text: str) -> int:
+    """How many bytes the base64 text stands for; 0 if it is none."""
     try:
-        return base64.b64decode(text, validate=True)
+        return len(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError):
-        return None
+        return 0
 
 
 def shown(settings: Settings) -> dict[str, Any]:

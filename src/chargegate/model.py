@@ -11,6 +11,7 @@ import socket
 import time
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -67,25 +68,19 @@ class Invalid(ValueError):
 
 
 class CallbackTarget(msgspec.Struct, frozen=True):
-    """A callback URL taken apart. ``host`` is lower case without brackets; ``literal`` is set where it is an address."""
+    """A callback URL taken apart. ``host`` is lower case without brackets; ``literal`` is set where it is an address.
+
+    ``authority`` is the ``Host`` header: brackets around IPv6, no default port. ``destination`` is scheme, host and
+    port: what limits and circuits are counted by.
+    """
 
     scheme: str
     host: str
     port: int
     path: str
     literal: IPAddress | None
-
-    @property
-    def authority(self) -> str:
-        """The ``Host`` header: with brackets for IPv6, without the scheme's default port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _DEFAULT_PORT[self.scheme] else f"{host}:{self.port}"
-
-    @property
-    def destination(self) -> str:
-        """Scheme, host and port: what limits and circuits are counted by."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+    authority: str
+    destination: str
 
 
 class ChargingRequest(msgspec.Struct, frozen=True):
@@ -100,7 +95,7 @@ class ChargingRequest(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """One decision about one request. ``timestamp`` is Unix milliseconds; there is no token in it, only its short hash."""
+    """One decision about one request. ``timestamp`` is Unix milliseconds. It holds no token, only its short hash."""
 
     request_id: str
     station_id: str
@@ -150,16 +145,24 @@ def now_ms() -> int:
 
 def to_iso(ms: int) -> str:
     """Unix milliseconds as ISO 8601 in UTC with milliseconds: ``2026-01-31T12:00:00.000Z``."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")[:23] + "Z"
+    second, rest = divmod(ms, 1000)
+    return f"{_iso_second(second)}.{rest:03}Z"
+
+
+@lru_cache(maxsize=64)
+def _iso_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def from_iso(text: str) -> int:
     """An ISO 8601 date or time as Unix milliseconds; UTC where it names no zone. Raises ``ValueError``."""
     try:
         moment = datetime.fromisoformat(text)
-        return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        ms = round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        to_iso(ms)  # what could not be shown again is out of range
     except (ValueError, OverflowError):
         raise ValueError("must be an ISO 8601 time such as 2026-01-31T12:00:00Z") from None
+    return ms
 
 
 def new_request_id() -> str:
@@ -194,6 +197,7 @@ def valid_traceparent(text: str) -> str:
     return text if _TRACEPARENT(text) else ""
 
 
+@lru_cache(maxsize=2048)
 def parse_callback_url(value: object) -> CallbackTarget:
     """Take a callback URL apart.
 
@@ -214,24 +218,33 @@ def parse_callback_url(value: object) -> CallbackTarget:
     path = match["path"]
     if not path.startswith("/"):
         path = "/" + path
-    literal: IPAddress | None = None
     if match["v6"] is not None:
         try:
             literal = ipaddress.IPv6Address(match["v6"])
         except ValueError:
             raise ValueError("has a host that is not a valid IPv6 address") from None
-        return CallbackTarget(scheme, str(literal), port, path, literal)
-    host = match["name"].lower()
+        return _target(scheme, str(literal), port, path, literal)
+    host, literal = _named_host(match["name"].lower())
+    return _target(scheme, host, port, path, literal)
+
+
+def _named_host(host: str) -> tuple[str, IPAddress | None]:
     bare = host.removesuffix(".")
-    if not bare or len(bare) > 253 or ".." in host or host.startswith(".") or max(map(len, bare.split("."))) > 63:
+    if not 0 < len(bare) <= 253 or not all(0 < len(label) <= 63 for label in bare.split(".")):
         raise ValueError("has a host that is not a valid name")
-    if _NUMERIC_HOST(bare):
-        try:
-            literal = ipaddress.IPv4Address(socket.inet_aton(bare))
-        except OSError:
-            raise ValueError("has a host that is not a valid IPv4 address") from None
-        host = str(literal)
-    return CallbackTarget(scheme, host, port, path, literal)
+    if not _NUMERIC_HOST(bare):
+        return host, None
+    try:
+        literal = ipaddress.IPv4Address(socket.inet_aton(bare))
+    except OSError:
+        raise ValueError("has a host that is not a valid IPv4 address") from None
+    return str(literal), literal
+
+
+def _target(scheme: str, host: str, port: int, path: str, literal: IPAddress | None) -> CallbackTarget:
+    bracketed = f"[{host}]" if ":" in host else host
+    authority = bracketed if port == _DEFAULT_PORT[scheme] else f"{bracketed}:{port}"
+    return CallbackTarget(scheme, host, port, path, literal, authority, f"{scheme}://{bracketed}:{port}")
 
 
 def _url_fault(value: str) -> str:

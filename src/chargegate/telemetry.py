@@ -3,11 +3,13 @@
 No label has unbounded values, and nothing here is ever given a driver token.
 """
 
+import asyncio
+import io
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TextIO
+from typing import Any, BinaryIO, Literal, TextIO
 
 import msgspec
 import structlog
@@ -108,11 +110,12 @@ def configure_logging(
         if console
         else [structlog.processors.format_exc_info, _to_json]
     )
+    lines = _Lines(out.buffer if isinstance(out, io.TextIOWrapper) else out)
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=list(processors),
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(out) if console else structlog.BytesLoggerFactory(out.buffer),  # type: ignore[arg-type]  # a text stream over bytes, as every standard one is
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_FromLibraries()], level=max(number, logging.WARNING), force=True)
@@ -122,6 +125,34 @@ def _to_json(_logger: Any, method: str, event: dict[str, Any]) -> bytes:
     line = {"timestamp": to_iso(time.time_ns() // 1_000_000), "level": method, "event": event.pop("event")}
     line.update(event)
     return msgspec.json.encode(line, enc_hook=str)
+
+
+class _Lines:
+    """Writes what one turn of the event loop logs in one go; outside a loop, each line at once."""
+
+    def __init__(self, stream: BinaryIO | TextIO) -> None:
+        self._stream = stream
+        self._binary = not isinstance(stream, io.TextIOBase)
+        self._waiting: list[bytes] = []
+
+    def _line(self, line: bytes | str) -> None:
+        self._waiting.append(line if isinstance(line, bytes) else line.encode())
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._write()
+        else:
+            if len(self._waiting) == 1:
+                loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            text = b"\n".join(waiting) + b"\n"
+            self._stream.write(text if self._binary else text.decode())  # type: ignore[arg-type]  # as _binary says
+            self._stream.flush()
+
+    msg = log = debug = info = warn = warning = error = critical = exception = fatal = failure = err = _line
 
 
 class _FromLibraries(logging.Handler):

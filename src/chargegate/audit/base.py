@@ -1,4 +1,4 @@
-"""The promise that every audit sink makes. The database's own ``authorization_audit`` is the source; sinks follow it."""
+"""The promise that every audit sink makes. The database's own ``authorization_audit`` is the source; sinks follow."""
 
 from typing import Protocol
 
@@ -17,16 +17,18 @@ class AuditRow(msgspec.Struct, frozen=True):
 class AuditSink(Protocol):
     """A place beside the ledger where decisions are written, each once, in the ledger's order.
 
-    ``write`` is called from one thread at a time. It writes all rows or raises ``OSError``; after an error the
-    caller comes back with the same rows. ``resume`` is called once before the first ``write``.
+    Called from one thread at a time. ``write`` writes all rows or none and raises ``OSError``; the caller comes back
+    with the same rows. What was written before ``sync`` returned survives a power cut.
     """
 
     name: str
 
-    def resume(self, since: int) -> frozenset[str]:
-        """Request ids that the sink may already hold beyond the ledger's row ``since`` (its last known position)."""
+    def resume(self) -> frozenset[str]:
+        """Before the first ``write``: the request ids among the newest that the sink holds already."""
         ...
 
     def write(self, rows: list[AuditRow]) -> None: ...
+
+    def sync(self) -> None: ...
 
     def close(self) -> None: ...

@@ -1,0 +1,89 @@
+"""Who may call what, and how often."""
+
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import IPv6Address, IPv6Network
+from math import ceil
+from typing import Any, Final
+
+from chargegate.api.errors import Refused
+from chargegate.secrets import AccessKeys, Role
+
+_MAX_BUCKETS: Final = 10_000
+
+
+class Guard:
+    """Checks access keys. With none configured every caller is anonymous and may do everything."""
+
+    def __init__(self, keys: AccessKeys) -> None:
+        self._keys = keys
+
+    @property
+    def closed(self) -> bool:
+        """Whether a key is asked for at all."""
+        return bool(self._keys)
+
+    def admit(self, headers: Mapping[bytes, bytes], role: Role) -> str:
+        """The name of the caller's key, or an empty string for an anonymous caller. Raises ``Refused``: 401, 403."""
+        if not self._keys:
+            return ""
+        presented = _presented(headers)
+        key = self._keys.find(presented) if presented else None
+        if key is None:
+            raise Refused(
+                401,
+                "unauthorized",
+                "A valid access key is required, as Authorization: Bearer or X-API-Key.",
+                headers={"www-authenticate": "Bearer"},
+            )
+        if role == "admin" and key.role != "admin":
+            raise Refused(403, "forbidden", "This access key is not enough: an admin key is required.")
+        return key.name
+
+
+def _presented(headers: Mapping[bytes, bytes]) -> str:
+    scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer":
+        return credentials.strip().decode("latin-1")
+    return headers.get(b"x-api-key", b"").decode("latin-1")
+
+
+class RateLimit:
+    """A token bucket for each caller: ``burst`` requests at once, ``per_second`` in the long run; 0 a second is no
+    limit, a burst of 0 is one second's worth. Callers seen longest ago are forgotten beyond 10,000."""
+
+    def __init__(self, per_second: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = per_second
+        self._burst = float(burst or max(1, ceil(per_second)))
+        self._clock = clock
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, name: str, client: Any) -> None:
+        """Count one request of a named caller, or of an anonymous one at an address (ASGI's ``client``).
+
+        Raises ``Refused`` (429) that says when the next one will do.
+        """
+        if not self._rate:
+            return
+        caller = name or _neighbourhood(client)
+        now = self._clock()
+        left, seen = self._buckets.pop(caller, (self._burst, now))
+        left = min(self._burst, left + (now - seen) * self._rate)
+        allowed = left >= 1
+        if len(self._buckets) >= _MAX_BUCKETS:
+            del self._buckets[next(iter(self._buckets))]
+        self._buckets[caller] = (left - 1 if allowed else left, now)
+        if not allowed:
+            wait = max(1, ceil((1 - left) / self._rate))
+            raise Refused(
+                429, "rate_limited", "Too many requests; see Retry-After.", headers={"retry-after": str(wait)}
+            )
+
+
+def _neighbourhood(client: Any) -> str:
+    """The address; of IPv6 its /64, because whoever has one address there has all of them."""
+    address = str(client[0]) if client else ""
+    if ":" not in address:
+        return address
+    ip = IPv6Address(address.partition("%")[0])
+    return str(ip.ipv4_mapped or IPv6Network((ip, 64), strict=False))

@@ -1,0 +1,58 @@
+"""Reading JSON bodies, within limits. How long one may take is the server's to watch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.types import Receive
+
+from chargegate.api.errors import ClientGone, Refused
+from chargegate.api.headers import without_token
+from chargegate.model import Invalid
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+async def read_json(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> bytes:
+    """A body of at most ``limit`` bytes that says it is JSON. Raises ``Refused`` (415, 413) or ``ClientGone``."""
+    media_type = headers.get(b"content-type", b"")
+    if media_type != b"application/json" and media_type.partition(b";")[0].strip().lower() != b"application/json":
+        raise Refused(415, "unsupported_media_type", "The content type must be application/json.")
+    if int(headers.get(b"content-length", b"0")) > limit:
+        raise _too_large(limit)
+    message = await receive()
+    if message["type"] != "http.request":
+        raise ClientGone
+    body: bytes = message["body"]
+    if message["more_body"]:
+        body = await _rest(receive, bytearray(body), limit)
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
+
+
+async def _rest(receive: Receive, body: bytearray, limit: int) -> bytes:
+    while len(body) <= limit:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGone
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    return bytes(body)
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(413, "payload_too_large", f"The body must be at most {limit} bytes.")
+
+
+async def read_object(request: Request, limit: int) -> dict[str, Any]:
+    """The request's JSON object. Raises ``Invalid`` too."""
+    body = await read_json(request.receive, dict(request.scope["headers"]), limit)
+    try:
+        fields = _decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise Invalid("The request body must be a JSON object.") from None
+    request.scope["trace_id"] = without_token(request.scope["trace_id"], fields)
+    return fields

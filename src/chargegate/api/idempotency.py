@@ -1,0 +1,93 @@
+"""``Idempotency-Key``: one key, one request, however often and however concurrently it is sent."""
+
+import asyncio
+from typing import Final, NamedTuple
+
+import msgspec
+
+from chargegate.api.errors import Refused
+from chargegate.ledger.base import Claim, Ledger
+from chargegate.model import ChargingRequest, now_ms
+from chargegate.queues.base import Queue
+from chargegate.queues.envelope import wrap
+from chargegate.secrets import Keyring
+
+REMEMBERED_MS: Final = 3_600_000
+_MAX_CONFIRMED: Final = 20_000
+
+
+class Accepted(NamedTuple):
+    """A request that is safe. ``at`` is Unix ms; ``repeated``: an earlier one, nothing was put into the queue."""
+
+    request_id: str
+    at: int
+    repeated: bool
+
+
+class Idempotency:
+    """Accepts requests that come with a key.
+
+    The ledger's claim decides which request a key stands for. In front of it, keys under way share one attempt, and
+    keys confirmed lately need no look-up.
+    """
+
+    def __init__(self, ledger: Ledger, queue: Queue, keyring: Keyring) -> None:
+        self._ledger = ledger
+        self._queue = queue
+        self._keyring = keyring
+        self._under_way: dict[str, tuple[str, asyncio.Task[Accepted]]] = {}
+        self._confirmed: dict[str, Claim] = {}
+
+    async def accept(self, client: str, key: str, request: ChargingRequest) -> Accepted:
+        """Put the request into the queue unless the key stands for one already.
+
+        Raises ``Refused`` (422) if the key stands for another body, and whatever queue and ledger raise.
+        """
+        digest = self._keyring.digest("idempotency", client, key)
+        body = self._keyring.digest("body", request.station_id, request.driver_token, request.callback_url)
+        if known := self._known(digest):
+            _same(known.body_digest, body)
+            return Accepted(known.request_id, known.created_at, repeated=True)
+        first = digest not in self._under_way
+        if first:
+            attempt = asyncio.create_task(self._attempt(digest, body, request))
+            self._under_way[digest] = (body, attempt)
+            attempt.add_done_callback(lambda _: self._under_way.pop(digest))
+        claimed, attempt = self._under_way[digest]
+        _same(claimed, body)
+        # Shielded: one client that goes away takes nobody else's answer with it.
+        accepted = await asyncio.shield(attempt)
+        return accepted if first else accepted._replace(repeated=True)
+
+    async def _attempt(self, digest: str, body: str, request: ChargingRequest) -> Accepted:
+        claim = await self._ledger.claim(digest, Claim(body, request.request_id, request.accepted_at))
+        _same(claim.body_digest, body)
+        repeated = claim.request_id != request.request_id and await self._is_safe(claim.request_id)
+        if not repeated:
+            # An earlier claim without its request: whoever made it died, or found the queue full, before the put.
+            request = msgspec.structs.replace(request, request_id=claim.request_id)
+            claim = msgspec.structs.replace(claim, created_at=request.accepted_at)
+            await self._queue.put(wrap(self._keyring, request))
+        self._confirm(digest, claim)
+        return Accepted(claim.request_id, claim.created_at, repeated)
+
+    async def _is_safe(self, request_id: str) -> bool:
+        # In this order, because a request is in the ledger before it leaves the queue.
+        return await self._queue.find(request_id) is not None or await self._ledger.find(request_id) is not None
+
+    def _known(self, digest: str) -> Claim | None:
+        claim = self._confirmed.pop(digest, None)
+        if claim is None or claim.created_at <= now_ms() - REMEMBERED_MS:
+            return None
+        self._confirmed[digest] = claim
+        return claim
+
+    def _confirm(self, digest: str, claim: Claim) -> None:
+        if len(self._confirmed) >= _MAX_CONFIRMED:
+            del self._confirmed[next(iter(self._confirmed))]
+        self._confirmed[digest] = claim
+
+
+def _same(claimed: str, body: str) -> None:
+    if claimed != body:
+        raise Refused(422, "idempotency_conflict", "The idempotency key was used with another body.")

@@ -1,0 +1,198 @@
+"""``POST /api/v1/charging-session``, the hot route: plain ASGI, because each microsecond is paid for every request."""
+
+import re
+import time
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+from starlette.types import Receive, Scope, Send
+
+from chargegate.api.access import Guard, RateLimit
+from chargegate.api.bodies import read_json
+from chargegate.api.errors import ClientGone, refusal, send_refusal, unavailable
+from chargegate.api.headers import SECURITY, new_trace_id, trace_id, without_token
+from chargegate.api.idempotency import Idempotency
+from chargegate.api.operations import Answer, Millis, Operation, Parameter
+from chargegate.api.parts import Parts
+from chargegate.api.schemas import EXAMPLE_ID, charging_request
+from chargegate.http1 import AddressBlocked
+from chargegate.model import (
+    ACCEPTED_MESSAGE,
+    ChargingRequest,
+    Invalid,
+    new_request_id,
+    now_ms,
+    parse_body,
+    valid_traceparent,
+)
+from chargegate.queues.envelope import wrap
+from chargegate.telemetry import log
+
+PATH: Final = "/api/v1/charging-session"
+MAX_KEY: Final = 255
+
+_OUTCOMES: Final = {
+    "accepted": "accepted",
+    "repeated": "repeated",
+    "validation_error": "invalid",
+    "unauthorized": "unauthorized",
+    "forbidden": "forbidden",
+    "payload_too_large": "too_large",
+    "unsupported_media_type": "unsupported",
+    "idempotency_conflict": "conflict",
+    "rate_limited": "rate_limited",
+    "service_unavailable": "unavailable",
+    "internal_error": "internal_error",
+}
+_KEY = re.compile(rb"[!-~]{1,%d}" % MAX_KEY).fullmatch
+_BODY_START: Final = f'{{"status":"accepted","message":"{ACCEPTED_MESSAGE}","request_id":"'.encode()
+_WARN_EVERY_S: Final = 1.0
+
+
+class Acceptance(msgspec.Struct):
+    """What a client is told when its request is safe. The message is exact."""
+
+    status: Annotated[str, Meta(extra_json_schema={"const": "accepted"})]
+    message: Annotated[str, Meta(extra_json_schema={"const": ACCEPTED_MESSAGE})]
+    request_id: str
+    timestamp: Millis
+
+
+class Intake:
+    """Accepts requests to charge: answers 202 when the queue has the request, and never before."""
+
+    def __init__(self, parts: Parts, guard: Guard) -> None:
+        self._admit = guard.admit
+        self._draining = parts.draining
+        self._limit = parts.max_body_bytes
+        self._rate = RateLimit(parts.rate_limit_per_second, parts.rate_limit_burst)
+        self._require_https = parts.require_https
+        self._check_address = parts.check_address
+        self._keyring = parts.keyring
+        self._put = parts.queue.put
+        self._idempotency = Idempotency(parts.ledger, parts.queue, parts.keyring)
+        self._count = {code: parts.metrics.requests.labels(outcome).inc for code, outcome in _OUTCOMES.items()}
+        self._warned_at = -_WARN_EVERY_S
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        trace = trace_id(headers)
+        body = b""
+        try:
+            if self._draining():
+                raise unavailable("The service is shutting down.")
+            client = self._admit(headers, "client")
+            self._rate.take(client, scope["client"])
+            body = await read_json(receive, headers, self._limit)
+            key = headers.get(b"idempotency-key")
+            station, token, url = self._validate(body, key)
+            if token in trace.decode():
+                trace = new_trace_id()
+            parent = valid_traceparent(headers[b"traceparent"].decode("latin-1")) if b"traceparent" in headers else ""
+            request = ChargingRequest(new_request_id(), station, token, url, now_ms(), parent)
+            if key is None:
+                await self._put(wrap(self._keyring, request))
+                request_id, at, repeated = request.request_id, request.accepted_at, False
+            else:
+                request_id, at, repeated = await self._idempotency.accept(client, key.decode(), request)
+        except ClientGone:
+            return
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it is logged and the client gets an answer
+            await self._refuse(fault, send, without_token(trace, _leniently(body)))
+            return
+        outcome = "repeated" if repeated else "accepted"
+        self._count[outcome]()
+        log.info("request " + outcome, request_id=request_id, station_id=station, x_request_id=trace.decode())
+        answer = b'%b%b","timestamp":%d}' % (_BODY_START, request_id.encode(), at)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 202,
+                "headers": [
+                    (b"content-type", b"application/json"),
+                    (b"content-length", b"%d" % len(answer)),
+                    *SECURITY,
+                    (b"x-request-id", trace),
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": answer})
+
+    def _validate(self, body: bytes, key: bytes | None) -> tuple[str, str, str]:
+        details: dict[str, str] = {}
+        if key is not None and not _KEY(key):
+            details["Idempotency-Key"] = f"must be 1 to {MAX_KEY} visible ASCII characters"
+        try:
+            station, token, url, target = parse_body(body)
+        except Invalid as fault:
+            raise Invalid(str(fault), {**fault.details, **details}) from None
+        if self._require_https and target.scheme != "https":
+            details["callback_url"] = "must be an https URL"
+        elif target.literal is not None:
+            try:
+                self._check_address(target.literal)
+            except AddressBlocked:
+                details["callback_url"] = "leads to a blocked network"
+        if details:
+            raise Invalid("The request breaks the rules of " + ", ".join(details) + ".", details)
+        return station, token, url
+
+    async def _refuse(self, fault: Exception, send: Send, trace: bytes) -> None:
+        refused = refusal(fault)
+        self._count[refused.code]()
+        if refused.status == 503 and time.monotonic() - self._warned_at >= _WARN_EVERY_S:
+            self._warned_at = time.monotonic()
+            log.warning("requests are refused", message=refused.message)
+        await send_refusal(send, refused, *SECURITY, (b"x-request-id", trace))
+
+
+def _leniently(body: bytes) -> object:
+    """What a refused body may hold, to keep it out of the answer."""
+    try:
+        return msgspec.json.decode(body) if body else None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def _header(name: str, description: str, **schema: object) -> Parameter[str]:
+    return Parameter(name, "header", {"type": "string", **schema}, description, str)
+
+
+def operations(parts: Parts) -> list[Operation]:
+    return [
+        Operation(
+            method="POST",
+            path=PATH,
+            name="requestCharging",
+            handler=None,
+            access="client",
+            tag="Charging sessions",
+            summary="Ask whether a driver may charge",
+            description="Answered as soon as the request is safely in the queue; the decision is posted to callback_url"
+            f" later. Unknown fields are ignored. The body may have at most {parts.max_body_bytes} bytes.",
+            parameters=[
+                _header(
+                    "Idempotency-Key",
+                    "The same key with the same body is one request, for one hour.",
+                    pattern=f"^[!-~]{{1,{MAX_KEY}}}$",
+                ),
+                _header("X-Request-ID", "Comes back in the answer if it is 1 to 128 visible ASCII characters."),
+                _header("traceparent", "W3C Trace Context, carried to the authorizer and the callback if well formed."),
+            ],
+            body=charging_request(require_https=parts.require_https),
+            answers={
+                202: Answer(
+                    "The request is safe.",
+                    Acceptance,
+                    example={
+                        "status": "accepted",
+                        "message": ACCEPTED_MESSAGE,
+                        "request_id": EXAMPLE_ID,
+                        "timestamp": 1769860800000,
+                    },
+                )
+            },
+            errors=[400, 413, 415, 422, 503, *([429] if parts.rate_limit_per_second else [])],
+        )
+    ]

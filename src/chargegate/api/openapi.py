@@ -1,0 +1,141 @@
+"""The OpenAPI 3.1 document, made from the same operations as the routes."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from chargegate import __version__
+from chargegate.api.errors import Error
+from chargegate.api.operations import Answer, Operation, Parameter
+
+_ERRORS: Final[dict[int, tuple[str, str, tuple[str, ...]]]] = {
+    400: ("validation_error", "Something is missing or against its rule; details names every field at fault.", ()),
+    401: ("unauthorized", "The access key is missing or unknown.", ("WWW-Authenticate",)),
+    403: ("forbidden", "The access key is known, but not enough.", ()),
+    404: ("not_found", "There is no such thing.", ()),
+    413: ("payload_too_large", "The body is over the limit, with a length or in chunks.", ()),
+    415: ("unsupported_media_type", "The body is not application/json.", ()),
+    422: ("idempotency_conflict", "The idempotency key was used with another body.", ()),
+    429: ("rate_limited", "Over the client's rate.", ("Retry-After",)),
+    503: ("service_unavailable", "Queue or database is full or out of reach, or the service stops.", ("Retry-After",)),
+}
+_HEADERS: Final[dict[str, tuple[str, str]]] = {
+    "X-Request-ID": ("The client's X-Request-ID, or one made for this request.", "^[!-~]{1,128}$"),
+    "Retry-After": ("Seconds to wait.", "^[1-9][0-9]*$"),
+    "WWW-Authenticate": ("How to authenticate.", "^Bearer$"),
+}
+_SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer KEY"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
+def document(operations: Iterable[Operation], *, keys_required: bool) -> dict[str, Any]:
+    """The document as plain data. Security schemes are in it only if access keys are configured."""
+    listed = list(operations)
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in listed:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, keys_required)
+    components: dict[str, Any] = {
+        "schemas": _schemas(listed),
+        "headers": {
+            _component(name): {"description": text, "required": True, "schema": {"type": "string", "pattern": pattern}}
+            for name, (text, pattern) in _HEADERS.items()
+        },
+    }
+    if keys_required:
+        components["securitySchemes"] = _SCHEMES
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "chargegate",
+            "version": __version__,
+            "summary": "The asynchronous authorization gate for EV charging.",
+            "description": "Accepts a request at once, decides behind a durable queue, and calls back. Every error has"
+            " the shape of Error. A timestamp is Unix milliseconds; every other time is ISO 8601 in UTC.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for operation in listed)],
+        "paths": paths,
+        "components": components,
+    }
+
+
+def _operation(operation: Operation, keys_required: bool) -> dict[str, Any]:
+    answers: dict[str, Any] = {str(status): _answer(answer) for status, answer in operation.answers.items()}
+    protected = keys_required and operation.access != "open"
+    refused = [
+        *operation.errors,
+        *([401] if protected else []),
+        *([403] if protected and operation.access == "admin" else []),
+    ]
+    answers.update({str(status): _error(status) for status in sorted(refused)})
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "responses": answers,
+    }
+    if operation.description:
+        described["description"] = operation.description
+    if operation.parameters:
+        described["parameters"] = [_parameter(parameter) for parameter in operation.parameters]
+    if operation.body:
+        content = {"schema": _reference(operation.body.name), "example": operation.body.example}
+        described["requestBody"] = {"required": True, "content": {"application/json": content}}
+    if protected:
+        described["security"] = [{name: []} for name in _SCHEMES]
+    return described
+
+
+def _parameter(parameter: Parameter[Any]) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.place == "path",
+        "description": parameter.description,
+        "schema": parameter.schema,
+    }
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": answer.description, "headers": _headers("X-Request-ID")}
+    schema = answer.schema if answer.model is None else _reference(answer.model.__name__)
+    if schema is not None:
+        example = {} if answer.example is None else {"example": answer.example}
+        described["content"] = {answer.media_type: {"schema": schema, **example}}
+    return described
+
+
+def _error(status: int) -> dict[str, Any]:
+    code, description, headers = _ERRORS[status]
+    example: dict[str, Any] = {"status": code, "message": description, "timestamp": 1769860800000}
+    if status == 400:
+        example["details"] = {"station_id": "must be a UUID in its canonical 8-4-4-4-12 form"}
+    return {
+        "description": description,
+        "headers": _headers("X-Request-ID", *headers),
+        "content": {"application/json": {"schema": _reference("Error"), "example": example}},
+    }
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{_component(name)}"} for name in names}
+
+
+def _component(header: str) -> str:
+    return header.replace("-", "")
+
+
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _schemas(operations: list[Operation]) -> dict[str, Any]:
+    models = {answer.model for operation in operations for answer in operation.answers.values() if answer.model}
+    _, schemas = msgspec.json.schema_components(
+        sorted({Error, *models}, key=lambda model: model.__name__), ref_template="#/components/schemas/{name}"
+    )
+    bodies = {operation.body.name: dict(operation.body.schema) for operation in operations if operation.body}
+    return dict(sorted({**schemas, **bodies}.items()))

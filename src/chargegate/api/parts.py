@@ -1,0 +1,51 @@
+"""What the HTTP surface is built from."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from chargegate.ledger.base import AccessList, DeadLetter, Ledger
+from chargegate.model import IPAddress
+from chargegate.queues.base import Queue
+from chargegate.secrets import AccessKeys, Keyring
+from chargegate.telemetry import Metrics
+
+ComponentStatus = Literal["UP", "DEGRADED", "DOWN"]
+
+
+class Component(msgspec.Struct, frozen=True):
+    """How one part of the service is. ``details`` are for people and hold no secret."""
+
+    status: ComponentStatus
+    details: dict[str, Any] = {}
+
+
+@dataclass(slots=True, kw_only=True)
+class Parts:
+    """The parts, and the values they need.
+
+    ``check_address`` raises ``http1.AddressBlocked`` for an address that may not be called. ``access_changed`` is
+    told the token hashes whose cached decisions must go. ``replay`` puts a dead letter back on its way, or raises
+    ``QueueFull`` or ``QueueUnavailable``. ``components`` are checked for ``/health``: queue, authorization,
+    callbacks, audit, database.
+    """
+
+    queue: Queue
+    ledger: Ledger
+    access_list: AccessList
+    keyring: Keyring
+    access_keys: AccessKeys
+    metrics: Metrics
+    check_address: Callable[[IPAddress], None]
+    access_changed: Callable[[frozenset[str]], None]
+    replay: Callable[[DeadLetter], Awaitable[None]]
+    components: Mapping[str, Callable[[], Awaitable[Component]]]
+    draining: Callable[[], bool]
+    require_https: bool
+    max_body_bytes: int
+    rate_limit_per_second: float
+    rate_limit_burst: int
+    metrics_enabled: bool
+    health_enabled: bool

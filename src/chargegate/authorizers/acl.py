@@ -1,0 +1,56 @@
+"""The access list decides: the first rule that fits."""
+
+from collections.abc import Callable
+from typing import Final
+
+from chargegate.authorizers.base import AuthorizationError, Verdict
+from chargegate.ledger.base import AccessEntry, AccessList, LedgerUnavailable
+from chargegate.model import ChargingRequest, Reason, Status, now_ms
+
+_ABSENT: Final = Verdict(Status.NOT_ALLOWED, Reason.NOT_IN_ACL)
+_BLOCKED: Final = Verdict(Status.NOT_ALLOWED, Reason.BLOCKED)
+_EXPIRED: Final = Verdict(Status.NOT_ALLOWED, Reason.EXPIRED)
+
+
+def judge(entry: AccessEntry | None, station_id: str, now: int) -> Verdict:
+    """What the entry says about a station at a time (Unix ms); ``valid_until`` is the first moment that is too late.
+
+    ``good_until`` is when the entry's validity would change the verdict. The rules and their order are the
+    contract's ("Deciding").
+    """
+    if entry is None:
+        return _ABSENT
+    if entry.blocked:
+        return _BLOCKED
+    start, end = entry.valid_from, entry.valid_until
+    if start is not None and now < start:
+        return Verdict(Status.NOT_ALLOWED, Reason.NOT_YET_VALID, start)
+    if end is not None and now >= end:
+        return _EXPIRED
+    station = station_id.lower()
+    if station in entry.denied_stations or (entry.allowed_stations and station not in entry.allowed_stations):
+        return Verdict(Status.NOT_ALLOWED, Reason.NOT_AT_THIS_LOCATION, end)
+    return Verdict(Status.ALLOWED, Reason.NONE, end)
+
+
+class AclAuthorizer:
+    """Judges by the access list as it is now. The list stays the caller's to close."""
+
+    def __init__(self, access_list: AccessList, *, now: Callable[[], int] = now_ms) -> None:
+        self._list = access_list
+        self._now = now
+
+    async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:
+        return judge(await self._entry(token_hash), request.station_id, self._now())
+
+    async def check(self) -> None:
+        await self._entry("")
+
+    async def close(self) -> None:
+        pass
+
+    async def _entry(self, token_hash: str) -> AccessEntry | None:
+        try:
+            return await self._list.entry(token_hash)
+        except LedgerUnavailable as error:
+            raise AuthorizationError(f"the access list cannot be read: {error}") from error

@@ -1,0 +1,155 @@
+"""Access list entries as people write them: the body of a REST call, or a line of CSV."""
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+from chargegate.ledger.base import AccessEntry
+from chargegate.model import Invalid, from_iso, station_fault, token_fault
+
+FIELDS: Final = ("driver_token", "blocked", "valid_from", "valid_until", "allowed_stations", "denied_stations", "note")
+MAX_NOTE: Final = 500
+
+_STATION_LISTS: Final = ("allowed_stations", "denied_stations")
+_BOOLEANS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]").search
+
+
+class AclLineError(Exception):
+    """A line of an access list file breaks a rule. ``message`` names column and rule, and repeats no value."""
+
+    def __init__(self, line_number: int, message: str) -> None:
+        super().__init__(f"line {line_number}: {message}")
+        self.line_number = line_number
+        self.message = message
+
+
+def entry_from(fields: Mapping[str, object], token_hash: Callable[[str], str]) -> AccessEntry:
+    """An entry from named fields: ``driver_token`` and, if wanted, the others of ``FIELDS``.
+
+    ``blocked`` is a boolean, times are ISO 8601 text or None, station lists are lists of UUIDs, ``note`` is text of
+    at most ``MAX_NOTE`` characters without the token. Raises ``Invalid`` that names every field at fault.
+    """
+    faults = {_shown(name): "is not a field of an access list entry" for name in fields if name not in FIELDS}
+    token = fields.get("driver_token")
+    if fault := (token_fault(token) if "driver_token" in fields else "is required"):
+        faults["driver_token"] = fault
+    blocked = fields.get("blocked", False)
+    if not isinstance(blocked, bool):
+        faults["blocked"] = "must be true or false"
+    valid_from = _time(fields, "valid_from", faults)
+    valid_until = _time(fields, "valid_until", faults)
+    if valid_from is not None and valid_until is not None and valid_until <= valid_from:
+        faults["valid_until"] = "must be after valid_from"
+    allowed, denied = (_stations(fields, name, faults) for name in _STATION_LISTS)
+    note = fields.get("note", "")
+    if fault := _note_fault(note, token):
+        faults["note"] = fault
+    if faults:
+        raise Invalid("The access list entry breaks the rules of " + ", ".join(faults) + ".", faults)
+    return AccessEntry(
+        driver_token_hash=token_hash(str(token)),
+        blocked=bool(blocked),
+        valid_from=valid_from,
+        valid_until=valid_until,
+        allowed_stations=allowed,
+        denied_stations=denied,
+        note=str(note),
+    )
+
+
+def read_csv(lines: Iterable[str], token_hash: Callable[[str], str]) -> Iterator[AccessEntry]:
+    """The entries of a CSV file (RFC 4180, a byte order mark is tolerated), one at a time.
+
+    The first line names columns out of ``FIELDS``, in any order, ``driver_token`` among them. An empty cell is an
+    absent field, stations are separated by ``;``, ``blocked`` is true, false, yes, no, 1 or 0. Blank lines are
+    skipped. Open the file with ``newline=""``, and with ``errors="surrogateescape"`` to have bytes that are not
+    UTF-8 reported by their line. Raises ``AclLineError``.
+    """
+    rows = _rows(lines)
+    number, header = next(rows, (1, []))
+    if fault := _header_fault(header):
+        raise AclLineError(number, fault)
+    for number, cells in rows:
+        if any(cells[len(header) :]):
+            raise AclLineError(number, "fields: must not be more than the columns of the header")
+        try:
+            fields = {name: _value(name, cell) for name, cell in zip(header, cells, strict=False) if cell}
+            entry = entry_from(fields, token_hash)
+        except Invalid as error:
+            raise AclLineError(number, "; ".join(f"{name}: {rule}" for name, rule in error.details.items())) from None
+        yield entry
+
+
+def _rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not blank, each with the number of its first line."""
+    marked = (line.removeprefix("\ufeff") if at == 0 else line for at, line in enumerate(lines))
+    reader = csv.reader(marked, strict=True, skipinitialspace=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = [cell.strip() for cell in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error:
+            raise AclLineError(number, "fields: must be CSV as in RFC 4180") from None
+        if any(cells):
+            yield number, cells
+
+
+def _header_fault(header: list[str]) -> str | None:
+    for name in header:
+        if name not in FIELDS:
+            return f"{_shown(name)}: is not one of the columns {','.join(FIELDS)}"
+    for name in header:
+        if header.count(name) > 1:
+            return f"{name}: stands twice in the header"
+    return None if "driver_token" in header else "driver_token: the header must name this column"
+
+
+def _value(name: str, cell: str) -> object:
+    """A cell as ``entry_from`` wants it; one that cannot be read stays text, for it to refuse."""
+    if name == "blocked":
+        return _BOOLEANS.get(cell.lower(), cell)
+    if name in _STATION_LISTS:
+        return [station.strip() for station in cell.rstrip(";").split(";")]
+    return cell
+
+
+def _shown(name: str) -> str:
+    # A name that nobody asked for may be a token in the wrong place; tokens have at least 20 characters.
+    return name if len(name) < 20 and name.isidentifier() else "unknown field"
+
+
+def _time(fields: Mapping[str, object], name: str, faults: dict[str, str]) -> int | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    try:
+        return from_iso(value if isinstance(value, str) else "")
+    except ValueError as error:
+        faults[name] = str(error)
+        return None
+
+
+def _stations(fields: Mapping[str, object], name: str, faults: dict[str, str]) -> frozenset[str]:
+    value = fields.get(name, [])
+    if not isinstance(value, list):
+        faults[name] = "must be a list of UUIDs"
+        return frozenset()
+    for station in value:
+        if fault := station_fault(station):
+            faults[name] = f"each {fault}"
+            return frozenset()
+    return frozenset(station.lower() for station in value)
+
+
+def _note_fault(note: object, token: object) -> str | None:
+    if not isinstance(note, str) or len(note) > MAX_NOTE:
+        return f"must be text of at most {MAX_NOTE} characters"
+    if _UNSTORABLE(note):
+        return "must be valid Unicode without NUL"
+    if isinstance(token, str) and not token_fault(token) and token in note:
+        return "must not contain the driver token"
+    return None

@@ -1,0 +1,174 @@
+"""A circuit breaker around an authorizer, so that one that fails is left alone for a while.
+
+The pattern is Nygard's (Release It!, "Stability Patterns"), the terms are resilience4j's.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from chargegate.authorizers.base import AuthorizationError, Authorizer, CircuitOpen, Verdict
+from chargegate.model import ChargingRequest
+from chargegate.telemetry import log
+
+CLOSED: Final = "closed"
+HALF_OPEN: Final = "half_open"
+OPEN: Final = "open"
+
+_BUCKETS: Final = 10
+
+
+class _Window:
+    """Calls and failures that ended lately, counted in buckets: the last ``length_s``, to a tenth of it."""
+
+    def __init__(self, length_s: float) -> None:
+        self._bucket_s = length_s / _BUCKETS
+        self.clear()
+
+    def clear(self) -> None:
+        self._newest = 0
+        self._calls = [0] * _BUCKETS
+        self._failures = [0] * _BUCKETS
+        self.calls = 0
+        self.failures = 0
+
+    def count(self, now: float, failures: int) -> None:
+        """One call ended, with ``failures`` of 0 or 1."""
+        tick = int(now / self._bucket_s)
+        if tick > self._newest:
+            self._forget_before(tick)
+        slot = tick % _BUCKETS
+        self._calls[slot] += 1
+        self._failures[slot] += failures
+        self.calls += 1
+        self.failures += failures
+
+    def _forget_before(self, tick: int) -> None:
+        for passed in range(max(self._newest + 1, tick - _BUCKETS + 1), tick + 1):
+            slot = passed % _BUCKETS
+            self.calls -= self._calls[slot]
+            self.failures -= self._failures[slot]
+            self._calls[slot] = self._failures[slot] = 0
+        self._newest = tick
+
+
+class CircuitBreaker:
+    """Stops asking an authorizer that fails, and tries again later.
+
+    ``closed``: calls pass. It opens after ``failure_threshold`` failures in a row, or once ``min_calls`` ended within
+    the last ``sampling_window_ms`` and the share of failures among them is ``failure_rate`` or more.
+    ``open``: calls raise ``CircuitOpen``. The first one after ``recovery_timeout_ms`` makes it half open.
+    ``half_open``: up to ``half_open_max_calls`` at a time pass as probes, others raise ``CircuitOpen``. The first
+    probe to end decides: a success closes, a failure opens again.
+
+    Only ``AuthorizationError`` is a failure. A cancelled call counts neither way, and neither does one that began
+    before the last change of state. Probes need an end, so a time limit belongs inside. ``on_change`` is told every
+    new state. ``clock`` is in seconds and never goes back.
+    """
+
+    def __init__(
+        self,
+        inner: Authorizer,
+        *,
+        name: str,
+        failure_threshold: int,
+        failure_rate: float,
+        min_calls: int,
+        sampling_window_ms: int,
+        recovery_timeout_ms: int,
+        half_open_max_calls: int,
+        on_change: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inner = inner
+        self._name = name
+        self._failure_threshold = failure_threshold
+        self._failure_rate = failure_rate
+        self._min_calls = min_calls
+        self._recovery_s = recovery_timeout_ms / 1000
+        self._max_probes = half_open_max_calls
+        self._on_change = on_change
+        self._clock = clock
+        self._window = _Window(sampling_window_ms / 1000)
+        self._state = CLOSED
+        self._generation = 0
+        self._failures_in_a_row = 0
+        self._probes = 0
+        self._probe_at = 0.0
+
+    @property
+    def state(self) -> str:
+        """``closed``, ``half_open`` or ``open``."""
+        return self._state
+
+    def retry_in_s(self) -> float:
+        """How long an open circuit still refuses every call; 0 in the other states."""
+        return max(0.0, self._probe_at - self._clock()) if self._state == OPEN else 0.0
+
+    async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:
+        generation = self._generation if self._state == CLOSED else self._probe()
+        try:
+            verdict = await self._inner.decide(request, token_hash)
+        except AuthorizationError:
+            if generation == self._generation:
+                self._failed()
+            raise
+        except BaseException:
+            if generation == self._generation and self._state == HALF_OPEN:
+                self._probes -= 1
+            raise
+        if generation == self._generation:
+            self._succeeded()
+        return verdict
+
+    async def check(self) -> None:
+        if self.retry_in_s() > 0:
+            raise CircuitOpen(f"the circuit {self._name} is open")
+        await self._inner.check()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+    def _probe(self) -> int:
+        """Take a probe's place. Returns the generation that it belongs to."""
+        if self._state == OPEN and self._clock() >= self._probe_at:
+            self._change(HALF_OPEN)
+        if self._state == OPEN or self._probes >= self._max_probes:
+            raise CircuitOpen(f"the circuit {self._name} is open")
+        self._probes += 1
+        return self._generation
+
+    def _succeeded(self) -> None:
+        if self._state == HALF_OPEN:
+            self._change(CLOSED)
+            return
+        self._failures_in_a_row = 0
+        self._window.count(self._clock(), 0)
+        self._open_if_failing()
+
+    def _failed(self) -> None:
+        if self._state == HALF_OPEN:
+            self._change(OPEN)
+            return
+        self._failures_in_a_row += 1
+        self._window.count(self._clock(), 1)
+        self._open_if_failing()
+
+    def _open_if_failing(self) -> None:
+        window = self._window
+        if self._failures_in_a_row >= self._failure_threshold or (
+            window.calls >= self._min_calls and window.failures / window.calls >= self._failure_rate
+        ):
+            self._change(OPEN)
+
+    def _change(self, to: str) -> None:
+        self._state = to
+        self._generation += 1
+        self._failures_in_a_row = 0
+        self._probes = 0
+        if to == OPEN:
+            self._probe_at = self._clock() + self._recovery_s
+        elif to == CLOSED:
+            self._window.clear()
+        log.warning("circuit changed", name=self._name, state=to)
+        self._on_change(to)

@@ -1,0 +1,109 @@
+"""An external microservice decides, asked over HTTP."""
+
+import asyncio
+import re
+from random import Random
+from typing import Final
+
+import msgspec
+
+from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Verdict
+from chargegate.http1 import CallFailed, HttpClient, Response, TimedOut
+from chargegate.model import CallbackTarget, ChargingRequest, Status, valid_traceparent
+
+FIRST_WAIT_S: Final = 0.1
+LONGEST_WAIT_S: Final = 2.0
+
+_HEADERS: Final = b"accept: application/json\r\n"
+_WORTH_ANOTHER_CALL: Final = (408, 425, 429)
+_REASON = re.compile(r"[a-z0-9_]{1,64}").fullmatch
+
+
+class _Question(msgspec.Struct):
+    request_id: str
+    station_id: str
+    driver_token: str
+
+
+class _Answer(msgspec.Struct):
+    status: Status
+    reason: str | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+class HttpAuthorizer:
+    """Posts ``{request_id, station_id, driver_token}`` and takes ``200 {"status": …, "reason"?: …}`` for an answer.
+
+    Anything else is a failure. A failed call is made again, up to ``max_retries`` times within ``timeout_ms`` in all,
+    after exponential waits with full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"); a 4xx other
+    than 408, 425 and 429 is final. Raises ``AuthorizationTimeout`` once no call can be made in time any more. The
+    client is this authorizer's own, and is closed with it.
+    """
+
+    def __init__(
+        self, client: HttpClient, target: CallbackTarget, *, max_retries: int, timeout_ms: int, rng: Random
+    ) -> None:
+        self._client = client
+        self._target = target
+        self._max_retries = max_retries
+        self._timeout_s = timeout_ms / 1000
+        self._rng = rng
+
+    async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:  # noqa: ARG002 - the protocol's
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._timeout_s
+        body = _encode(_Question(request.request_id, request.station_id, request.driver_token))
+        headers = _HEADERS
+        if traceparent := valid_traceparent(request.traceparent):
+            headers += f"traceparent: {traceparent}\r\n".encode()
+        longest_wait_s = FIRST_WAIT_S
+        for retries_left in range(self._max_retries, -1, -1):
+            remaining_s = deadline - clock()
+            if remaining_s <= 0:
+                break
+            try:
+                response = await self._client.post(self._target, headers, body, remaining_s)
+            except TimedOut:
+                break
+            except CallFailed as error:
+                failure = f"the call failed: {error.reason}"
+            else:
+                if response.status == 200 and (verdict := _verdict(response.body, request.driver_token)):
+                    return verdict
+                failure = _failure(response)
+            if not retries_left:
+                raise AuthorizationError(failure)
+            wait_s = self._rng.uniform(0, longest_wait_s)
+            longest_wait_s = min(2 * longest_wait_s, LONGEST_WAIT_S)
+            if clock() + wait_s >= deadline:
+                break
+            await asyncio.sleep(wait_s)
+        raise AuthorizationTimeout("no usable answer in time")
+
+    async def check(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+def _verdict(body: bytes, driver_token: str) -> Verdict | None:
+    try:
+        answer = _decode(body)
+    except (ValueError, RecursionError):
+        return None
+    reason = answer.reason or ""
+    if not _REASON(reason) or driver_token in reason:
+        reason = ""
+    return Verdict(answer.status, reason)
+
+
+def _failure(response: Response) -> str:
+    """What is wrong with an answer. Raises ``AuthorizationError`` where asking again cannot help."""
+    failure = "the answer is not a verdict" if response.status == 200 else f"the answer is HTTP {response.status}"
+    if 400 <= response.status < 500 and response.status not in _WORTH_ANOTHER_CALL:
+        raise AuthorizationError(failure)
+    return failure

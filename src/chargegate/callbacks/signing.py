@@ -1,0 +1,40 @@
+"""Signatures by the Standard Webhooks specification, which its public libraries verify."""
+
+import binascii
+import hmac
+from collections.abc import Sequence
+from typing import Final
+
+PREFIX: Final = "whsec_"
+
+
+class Signer:
+    """Makes the ``webhook-*`` headers. ``secrets`` are ``whsec_`` and base64, newest first; with none it signs nothing.
+
+    Raises ``ValueError`` for a secret of another form.
+    """
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        self._keys = [_key(secret) for secret in secrets]
+
+    def headers(self, message_id: str, timestamp_s: int, body: bytes) -> bytes:
+        """Header lines that each end in CRLF. ``message_id`` stays the same on every attempt; ``timestamp_s`` is Unix
+        seconds of this one. Every secret gives a signature, so that receivers can rotate."""
+        named = f"webhook-id: {message_id}\r\nwebhook-timestamp: {timestamp_s}\r\n".encode()
+        if not self._keys:
+            return named
+        signed = f"{message_id}.{timestamp_s}.".encode() + body
+        signatures = b" ".join(
+            b"v1," + binascii.b2a_base64(hmac.digest(key, signed, "sha256"), newline=False) for key in self._keys
+        )
+        return named + b"webhook-signature: " + signatures + b"\r\n"
+
+
+def _key(secret: str) -> bytes:
+    try:
+        key = binascii.a2b_base64(secret.removeprefix(PREFIX), strict_mode=True)
+    except ValueError:
+        key = b""
+    if not key or not secret.startswith(PREFIX):
+        raise ValueError("a signing secret must be 'whsec_' and base64")
+    return key

@@ -1,0 +1,112 @@
+"""The command line: parse, call, print.
+
+Errors are one line on standard error: exit 1, or 2 for wrong usage. Ctrl-C is 130.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+
+import click
+import uvloop
+
+import chargegate
+from chargegate import app, config, demo
+from chargegate.cli.acl import acl
+from chargegate.cli.audit import audit
+from chargegate.cli.dead_letters import dead_letters
+from chargegate.cli.keys import keys
+from chargegate.cli.options import config_file
+from chargegate.cli.settings import show_settings
+from chargegate.ledger.base import LedgerUnavailable
+from chargegate.queues.base import QueueFull, QueueUnavailable
+from chargegate.secrets import CannotOpen, KeyFileError
+from chargegate.telemetry import configure_logging
+
+_EXPECTED = (
+    config.ConfigError,
+    app.StartError,
+    demo.DemoError,
+    KeyFileError,
+    CannotOpen,
+    LedgerUnavailable,
+    QueueFull,
+    QueueUnavailable,
+)
+# Click's messages quote the arguments, and one of those may be a driver token.
+_could_be_token = re.compile(r"(?<![\w.~-])(?!--[a-z])[\w.~-]{20,}").sub
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; ``arguments`` default to the process's own. Returns the exit code."""
+    try:
+        code = chargegate_command.main(arguments, prog_name="chargegate", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "chargegate"
+        rule = _could_be_token("***", error.format_message().rstrip("."))
+        return _fail(f"{rule}; see {path} --help", 2)
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        # Nobody reads it, so there is nothing to flush at exit.
+        sys.stdout = None
+        return 1
+    except _EXPECTED as error:
+        return _fail(str(error))
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int = 1) -> int:
+    click.echo("chargegate: " + " ".join(message.split()), err=True)
+    return code
+
+
+@click.group("chargegate", no_args_is_help=False)
+@click.version_option(chargegate.__version__, message="%(prog)s %(version)s")
+def chargegate_command() -> None:
+    """The asynchronous authorization gate for EV charging.
+
+    \b
+    Examples:
+      chargegate serve --config chargegate.toml
+      chargegate acl add -
+      chargegate audit list --status unknown --json
+    """
+    configure_logging("warning")
+
+
+@chargegate_command.command()
+@config_file
+def serve(config_file: str | None) -> None:
+    """Serve the API and decide, in one process.
+
+    Runs until SIGTERM or Ctrl-C, then finishes what is under way.
+
+    \b
+    Example:
+      chargegate serve --config chargegate.toml
+    """
+    settings = config.load(config_file)
+    configure_logging(settings.logging.level, settings.logging.format)
+    uvloop.run(app.serve(settings))
+
+
+@chargegate_command.command("demo")
+@click.pass_context
+def run_demo(context: click.Context) -> None:
+    """Show the service at work: start it, send real requests, check every result.
+
+    Needs nothing, takes under a minute, leaves nothing behind. Exits 0 only if all came out right.
+
+    \b
+    Example:
+      chargegate demo
+    """
+    context.exit(0 if uvloop.run(demo.run()) else 1)
+
+
+for command in (acl, audit, dead_letters, keys, show_settings):
+    chargegate_command.add_command(command)

@@ -1,0 +1,141 @@
+"""``chargegate dead-letters``: callbacks that were given up."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import click
+import uvloop
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from chargegate import app, config
+from chargegate.cli.options import as_json, config_file, time_range
+from chargegate.cli.output import Row, write_object, write_rows
+from chargegate.cli.paging import pages, paging
+from chargegate.ledger.base import DeadLetter, Ledger
+from chargegate.model import is_uuid, to_iso
+from chargegate.queues.base import QueueFull, QueueUnavailable
+
+_COLUMNS = (
+    "failed_at",
+    "request_id",
+    "station_id",
+    "driver_token_hash",
+    "status",
+    "reason",
+    "created_at",
+    "attempts",
+    "last_status_code",
+    "last_error",
+)
+
+
+@click.group("dead-letters", no_args_is_help=False)
+def dead_letters() -> None:
+    """Callbacks that were given up, and how to send them again.
+
+    \b
+    Examples:
+      chargegate dead-letters list
+      chargegate dead-letters replay --from 2026-01-31T08:00 --to 2026-01-31T09:00
+    """
+
+
+@dead_letters.command("list")
+@time_range
+@paging
+@as_json
+@config_file
+def list_dead_letters(
+    *, since: int | None, until: int | None, limit: int, everything: bool, as_json: bool, config_file: str | None
+) -> None:
+    """List dead letters, the last given up first.
+
+    \b
+    Example:
+      chargegate dead-letters list --all --json
+    """
+
+    async def run() -> None:
+        async with app.opened_store(config.load(config_file)) as store:
+
+            async def rows() -> AsyncIterator[list[Row]]:
+                async for page in _found(store.ledger, since, until, None if everything else limit):
+                    yield [_row(letter) for letter in page]
+
+            await write_rows(rows(), _COLUMNS, as_json=as_json)
+
+    uvloop.run(run())
+
+
+@dead_letters.command()
+@click.argument("request_id", required=False)
+@time_range
+@as_json
+@config_file
+def replay(
+    request_id: str | None, since: int | None, until: int | None, as_json: bool, config_file: str | None
+) -> None:
+    """Send decisions again: one request's, or all that were given up in a range of time.
+
+    The decision stays as it was made. The running service delivers; if none runs, the next one does.
+
+    \b
+    Examples:
+      chargegate dead-letters replay 018d5c1e-7f00-7000-8000-000000000001
+      chargegate dead-letters replay --from 2026-01-31
+    """
+    in_range = since is not None or until is not None
+    if (request_id is None) != in_range:
+        raise click.UsageError("give a REQUEST_ID, or --from and --to")
+    if request_id is not None and not is_uuid(request_id):
+        raise click.UsageError("REQUEST_ID: must be a UUID")
+
+    async def run() -> int:
+        async with app.opened_store(config.load(config_file)) as store:
+            if request_id is None:
+                return await _replay(store, _found(store.ledger, since, until, None))
+            letter = await store.ledger.dead_letter(request_id.lower())
+            if letter is None:
+                raise click.ClickException("no dead letter has this request id")
+            await store.replay(letter)
+            return 1
+
+    replayed = uvloop.run(run())
+    if as_json:
+        write_object({"replayed": replayed})
+    else:
+        click.echo(f"replayed {replayed} dead letter{'' if replayed == 1 else 's'}")
+
+
+async def _replay(store: app.Offline, found: AsyncIterator[Sequence[DeadLetter]]) -> int:
+    done = 0
+    progress = Progress(
+        SpinnerColumn(), TextColumn("replaying"), MofNCompleteColumn(), console=Console(stderr=True), transient=True
+    )
+    with progress:
+        task = progress.add_task("", total=None)
+        async for page in found:
+            for letter in page:
+                try:
+                    await store.replay(letter)
+                except (QueueFull, QueueUnavailable) as error:
+                    raise click.ClickException(f"{error} (replayed {done} before that)") from None
+                done += 1
+                progress.update(task, completed=done)
+    return done
+
+
+async def _found(
+    ledger: Ledger, since: int | None, until: int | None, limit: int | None
+) -> AsyncIterator[Sequence[DeadLetter]]:
+    async def fetch(size: int, after: tuple[int, str] | None) -> Sequence[DeadLetter]:
+        return await ledger.dead_letters(since, until, size, after)
+
+    async for page in pages(fetch, lambda letter: (letter.failed_at, letter.request_id), limit):
+        yield page
+
+
+def _row(letter: DeadLetter) -> dict[str, Any]:
+    values = {column: getattr(letter, column) for column in _COLUMNS}
+    return values | {"failed_at": to_iso(letter.failed_at), "created_at": to_iso(letter.created_at)}

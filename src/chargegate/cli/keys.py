@@ -1,0 +1,39 @@
+"""``chargegate keys``: access keys for the HTTP API."""
+
+from typing import get_args
+
+import click
+
+from chargegate import config
+from chargegate.cli.options import as_json, config_file
+from chargegate.cli.output import write_object
+from chargegate.secrets import Role, new_access_key
+
+
+@click.group(no_args_is_help=False)
+def keys() -> None:
+    """Access keys for the HTTP API.
+
+    \b
+    Example:
+      chargegate keys create --role client
+    """
+
+
+@keys.command()
+@click.option("--role", type=click.Choice(get_args(Role)), required=True, help="A client asks; an admin may do all.")
+@as_json
+@config_file
+def create(role: Role, as_json: bool, config_file: str | None) -> None:
+    """Make an access key. It is shown once; only its hash belongs into the settings.
+
+    \b
+    Example:
+      chargegate keys create --role admin
+    """
+    key, hashed = new_access_key(role)
+    if as_json:
+        write_object({"role": role, "key": key, "hash": hashed})
+        return
+    click.echo(f"The key, shown this once:\n\n  {key}\n")
+    click.echo(f'The line for security.api_keys in {config_file or config.DEFAULT_FILE}:\n\n  "{hashed}"\n')

@@ -1,0 +1,47 @@
+"""The options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from chargegate.model import from_iso, station_fault
+
+Command = Callable[..., Any]
+
+
+def _moment(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else from_iso(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _station(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and (fault := station_fault(value)):
+        raise click.BadParameter(fault)
+    return value
+
+
+config_file = click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    envvar="CHARGEGATE_CONFIG",
+    help="Settings in TOML.  [default: ./chargegate.toml if there is one]",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="For machines: JSON, one object a line.")
+station = click.option("--station", metavar="UUID", callback=_station, help="Only this station.")
+
+
+def time_range(command: Command) -> Command:
+    """``--from`` (included) and ``--to`` (not included), as ``since`` and ``until`` in Unix milliseconds."""
+    until = click.option("--to", "until", metavar="TIME", callback=_moment, help="Before this time.")
+    since = click.option(
+        "--from",
+        "since",
+        metavar="TIME",
+        callback=_moment,
+        help="From this time on: ISO 8601, such as 2026-01-31 or 2026-01-31T12:30:00Z; UTC if it names no zone.",
+    )
+    return since(until(command))

@@ -1,0 +1,70 @@
+"""How results are written: tables for people, tab-separated lines for pipes, JSON lines for machines."""
+
+import sys
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from chargegate.model import to_iso
+
+Row = Mapping[str, Any]
+
+
+async def write_rows(pages: AsyncIterable[Sequence[Row]], columns: Sequence[str], *, as_json: bool) -> None:
+    """Write each page as it comes. ``columns`` are the rows' keys, in the order in which people see them."""
+    write: Callable[[Sequence[Row]], None]
+    if as_json:
+        write = _write_json
+    elif sys.stdout.isatty():
+
+        def write(rows: Sequence[Row]) -> None:
+            _write_table(rows, columns)
+    else:
+        click.echo("\t".join(columns))
+
+        def write(rows: Sequence[Row]) -> None:
+            click.echo("\n".join("\t".join(_cell(column, row[column]) for column in columns) for row in rows))
+
+    some = False
+    async for rows in pages:
+        if rows:
+            some = True
+            write(rows)
+    if not some and sys.stderr.isatty():
+        click.echo("none found", err=True)
+
+
+def write_object(value: Row) -> None:
+    """One JSON object on a line."""
+    _write_json([value])
+
+
+def _write_json(rows: Sequence[Row]) -> None:
+    click.echo(b"\n".join(map(msgspec.json.encode, rows)))
+
+
+def _write_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        numbers = all(type(row[column]) is int for row in rows) and column != "timestamp"
+        table.add_column(column.replace("_", " "), overflow="fold", justify="right" if numbers else "left")
+    for row in rows:
+        table.add_row(*(Text(_cell(column, row[column])) for column in columns))
+    Console().print(table)
+
+
+def _cell(column: str, value: Any) -> str:
+    """A value for a person. What could move the cursor or break a line is shown as a blank."""
+    if value is None:
+        return ""
+    if column == "timestamp":
+        return to_iso(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = ";".join(value) if isinstance(value, list) else str(value)
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,89 @@
+"""The real service in a process of its own, as an operator would start it."""
+
+import asyncio
+import http.client
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from chargegate.config import PREFIX
+from chargegate.demo.wire import send
+
+_START_LIMIT_S = 20
+_STOP_LIMIT_S = 15
+
+
+class DemoError(Exception):
+    """The demo cannot go on. The message is for a person."""
+
+
+class Instance:
+    """One service: its settings, its folder, its log, and the process that runs now."""
+
+    def __init__(self, folder: Path, settings: str) -> None:
+        """``folder`` is made. ``settings`` are TOML; the port, the data folder and the audit log are added."""
+        self.folder = folder
+        self.audit_log = folder / "authorization_audit.log"
+        self._settings = settings
+        self._process: asyncio.subprocess.Process | None = None
+        folder.mkdir()
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self._port: int = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    async def start(self) -> None:
+        """Start the process and wait until it is ready."""
+        file = self.folder / "chargegate.toml"
+        file.write_text(f'data_dir = "data"\nserver.port = {self._port}\n{self._settings}', encoding="utf-8")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "chargegate", "serve", "--config", file.name),
+                cwd=self.folder,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the demo, which then ends its services itself
+            )
+        try:
+            async with asyncio.timeout(_START_LIMIT_S):
+                while not await self._ready():
+                    if self._process.returncode is not None:
+                        raise DemoError(f"the service did not start: {self._last_line()}")
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise DemoError(f"the service was not ready within {_START_LIMIT_S} s: {self._last_line()}") from None
+
+    async def kill(self) -> None:
+        """SIGKILL: the process gets no chance to save anything."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        if self._process is None:
+            raise DemoError("the service was never started")
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(_STOP_LIMIT_S):
+                return await self._process.wait()
+        except TimeoutError:
+            raise DemoError(f"the service did not stop within {_STOP_LIMIT_S} s") from None
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "service.log"
+
+    async def _ready(self) -> bool:
+        try:
+            return (await send(self.url, "GET", "/health/ready")).status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def _last_line(self) -> str:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return lines[-1] if lines else "it logged nothing"

@@ -1,0 +1,57 @@
+"""What each component says of itself."""
+
+from chargegate.api import Component
+from chargegate.audit.feed import AuditFeed
+from chargegate.authorizers.base import AuthorizationError, Authorizer, CircuitOpen
+from chargegate.ledger.base import Ledger, LedgerUnavailable
+from chargegate.queues.base import Queue, QueueUnavailable
+from chargegate.worker import Worker
+
+
+async def queue(queue: Queue, worker: Worker, max_size: int) -> Component:
+    """DOWN while it would refuse a request, also because it is full."""
+    try:
+        await queue.check()
+        depth = await queue.depth()
+    except QueueUnavailable as error:
+        return Component("DOWN", {"error": str(error)})
+    details: dict[str, object] = {
+        "waiting": depth.waiting,
+        "max_size": max_size,
+        "oldest_age_ms": depth.oldest_age_ms,
+        "durable": queue.capabilities.durable,
+        "stuck": worker.stuck,
+    }
+    return Component("DOWN" if depth.waiting >= max_size else "DEGRADED" if worker.stuck else "UP", details)
+
+
+async def authorization(authorizer: Authorizer, backend: str) -> Component:
+    """DEGRADED while decisions end in ``unknown``; requests are still answered."""
+    details: dict[str, object] = {"backend": backend}
+    try:
+        await authorizer.check()
+    except CircuitOpen:
+        return Component("DEGRADED", details | {"circuit": "open"})
+    except AuthorizationError as error:
+        return Component("DEGRADED", details | {"error": str(error)})
+    return Component("UP", details)
+
+
+async def callbacks(worker: Worker) -> Component:
+    details: dict[str, object] = {"parked": worker.parked, "open_circuits": worker.open_circuits}
+    return Component("DEGRADED" if worker.open_circuits else "UP", details)
+
+
+async def audit(feed: AuditFeed | None) -> Component:
+    """DEGRADED while the sink does not take rows; they wait in the database."""
+    if feed is None:
+        return Component("UP", {"csv": "off"})
+    return Component("DEGRADED" if feed.failure else "UP", {"csv": feed.failure or "on"})
+
+
+async def database(ledger: Ledger, backend: str) -> Component:
+    try:
+        await ledger.check()
+    except LedgerUnavailable as error:
+        return Component("DOWN", {"error": str(error)})
+    return Component("UP", {"backend": backend})

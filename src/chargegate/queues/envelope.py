@@ -1,0 +1,68 @@
+"""A request as a queue carries it: in clear what routes it, sealed what nobody on the way may read."""
+
+import msgspec
+
+from chargegate.model import (
+    CallbackTarget,
+    ChargingRequest,
+    Invalid,
+    parse_callback_url,
+    station_fault,
+    token_fault,
+)
+from chargegate.queues.base import Message
+from chargegate.secrets import Keyring
+
+
+class _Sealed(msgspec.Struct, array_like=True):
+    driver_token: str
+    callback_url: str
+    traceparent: str = ""
+    replayed_at: int = 0
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Sealed).decode
+
+
+def wrap(keyring: Keyring, request: ChargingRequest, replayed_at: int = 0) -> Message:
+    """Seal a request. ``replayed_at`` (Unix ms) marks the replay of a dead letter: its decision is sent again."""
+    plain = _encode(_Sealed(request.driver_token, request.callback_url, request.traceparent, replayed_at))
+    return Message(request.request_id, request.station_id, request.accepted_at, keyring.seal(plain, request.request_id))
+
+
+def unwrap(keyring: Keyring, message: Message) -> tuple[ChargingRequest, int]:
+    """The request and its ``replayed_at``.
+
+    Raises ``CannotOpen`` where the key is not at hand, and ``Invalid`` where the content is not a request.
+    """
+    plain = keyring.open(message.body, message.request_id)
+    try:
+        sealed = _decode(plain)
+    except msgspec.DecodeError:
+        raise Invalid("The sealed part is not a request.") from None
+    request = ChargingRequest(
+        message.request_id,
+        message.station_id,
+        sealed.driver_token,
+        sealed.callback_url,
+        message.accepted_at,
+        sealed.traceparent,
+    )
+    return request, sealed.replayed_at
+
+
+def examine(request: ChargingRequest) -> tuple[CallbackTarget | None, dict[str, str]]:
+    """Where a request from a queue calls back, and the rules that it breaks, by field. A broker may be written to by
+    others; the target is None where the URL is at fault."""
+    target = None
+    broken = {}
+    if fault := station_fault(request.station_id):
+        broken["station_id"] = fault
+    if fault := token_fault(request.driver_token):
+        broken["driver_token"] = fault
+    try:
+        target = parse_callback_url(request.callback_url)
+    except ValueError as error:
+        broken["callback_url"] = str(error)
+    return target, broken

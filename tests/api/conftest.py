@@ -1,0 +1,206 @@
+"""The HTTP surface over real sockets, in a thread with a loop of its own, on a real database."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+import uvloop
+from starlette.types import ASGIApp
+
+from chargegate.api import Component, Parts, Server, build
+from chargegate.callbacks.guard import AddressGuard
+from chargegate.ledger.access_list import SqliteAccessList
+from chargegate.ledger.base import DeadLetter, Finished
+from chargegate.ledger.migrations import SQLITE
+from chargegate.ledger.sqlite import SqliteLedger
+from chargegate.model import Decision, RequestStatus, Status, new_request_id
+from chargegate.queues.base import Queue
+from chargegate.queues.memory import MemoryQueue
+from chargegate.secrets import AccessKeys, Keyring
+from chargegate.sqlite import SqliteStore
+from chargegate.telemetry import Metrics
+
+T = TypeVar("T")
+
+TOKEN = "a.Driver_Token~0123456789-abcdef"
+STATION = "6F9619FF-8B86-D011-B42D-00C04FC964FF"
+BODY = {"station_id": STATION, "driver_token": TOKEN, "callback_url": "https://example.com/callback?session=1"}
+SESSION = "/api/v1/charging-session"
+
+
+class Service:
+    """A served surface. ``run`` runs a coroutine where the service runs."""
+
+    def __init__(self, directory: Path, options: dict[str, Any]) -> None:
+        self.changed: list[frozenset[str]] = []
+        self.replayed: list[DeadLetter] = []
+        self.draining = False
+        self.server = Server()
+        self._directory = directory
+        self._options = options
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self.run(self._start())
+        self.port = self.server.port
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    async def _start(self) -> None:
+        options = dict(self._options)
+        keys = AccessKeys(options.pop("keys", []))
+        timeout_ms = options.pop("request_timeout_ms", 10_000)
+        size = options.pop("queue_size", 100)
+        wrap: Callable[[ASGIApp], ASGIApp] = options.pop("wrap", lambda app: app)
+        self.store = await SqliteStore.open(self._directory / "api.db", {"ledger": SQLITE}, exclusive=False)
+        self.queue: Queue = options.pop("queue", None) or MemoryQueue(size)
+        self.ledger = SqliteLedger(self.store)
+        self.access_list = SqliteAccessList(self.store)
+        self.keyring = Keyring([b"k" * 32], b"h" * 32)
+        self.metrics = Metrics()
+        everything = {
+            "queue": self.queue,
+            "ledger": self.ledger,
+            "access_list": self.access_list,
+            "keyring": self.keyring,
+            "access_keys": keys,
+            "metrics": self.metrics,
+            "check_address": AddressGuard(["192.0.2.0/24"]).check,
+            "access_changed": self.changed.append,
+            "replay": self._replay,
+            "components": {"queue": self._up, "database": self._up},
+            "draining": lambda: self.draining,
+            "require_https": False,
+            "max_body_bytes": 16384,
+            "rate_limit_per_second": 0.0,
+            "rate_limit_burst": 0,
+            "metrics_enabled": True,
+            "health_enabled": True,
+        }
+        self.parts = Parts(**{**everything, **options})
+        await self.server.start(wrap(build(self.parts)), "127.0.0.1", 0, request_timeout_ms=timeout_ms)
+
+    async def _up(self) -> Component:
+        return Component("UP", {"note": "well"})
+
+    async def _replay(self, letter: DeadLetter) -> None:
+        self.replayed.append(letter)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+
+    async def _stop(self) -> None:
+        await self.server.stop(0.2)
+        await self.store.close()
+
+    def close(self) -> None:
+        self.run(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def accepted(self) -> int:
+        """How many requests are in the queue."""
+        return self.run(self.queue.depth()).waiting
+
+    def counted(self, outcome: str) -> float:
+        return self.metrics.registry.get_sample_value("charging_requests_total", {"outcome": outcome}) or 0
+
+    def decide(self, status: Status = Status.ALLOWED, reason: str = "", at: int = 1_700_000_000_000, **named: Any) -> Decision:
+        """A decision in the ledger, as the worker would leave it."""
+        decision = Decision(
+            named.get("request_id") or new_request_id(), named.get("station_id", STATION), "0123456789abcdef", status, reason, 12, at
+        )
+        self.run(self.ledger.record(decision, at - 100))
+        return decision
+
+    def give_up(self, at: int = 1_700_000_000_000) -> Decision:
+        """A dead letter in the ledger."""
+        decision = self.decide(at=at)
+        self.run(
+            self.ledger.finish(Finished(decision.request_id, RequestStatus.FAILED, 3, 500, "status_500", at + 9, b"sealed"))
+        )
+        return decision
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start a service; options are those of ``Parts``, and keys, queue_size, request_timeout_ms."""
+    started: list[Service] = []
+
+    def start(**options: Any) -> Service:
+        service = Service(tmp_path, options)
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        service.close()
+
+
+@pytest.fixture
+def service(serve: Callable[..., Service]) -> Service:
+    return serve()
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        yield client
+
+
+class Raw:
+    """A bare connection, for what no HTTP library would send."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """The next answer: status, headers in lower case, body."""
+        file = self.socket.makefile("rb")
+        status = int(file.readline().split()[1])
+        headers: dict[str, str] = {}
+        while (line := file.readline().strip()) != b"":
+            name, _, value = line.decode().partition(": ")
+            headers[name.lower()] = value
+        body = file.read(int(headers.get("content-length", "0")))
+        return status, headers, body
+
+    def rest(self) -> bytes:
+        """Everything until the server closes; a reset counts as closed."""
+        received = b""
+        try:
+            while data := self.socket.recv(65536):
+                received += data
+        except ConnectionResetError:
+            pass
+        return received
+
+
+@pytest.fixture
+def raw(service: Service) -> Iterator[Callable[[], Raw]]:
+    opened: list[Raw] = []
+
+    def connect(port: int | None = None) -> Raw:
+        opened.append(Raw(port or service.port))
+        return opened[-1]
+
+    yield connect
+    for connection in opened:
+        connection.socket.close()
+
+
+def eventually(holds: Callable[[], bool], limit_s: float = 20) -> None:
+    """Wait until a condition holds, or fail."""
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

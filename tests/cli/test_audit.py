@@ -1,0 +1,98 @@
+"""`chargegate audit` on decisions that the real ledger recorded."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chargegate.app import Offline
+from chargegate.model import Decision, Reason, Status, to_iso
+
+Run = Callable[..., Any]
+Record = Callable[..., None]
+
+STATIONS = ["0a1b2c3d-0000-4000-8000-00000000000a", "0a1b2c3d-0000-4000-8000-00000000000b"]
+DAY = 86_400_000
+START = 20_000 * DAY
+
+
+def decision(number: int, status: Status = Status.ALLOWED, reason: str = "", station: str = STATIONS[0]) -> Decision:
+    request_id = f"00000000-0000-7000-8000-{number:012x}"
+    return Decision(request_id, station, "0123456789abcdef", status, reason, number % 7, START + number * 1000)
+
+
+@pytest.fixture
+def record(in_store: Callable[..., Any]) -> Record:
+    def record(*decisions: Decision) -> None:
+        async def act(store: Offline) -> None:
+            for one in decisions:
+                await store.ledger.record(one, one.timestamp - 5)
+
+        in_store(act)
+
+    return record
+
+
+def test_nothing_yet(run: Run) -> None:
+    assert run("audit", "list", "--json").out == ""
+    assert run("audit", "list").out.startswith("timestamp\trequest_id\t")
+    assert run("audit", "stats", "--json").out == ""
+
+
+def test_the_members_of_a_decision_are_those_of_the_http_contract(run: Run, record: Record) -> None:
+    record(decision(3, Status.NOT_ALLOWED, Reason.NOT_IN_ACL))
+    assert run("audit", "list", "--json").json() == {
+        "timestamp": START + 3000,
+        "request_id": "00000000-0000-7000-8000-000000000003",
+        "station_id": STATIONS[0],
+        "driver_token_hash": "0123456789abcdef",
+        "status": "not_allowed",
+        "reason": "driver_not_in_acl",
+        "processing_time_ms": 3,
+    }
+    header, line = (text.split("\t") for text in run("audit", "list").out.splitlines())
+    assert dict(zip(header, line, strict=True))["timestamp"] == to_iso(START + 3000)
+
+
+def test_newest_first_and_as_many_as_asked_for(run: Run, record: Record) -> None:
+    record(*(decision(number) for number in range(1203)))
+    every = [line["timestamp"] for line in run("audit", "list", "--all", "--json").lines()]
+    assert every == [START + number * 1000 for number in reversed(range(1203))]
+    assert [line["timestamp"] for line in run("audit", "list", "--limit", "700", "--json").lines()] == every[:700]
+    assert len(run("audit", "list", "--json").lines()) == 50
+
+
+def test_filters(run: Run, record: Record) -> None:
+    record(
+        decision(1),
+        decision(2, Status.UNKNOWN, Reason.TIMEOUT),
+        decision(3, Status.UNKNOWN, Reason.CIRCUIT_OPEN, STATIONS[1].upper()),
+        decision(4, Status.UNKNOWN, Reason.TIMEOUT, STATIONS[1]),
+    )
+
+    def found(*arguments: str) -> list[int]:
+        return [(line["timestamp"] - START) // 1000 for line in run("audit", *arguments, "--json").lines()]
+
+    assert found("list", "--station", STATIONS[1]) == [4, 3]
+    assert found("list", "--station", STATIONS[1].upper()) == [4, 3]
+    assert found("list", "--status", "unknown") == [4, 3, 2]
+    assert found("list", "--from", to_iso(START + 2000), "--to", to_iso(START + 4000)) == [3, 2]
+    assert found("timeouts") == [4, 2]
+    assert found("timeouts", "--station", STATIONS[0]) == [2]
+    assert found("timeouts", "--from", to_iso(START + 3000)) == [4]
+    assert found("timeouts", "--limit", "1") == [4]
+
+
+def test_counts_by_station_busiest_first(run: Run, record: Record) -> None:
+    record(
+        decision(1, station=STATIONS[1]),
+        decision(2, Status.NOT_ALLOWED, Reason.NOT_IN_ACL),
+        decision(3, Status.UNKNOWN, Reason.TIMEOUT),
+        decision(4, Status.INVALID),
+    )
+    busy = {"station_id": STATIONS[0], "total": 3, "allowed": 0, "not_allowed": 1, "unknown": 1, "invalid": 1}
+    quiet = {"station_id": STATIONS[1], "total": 1, "allowed": 1, "not_allowed": 0, "unknown": 0, "invalid": 0}
+    assert run("audit", "stats", "--json").lines() == [busy, quiet]
+    assert run("audit", "stats", "--json", "--station", STATIONS[1]).lines() == [quiet]
+    later = run("audit", "stats", "--json", "--from", to_iso(START + 4000)).json()
+    assert (later["total"], later["invalid"]) == (1, 1)

@@ -1,0 +1,1008 @@
+"""The HTTP client against real sockets: servers that answer raw bytes, good and bad."""
+
+import asyncio
+import datetime as dt
+import gc
+import ipaddress
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chargegate.http1 import (
+    MAX_HEADER_BLOCK,
+    AddressBlocked,
+    BadAnswer,
+    CallFailed,
+    ConnectFailed,
+    HttpClient,
+    Response,
+    TimedOut,
+    _Connection,
+)
+from chargegate.model import CallbackTarget, IPAddress, parse_callback_url
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+LONG = 20.0
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture(params=[uvloop.new_event_loop, asyncio.SelectorEventLoop], ids=["uvloop", "asyncio"])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """Runs a coroutine, and fails if the loop had anything to complain about."""
+    complaints: list[dict[str, Any]] = []
+
+    def run_one(main: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
+            runner.run(main)
+            gc.collect()
+
+    yield run_one
+    gc.collect()
+    assert complaints == []
+
+
+class Peer:
+    """What a server has seen: its port, connections made and ended, and requests."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.accepted = 0
+        self.ended = 0
+        self.requests: list[bytes] = []
+
+    def target(self, host: str = "127.0.0.1", scheme: str = "http") -> CallbackTarget:
+        return parse_callback_url(f"{scheme}://{host}:{self.port}/hook?x=1")
+
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter, int], Awaitable[None]]
+
+
+async def read_request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head)
+    assert length is not None
+    return head + await reader.readexactly(int(length[1]))
+
+
+@asynccontextmanager
+async def serving(answer: bytes | Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
+    """A server that reads requests and answers each: with these bytes, or by calling ``answer`` with the number of
+    the request, from 1 on. It keeps connections open until the client ends them, or ``answer`` closes one."""
+    peer = Peer()
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        peer.accepted += 1
+        try:
+            while not writer.is_closing():
+                peer.requests.append(await read_request(reader))
+                if isinstance(answer, bytes):
+                    writer.write(answer)
+                else:
+                    await answer(reader, writer, len(peer.requests))
+        except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
+            pass
+        finally:
+            peer.ended += 1
+            writer.transport.abort()
+            tasks.discard(task)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    peer.port = server.sockets[0].getsockname()[1]
+    try:
+        yield peer
+    finally:
+        server.close()
+        waiting = list(tasks)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LONG):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens at the other end of a socket
+            await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def calling(**options: Any) -> AsyncIterator[HttpClient]:
+    client = HttpClient(**{"max_connections": 10, **options})
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def post(client: HttpClient, target: CallbackTarget, timeout_s: float = LONG) -> Response:
+    return await client.post(target, b"webhook-id: 7\r\n", b'{"a":1}', timeout_s)
+
+
+async def failure(client: HttpClient, target: CallbackTarget, timeout_s: float = LONG) -> CallFailed:
+    with pytest.raises(CallFailed) as caught:
+        await post(client, target, timeout_s)
+    assert str(caught.value) == caught.value.reason
+    return caught.value
+
+
+def dies_after(count: int, last_words: bytes) -> Answer:
+    """Answers ``count`` requests; from then on sends its last words to a request and closes."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        writer.write(OK if number <= count else last_words)
+        if number > count:
+            writer.close()
+
+    return answer
+
+
+# Requests
+
+
+def test_a_request_is_exactly_this(run: Run) -> None:
+    async def main() -> None:
+        async with serving(OK) as peer, calling(user_agent="gate/1") as client:
+            assert await post(client, peer.target()) == Response(200, b"ok", None)
+            assert peer.requests == [
+                b"POST /hook?x=1 HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nuser-agent: gate/1\r\n"
+                b"content-type: application/json\r\ncontent-length: 7\r\nwebhook-id: 7\r\n\r\n"
+                b'{"a":1}' % peer.port
+            ]
+
+    run(main())
+
+
+def test_cookies_and_compression_are_left_alone(run: Run) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nset-cookie: a=b\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n\x1f\x8b"
+
+    async def main() -> None:
+        async with serving(answer) as peer, calling() as client:
+            assert (await post(client, peer.target())).body == b"\x1f\x8b"
+            await post(client, peer.target())
+            assert peer.requests[0] == peer.requests[1]
+            assert b"cookie" not in peer.requests[1]
+            assert b"accept-encoding" not in peer.requests[1]
+
+    run(main())
+
+
+def test_a_redirect_is_an_answer(run: Run) -> None:
+    async def main() -> None:
+        async with serving(OK) as other:
+            location = b"http://127.0.0.1:%d/" % other.port
+            answer = b"HTTP/1.1 307 T\r\nlocation: " + location + b"\r\ncontent-length: 0\r\n\r\n"
+            async with serving(answer) as peer, calling() as client:
+                assert (await post(client, peer.target())).status == 307
+                assert (len(peer.requests), other.accepted) == (1, 0)
+
+    run(main())
+
+
+def test_proxies_of_the_environment_are_ignored(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with serving(OK) as proxy, serving(OK) as peer, calling() as client:
+            for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
+                monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+            await post(client, peer.target())
+            assert (proxy.accepted, peer.accepted) == (0, 1)
+
+    run(main())
+
+
+# Answers
+
+
+@pytest.mark.parametrize(
+    ("answer", "response", "reused"),
+    [
+        pytest.param(OK, (200, b"ok", None), True, id="content-length"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;a=b\r\no\r\n1\r\nk\r\n0\r\nretry-after: 9\r\n\r\n",
+            (200, b"ok", None),
+            True,
+            id="chunked",
+        ),
+        pytest.param(b"HTTP/1.1 204 No\r\n\r\n", (204, b"", None), True, id="no-content"),
+        pytest.param(b"HTTP/1.1 304\r\n\r\n", (304, b"", None), True, id="no-reason-phrase"),
+        pytest.param(
+            b"HTTP/1.1 503 No\r\nRetry-After: \t120 \r\ncontent-length: 0\r\n\r\n", (503, b"", "120"), True, id="retry"
+        ),
+        pytest.param(
+            b"HTTP/1.1 100 C\r\nretry-after: 5\r\n\r\nHTTP/1.1 103 E\r\nlink: <a>\r\n\r\nHTTP/1.1 100\r\n\r\n" + OK,
+            (200, b"ok", None),
+            True,
+            id="informational",
+        ),
+        pytest.param(
+            b"HTTP/1.0 100 C\r\n\r\nHTTP/1.1 102 P\r\nconnection: close\r\n\r\n" + OK,
+            (200, b"ok", None),
+            True,
+            id="informational-that-closes",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok", (200, b"ok", None), False, id="close"
+        ),
+        pytest.param(b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok", (200, b"ok", None), False, id="http-1.0"),
+        pytest.param(
+            b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok",
+            (200, b"ok", None),
+            False,
+            id="http-1.0-keep-alive",
+        ),
+        pytest.param(OK + b"\r\nHT", (200, b"ok", None), False, id="start-of-another"),
+        pytest.param(OK + OK, (200, b"ok", None), False, id="two"),
+        pytest.param(OK + b"?", (200, b"ok", None), False, id="stray-bytes"),
+        pytest.param(b"HTTP/1.1 101 S\r\n\r\nxyz", (101, b"", None), False, id="switching"),
+        pytest.param(
+            b"HTTP/1.1 101 S\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nxyz", (101, b"", None), False, id="upgrade"
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nconnection: upgrade\r\nupgrade: h2c\r\ncontent-length: 2\r\n\r\nok",
+            (200, b"ok", None),
+            True,
+            id="upgrade-offered",
+        ),
+    ],
+)
+def test_an_answer_and_whether_its_connection_is_kept(
+    run: Run, answer: bytes, response: tuple[int, bytes, str | None], reused: bool
+) -> None:
+    async def main() -> None:
+        async with serving(answer) as peer, calling() as client:
+            for _ in range(3):
+                assert await post(client, peer.target()) == Response(*response)
+            assert peer.accepted == (1 if reused else 3)
+            if not reused:
+                await until(lambda: peer.ended == 3)
+
+    run(main())
+
+
+@pytest.mark.parametrize("coding", [b"", b"transfer-encoding: gzip\r\n", b"transfer-encoding: chunked, x\r\n"])
+def test_a_body_may_end_with_the_connection(run: Run, coding: bytes) -> None:
+    async def main() -> None:
+        answer = b"HTTP/1.1 200 OK\r\n" + coding + b"\r\nsome body"
+        async with serving(dies_after(0, answer)) as peer, calling() as client:
+            assert await post(client, peer.target()) == Response(200, b"some body", None)
+            assert (await post(client, peer.target())).body == b"some body"
+            assert peer.accepted == 2
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTT",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n",
+    ],
+)
+def test_an_answer_cut_short_is_no_answer(run: Run, answer: bytes) -> None:
+    async def main() -> None:
+        async with serving(dies_after(0, answer)) as peer, calling() as client:
+            error = await failure(client, peer.target())
+            assert (type(error), error.reason) == (BadAnswer, "closed_early")
+            assert peer.accepted == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"RTSP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/2.0 200 OK\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/0.9 200 OK\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 000 OK\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 2x0 OK\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_is_refused(run: Run, answer: bytes) -> None:
+    async def main() -> None:
+        async with serving(answer) as peer, calling() as client:
+            error = await failure(client, peer.target())
+            assert (type(error), error.reason) == (BadAnswer, "bad_answer")
+            await until(lambda: peer.ended == 1)
+
+    run(main())
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "again"),
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\na: ", b"x" * 1000, id="one-header"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n", b"a: b\r\n" * 100, id="many-headers"),
+        pytest.param(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 10, id="informational"),
+        pytest.param(CHUNKED + b"0\r\na: ", b"x" * 1000, id="trailer"),
+        pytest.param(CHUNKED + b"1;", b"x" * 1000, id="chunk-extension"),
+    ],
+)
+def test_headers_without_end_are_refused(run: Run, start: bytes, again: bytes) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: int) -> None:
+        writer.write(start)
+        while True:
+            writer.write(again)
+            await writer.drain()
+
+    async def main() -> None:
+        async with serving(answer) as peer, calling() as client:
+            assert (await failure(client, peer.target())).reason == "bad_answer"
+            await until(lambda: peer.ended == 1)
+
+    run(main())
+
+
+def test_the_header_block_has_an_exact_limit(run: Run) -> None:
+    def sized(size: int) -> bytes:
+        head = b"HTTP/1.1 200 OK\r\ncontent-length: 200000\r\na: %b\r\n\r\n"
+        return head % (b"x" * (size - len(head) + 2)) + b"y" * 200_000
+
+    async def main() -> None:
+        async with calling(max_answer_bytes=300_000) as client:
+            async with serving(sized(MAX_HEADER_BLOCK)) as peer:
+                assert len((await post(client, peer.target())).body) == 200_000
+            async with serving(sized(MAX_HEADER_BLOCK + 1)) as peer:
+                assert (await failure(client, peer.target())).reason == "bad_answer"
+
+    run(main())
+
+
+def test_a_body_is_read_to_its_limit(run: Run) -> None:
+    async def main() -> None:
+        async with serving(OK) as peer:
+            async with calling(max_answer_bytes=2) as client:
+                assert [(await post(client, peer.target())).body for _ in range(2)] == [b"ok", b"ok"]
+                assert peer.accepted == 1
+            async with calling(max_answer_bytes=1) as client:
+                assert [await post(client, peer.target()) for _ in range(2)] == [Response(200, b"o", None)] * 2
+                assert peer.accepted == 3
+                await until(lambda: peer.ended == 3)
+
+    run(main())
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n\r\n", CHUNKED])
+def test_a_body_without_end_is_cut_off(run: Run, head: bytes) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: int) -> None:
+        writer.write(head)
+        while True:
+            writer.write(b"4\r\nabcd\r\n" if head is CHUNKED else b"abcd")
+            await writer.drain()
+
+    async def main() -> None:
+        async with serving(answer) as peer, calling(max_answer_bytes=1000) as client:
+            assert (await post(client, peer.target())).body == b"abcd" * 250
+            await until(lambda: peer.ended == 1)
+
+    run(main())
+
+
+# Time
+
+
+@pytest.mark.parametrize(
+    ("start", "drip"),
+    [(b"", b""), (b"HTTP/1.1 200 OK\r\na: ", b"x"), (b"HTTP/1.1 200 OK\r\ncontent-length: 60000\r\n\r\n", b"x")],
+    ids=["silent", "header", "body"],
+)
+def test_the_whole_answer_must_come_in_time(run: Run, start: bytes, drip: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: int) -> None:
+        writer.write(start)
+        while not reader.at_eof():
+            writer.write(drip)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(reader.read(1), 0.005)
+
+    async def main() -> None:
+        async with serving(answer) as peer, calling() as client:
+            error = await failure(client, peer.target(), 0.1)
+            assert (type(error), error.reason) == (TimedOut, "timeout")
+            await until(lambda: peer.ended == 1)
+
+    run(main())
+
+
+def test_each_request_has_its_own_time(run: Run) -> None:
+    """Longer, shorter and longer again on one connection, whose timer outlives a request."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        if number == 3:
+            await asyncio.sleep(0.2)
+        if number < 4:
+            writer.write(OK)
+
+    async def main() -> None:
+        async with serving(answer) as peer, calling() as client:
+            await post(client, peer.target(), LONG)
+            await post(client, peer.target(), 0.1)
+            await post(client, peer.target(), LONG)
+            assert peer.accepted == 1
+            assert isinstance(await failure(client, peer.target(), 0.05), TimedOut)
+
+    run(main())
+
+
+def test_resolving_and_shaking_hands_count_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with serving(OK) as peer, calling() as client:
+            # It reads the TLS greeting, finds no end of a header block in it, and says nothing.
+            assert isinstance(await failure(client, peer.target(scheme="https"), 0.1), TimedOut)
+            await until(lambda: peer.ended == 1)
+            # A resolver that hangs cannot be had for real.
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+            assert isinstance(await failure(client, peer.target("slow.example"), 0.05), TimedOut)
+
+    run(main())
+
+
+# The pool
+
+
+@pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 2"], ids=["nothing", "something"])
+def test_a_stale_connection_is_replaced_once(run: Run, last_words: bytes) -> None:
+    """Only one that closed before any byte of an answer; what started to answer is not asked again."""
+    stale: list[asyncio.StreamWriter] = []
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: int) -> None:
+        if writer in stale:
+            writer.write(last_words)
+            writer.close()
+        else:
+            stale.append(writer)
+            writer.write(OK)
+
+    async def main() -> None:
+        async with serving(answer) as peer, calling() as client:
+            await post(client, peer.target())
+            if last_words:
+                assert (await failure(client, peer.target())).reason == "closed_early"
+                assert (peer.accepted, len(peer.requests)) == (1, 2)
+            else:
+                assert (await post(client, peer.target())).status == 200
+                assert (peer.accepted, len(peer.requests)) == (2, 3)
+
+    run(main())
+
+
+def test_a_fresh_connection_is_not_replaced(run: Run) -> None:
+    async def main() -> None:
+        async with serving(dies_after(1, b"")) as peer, calling() as client:
+            await post(client, peer.target())
+            assert (await failure(client, peer.target())).reason == "closed_early"
+            assert (peer.accepted, len(peer.requests)) == (2, 3)
+
+    run(main())
+
+
+@pytest.mark.parametrize("parting", [b"", b"HTTP/1.1 408 Too slow\r\ncontent-length: 0\r\n\r\n"])
+def test_an_idle_connection_that_ends_or_speaks_is_dropped(run: Run, parting: bytes) -> None:
+    writers: list[asyncio.StreamWriter] = []
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: int) -> None:
+        writers.append(writer)
+        writer.write(OK)
+
+    async def main() -> None:
+        async with serving(answer) as peer, calling() as client:
+            await post(client, peer.target())
+            writers[0].write(parting)
+            if not parting:
+                writers[0].close()
+            await until(lambda: peer.ended == 1)
+            await until(lambda: not client._open)
+            await post(client, peer.target())
+            assert (peer.accepted, len(peer.requests)) == (2, 2)
+
+    run(main())
+
+
+def test_the_connection_used_last_is_used_next(run: Run) -> None:
+    ports: list[int] = []
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        ports.append(writer.get_extra_info("peername")[1])
+        await until(lambda: len(ports) >= min(number, 2))
+        if number == 1:
+            await until(lambda: len(ports) == 2)
+            first_may_end.set()
+        else:
+            await first_may_end.wait()
+        writer.write(OK)
+
+    first_may_end = asyncio.Event()
+
+    async def main() -> None:
+        async with serving(answer) as peer, calling() as client:
+            first = asyncio.create_task(post(client, peer.target()))
+            await until(lambda: len(ports) == 1)
+            second = asyncio.create_task(post(client, peer.target()))
+            await first
+            await second
+            used_last = client._idle[peer.target().destination][-1]
+            for _ in range(3):
+                await post(client, peer.target())
+                assert client._idle[peer.target().destination][-1] is used_last
+            assert peer.accepted == 2
+            assert len(set(ports[2:])) == 1
+
+    run(main())
+
+
+def test_idle_connections_are_closed_after_a_while(run: Run) -> None:
+    async def main() -> None:
+        async with serving(OK) as peer, calling(idle_s=0.05) as client:
+            await asyncio.gather(*(post(client, peer.target()) for _ in range(3)))
+            await until(lambda: peer.ended == peer.accepted)
+            await until(lambda: client._sweeper is None)
+            assert client._idle == {}
+            assert (await post(client, peer.target())).status == 200
+            await until(lambda: peer.ended == peer.accepted)
+
+    run(main())
+
+
+def test_a_new_connection_displaces_the_oldest_idle_one(run: Run) -> None:
+    async def main() -> None:
+        async with serving(OK) as a, serving(OK) as b, serving(OK) as c, calling(max_connections=2) as client:
+            await post(client, a.target())
+            await asyncio.sleep(0.002)  # uvloop's clock ticks in milliseconds
+            await post(client, b.target())
+            await post(client, c.target())
+            await until(lambda: a.ended == 1)
+            assert (b.ended, c.ended) == (0, 0)
+            await post(client, b.target())
+            await post(client, c.target())
+            assert (b.accepted, c.accepted) == (1, 1)
+
+    run(main())
+
+
+def test_busy_connections_beyond_the_limit_are_not_kept(run: Run) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        seen.add(number)
+        await until(lambda: len(seen) == 5)
+        writer.write(OK)
+
+    seen: set[int] = set()
+
+    async def main() -> None:
+        async with serving(answer) as peer, calling(max_connections=2) as client:
+            await asyncio.gather(*(post(client, peer.target()) for _ in range(5)))
+            await until(lambda: peer.ended == 3)
+            assert len(client._open) == 2
+
+    run(main())
+
+
+def test_cancelling_closes_the_connection(run: Run) -> None:
+    async def silent(_: asyncio.StreamReader, __: asyncio.StreamWriter, ___: int) -> None:
+        await asyncio.Event().wait()
+
+    async def first_only(_: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        if number == 1:
+            writer.write(OK)
+
+    async def main() -> None:
+        async with calling() as client:
+            async with serving(first_only) as peer:  # kept alive
+                await post(client, peer.target())
+                task = asyncio.create_task(post(client, peer.target()))
+                await until(lambda: len(peer.requests) == 2)
+                await cancelled(task)
+                await until(lambda: peer.ended == 1 and not client._open)
+            async with serving(silent) as peer:  # shaking hands, to one who says nothing
+                task = asyncio.create_task(post(client, peer.target(scheme="https")))
+                await until(lambda: peer.accepted == 1)
+                await cancelled(task)
+                await until(lambda: peer.ended == 1 and not client._open)
+            async with serving(OK) as peer:  # at every step of a whole exchange
+                for steps in range(40):
+                    task = asyncio.create_task(post(client, peer.target()))
+                    for _ in range(steps):
+                        await asyncio.sleep(0)
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
+                await until(lambda: len(client._open) <= 1)
+                assert (await post(client, peer.target())).status == 200
+
+    async def cancelled(task: asyncio.Task[Response]) -> None:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+
+
+def test_close_leaves_nothing_open(run: Run) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        if number == 3:
+            await go_on.wait()
+        writer.write(OK)
+
+    go_on = asyncio.Event()
+
+    async def main() -> None:
+        async with serving(answer) as peer:
+            client = HttpClient(max_connections=10)
+            await client.close()
+            client = HttpClient(max_connections=10)
+            await post(client, peer.target())
+            await asyncio.gather(client.close(), client.close())
+            assert client._open == set()
+            client = HttpClient(max_connections=10)
+            await post(client, peer.target())
+            busy = asyncio.create_task(post(client, peer.target()))
+            await until(lambda: len(peer.requests) == 3)
+            await client.close()
+            go_on.set()
+            assert (await busy).status == 200
+            await client.close()
+            assert client._open == set()
+            await until(lambda: peer.ended == peer.accepted == 2)
+
+    run(main())
+
+
+# Connecting
+
+
+def test_nobody_listens(run: Run) -> None:
+    async def main() -> None:
+        async with serving(OK) as peer, calling() as client:
+            target = peer.target("127.0.0.2")
+            error = await failure(client, target)
+            assert (type(error), error.reason) == (ConnectFailed, "connection_refused")
+            # A resolver that surely fails cannot be had for real: some networks answer for every name.
+            patched(socket.gaierror(socket.EAI_NONAME, "secret.example"))
+            error = await failure(client, peer.target("secret.example"))
+            assert (type(error), error.reason) == (ConnectFailed, "name_not_resolved")
+            patched([])
+            assert (await failure(client, peer.target("secret.example"))).reason == "name_not_resolved"
+            assert client._open == set()
+
+    def patched(answers: Any) -> None:
+        asyncio.get_running_loop().getaddrinfo = Resolver(answers)  # type: ignore[method-assign]  # as said above
+
+    run(main())
+
+
+class Resolver:
+    """Stands in for ``loop.getaddrinfo`` where public names with chosen addresses cannot be had: each call gives
+    the next answers, the last for ever, and is counted."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.calls = 0
+
+    async def __call__(self, host: str, port: int, **options: Any) -> Any:
+        assert options == {"type": socket.SOCK_STREAM}
+        self.calls += 1
+        found = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(found, Exception):
+            raise found
+        return [
+            (family, socket.SOCK_STREAM, 6, "", (address, port, *rest))
+            for family, address, *rest in (
+                (socket.AF_INET6 if ":" in item else socket.AF_INET, item, *([0, 0] if ":" in item else []))
+                if isinstance(item, str)
+                else item
+                for item in found
+            )
+        ]
+
+
+def guard(*blocked: str) -> tuple[Callable[[IPAddress], None], list[str]]:
+    checked: list[str] = []
+
+    def check(address: IPAddress) -> None:
+        checked.append(str(address))
+        if str(address) in blocked:
+            raise AddressBlocked("address_blocked")
+
+    return check, checked
+
+
+def test_a_real_name_is_resolved_checked_and_dialled(run: Run) -> None:
+    async def main() -> None:
+        check, checked = guard()
+        async with serving(OK) as peer, calling(check_address=check) as client:
+            assert (await post(client, peer.target("LocalHost"))).status == 200
+            assert "127.0.0.1" in checked
+            assert peer.requests[0].split(b"\r\n")[1] == b"host: localhost:%d" % peer.port
+
+    run(main())
+
+
+@pytest.mark.parametrize("answers", [["8.8.8.8", "127.0.0.1"], ["127.0.0.1", "10.0.0.1"], ["127.0.0.1", "::1"]])
+def test_one_blocked_address_blocks_a_name(run: Run, monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> None:
+    async def main() -> None:
+        check, _ = guard("127.0.0.1" if "8.8.8.8" in answers else answers[1])
+        async with serving(OK) as peer, calling(check_address=check) as client:
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Resolver(answers))
+            error = await failure(client, peer.target("two.example"))
+            assert (type(error), error.reason) == (AddressBlocked, "address_blocked")
+            assert isinstance(await failure(client, peer.target("127.0.0.1" if "8.8.8.8" in answers else "[::1]")), (
+                AddressBlocked,
+                ConnectFailed,
+            ))
+            assert peer.accepted == 0
+
+    run(main())
+
+
+def test_a_blocked_literal_is_not_dialled(run: Run) -> None:
+    async def main() -> None:
+        check, checked = guard("127.0.0.1")
+        async with serving(OK) as peer, calling(check_address=check) as client:
+            assert isinstance(await failure(client, peer.target()), AddressBlocked)
+            assert isinstance(await failure(client, peer.target("0x7f.1")), AddressBlocked)
+            assert (peer.accepted, checked) == (0, ["127.0.0.1", "127.0.0.1"])
+
+    run(main())
+
+
+def test_the_address_dialled_is_the_one_checked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that changes its mind between check and dial is not asked twice."""
+
+    async def main() -> None:
+        check, checked = guard("127.0.0.3")
+        resolver = Resolver(["127.0.0.1"], ["127.0.0.3"])
+        async with serving(OK) as peer, calling(check_address=check) as client:
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolver)
+            assert (await post(client, peer.target("rebind.example"))).status == 200
+            assert (resolver.calls, checked, peer.accepted) == (1, ["127.0.0.1"], 1)
+
+    run(main())
+
+
+def test_addresses_are_dialled_in_turn(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        check, checked = guard()
+        async with serving(OK) as peer, calling(check_address=check) as client:
+            resolver = Resolver(["127.0.0.2", "127.0.0.2", "127.0.0.1"])
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolver)
+            assert (await post(client, peer.target("many.example"))).status == 200
+            assert checked == ["127.0.0.2", "127.0.0.1"]
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        (socket.AF_INET6, "fe80::1", 0, 2),
+        (socket.AF_INET6, "fe80::1%eth0", 0, 0),
+        (socket.AF_INET6, "2606:4700::1111", 7, 0),
+        (socket.AF_INET6, "2606:4700::1111"),
+        (socket.AF_INET, "one.example"),
+        (socket.AF_UNIX, "/run/socket"),
+    ],
+)
+def test_odd_socket_addresses_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch, odd: tuple[Any, ...]) -> None:
+    async def main() -> None:
+        async with serving(OK) as peer, calling() as client:
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Resolver(["127.0.0.1", odd]))
+            assert isinstance(await failure(client, peer.target("odd.example")), AddressBlocked)
+            assert peer.accepted == 0
+
+    run(main())
+
+
+# TLS
+
+
+class Tls:
+    """An authority, a server's certificate for ``localhost`` and 127.0.0.1, and a client that trusts the authority."""
+
+    def __init__(self, folder: Path) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        authority = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test authority")])
+        names = x509.SubjectAlternativeName(
+            [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        )
+        now = dt.datetime.now(dt.UTC)
+        base = (
+            x509.CertificateBuilder()
+            .issuer_name(authority)
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+        )
+        root = (
+            base.subject_name(authority)
+            .serial_number(1)
+            .public_key(key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        own_key = ec.generate_private_key(ec.SECP256R1())
+        leaf = (
+            base.subject_name(x509.Name([]))
+            .serial_number(2)
+            .public_key(own_key.public_key())
+            .add_extension(names, critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        pem = serialization.Encoding.PEM
+        private = own_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        chain = folder / "server.pem"
+        chain.write_bytes(private + leaf.public_bytes(pem))
+        self.server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.server.load_cert_chain(chain)
+        self.client = ssl.create_default_context(cadata=root.public_bytes(pem).decode())
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    return Tls(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost.", "127.0.0.1"])
+def test_tls_with_the_right_name(run: Run, tls: Tls, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        if host == "localhost.":  # a hosts file has no names that end in a dot
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Resolver(["127.0.0.1"]))
+        async with serving(OK, tls.server) as peer, calling(ssl_context=tls.client) as client:
+            for _ in range(2):
+                assert await post(client, peer.target(host, "https")) == Response(200, b"ok", None)
+            assert peer.accepted == 1
+        async with serving(dies_after(0, b"HTTP/1.1 200 OK\r\n\r\nall"), tls.server) as peer:
+            async with calling(ssl_context=tls.client) as client:
+                assert (await post(client, peer.target(host, "https"))).body == b"all"
+
+    run(main())
+
+
+def test_tls_with_a_wrong_name_or_none(run: Run, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with serving(OK, tls.server) as peer:
+            async with calling() as untrusting:
+                errors = [await failure(untrusting, peer.target("localhost", "https"))]
+            async with calling(ssl_context=tls.client) as client:
+                # A second name for this machine cannot be had for real.
+                monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Resolver(["127.0.0.1"]))
+                errors.append(await failure(client, peer.target("other.example", "https")))
+                async with serving(b"HTTP/1.1 400 Bad Request\r\n\r\n") as plain:
+                    errors.append(await failure(client, plain.target("127.0.0.1", "https"), 0.2))
+                assert client._open == set()
+            assert [(type(error), error.reason) for error in errors[:2]] == [(ConnectFailed, "tls_failed")] * 2
+            assert isinstance(errors[2], (ConnectFailed, TimedOut))
+            assert peer.requests == []
+
+    run(main())
+
+
+def test_a_plain_server_fails_the_handshake(run: Run, tls: Tls) -> None:
+    async def main() -> None:
+        async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(speak, "127.0.0.1", 0)
+        target = parse_callback_url(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+        async with calling(ssl_context=tls.client) as client:
+            assert (await failure(client, target)).reason == "tls_failed"
+        server.close()
+
+    run(main())
+
+
+# The parser, fed piece by piece. Where a socket would cut is not for a test to choose, so that these look inside.
+
+
+async def fed(pieces: list[bytes], *, then_closed: bool = False, max_answer: int = 65536) -> tuple[Any, bool]:
+    """The outcome of an exchange whose answer comes in these pieces, and whether the connection could be kept."""
+    ours, theirs = socket.socketpair()
+    connection = _Connection("", max_answer, lambda _: None)
+    await asyncio.get_running_loop().create_connection(lambda: connection, sock=ours)
+    waiter = connection.send(b"", asyncio.get_running_loop().time() + LONG)
+    for piece in pieces:
+        if not connection.closing:
+            connection.data_received(piece)
+    if then_closed:
+        theirs.close()
+    outcome = (await waiter) if then_closed or waiter.done() else "more"
+    reusable = connection.reusable and not connection.closing
+    connection.abort()
+    assert connection.lost is not None
+    await connection.lost
+    theirs.close()
+    return outcome, reusable
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> tuple[bytes, int, bytes, str | None, bool]:
+    """Bytes of an answer, and what they mean: status, body, Retry-After, and whether it ends by itself."""
+    status = draw(st.integers(200, 599).filter(lambda n: n not in (204, 304)))
+    body = draw(st.binary(max_size=60))
+    retry_after = draw(st.none() | st.sampled_from(["1", "120", "Wed, 21 Oct 2026 07:28:00 GMT"]))
+    interim = draw(st.lists(st.sampled_from([b"HTTP/1.1 100 Go\r\n\r\n", b"HTTP/1.1 103 E\r\nlink: x\r\n\r\n"])))
+    fields = [b"x-note: %b" % draw(st.from_regex(rb"[a-z ]{0,9}", fullmatch=True))]
+    if retry_after:
+        fields.append(b"Retry-After: " + retry_after.encode())
+    framing = draw(st.sampled_from(["length", "chunked", "close"]))
+    payload = body
+    if framing == "length":
+        fields.append(b"Content-Length: %d" % len(body))
+    elif framing == "chunked":
+        fields.append(b"Transfer-Encoding: Chunked")
+        size = draw(st.integers(1, 20))
+        chunks = [body[start : start + size] for start in range(0, len(body), size)]
+        payload = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    order = draw(st.permutations(fields))
+    head = b"HTTP/1.1 %d Reason\r\n" % status + b"".join(field + b"\r\n" for field in order) + b"\r\n"
+    return b"".join(interim) + head + payload, status, body, retry_after, framing != "close"
+
+
+def cut(data: bytes, positions: list[int]) -> list[bytes]:
+    edges = [0, *sorted({position % len(data) for position in positions} - {0}), len(data)]
+    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(answer=answers(), positions=st.lists(st.integers(0, 2000), max_size=40), everywhere=st.booleans())
+def test_where_an_answer_is_split_does_not_matter(
+    answer: tuple[bytes, int, bytes, str | None, bool], positions: list[int], everywhere: bool
+) -> None:
+    data, status, body, retry_after, ends_by_itself = answer
+    pieces = cut(data, list(range(len(data))) if everywhere else positions)
+    outcome, reusable = asyncio.run(fed(pieces, then_closed=not ends_by_itself))
+    assert outcome == Response(status, body, retry_after)
+    assert reusable == ends_by_itself
+
+
+@settings(max_examples=150, deadline=None)
+@given(answer=answers(), end=st.integers(0, 2000))
+def test_every_beginning_of_an_answer_is_no_answer(
+    answer: tuple[bytes, int, bytes, str | None, bool], end: int
+) -> None:
+    data, _, _, _, ends_by_itself = answer
+    limit = len(data) if ends_by_itself else data.rindex(b"\r\n\r\n", 0, len(data) - len(answer[2])) + 4
+    part = data[: end % limit]
+    outcome, _ = asyncio.run(fed([part] if part else [], then_closed=True))
+    assert outcome is None if not part else outcome.reason == "closed_early"
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    pieces=st.lists(
+        st.binary(min_size=1, max_size=30)
+        | st.sampled_from([OK, CHUNKED, b"HTTP/1.1 ", b"200 OK\r\n", b"a: b\r\n", b"\r\n", b"5\r\n", b"0\r\n"]),
+        max_size=12,
+    )
+)
+def test_no_bytes_bring_it_down(pieces: list[bytes]) -> None:
+    outcome, reusable = asyncio.run(fed(pieces, then_closed=True, max_answer=16))
+    assert outcome is None or isinstance(outcome, (Response, BadAnswer))
+    assert not reusable or isinstance(outcome, Response)
