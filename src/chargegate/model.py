@@ -220,10 +220,10 @@ def parse_callback_url(value: object) -> CallbackTarget:
         path = "/" + path
     if match["v6"] is not None:
         try:
-            literal = ipaddress.IPv6Address(match["v6"])
+            v6 = ipaddress.IPv6Address(match["v6"])
         except ValueError:
             raise ValueError("has a host that is not a valid IPv6 address") from None
-        return _target(scheme, str(literal), port, path, literal)
+        return _target(scheme, str(v6), port, path, v6)
     host, literal = _named_host(match["name"].lower())
     return _target(scheme, host, port, path, literal)
 

@@ -1,6 +1,12 @@
 """`chargegate dead-letters` on callbacks that the real ledger holds as given up."""
 
+import json
+import subprocess
+import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,6 +18,7 @@ from chargegate.queues.envelope import wrap
 
 Run = Callable[..., Any]
 GiveUp = Callable[..., None]
+Start = Callable[..., subprocess.Popen[str]]
 
 STATION = "0a1b2c3d-0000-4000-8000-00000000000a"
 START = 20_000 * 86_400_000
@@ -25,11 +32,11 @@ def request_id(number: int) -> str:
 def give_up(in_store: Callable[..., Any], token: str) -> GiveUp:
     """Requests whose callbacks were given up, a second apart."""
 
-    def give_up(*numbers: int) -> None:
+    def give_up(*numbers: int, url: str = "https://client.example/callback") -> None:
         async def act(store: Offline) -> None:
             for number in numbers:
                 at = START + number * 1000
-                request = ChargingRequest(request_id(number), STATION, token, "https://client.example/callback", at)
+                request = ChargingRequest(request_id(number), STATION, token, url, at)
                 sealed = wrap(store.keyring, request).body
                 decision = Decision(request.request_id, STATION, "0123456789abcdef", Status.ALLOWED, "", 1, at)
                 await store.ledger.record(decision, at)
@@ -40,6 +47,12 @@ def give_up(in_store: Callable[..., Any], token: str) -> GiveUp:
         in_store(act)
 
     return give_up
+
+
+def listed(run: Run, *arguments: str) -> list[Any]:
+    result = run("dead-letters", "list", "--json", *arguments)
+    assert (result.code, result.err) == (0, "")
+    return list(result.lines())
 
 
 def test_a_dead_letter_without_what_is_secret(run: Run, give_up: GiveUp, token: str) -> None:
@@ -66,18 +79,43 @@ def test_a_range_and_a_limit(run: Run, give_up: GiveUp) -> None:
     give_up(*range(1, 6))
 
     def found(*arguments: str) -> list[int]:
-        return [int(line["request_id"][-2:], 16) for line in run("dead-letters", "list", "--json", *arguments).lines()]
+        return [int(letter["request_id"][-2:], 16) for letter in listed(run, *arguments)]
 
     assert found() == [5, 4, 3, 2, 1]
     assert found("--limit", "2") == [5, 4]
     assert found("--from", to_iso(START + 2001), "--to", to_iso(START + 4001)) == [3, 2]
 
 
-def test_replay_puts_it_into_the_queue(run: Run, give_up: GiveUp) -> None:
-    give_up(1, 2)
-    result = run("dead-letters", "replay", request_id(1), "--json")
-    assert (result.code, result.json(), result.err) == (0, {"replayed": 1}, "")
-    assert "1 dead letter" in run("dead-letters", "replay", "--from", to_iso(START + 2000)).out
+def test_the_next_service_sends_the_decisions_again(
+    run: Run, give_up: GiveUp, start: Start, folder: Path, token: str
+) -> None:
+    bodies = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as receiver:
+        Thread(target=receiver.serve_forever).start()
+        give_up(1, 2, 3, url=f"http://127.0.0.1:{receiver.server_port}/callback")
+        one = run("dead-letters", "replay", request_id(1).upper(), "--json")
+        assert (one.code, one.json(), one.err) == (0, {"replayed": 1}, "")
+        assert run("dead-letters", "replay", "--from", to_iso(START + 3000)).out == "replayed 1 dead letter\n"
+        (folder / "chargegate.toml").write_text('server.port = 0\ncallback.allowed_networks = ["127.0.0.0/8"]\n')
+        service = start("serve", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        limit = time.monotonic() + 60
+        while len(listed(run)) > 1 and time.monotonic() < limit:
+            assert service.poll() is None
+        receiver.shutdown()
+    service.terminate()
+    assert service.wait(timeout=60) == 0
+    assert [int(letter["request_id"][-2:], 16) for letter in listed(run)] == [2]
+    assert bodies == [{"station_id": STATION, "driver_token": token, "status": "allowed"}] * 2
 
 
 def test_replay_of_what_is_no_dead_letter(run: Run, give_up: GiveUp) -> None:

@@ -21,7 +21,7 @@ def services(folder: Path) -> list[str]:
     found = []
     for link in Path("/proc").glob("[0-9]*/cwd"):
         try:
-            if link.readlink().is_relative_to(folder):
+            if folder in link.readlink().parents:
                 found.append(link.parent.name)
         except OSError:
             continue

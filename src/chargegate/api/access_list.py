@@ -33,6 +33,7 @@ _ENTRY = Body(
         "type": "object",
         "additionalProperties": False,
         "required": ["driver_token"],
+        "anyOf": [{"properties": {name: {"type": "null"}}} for name in ("valid_from", "valid_until")],
         "properties": {
             "driver_token": TOKEN,
             "blocked": {"type": "boolean", "default": False},

@@ -89,6 +89,4 @@ def check_secrecy(folder: Path, scenes: Sequence[Scene], metrics: Sequence[bytes
     places = [(path.name, path.read_bytes()) for path in files] + [("/metrics", text) for text in metrics]
     hidden = [part.encode() for scene in scenes for sent in scene.requests for part in (sent.driver_token, sent.path)]
     faults = [f"{name} holds one" for name, content in places if any(part in content for part in hidden)]
-    return Check(
-        f"no driver token or callback URL in {len(files)} files (database, logs, audit) or in /metrics", faults
-    )
+    return Check(f"no driver token or callback URL in {len(files)} files (databases, logs, audit) and /metrics", faults)

@@ -45,22 +45,27 @@ class Play:
 
     def __init__(self, console: Console) -> None:
         self._slow = Scene(
-            "authorizer silent",
-            f"unknown after {_TIME_LIMIT_MS} ms",
+            "silent authorizer",
+            f"unknown, after {_TIME_LIMIT_MS} ms (the default would be 30000)",
             Status.UNKNOWN,
             Reason.TIMEOUT,
             RequestStatus.TIMEOUT,
             external=True,
         )
         self._cases = [
-            Scene("driver on the access list", "allowed", Status.ALLOWED),
-            Scene("driver not on the list", "not_allowed", Status.NOT_ALLOWED, Reason.NOT_IN_ACL, listed=False),
+            Scene("listed driver", "allowed", Status.ALLOWED),
+            Scene("unlisted driver", "not_allowed", Status.NOT_ALLOWED, Reason.NOT_IN_ACL, listed=False),
             Scene("callback fails twice", "delivered at the third attempt", Status.ALLOWED, fail_first=2),
-            Scene("sent twice, same key", "one request, one decision, one callback", Status.ALLOWED, times_sent=2),
-            Scene("authorizer knows no such token", "invalid", Status.INVALID, None, external=True),
+            Scene("sent twice, one key", "one request, one decision, one callback", Status.ALLOWED, times_sent=2),
+            Scene("authorizer says invalid", "passed on as invalid", Status.INVALID, None, external=True),
             self._slow,
         ]
-        self._crash = Scene(f"{_REQUESTS} requests and a kill -9", "each decided once and called back", Status.ALLOWED)
+        self._crash = Scene(
+            f"kill -9, {_REQUESTS} accepted",
+            "each decided once and called back",
+            Status.ALLOWED,
+            requests=new_requests(_REQUESTS),
+        )
         self._scenes = [*self._cases, self._crash]
         self._screen = Screen(console, self._scenes)
         self._by_path: dict[str, Sent] = {}
@@ -99,22 +104,22 @@ class Play:
     async def _play_cases(self, receiver: str) -> None:
         say = self._screen.say
         await asyncio.gather(self._embedded.start(), self._asking.start())
-        say(f"{self._embedded.url}  chargegate, all in SQLite ({_AT_ONCE} at a time: a crash shall find some waiting)")
-        say(f"{self._asking.url}  chargegate, asking an authorizer (time limit {_TIME_LIMIT_MS} ms instead of 30000)")
-        say(f"{receiver}  callback receiver")
-        await asyncio.gather(*(self._send(scene, receiver, 1) for scene in self._cases))
+        say(f"{self._embedded.url}  chargegate on SQLite, {_AT_ONCE} at a time")
+        say(f"{self._asking.url}  chargegate, asking an authorizer")
+        say(f"{receiver}  receiver of callbacks")
+        await asyncio.gather(*(self._send(scene, receiver) for scene in self._cases))
         await self._until(lambda: all(scene.done for scene in self._cases))
 
     async def _play_crash(self, receiver: str) -> None:
         scene, say = self._crash, self._screen.say
         self._silent = True
-        await self._send(scene, receiver, _REQUESTS)
+        await self._send(scene, receiver)
         await self._until(lambda: sum(len(sent.callbacks) for sent in scene.requests) >= _AT_ONCE)
         await self._look()
         await self._embedded.kill()
         decided = sum(bool(sent.decision) for sent in scene.requests)
         self._at_crash = decided, _REQUESTS - decided
-        say(f"kill -9, with {decided} decided but their callbacks unanswered, and {_REQUESTS - decided} still waiting")
+        say(f"kill -9: {decided} decided and being called back, {_REQUESTS - decided} waiting")
         self._silent = False
         await self._embedded.start()
         say("started again on the same files")
@@ -129,20 +134,19 @@ class Play:
         return [
             *(check_scene(scene, audit, signing_key) for scene in self._scenes),
             Check(
-                f"the crash found {decided} callbacks under way and {waiting} requests undecided",
+                f"kill -9 hit {decided} callbacks under way and {waiting} requests not decided yet",
                 [] if decided and waiting else ["it should have found some of both"],
             ),
             Check(
                 "every callback went where it was asked to",
                 [f"{self._stray_calls} went elsewhere"] if self._stray_calls else [],
             ),
-            Check("both services ended with exit code 0 on SIGTERM", [f"exit codes {codes}"] if any(codes) else []),
+            Check("SIGTERM ended both services with exit code 0", [f"exit codes {codes}"] if any(codes) else []),
             check_secrecy(folder, self._scenes, metrics),
         ]
 
-    async def _send(self, scene: Scene, receiver: str, count: int) -> None:
+    async def _send(self, scene: Scene, receiver: str) -> None:
         service = self._asking if scene.external else self._embedded
-        scene.requests = new_requests(count)
         if scene.listed and not scene.external:
             entry = {"driver_token": scene.requests[0].driver_token, "note": scene.title}
             answer = await send(service.url, "PUT", "/api/v1/acl", entry)
@@ -159,7 +163,7 @@ class Play:
             headers = {"idempotency-key": secrets.token_hex(8)}
             for _ in range(scene.times_sent):
                 sent.answers.append(await send(service.url, "POST", "/api/v1/charging-session", body, headers))
-            self._screen.update()
+        self._screen.update()
 
     async def _until(self, over: Callable[[], bool]) -> None:
         """Look at every request until it is over. What is missing after ``_PATIENCE_S`` is for the checks to name."""

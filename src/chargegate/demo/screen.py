@@ -14,6 +14,10 @@ from rich.text import Text
 from chargegate.demo.checks import Check
 from chargegate.demo.story import Scene
 
+_CHECKED = (
+    "Checked of every request: the 202 with its exact message, the decision and its reason, how often it was called"
+    " back, each callback's body, headers and signature, what GET says of it, its one line in the audit log."
+)
 _GOOD = r"\b(allowed|200|202|COMPLETED)\b"
 _BAD = r"\b(not_allowed|invalid|500|FAILED|unanswered)\b"
 _WAITING = r"\b(unknown|TIMEOUT|QUEUED|PROCESSING)\b"
@@ -44,16 +48,15 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A step of the story."""
-        self._console.print(
-            Text(f"{time.monotonic() - self._started:5.1f} s  ", "dim"), Text(text), sep="", soft_wrap=True
-        )
+        self._print(Text(f"{time.monotonic() - self._started:5.1f} s  ", "dim"), text)
 
     def update(self) -> None:
         """Show what changed. The live table redraws itself."""
         if self._live:
             return
         for scene in self._scenes:
-            line = "  ".join(filter(None, _cells(scene)))
+            steps = zip(("accepted ", "decided ", "called back ", ""), _cells(scene), strict=True)
+            line = ", ".join(title + cell for title, cell in steps if cell)
             if line and self._shown.get(scene.title) != line:
                 self._shown[scene.title] = line
                 self.say(f"{scene.title}: {line}")
@@ -61,23 +64,28 @@ class Screen:
     def verdict(self, checks: Sequence[Check]) -> None:
         """Every check with its mark, and the sum."""
         self._console.print()
+        self._print(Text(), _CHECKED)
         for check in checks:
             mark, style = ("✗", "red") if check.faults else ("✓", "green")
-            self._console.print(Text(f"{mark} ", style), Text(check.claim), sep="", soft_wrap=True)
+            self._print(Text(f"{mark} ", style), check.claim)
             for fault in check.faults:
-                self._console.print(Text(f"    {fault}", "red"), soft_wrap=True)
+                self._print(Text("    "), fault)
         wrong = sum(bool(check.faults) for check in checks)
-        seconds = time.monotonic() - self._started
+        seconds = f"{time.monotonic() - self._started:.1f} s"
         self._console.print()
         if wrong:
-            self._console.print(Text(f"{wrong} of {len(checks)} checks failed, after {seconds:.1f} s.", "bold red"))
+            self._print(Text(f"{wrong} of {len(checks)} checks failed", "bold red"), f", after {seconds}.")
         else:
-            self._console.print(Text(f"All {len(checks)} checks passed, in {seconds:.1f} s.", "bold green"))
+            self._print(Text(f"All {len(checks)} checks passed", "bold green"), f", in {seconds}.")
+
+    def _print(self, head: Text, text: str) -> None:
+        # Only a terminal's lines may be broken to its width.
+        self._console.print(head + Text(text), soft_wrap=not self._console.is_terminal)
 
     def _table(self) -> Table:
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
         for title in ("", "request", "accepted", "decided", "callback", "is now"):
-            table.add_column(title)
+            table.add_column(title, overflow="fold", no_wrap=title in ("accepted", "is now"))
         for scene in self._scenes:
             mark = Text("✓", "green") if scene.done else Text("·", "dim")
             table.add_row(mark, scene.title, *map(_coloured, _cells(scene)))

@@ -40,6 +40,12 @@ class Sent:
             self.decision, self.reason = record["decision"]["status"], record["decision"]["reason"]
 
 
+def new_requests(count: int = 1) -> list[Sent]:
+    """Requests of one driver at several stations. Nothing in them can be found by chance in a file."""
+    token = f"demo~{secrets.token_hex(16)}.driver"
+    return [Sent(str(uuid.uuid4()), token, f"/callback/{secrets.token_hex(12)}") for _ in range(count)]
+
+
 @dataclass
 class Scene:
     """One case: its requests, and what must come of them.
@@ -56,17 +62,11 @@ class Scene:
     external: bool = False
     fail_first: int = 0
     times_sent: int = 1
-    requests: list[Sent] = field(default_factory=list)
+    requests: list[Sent] = field(default_factory=new_requests)
 
     @property
     def done(self) -> bool:
-        return bool(self.requests) and all(sent.done for sent in self.requests)
-
-
-def new_requests(count: int = 1) -> list[Sent]:
-    """Requests of one driver at several stations. Nothing in them can be found by chance in a file."""
-    token = f"demo~{secrets.token_hex(16)}.driver"
-    return [Sent(str(uuid.uuid4()), token, f"/callback/{secrets.token_hex(12)}") for _ in range(count)]
+        return all(sent.done for sent in self.requests)
 
 
 def expected_body(sent: Sent, decision: Status) -> list[tuple[str, str]]:

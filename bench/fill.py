@@ -1,0 +1,42 @@
+"""Puts requests into the embedded queue of the folder it runs in, as if they had been accepted: fill.py COUNT URL."""
+
+import asyncio
+import sys
+
+import load
+import msgspec
+import uvloop
+
+from chargegate import config
+from chargegate.app import DATABASE
+from chargegate.ledger import migrations
+from chargegate.model import ChargingRequest, new_request_id, now_ms
+from chargegate.queues import sqlite as sqlite_queue
+from chargegate.queues.envelope import wrap
+from chargegate.secrets import open_keyring
+from chargegate.sqlite import SqliteStore
+
+
+async def fill(count: int, url: str) -> None:
+    """Through the queue itself, many at a time."""
+    settings = config.load(None, {})
+    settings.data_path.mkdir(exist_ok=True)
+    keyring = open_keyring(settings.data_path, [], "")
+    tables = {"queue": sqlite_queue.MIGRATIONS, "ledger": migrations.SQLITE}
+    store = await SqliteStore.open(settings.data_path / DATABASE, tables, exclusive=True)
+    queue = await sqlite_queue.SqliteQueue.open(store, settings.queue.max_size)
+    source = load.bodies(url, load.tokens(2_000))
+
+    async def some(share: int) -> None:
+        for _ in range(share):
+            fields = msgspec.json.decode(next(source))
+            request = ChargingRequest(new_request_id(), **fields, accepted_at=now_ms())
+            await queue.put(wrap(keyring, request))
+
+    await asyncio.gather(*[some(count // 200 + (number < count % 200)) for number in range(200)])
+    await queue.close()
+    await store.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(fill(int(sys.argv[1]), sys.argv[2]))

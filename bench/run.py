@@ -1,0 +1,227 @@
+"""``make bench``: what the service does on one core, beside the floor, in one run.
+
+The service, and each floor, runs alone on one core; load and sink have the rest of the machine. Absolute numbers are
+this machine's; the ratios are what to compare.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import load
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+DRIVERS = 2_000
+CORES = sorted(os.sched_getaffinity(0))
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@contextmanager
+def on_one_core(command: list[str], cwd: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process alone on the first core, once it listens."""
+    with (cwd / "log").open("wb") as out:
+        process = subprocess.Popen(["taskset", "-c", str(CORES[0]), *command], cwd=cwd, stderr=out, stdout=out)
+    try:
+        limit = time.monotonic() + 60
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            if process.poll() is not None or time.monotonic() > limit:
+                raise SystemExit(f"did not start: {(cwd / 'log').read_text()[-500:]}")
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
+def peak_memory_mib(pid: int) -> float:
+    """Its largest resident size so far."""
+    line = next(text for text in Path(f"/proc/{pid}/status").read_text().splitlines() if text.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def prepare(folder: Path, port: int, **changes: object) -> list[str]:
+    """A folder with a configuration and an access list; the command that serves it."""
+    keys = {"queue.max_size": 2_000_000, "queue.max_age_ms": 86_400_000, **changes}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    (folder / "drivers.csv").write_text("driver_token\n" + "\n".join(load.tokens(DRIVERS)) + "\n")
+    (folder / "chargegate.toml").write_text(
+        "\n".join(
+            [
+                f"server.port = {port}",
+                'callback.allowed_networks = ["127.0.0.0/8"]',
+                'authorization.acl_file = "drivers.csv"',
+                *lines,
+            ]
+        )
+    )
+    return [sys.executable, "-m", "chargegate", "serve"]
+
+
+class Bench:
+    """One run; every figure by name."""
+
+    def __init__(self, seconds: float, backlog: int) -> None:
+        self.seconds = seconds
+        self.backlog = backlog
+        self.figures: dict[str, float] = {}
+        self.console = Console(stderr=True)
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """Empty, beside this file's disk, and gone afterwards."""
+        path = Path(tempfile.mkdtemp(prefix="chargegate-bench-"))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path)
+
+    async def bare_accept(self) -> None:
+        """The floor of accepting, and its latency at half of what the service delivers."""
+        port = free_port()
+        source = load.bodies("http://127.0.0.1:1/callback", load.tokens(DRIVERS))
+        with self.folder() as folder, on_one_core([sys.executable, str(HERE / "bare.py"), str(port)], folder, port):
+            await load.saturate(port, source, 3_000, 64, None)
+            guess = await load.saturate(port, source, 10_000, 64, None)
+            self.figures["bare_accept"] = await load.saturate(port, source, int(guess * self.seconds), 64, None)
+            latencies = await load.steady(port, source, self.figures["end_to_end"] / 2, self.seconds)
+            self.latency("bare", latencies)
+
+    async def bare_post(self, kind: str) -> None:
+        """The floor of calling back."""
+        url = await load.sink()
+        command = [sys.executable, str(HERE / "post.py"), kind, url, str(self.seconds), "20"]
+        process = await asyncio.create_subprocess_exec(
+            "taskset", "-c", str(CORES[0]), *command, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+        self.figures[f"bare_post_{kind}"] = float(output)
+
+    async def service(self) -> None:
+        """End to end, durable, audit on: every request accepted, decided, recorded, delivered."""
+        url, port = await load.sink(), free_port()
+        source = load.bodies(url, load.tokens(DRIVERS))
+        with self.folder() as folder, on_one_core(prepare(folder, port), folder, port) as process:
+            guess = await load.saturate(port, source, 4_000, 64, 1_000)
+            before = cpu_seconds(process.pid)
+            count = int(guess * self.seconds)
+            self.figures["end_to_end"] = await load.saturate(port, source, count, 64, 1_000)
+            self.figures["cpu_us"] = (cpu_seconds(process.pid) - before) / count * 1e6
+            self.latency("service", await load.steady(port, source, self.figures["end_to_end"] / 2, self.seconds))
+
+    def latency(self, whose: str, latencies: list[float]) -> None:
+        """Median and 99th percentile in ms."""
+        self.figures[f"{whose}_p50_ms"] = latencies[len(latencies) // 2] * 1e3
+        self.figures[f"{whose}_p99_ms"] = latencies[len(latencies) * 99 // 100] * 1e3
+
+    async def waiting(self) -> None:
+        """What a request costs with few waiting, and with many."""
+        for name, count in {"few": 10, "many": self.backlog}.items():
+            url, port = await load.sink(), free_port()
+            source = load.bodies(url, load.tokens(DRIVERS))
+            with self.folder() as folder:
+                command = prepare(folder, port, **{"queue.consumer_concurrency": 8})
+                fill = [sys.executable, str(HERE / "fill.py"), str(count), url]
+                subprocess.run(fill, cwd=folder, check=True)
+                with on_one_core(command, folder, port) as process:
+                    batch = 5_000
+                    await load.saturate(port, source, 1_000, 16, None)
+                    before = cpu_seconds(process.pid), load.Sink.received
+                    rounds = [await self.both(port, source, batch) for _ in range(3)]
+                    spent = cpu_seconds(process.pid) - before[0]
+                    done = sum(rounds) + load.Sink.received - before[1]
+                    self.figures[f"{name}_cpu_us"] = spent / done * 1e6
+                    self.figures[f"{name}_mib"] = peak_memory_mib(process.pid)
+
+    async def both(self, port: int, source: Iterator[bytes], count: int) -> int:
+        """Accept a batch while the worker delivers; what was accepted."""
+        await load.saturate(port, source, count, 16, None)
+        return count
+
+    def show(self) -> None:
+        """The table, and the same as JSON on standard output."""
+        figures = self.figures
+        for kind in ("own", "aiohttp"):
+            floor = 1 / (1 / figures["bare_accept"] + 1 / figures[f"bare_post_{kind}"])
+            figures[f"floor_{kind}"] = floor
+            figures[f"ratio_{kind}"] = figures["end_to_end"] / floor
+        figures["backlog_ratio"] = figures["many_cpu_us"] / figures["few_cpu_us"]
+        rows = [
+            ("bare ASGI application, decodes and answers", f"{figures['bare_accept']:,.0f} /s"),
+            ("bare client, posts the callback: aiohttp", f"{figures['bare_post_aiohttp']:,.0f} /s"),
+            ("bare client, posts the callback: our own", f"{figures['bare_post_own']:,.0f} /s"),
+            ("accepted and delivered, durable, audit on", f"{figures['end_to_end']:,.0f} /s"),
+            ("  of the floor with aiohttp", f"{figures['ratio_aiohttp']:.2f}"),
+            ("  of the floor with our own client", f"{figures['ratio_own']:.2f}"),
+            ("  processor time a request", f"{figures['cpu_us']:.0f} µs"),
+            (
+                "202 at half of that rate, p50 / p99",
+                f"{figures['service_p50_ms']:.2f} / {figures['service_p99_ms']:.2f} ms",
+            ),
+            (
+                "  bare application at the same rate",
+                f"{figures['bare_p50_ms']:.2f} / {figures['bare_p99_ms']:.2f} ms",
+            ),
+            (
+                f"cost of a request, {self.backlog:,} waiting : 10 waiting",
+                f"{figures['backlog_ratio']:.2f}",
+            ),
+            (f"peak memory with {self.backlog:,} waiting", f"{figures['many_mib']:.0f} MiB"),
+        ]
+        table = Table(title="chargegate on one core", show_header=False)
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
+        print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
+
+
+async def run(seconds: float, backlog: int) -> None:
+    """Everything once, in an order that lets the machine's drift hit floor and service alike."""
+    bench = Bench(seconds, backlog)
+    for step in (
+        bench.service(),
+        bench.bare_post("aiohttp"),
+        bench.bare_post("own"),
+        bench.bare_accept(),
+        bench.waiting(),
+    ):
+        await step
+    bench.show()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
+    parser.add_argument("--backlog", type=int, default=1_000_000, help="requests waiting")
+    options = parser.parse_args()
+    if len(CORES) > 1:
+        os.sched_setaffinity(0, CORES[1:])
+    uvloop.run(run(options.seconds, options.backlog))

@@ -1,0 +1,92 @@
+"""Every queue backend as the contract suite sees it: what it declares, and how it is opened.
+
+Another backend is another line in ``BACKENDS``. Run as a script, this file is a process that uses a backend and is
+then killed: ``conftest.py put|hold BACKEND PLACE COUNT``.
+"""
+
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import uvloop
+
+from chargegate.model import new_request_id, now_ms
+from chargegate.queues.base import Capabilities, Message, Queue
+from chargegate.queues.memory import MemoryQueue
+from chargegate.queues.sqlite import MIGRATIONS, SqliteQueue
+from chargegate.sqlite import SqliteStore
+from chargegate.telemetry import configure_logging
+
+STATION = "123e4567-e89b-12d3-a456-426614174000"
+
+
+class Backend(NamedTuple):
+    """``open(place, max_size)`` gives a queue, and closes it and all below it. A place is a folder or a server."""
+
+    name: str
+    capabilities: Capabilities
+    open: Callable[[str, int], AbstractAsyncContextManager[Queue]]
+
+
+@asynccontextmanager
+async def open_memory(_place: str, max_size: int) -> AsyncIterator[Queue]:
+    queue = MemoryQueue(max_size)
+    yield queue
+    await queue.close()
+
+
+@asynccontextmanager
+async def open_sqlite(place: str, max_size: int) -> AsyncIterator[Queue]:
+    store = await SqliteStore.open(Path(place) / "queue.db", {"queue": MIGRATIONS}, exclusive=True)
+    queue = await SqliteQueue.open(store, max_size)
+    yield queue
+    await queue.close()
+    await store.close()
+
+
+BACKENDS = (
+    Backend("memory", Capabilities(durable=False, shared=False, find=True), open_memory),
+    Backend("sqlite", Capabilities(durable=True, shared=False, find=True), open_sqlite),
+)
+
+
+def new_message(accepted_at: int | None = None, body: bytes = b"sealed") -> Message:
+    return Message(new_request_id(), STATION, now_ms() if accepted_at is None else accepted_at, body)
+
+
+@pytest.fixture(scope="session")
+def make_message() -> Callable[..., Message]:
+    return new_message
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend in turn."""
+    chosen: Backend = request.param
+    return chosen
+
+
+async def use_until_killed(job: str, backend: Backend, place: str, count: int) -> None:
+    async with backend.open(place, 1000) as queue:
+        for number in range(count):
+            if job == "put":
+                message = new_message(body=str(number).encode())
+                await queue.put(message)
+                print(message.request_id, flush=True)
+        held = 0
+        while job == "hold" and held < count:
+            for delivery in await queue.receive(count - held):
+                held += 1
+                print(delivery.message.request_id, flush=True)
+        time.sleep(600)  # noqa: ASYNC251 - held still until the test kills it
+
+
+if __name__ == "__main__":
+    configure_logging("error")  # standard output is for ids
+    job, name, place, count = sys.argv[1:]
+    chosen = next(backend for backend in BACKENDS if backend.name == name)
+    uvloop.run(use_until_killed(job, chosen, place, int(count)))

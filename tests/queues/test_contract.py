@@ -1,0 +1,348 @@
+"""One suite for every queue. What a backend does not claim is skipped by what it declares."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import uvloop
+
+from chargegate.model import new_request_id, now_ms
+from chargegate.queues.base import Capabilities, Delivery, Message, Queue, QueueFull
+
+LIMIT_S = 20
+
+Scenario = Callable[[Queue], Coroutine[Any, Any, None]]
+MakeMessage = Callable[..., Message]
+
+
+class Backend(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def open(self) -> Callable[[str, int], AbstractAsyncContextManager[Queue]]: ...
+
+
+class Bench:
+    """A backend at a place of its own. Each ``run`` opens it anew."""
+
+    def __init__(self, backend: Backend, place: Path) -> None:
+        self.backend = backend
+        self.place = str(place)
+
+    def run(self, scenario: Scenario, max_size: int = 1000) -> None:
+        async def main() -> None:
+            async with asyncio.timeout(LIMIT_S), self.backend.open(self.place, max_size) as queue:
+                await scenario(queue)
+
+        uvloop.run(main())
+
+    def killed(self, job: str, count: int) -> list[str]:
+        """Let another process use the queue, kill it without warning, and return the ids that it named."""
+        script = str(Path(__file__).with_name("conftest.py"))
+        command = [sys.executable, script, job, self.backend.name, self.place, str(count)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            ids = [child.stdout.readline().strip() for _ in range(count)]
+            child.kill()
+        assert all(ids)
+        return ids
+
+
+@pytest.fixture
+def bench(backend: Backend, tmp_path: Path) -> Bench:
+    return Bench(backend, tmp_path)
+
+
+@pytest.fixture
+def durable(bench: Bench) -> Bench:
+    if not bench.backend.capabilities.durable:
+        pytest.skip("declares that it is not durable")
+    return bench
+
+
+@pytest.fixture
+def findable(bench: Bench) -> Bench:
+    if not bench.backend.capabilities.find:
+        pytest.skip("declares that it cannot find")
+    return bench
+
+
+async def receive(queue: Queue, count: int) -> list[Delivery]:
+    deliveries: list[Delivery] = []
+    while len(deliveries) < count:
+        deliveries += await queue.receive(count - len(deliveries))
+    return deliveries
+
+
+def ids(deliveries: list[Delivery]) -> list[str]:
+    return [delivery.message.request_id for delivery in deliveries]
+
+
+def test_it_declares_what_the_suite_assumes(bench: Bench) -> None:
+    async def scenario(queue: Queue) -> None:
+        assert queue.capabilities == bench.backend.capabilities
+
+    bench.run(scenario)
+
+
+def test_a_message_comes_out_as_it_went_in(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        message = make_message(body=bytes(range(256)))
+        await queue.put(message)
+        (delivery,) = await queue.receive(10)
+        assert delivery.message == message
+        assert delivery.fresh
+
+    bench.run(scenario)
+
+
+def test_receive_waits_for_a_message(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        waiting = asyncio.ensure_future(queue.receive(1))
+        await queue.depth()
+        assert not waiting.done()
+        message = make_message()
+        await queue.put(message)
+        assert ids(await waiting) == [message.request_id]
+
+    bench.run(scenario)
+
+
+def test_receive_takes_no_more_than_its_limit(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        put = [make_message() for _ in range(7)]
+        for message in put:
+            await queue.put(message)
+        got: list[str] = []
+        while len(got) < 7:
+            batch = ids(await queue.receive(3))
+            assert 1 <= len(batch) <= 3
+            got += batch
+        assert sorted(got) == sorted(message.request_id for message in put)
+
+    bench.run(scenario)
+
+
+def test_a_cancelled_receive_takes_nothing_away(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        waiting = asyncio.ensure_future(queue.receive(1))
+        await queue.depth()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        message = make_message()
+        await queue.put(message)
+        assert ids(await queue.receive(1)) == [message.request_id]
+
+    bench.run(scenario)
+
+
+def test_what_was_put_survives_a_reopen(durable: Bench, make_message: MakeMessage) -> None:
+    put = [make_message() for _ in range(5)]
+
+    async def fill(queue: Queue) -> None:
+        await asyncio.gather(*map(queue.put, put))
+
+    async def look(queue: Queue) -> None:
+        assert (await queue.depth()).waiting == 5
+        got = await receive(queue, 5)
+        assert sorted(ids(got)) == sorted(message.request_id for message in put)
+        assert {delivery.message.request_id: delivery.message for delivery in got} == {m.request_id: m for m in put}
+
+    durable.run(fill)
+    durable.run(look)
+
+
+def test_what_was_put_survives_the_putter_being_killed(durable: Bench) -> None:
+    put = durable.killed("put", 20)
+
+    async def look(queue: Queue) -> None:
+        assert sorted(ids(await receive(queue, 20))) == sorted(put)
+
+    durable.run(look)
+
+
+def test_unacked_comes_back_after_its_consumer_was_killed(durable: Bench, make_message: MakeMessage) -> None:
+    put = [make_message() for _ in range(5)]
+
+    async def fill(queue: Queue) -> None:
+        for message in put:
+            await queue.put(message)
+
+    async def look(queue: Queue) -> None:
+        got = await receive(queue, 5)
+        assert sorted(ids(got)) == sorted(message.request_id for message in put)
+        assert not any(delivery.fresh for delivery in got if delivery.message.request_id in held)
+
+    durable.run(fill)
+    held = durable.killed("hold", 3)
+    durable.run(look)
+
+
+def test_acks_out_of_order_never_skip_an_unacked_one(durable: Bench, make_message: MakeMessage) -> None:
+    put = [make_message() for _ in range(6)]
+    kept = {put[0].request_id, put[2].request_id}
+
+    async def ack_some(queue: Queue) -> None:
+        for message in put:
+            await queue.put(message)
+        for delivery in reversed(await receive(queue, 6)):
+            if delivery.message.request_id not in kept:
+                await queue.ack(delivery)
+
+    async def look(queue: Queue) -> None:
+        assert (await queue.depth()).waiting == 2
+        assert set(ids(await receive(queue, 2))) == kept
+
+    durable.run(ack_some)
+    durable.run(look)
+
+
+def test_an_ack_touches_no_other_delivery(findable: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        for _ in range(4):
+            await queue.put(make_message())
+        first, second, third, fourth = await receive(queue, 4)
+        await queue.ack(fourth)
+        await queue.ack(second)
+        while await queue.find(second.message.request_id) or await queue.find(fourth.message.request_id):
+            await asyncio.sleep(0.01)
+        for delivery in (first, third):
+            found = await queue.find(delivery.message.request_id)
+            assert found is not None
+            assert found.taken
+
+    findable.run(scenario)
+
+
+def test_two_consumers_never_share_a_message(bench: Bench, make_message: MakeMessage) -> None:
+    total = 200
+
+    async def scenario(queue: Queue) -> None:
+        put = [make_message() for _ in range(total)]
+        got: list[str] = []
+
+        async def consume(consumer: Queue) -> None:
+            while len(got) < total:
+                deliveries = await consumer.receive(3)
+                got.extend(ids(deliveries))
+                for delivery in deliveries:
+                    await consumer.ack(delivery)
+
+        async def consume_all(other: Queue) -> None:
+            consumers = [asyncio.ensure_future(consume(each)) for each in (queue, other, queue, other)]
+            await asyncio.gather(*map(queue.put, put))
+            await asyncio.wait(consumers, return_when=asyncio.FIRST_COMPLETED)
+            for consumer in consumers:
+                consumer.cancel()
+            await asyncio.gather(*consumers, return_exceptions=True)
+
+        if bench.backend.capabilities.shared:
+            async with bench.backend.open(bench.place, 1000) as other:
+                await consume_all(other)
+        else:
+            await consume_all(queue)
+        assert sorted(got) == sorted(message.request_id for message in put)
+
+    bench.run(scenario)
+
+
+def test_full_is_refused_and_not_blocked(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        for _ in range(3):
+            await queue.put(make_message())
+        with pytest.raises(QueueFull):
+            await queue.put(make_message())
+        assert (await queue.depth()).waiting == 3
+        await receive(queue, 1)
+        await queue.put(make_message())
+        with pytest.raises(QueueFull):
+            await queue.put(make_message())
+
+    bench.run(scenario, max_size=3)
+
+
+def test_puts_at_once_never_exceed_the_size(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        outcomes = await asyncio.gather(*(queue.put(make_message()) for _ in range(50)), return_exceptions=True)
+        assert outcomes.count(None) == 10
+        assert sum(isinstance(outcome, QueueFull) for outcome in outcomes) == 40
+        assert (await queue.depth()).waiting == 10
+
+    bench.run(scenario, max_size=10)
+
+
+def test_find_tells_where_a_message_is(findable: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        first, second = make_message(accepted_at=1_000), make_message(accepted_at=2_000)
+        assert await queue.find(first.request_id) is None
+        await queue.put(first)
+        await queue.put(second)
+        for message in (first, second):
+            waiting = await queue.find(message.request_id)
+            assert waiting is not None
+            assert (waiting.station_id, waiting.accepted_at) == (message.station_id, message.accepted_at)
+            assert not waiting.taken
+        (delivery,) = await queue.receive(1)
+        other = ({first.request_id, second.request_id} - {delivery.message.request_id}).pop()
+        taken, still = await queue.find(delivery.message.request_id), await queue.find(other)
+        assert taken is not None
+        assert taken.taken
+        assert still is not None
+        assert not still.taken
+        assert await queue.find(new_request_id()) is None
+
+    findable.run(scenario)
+
+
+def test_depth_counts_what_nobody_took_and_how_long_it_waited(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        empty = await queue.depth()
+        assert (empty.waiting, empty.oldest_age_ms) == (0, 0)
+        start = now_ms() - 60_000
+        for _ in range(3):
+            await queue.put(make_message(accepted_at=start))
+        depth = await queue.depth()
+        assert depth.waiting == 3
+        assert 60_000 <= depth.oldest_age_ms <= now_ms() - start
+        await receive(queue, 2)
+        assert (await queue.depth()).waiting == 1
+        await receive(queue, 1)
+        left = await queue.depth()
+        assert (left.waiting, left.oldest_age_ms) == (0, 0)
+
+    bench.run(scenario)
+
+
+def test_a_clock_set_back_makes_no_negative_age(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        await queue.put(make_message(accepted_at=now_ms() + 60_000))
+        assert (await queue.depth()).oldest_age_ms == 0
+
+    bench.run(scenario)
+
+
+def test_check_passes_while_it_can_store(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        await queue.check()
+        await queue.put(make_message())
+        await queue.check()
+
+    bench.run(scenario)
+
+
+def test_close_twice(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        await queue.put(make_message())
+        await queue.close()
+        await queue.close()
+
+    bench.run(scenario)
