@@ -236,7 +236,10 @@ def test_proxies_of_the_environment_are_ignored(run: Run, monkeypatch: pytest.Mo
             id="informational-that-closes",
         ),
         pytest.param(
-            b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok", (200, b"ok", None), False, id="close"
+            b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
+            (200, b"ok", None),
+            False,
+            id="close",
         ),
         pytest.param(b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok", (200, b"ok", None), False, id="http-1.0"),
         pytest.param(
@@ -395,7 +398,7 @@ def test_a_body_without_end_is_cut_off(run: Run, head: bytes) -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: int) -> None:
         writer.write(head)
         while True:
-            writer.write(b"4\r\nabcd\r\n" if head is CHUNKED else b"abcd")
+            writer.write((b"4\r\nabcd\r\n" if head is CHUNKED else b"abcd") * 100)
             await writer.drain()
 
     async def main() -> None:
@@ -434,16 +437,19 @@ def test_the_whole_answer_must_come_in_time(run: Run, start: bytes, drip: bytes)
 def test_each_request_has_its_own_time(run: Run) -> None:
     """Longer, shorter and longer again on one connection, whose timer outlives a request."""
 
-    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
-        if number == 3:
-            await asyncio.sleep(0.2)
-        if number < 4:
-            writer.write(OK)
-
     async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+            if number == 3:
+                await until(lambda: loop.time() > second_ends + 0.01)
+            if number < 4:
+                writer.write(OK)
+
         async with serving(answer) as peer, calling() as client:
             await post(client, peer.target(), LONG)
-            await post(client, peer.target(), 0.1)
+            second_ends = loop.time() + 0.3
+            await post(client, peer.target(), 0.3)
             await post(client, peer.target(), LONG)
             assert peer.accepted == 1
             assert isinstance(await failure(client, peer.target(), 0.05), TimedOut)
@@ -531,31 +537,17 @@ def test_an_idle_connection_that_ends_or_speaks_is_dropped(run: Run, parting: by
 def test_the_connection_used_last_is_used_next(run: Run) -> None:
     ports: list[int] = []
 
-    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: int) -> None:
         ports.append(writer.get_extra_info("peername")[1])
-        await until(lambda: len(ports) >= min(number, 2))
-        if number == 1:
-            await until(lambda: len(ports) == 2)
-            first_may_end.set()
-        else:
-            await first_may_end.wait()
+        await until(lambda: len(ports) >= 2)
         writer.write(OK)
-
-    first_may_end = asyncio.Event()
 
     async def main() -> None:
         async with serving(answer) as peer, calling() as client:
-            first = asyncio.create_task(post(client, peer.target()))
-            await until(lambda: len(ports) == 1)
-            second = asyncio.create_task(post(client, peer.target()))
-            await first
-            await second
-            used_last = client._idle[peer.target().destination][-1]
+            await asyncio.gather(post(client, peer.target()), post(client, peer.target()))
             for _ in range(3):
                 await post(client, peer.target())
-                assert client._idle[peer.target().destination][-1] is used_last
-            assert peer.accepted == 2
-            assert len(set(ports[2:])) == 1
+            assert (peer.accepted, len(set(ports[:2])), len(set(ports[2:]))) == (2, 2, 1)
 
     run(main())
 
@@ -574,17 +566,22 @@ def test_idle_connections_are_closed_after_a_while(run: Run) -> None:
 
 
 def test_a_new_connection_displaces_the_oldest_idle_one(run: Run) -> None:
+    async def tick() -> None:
+        then = asyncio.get_running_loop().time()
+        await until(lambda: asyncio.get_running_loop().time() > then)
+
     async def main() -> None:
         async with serving(OK) as a, serving(OK) as b, serving(OK) as c, calling(max_connections=2) as client:
             await post(client, a.target())
-            await asyncio.sleep(0.002)  # uvloop's clock ticks in milliseconds
             await post(client, b.target())
+            await tick()
+            await post(client, a.target())
+            await tick()
             await post(client, c.target())
-            await until(lambda: a.ended == 1)
-            assert (b.ended, c.ended) == (0, 0)
-            await post(client, b.target())
+            await until(lambda: b.ended == 1)
+            await post(client, a.target())
             await post(client, c.target())
-            assert (b.accepted, c.accepted) == (1, 1)
+            assert (a.accepted, b.accepted, c.accepted) == (1, 1, 1)
 
     run(main())
 
@@ -745,18 +742,19 @@ def test_a_real_name_is_resolved_checked_and_dialled(run: Run) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("answers", [["8.8.8.8", "127.0.0.1"], ["127.0.0.1", "10.0.0.1"], ["127.0.0.1", "::1"]])
-def test_one_blocked_address_blocks_a_name(run: Run, monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("answers", "blocked"),
+    [(["8.8.8.8", "127.0.0.1"], "127.0.0.1"), (["127.0.0.1", "10.0.0.1"], "10.0.0.1"), (["127.0.0.1", "::1"], "::1")],
+)
+def test_one_blocked_address_blocks_a_name(
+    run: Run, monkeypatch: pytest.MonkeyPatch, answers: list[str], blocked: str
+) -> None:
     async def main() -> None:
-        check, _ = guard("127.0.0.1" if "8.8.8.8" in answers else answers[1])
+        check, _ = guard(blocked)
         async with serving(OK) as peer, calling(check_address=check) as client:
             monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Resolver(answers))
             error = await failure(client, peer.target("two.example"))
             assert (type(error), error.reason) == (AddressBlocked, "address_blocked")
-            assert isinstance(await failure(client, peer.target("127.0.0.1" if "8.8.8.8" in answers else "[::1]")), (
-                AddressBlocked,
-                ConnectFailed,
-            ))
             assert peer.accepted == 0
 
     run(main())
@@ -893,11 +891,8 @@ def test_tls_with_a_wrong_name_or_none(run: Run, tls: Tls, monkeypatch: pytest.M
                 # A second name for this machine cannot be had for real.
                 monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Resolver(["127.0.0.1"]))
                 errors.append(await failure(client, peer.target("other.example", "https")))
-                async with serving(b"HTTP/1.1 400 Bad Request\r\n\r\n") as plain:
-                    errors.append(await failure(client, plain.target("127.0.0.1", "https"), 0.2))
                 assert client._open == set()
-            assert [(type(error), error.reason) for error in errors[:2]] == [(ConnectFailed, "tls_failed")] * 2
-            assert isinstance(errors[2], (ConnectFailed, TimedOut))
+            assert [(type(error), error.reason) for error in errors] == [(ConnectFailed, "tls_failed")] * 2
             assert peer.requests == []
 
     run(main())
@@ -923,22 +918,24 @@ def test_a_plain_server_fails_the_handshake(run: Run, tls: Tls) -> None:
 
 async def fed(pieces: list[bytes], *, then_closed: bool = False, max_answer: int = 65536) -> tuple[Any, bool]:
     """The outcome of an exchange whose answer comes in these pieces, and whether the connection could be kept."""
+    loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
-    connection = _Connection("", max_answer, lambda _: None)
-    await asyncio.get_running_loop().create_connection(lambda: connection, sock=ours)
-    waiter = connection.send(b"", asyncio.get_running_loop().time() + LONG)
-    for piece in pieces:
-        if not connection.closing:
-            connection.data_received(piece)
-    if then_closed:
-        theirs.close()
-    outcome = (await waiter) if then_closed or waiter.done() else "more"
-    reusable = connection.reusable and not connection.closing
-    connection.abort()
-    assert connection.lost is not None
-    await connection.lost
-    theirs.close()
-    return outcome, reusable
+    connection = _Connection(loop, "", max_answer, lambda _: None)
+    with theirs:
+        await loop.create_connection(lambda: connection, sock=ours)
+        assert connection.lost is not None
+        try:
+            waiter = connection.send(b"", loop.time() + LONG)
+            for piece in pieces:
+                if not connection.closing:
+                    connection.data_received(piece)
+            if then_closed:
+                theirs.close()
+            outcome = (await waiter) if then_closed or waiter.done() else "more"
+            return outcome, connection.reusable and not connection.closing
+        finally:
+            connection.abort()
+            await connection.lost
 
 
 @st.composite

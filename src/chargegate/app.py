@@ -72,10 +72,13 @@ async def serve(settings: Settings, *, ready: Callable[[str], None] | None = Non
     """
     _refuse_open_door(settings)
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     grace_s = settings.server.shutdown_grace_ms / 1000
     async with AsyncExitStack() as stack:
+        log.attach(loop)
+        stack.callback(log.detach)
         store, keyring = await _open_store(settings, stack, exclusive=True)
         metrics = Metrics()
         feed = _audit_feed(settings, metrics)

@@ -81,6 +81,7 @@ class HttpClient:
         self._leaving: set[asyncio.Future[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
+        self._loop = asyncio.get_running_loop()  # kept, because asking for it is a system call before Python 3.12
 
     async def post(self, target: CallbackTarget, headers: bytes, body: bytes, timeout_s: float) -> Response:
         """Send ``body`` with ``headers`` (lines that each end in CRLF) and wait for the answer, whatever its status.
@@ -88,7 +89,7 @@ class HttpClient:
         ``timeout_s`` covers everything. The request is sent a second time only where a connection kept alive proves
         closed before any byte of an answer (RFC 9112, 9.3.1). Raises ``CallFailed``.
         """
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        deadline = self._loop.time() + timeout_s
         head = f"POST {target.path} HTTP/1.1\r\nhost: {target.authority}\r\n{self._fixed}{len(body)}\r\n"
         request = b"".join((head.encode(), headers, b"\r\n", body))
         connection = self._take(target.destination)
@@ -131,26 +132,24 @@ class HttpClient:
         if not connection.reusable or self._closed or len(self._open) > self._max_connections:
             self._drop(connection)
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = self._loop.time()
         idle = self._idle.get(connection.destination)
         if idle is None:
             self._idle[connection.destination] = [connection]
         else:
             idle.append(connection)
         if self._sweeper is None:
-            self._sweeper = loop.call_later(self._idle_s, self._sweep)
+            self._sweeper = self._loop.call_later(self._idle_s, self._sweep)
 
     def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        expired = loop.time() - self._idle_s
+        expired = self._loop.time() - self._idle_s
         for destination, idle in list(self._idle.items()):
             while idle and idle[0].idle_since <= expired:
                 self._drop(idle.pop(0))
             if not idle:
                 del self._idle[destination]
         oldest = self._oldest_idle()
-        self._sweeper = loop.call_at(oldest.idle_since + self._idle_s, self._sweep) if oldest else None
+        self._sweeper = self._loop.call_at(oldest.idle_since + self._idle_s, self._sweep) if oldest else None
 
     def _oldest_idle(self) -> "_Connection | None":
         return min((idle[0] for idle in self._idle.values() if idle), key=lambda c: c.idle_since, default=None)
@@ -175,10 +174,9 @@ class HttpClient:
         if self._check_address is not None:
             for address in addresses:
                 self._check_address(address)
-        loop = asyncio.get_running_loop()
         failure: CallFailed = ConnectFailed("name_not_resolved")
         for tried, address in enumerate(addresses):
-            now = loop.time()
+            now = self._loop.time()
             try:
                 return await self._dial(target, address, now + (deadline - now) / (len(addresses) - tried))
             except CallFailed as error:
@@ -192,11 +190,11 @@ class HttpClient:
         tls = target.scheme == "https"
         if tls and self._ssl_context is None:
             self._ssl_context = ssl.create_default_context()
-        connection = _Connection(target.destination, self._max_answer, self._forget)
+        connection = _Connection(self._loop, target.destination, self._max_answer, self._forget)
         self._open.add(connection)
         try:
             async with asyncio.timeout_at(deadline):
-                await asyncio.get_running_loop().create_connection(
+                await self._loop.create_connection(
                     lambda: connection,
                     str(address),
                     target.port,
@@ -204,7 +202,9 @@ class HttpClient:
                     server_hostname=target.host.removesuffix(".") if tls else None,
                 )
         except BaseException as error:
-            self._drop(connection)
+            # Not dropped: a loop need not call `connection_lost` for a dial that was given up.
+            self._open.discard(connection)
+            connection.abort()
             if isinstance(error, (OSError, ValueError)):
                 raise _connect_failure(error) from None
             raise
@@ -220,7 +220,14 @@ class _Connection(asyncio.Protocol):
     An outcome is a result even where it is a failure: a future's exception that nobody fetches is reported as lost.
     """
 
-    def __init__(self, destination: str, max_answer: int, on_lost: "Callable[[_Connection], None]") -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        destination: str,
+        max_answer: int,
+        on_lost: "Callable[[_Connection], None]",
+    ) -> None:
+        self._loop = loop
         self.destination = destination
         self.idle_since = 0.0
         self.reusable = False
@@ -243,7 +250,7 @@ class _Connection(asyncio.Protocol):
 
     def send(self, request: bytes, deadline: float) -> asyncio.Future[_Outcome]:
         """Start an exchange; its outcome comes by ``deadline`` (the loop's clock)."""
-        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        self._waiter = waiter = self._loop.create_future()
         self._deadline = deadline
         # A timer costs more than the rest of this method, so one that is running is left to run and set anew then.
         if self._timer is None or deadline < self._timer_at:
@@ -263,13 +270,13 @@ class _Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = self._deadline
-        self._timer = asyncio.get_running_loop().call_at(self._deadline, self._expire)
+        self._timer = self._loop.call_at(self._deadline, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
         if self._waiter is None:
             return
-        if self._deadline > asyncio.get_running_loop().time():
+        if self._deadline > self._loop.time():
             self._set_timer()
         else:
             self._end(TimedOut("timeout"))
@@ -284,7 +291,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self.lost = asyncio.get_running_loop().create_future()
+        self.lost = self._loop.create_future()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._on_lost(self)

@@ -4,15 +4,16 @@ No label has unbounded values, and nothing here is ever given a driver token.
 """
 
 import asyncio
-import io
 import logging
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO, Literal, TextIO
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import Any, BinaryIO, Final, Literal
 
 import msgspec
-import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -24,8 +25,6 @@ from prometheus_client import (
 )
 
 from chargegate.model import to_iso
-
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5, 10, 30)
 _LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -95,68 +94,109 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def configure_logging(
-    level: str, form: Literal["auto", "json", "console"] = "auto", stream: TextIO | None = None
-) -> None:
-    """Send every event, ours and those of libraries that use ``logging``, to ``stream`` (default: standard error)."""
-    out = stream or sys.stderr
-    console = form == "console" or (form == "auto" and out.isatty())
-    processors: Iterable[Any] = (
-        [
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(colors=out.isatty()),
-        ]
-        if console
-        else [structlog.processors.format_exc_info, _to_json]
-    )
-    lines = _Lines(out.buffer if isinstance(out, io.TextIOWrapper) else out)
-    number = logging.getLevelNamesMapping()[level.upper()]
-    structlog.configure(
-        processors=list(processors),
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=lambda *_: lines,
-        cache_logger_on_first_use=True,
-    )
-    logging.basicConfig(handlers=[_FromLibraries()], level=max(number, logging.WARNING), force=True)
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+_COLOURS: Final = {"warning": "33", "error": "31"}
 
 
-def _to_json(_logger: Any, method: str, event: dict[str, Any]) -> bytes:
-    line = {"timestamp": to_iso(time.time_ns() // 1_000_000), "level": method, "event": event.pop("event")}
-    line.update(event)
-    return msgspec.json.encode(line, enc_hook=str)
+def _to_json(level: str, event: str, fields: dict[str, Any]) -> bytes:
+    line = {"timestamp": to_iso(time.time_ns() // 1_000_000), "level": level, "event": event, **fields}
+    return _encode(line) + b"\n"
 
 
-class _Lines:
-    """Writes what one turn of the event loop logs in one go; outside a loop, each line at once."""
+def _to_console(level: str, event: str, fields: dict[str, Any], *, colours: bool) -> bytes:
+    trace = fields.pop("traceback", None)
+    values = " ".join(f"{name}={value}" for name, value in fields.items() if value not in ("", None))
+    text = f"{time.strftime('%H:%M:%S')} {level:7} {event:32} {values}".rstrip()
+    if colours and level in _COLOURS:
+        text = f"\x1b[{_COLOURS[level]}m{text}\x1b[0m"
+    return f"{text}\n{trace or ''}".encode(errors="replace")
 
-    def __init__(self, stream: BinaryIO | TextIO) -> None:
-        self._stream = stream
-        self._binary = not isinstance(stream, io.TextIOBase)
+
+class Log:
+    """The log: ``log.info("request accepted", request_id=…)`` is one line, the event first.
+
+    Our own because it is written for every request: a third of what structlog costs, measured. Within an event loop
+    that ``attach`` named, the lines of one turn are written in one go; elsewhere each at once.
+    """
+
+    def __init__(self) -> None:
+        self._level = logging.INFO
+        self._render: Callable[[str, str, dict[str, Any]], bytes] = _to_json
+        self._stream: BinaryIO | None = None
         self._waiting: list[bytes] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
 
-    def _line(self, line: bytes | str) -> None:
-        self._waiting.append(line if isinstance(line, bytes) else line.encode())
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
+    def configure(self, level: int, stream: BinaryIO, *, console: bool, colours: bool) -> None:
+        self._level = level
+        self._stream = stream
+        self._render = partial(_to_console, colours=colours) if console else _to_json
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Call it in the loop's thread."""
+        self._loop, self._thread = loop, threading.get_ident()
+
+    def detach(self) -> None:
+        self._loop = None
+        self._write()
+
+    def debug(self, event: str, **fields: Any) -> None:
+        if self._level <= logging.DEBUG:
+            self._emit("debug", event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        if self._level <= logging.INFO:
+            self._emit("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        if self._level <= logging.WARNING:
+            self._emit("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        self._emit("error", event, fields)
+
+    def exception(self, event: str, **fields: Any) -> None:
+        """An error with the traceback of the exception that is being handled."""
+        self._emit("error", event, {**fields, "traceback": traceback.format_exc()})
+
+    def _emit(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        self._waiting.append(self._render(level, event, fields))
+        if self._loop is None or threading.get_ident() != self._thread:
             self._write()
-        else:
-            if len(self._waiting) == 1:
-                loop.call_soon(self._write)
+        elif len(self._waiting) == 1:
+            self._loop.call_soon(self._write)
 
     def _write(self) -> None:
         waiting, self._waiting = self._waiting, []
         if waiting:
-            text = b"\n".join(waiting) + b"\n"
-            self._stream.write(text if self._binary else text.decode())  # type: ignore[arg-type]  # as _binary says
-            self._stream.flush()
+            stream = self._stream or sys.stderr.buffer
+            stream.write(b"".join(waiting))
+            stream.flush()
 
-    msg = log = debug = info = warn = warning = error = critical = exception = fatal = failure = err = _line
+
+log = Log()
+
+
+def configure_logging(
+    level: Literal["debug", "info", "warning", "error"],
+    form: Literal["auto", "json", "console"] = "auto",
+    stream: BinaryIO | None = None,
+) -> None:
+    """Send every event, ours and those of libraries that use ``logging``, to ``stream`` (default: standard error)."""
+    out = stream or sys.stderr.buffer
+    number = logging.getLevelNamesMapping()[level.upper()]
+    console = form == "console" or (form == "auto" and out.isatty())
+    log.configure(number, out, console=console, colours=out.isatty())
+    logging.basicConfig(handlers=[_FromLibraries()], level=max(number, logging.WARNING), force=True)
 
 
 class _FromLibraries(logging.Handler):
+    """Their events as ours; a handler of ``logging`` is called with a record that it must not raise for."""
+
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger().log(
-            record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info or None
+        fields: dict[str, Any] = {"logger": record.name}
+        if record.exc_info and record.exc_info[1]:
+            fields["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
+        log.error(record.getMessage(), **fields) if record.levelno >= logging.ERROR else log.warning(
+            record.getMessage(), **fields
         )

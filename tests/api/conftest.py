@@ -1,6 +1,7 @@
 """The HTTP surface over real sockets, in a thread with a loop of its own, on a real database."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -49,7 +50,7 @@ class Service:
         self._thread.start()
         self.run(self._start())
         self.port = self.server.port
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
 
     async def _start(self) -> None:
         options = dict(self._options)
@@ -99,6 +100,7 @@ class Service:
         await self.store.close()
 
     def close(self) -> None:
+        self.http.close()
         self.run(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -111,10 +113,18 @@ class Service:
     def counted(self, outcome: str) -> float:
         return self.metrics.registry.get_sample_value("charging_requests_total", {"outcome": outcome}) or 0
 
-    def decide(self, status: Status = Status.ALLOWED, reason: str = "", at: int = 1_700_000_000_000, **named: Any) -> Decision:
+    def decide(
+        self, status: Status = Status.ALLOWED, reason: str = "", at: int = 1_700_000_000_000, **named: Any
+    ) -> Decision:
         """A decision in the ledger, as the worker would leave it."""
         decision = Decision(
-            named.get("request_id") or new_request_id(), named.get("station_id", STATION), "0123456789abcdef", status, reason, 12, at
+            named.get("request_id") or new_request_id(),
+            named.get("station_id", STATION),
+            "0123456789abcdef",
+            status,
+            reason,
+            12,
+            at,
         )
         self.run(self.ledger.record(decision, at - 100))
         return decision
@@ -123,7 +133,9 @@ class Service:
         """A dead letter in the ledger."""
         decision = self.decide(at=at)
         self.run(
-            self.ledger.finish(Finished(decision.request_id, RequestStatus.FAILED, 3, 500, "status_500", at + 9, b"sealed"))
+            self.ledger.finish(
+                Finished(decision.request_id, RequestStatus.FAILED, 3, 500, "status_500", at + 9, b"sealed")
+            )
         )
         return decision
 
@@ -149,9 +161,8 @@ def service(serve: Callable[..., Service]) -> Service:
 
 
 @pytest.fixture
-def client(service: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.url, timeout=30) as client:
-        yield client
+def client(service: Service) -> httpx.Client:
+    return service.http
 
 
 class Raw:
@@ -159,13 +170,14 @@ class Raw:
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self._file = self.socket.makefile("rb")
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
     def answer(self) -> tuple[int, dict[str, str], bytes]:
         """The next answer: status, headers in lower case, body."""
-        file = self.socket.makefile("rb")
+        file = self._file
         status = int(file.readline().split()[1])
         headers: dict[str, str] = {}
         while (line := file.readline().strip()) != b"":
@@ -177,12 +189,18 @@ class Raw:
     def rest(self) -> bytes:
         """Everything until the server closes; a reset counts as closed."""
         received = b""
-        try:
-            while data := self.socket.recv(65536):
+        with contextlib.suppress(ConnectionResetError):
+            while data := self._file.read1():
                 received += data
-        except ConnectionResetError:
-            pass
         return received
+
+    def statuses(self, count: int) -> list[int]:
+        """The statuses of the next answers."""
+        return [self.answer()[0] for _ in range(count)]
+
+    def close(self) -> None:
+        self._file.close()
+        self.socket.close()
 
 
 @pytest.fixture
@@ -195,7 +213,7 @@ def raw(service: Service) -> Iterator[Callable[[], Raw]]:
 
     yield connect
     for connection in opened:
-        connection.socket.close()
+        connection.close()
 
 
 def eventually(holds: Callable[[], bool], limit_s: float = 20) -> None:

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
-from structlog.testing import capture_logs
 
 from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, CircuitOpen, Verdict
 from chargegate.authorizers.breaker import CircuitBreaker
@@ -237,15 +236,14 @@ def test_late_results_of_an_earlier_state_change_nothing() -> None:
     assert circuit.state == "closed"
 
 
-def test_changes_are_told_and_logged() -> None:
-    with capture_logs() as events:
-        circuit = Circuit().opened()
-        circuit.clock.now += RECOVERY_S
-        circuit.call(FAILURE)
-        circuit.clock.now += RECOVERY_S
-        circuit.call(VERDICT)
+def test_changes_are_told_and_logged(logged: Callable[[], list[dict[str, Any]]]) -> None:
+    circuit = Circuit().opened()
+    circuit.clock.now += RECOVERY_S
+    circuit.call(FAILURE)
+    circuit.clock.now += RECOVERY_S
+    circuit.call(VERDICT)
     assert circuit.changes == ["open", "half_open", "open", "half_open", "closed"]
-    assert [(event["name"], event["state"]) for event in events] == [("authorizer", to) for to in circuit.changes]
+    assert [(event["name"], event["state"]) for event in logged()] == [("authorizer", to) for to in circuit.changes]
 
 
 def test_an_open_circuit_does_not_ask_and_close_passes_on(scripted: Script, make_request: MakeRequest) -> None:

@@ -3,7 +3,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Authorizer, CircuitOpen, Verdict
 from chargegate.authorizers.deadline import Deadline
@@ -96,16 +95,19 @@ def test_the_authorizers_own_errors_pass_unchanged(
 
 @pytest.mark.parametrize("error", [ValueError, KeyError, TimeoutError, OSError, RecursionError])
 def test_a_defect_is_one_failure_and_tells_only_its_type(
-    error: type[Exception], scripted: Script, make_request: MakeRequest
+    error: type[Exception],
+    scripted: Script,
+    make_request: MakeRequest,
+    logged: Callable[[], list[dict[str, Any]]],
 ) -> None:
     request = make_request()
-    with capture_logs() as events, pytest.raises(AuthorizationError) as raised:
+    with pytest.raises(AuthorizationError) as raised:
         decide(scripted(error(f"cannot read {request.driver_token}")), request, LONG_MS)
     assert raised.type is AuthorizationError
     assert raised.value.__suppress_context__
-    (event,) = events
-    assert (event["log_level"], event["error"], event["request_id"]) == ("error", error.__name__, request.request_id)
-    assert request.driver_token not in str(raised.value) + repr(events)
+    (event,) = logged()
+    assert (event["level"], event["error"], event["request_id"]) == ("error", error.__name__, request.request_id)
+    assert request.driver_token not in str(raised.value) + repr(event)
 
 
 def test_check_and_close_reach_the_authorizer(scripted: Script) -> None:

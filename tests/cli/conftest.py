@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -13,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from chargegate import app, cli, config
-from chargegate.telemetry import log
 
 TOKEN = "driver-token.0123456789"
 
@@ -40,18 +37,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """A command sets up logging for its process; here that is one of many tests."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-    vars(log).pop("bind", None)  # where structlog keeps the logger of its first use
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def test_the_next_service_sends_the_decisions_again(
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as receiver:
-        Thread(target=receiver.serve_forever).start()
+        Thread(target=receiver.serve_forever, daemon=True).start()
         give_up(1, 2, 3, url=f"http://127.0.0.1:{receiver.server_port}/callback")
         one = run("dead-letters", "replay", request_id(1).upper(), "--json")
         assert (one.code, one.json(), one.err) == (0, {"replayed": 1}, "")

@@ -67,7 +67,7 @@ def test_a_backlog_beyond_the_window_is_paged_in_whole_and_in_order(tmp_path: Pa
         await asyncio.gather(*map(queue.put, put[: WINDOW - 10]))
         await asyncio.gather(*map(queue.put, put[WINDOW - 10 :]))
         assert (await queue.depth()).waiting == len(put)
-        assert len(queue._window) <= WINDOW  # noqa: SLF001 - that memory is bounded shows nowhere else
+        assert len(queue._window) <= WINDOW  # looks inside: memory shows nowhere else
         got = await receive(queue, WINDOW + 100)
         late = [make_message() for _ in range(5)]
         await asyncio.gather(*map(queue.put, late))
@@ -203,7 +203,7 @@ def test_a_store_that_is_gone_is_unavailable(tmp_path: Path, make_message: MakeM
     async def main() -> None:
         async with opened(tmp_path, 10) as queue:
             await queue.close()
-            await queue._store.close()  # noqa: SLF001 - as when the process is on its way out
+            await queue._store.close()  # as when the process is on its way out
             for attempt in (queue.put(make_message()), queue.check(), queue.find("x")):
                 with pytest.raises(QueueUnavailable):
                     await attempt

@@ -33,20 +33,21 @@ _ENTRY = Body(
         "type": "object",
         "additionalProperties": False,
         "required": ["driver_token"],
+        # Both may be given, but no schema can say that one is after the other: generated requests give one at most.
         "anyOf": [{"properties": {name: {"type": "null"}}} for name in ("valid_from", "valid_until")],
         "properties": {
             "driver_token": TOKEN,
             "blocked": {"type": "boolean", "default": False},
             "valid_from": {**_TIME, "description": "The first moment at which it is valid."},
-            "valid_until": {**_TIME, "description": "The first moment at which it is no longer valid."},
+            "valid_until": {**_TIME, "description": "The first moment at which it is not; after valid_from."},
             "allowed_stations": {**_STATIONS, "description": "Empty: all stations."},
             "denied_stations": _STATIONS,
             "note": {
                 "type": "string",
                 "maxLength": MAX_NOTE,
-                "pattern": "^[^\\u0000]*$",
+                "pattern": "^(?![A-Za-z0-9._~-]{20,80}$)[^\\u0000]*$",
                 "default": "",
-                "description": "For people; must not contain the token.",
+                "description": "For people. It must not contain the token, nor be what could be another one.",
             },
         },
     },
@@ -106,6 +107,8 @@ class AccessListRoutes:
 
     async def put(self, request: Request) -> Response:
         entry = entry_from(await read_object(request, self._limit), self._token_hash)
+        if not token_fault(entry.note):
+            raise Invalid("The access list entry breaks the rules of note.", {"note": "must not be a driver token"})
         await self._list.put([entry])
         self._changed(frozenset({entry.driver_token_hash}))
         return respond(_view(entry))

@@ -45,6 +45,7 @@ class Connection(HttpToolsProtocol):
         self._in_message = False
         self._pending = 0  # bytes since the head, the body or the discarding began
         self._lingering = False
+        self._catching_up = False
         self._fault = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
@@ -76,7 +77,7 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # An upgrade that is not wanted is ignored (RFC 9110, 7.8); the parser only needs to be told to go on.
+            self._ignore_upgrade()
             self.data_received(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError:
@@ -130,12 +131,35 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _ignore_upgrade(self) -> None:
+        """What is not wanted is ignored (RFC 9110, 7.8), but the parser has skipped the body, which is still HTTP.
+
+        Java's client asks for h2c with its first request. A new parser is brought to where that body begins.
+        """
+        if framing := self._framing():
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self._catching_up = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
+            self._catching_up = False
+
+    def _framing(self) -> bytes:
+        """The header line that announces a body, if there is one."""
+        for name, value in self.headers:
+            if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+                return b"%b: %b\r\n" % (name, value)
+        return b""
+
     def on_message_begin(self) -> None:
+        if self._catching_up:
+            return
         super().on_message_begin()
         self._in_head = self._in_message = True
         self._pending = 0
 
     def on_headers_complete(self) -> None:
+        if self._catching_up:
+            return
         if self._pending > MAX_HEAD - _PIECE and self._head_size() > MAX_HEAD:
             self._fault = _HEAD_TOO_LARGE
             raise ValueError(self._fault)
@@ -147,6 +171,8 @@ class Connection(HttpToolsProtocol):
         self._unwatch()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade() and self._framing():
+            return
         discarded = self._discarding
         super().on_message_complete()
         self._in_message = False
@@ -160,9 +186,8 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self._discarding and not self.transport.is_closing():
             self._unset_keepalive_if_required()
-            nothing_sent = self.expect_100_continue and not self._pending
             self._unwatch()
-            if nothing_sent:
+            if self.expect_100_continue and not self.cycle.body:
                 # The client may now send this body or not (RFC 9110, 10.1.1): what follows could not be told apart.
                 self._linger()
             else:

@@ -12,6 +12,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from chargegate.api.openapi import MORE_PARAMETERS
 from chargegate.api.operations import Answer, Operation
 
 _STYLE: Final = files(__package__).joinpath("docs.css").read_text(encoding="utf-8")
@@ -102,7 +103,8 @@ def _security(document: _Document) -> str:
 def _operation(document: _Document, method: str, path: str, operation: _Document) -> Iterator[str]:
     yield f'<section id="{operation["operationId"]}"><h3><span class={method}>{method.upper()}</span> {escape(path)}'
     yield f"</h3><p>{escape(operation['summary'])}. {escape(operation.get('description', ''))}</p>"
-    if parameters := operation.get("parameters"):
+    more = [document["components"]["parameters"][_named(p)] for p in operation.get(MORE_PARAMETERS, ())]
+    if parameters := [*more, *operation.get("parameters", ())]:
         yield "<h4>Parameters</h4><table>"
         for parameter in parameters:
             yield _row(
@@ -139,5 +141,9 @@ def _example(content: object) -> str:
 
 
 def _resolved(document: _Document, schema: _Document) -> _Document:
-    found: _Document = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    found: _Document = document["components"]["schemas"][_named(schema)]
     return found
+
+
+def _named(reference: _Document) -> str:
+    return str(reference["$ref"]).rpartition("/")[2]

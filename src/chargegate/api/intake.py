@@ -13,7 +13,7 @@ from chargegate.api.bodies import read_json
 from chargegate.api.errors import ClientGone, refusal, send_refusal, unavailable
 from chargegate.api.headers import SECURITY, new_trace_id, trace_id, without_token
 from chargegate.api.idempotency import Idempotency
-from chargegate.api.operations import Answer, Millis, Operation, Parameter
+from chargegate.api.operations import Answer, Millis, Operation, Parameter, Schema
 from chargegate.api.parts import Parts
 from chargegate.api.schemas import EXAMPLE_ID, charging_request
 from chargegate.http1 import AddressBlocked
@@ -45,6 +45,21 @@ _OUTCOMES: Final = {
     "service_unavailable": "unavailable",
     "internal_error": "internal_error",
 }
+_TEXT: Final[Schema] = {"type": "string"}
+_KEY_HEADER = Parameter(
+    "Idempotency-Key",
+    "header",
+    {"type": "string", "pattern": f"^[!-~]{{1,{MAX_KEY}}}$"},
+    "The same key with the same body is one request, for one hour; with another body it is refused.",
+    str,
+    remembered=True,
+)
+_TRACE_HEADER = Parameter(
+    "X-Request-ID", "header", _TEXT, "Comes back in the answer if it is 1 to 128 visible ASCII characters.", str
+)
+_PARENT_HEADER = Parameter(
+    "traceparent", "header", _TEXT, "W3C Trace Context, carried to the authorizer and the callback.", str
+)
 _KEY = re.compile(rb"[!-~]{1,%d}" % MAX_KEY).fullmatch
 _BODY_START: Final = f'{{"status":"accepted","message":"{ACCEPTED_MESSAGE}","request_id":"'.encode()
 _WARN_EVERY_S: Final = 1.0
@@ -77,7 +92,7 @@ class Intake:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        trace = trace_id(headers)
+        trace = trace_id(headers) if b"x-request-id" in headers else b""
         body = b""
         try:
             if self._draining():
@@ -88,7 +103,7 @@ class Intake:
             key = headers.get(b"idempotency-key")
             station, token, url = self._validate(body, key)
             if token in trace.decode():
-                trace = new_trace_id()
+                trace = b""
             parent = valid_traceparent(headers[b"traceparent"].decode("latin-1")) if b"traceparent" in headers else ""
             request = ChargingRequest(new_request_id(), station, token, url, now_ms(), parent)
             if key is None:
@@ -99,8 +114,9 @@ class Intake:
         except ClientGone:
             return
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is logged and the client gets an answer
-            await self._refuse(fault, send, without_token(trace, _leniently(body)))
+            await self._refuse(fault, send, without_token(trace or new_trace_id(), _leniently(body)))
             return
+        trace = trace or request_id.encode()
         outcome = "repeated" if repeated else "accepted"
         self._count[outcome]()
         log.info("request " + outcome, request_id=request_id, station_id=station, x_request_id=trace.decode())
@@ -155,10 +171,6 @@ def _leniently(body: bytes) -> object:
         return None
 
 
-def _header(name: str, description: str, **schema: object) -> Parameter[str]:
-    return Parameter(name, "header", {"type": "string", **schema}, description, str)
-
-
 def operations(parts: Parts) -> list[Operation]:
     return [
         Operation(
@@ -171,15 +183,7 @@ def operations(parts: Parts) -> list[Operation]:
             summary="Ask whether a driver may charge",
             description="Answered as soon as the request is safely in the queue; the decision is posted to callback_url"
             f" later. Unknown fields are ignored. The body may have at most {parts.max_body_bytes} bytes.",
-            parameters=[
-                _header(
-                    "Idempotency-Key",
-                    "The same key with the same body is one request, for one hour.",
-                    pattern=f"^[!-~]{{1,{MAX_KEY}}}$",
-                ),
-                _header("X-Request-ID", "Comes back in the answer if it is 1 to 128 visible ASCII characters."),
-                _header("traceparent", "W3C Trace Context, carried to the authorizer and the callback if well formed."),
-            ],
+            parameters=[_KEY_HEADER, _TRACE_HEADER, _PARENT_HEADER],
             body=charging_request(require_https=parts.require_https),
             answers={
                 202: Answer(

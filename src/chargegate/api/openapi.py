@@ -25,6 +25,7 @@ _HEADERS: Final[dict[str, tuple[str, str]]] = {
     "Retry-After": ("Seconds to wait.", "^[1-9][0-9]*$"),
     "WWW-Authenticate": ("How to authenticate.", "^Bearer$"),
 }
+MORE_PARAMETERS: Final = "x-remembered-parameters"
 _SCHEMES: Final = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer KEY"},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -44,6 +45,8 @@ def document(operations: Iterable[Operation], *, keys_required: bool) -> dict[st
             for name, (text, pattern) in _HEADERS.items()
         },
     }
+    if remembered := {p.name: _parameter(p) for o in listed for p in o.parameters if p.remembered}:
+        components["parameters"] = remembered
     if keys_required:
         components["securitySchemes"] = _SCHEMES
     return {
@@ -80,7 +83,10 @@ def _operation(operation: Operation, keys_required: bool) -> dict[str, Any]:
     if operation.description:
         described["description"] = operation.description
     if operation.parameters:
-        described["parameters"] = [_parameter(parameter) for parameter in operation.parameters]
+        described["parameters"] = [_parameter(p) for p in operation.parameters if not p.remembered]
+    if remembered := [p.name for p in operation.parameters if p.remembered]:
+        # Among the parameters, generated tests would use one value with many bodies and expect each to be accepted.
+        described[MORE_PARAMETERS] = [{"$ref": f"#/components/parameters/{name}"} for name in remembered]
     if operation.body:
         content = {"schema": _reference(operation.body.name), "example": operation.body.example}
         described["requestBody"] = {"required": True, "content": {"application/json": content}}

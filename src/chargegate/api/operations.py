@@ -24,13 +24,15 @@ IsoTime = Annotated[
 @dataclass(frozen=True, slots=True)
 class Parameter(Generic[T]):
     """A parameter of the path, the query or a header. ``parse`` raises ``ValueError`` with the rule that is broken;
-    ``schema`` says the same to machines."""
+    ``schema`` says the same to machines. ``remembered``: whether it is right depends on earlier requests too, which
+    no schema can say."""
 
     name: str
     place: Literal["path", "query", "header"]
     schema: Schema
     description: str
     parse: Callable[[str], T]
+    remembered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,13 @@ class Deadline:
     def __init__(self, inner: Authorizer, timeout_ms: int) -> None:
         self._inner = inner
         self._timeout_s = timeout_ms / 1000
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:
         # asyncio.timeout does the same in three times the time, and this is asked for every request.
-        task = cast("asyncio.Task[object]", asyncio.current_task())
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()  # kept: asking for it is a system call before Python 3.12
+        task = cast("asyncio.Task[object]", asyncio.current_task(self._loop))
         expired = False
 
         def expire() -> None:
@@ -29,7 +32,7 @@ class Deadline:
             expired = True
             task.cancel()
 
-        timer = asyncio.get_running_loop().call_later(self._timeout_s, expire)
+        timer = self._loop.call_later(self._timeout_s, expire)
         try:
             return await self._inner.decide(request, token_hash)
         except AuthorizationError:

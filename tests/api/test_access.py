@@ -1,0 +1,160 @@
+"""Access keys and rates."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.api.conftest import BODY, SESSION, Service
+
+from chargegate.api.access import RateLimit
+from chargegate.api.errors import Refused
+from chargegate.model import new_request_id
+from chargegate.secrets import new_access_key
+
+OPEN = ["/health", "/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"]
+ADMIN = [
+    ("GET", "/api/v1/decisions"),
+    ("GET", "/api/v1/audit/stats"),
+    ("GET", "/api/v1/audit/timeouts"),
+    ("GET", "/api/v1/dead-letters"),
+    ("POST", "/api/v1/dead-letters/replay"),
+    ("POST", f"/api/v1/dead-letters/{new_request_id()}/replay"),
+    ("GET", "/api/v1/acl"),
+    ("PUT", "/api/v1/acl"),
+    ("POST", "/api/v1/acl/check"),
+    ("DELETE", "/api/v1/acl/" + "0" * 64),
+]
+CLIENT = [("POST", SESSION), ("GET", f"{SESSION}/{new_request_id()}")]
+
+
+@pytest.fixture
+def keys(serve: Callable[..., Service]) -> tuple[Service, str, str]:
+    (client, client_line), (admin, admin_line) = new_access_key("client"), new_access_key("admin")
+    return serve(keys=[client_line, admin_line]), client, admin
+
+
+def test_roles(keys: tuple[Service, str, str]) -> None:
+    service, client, admin = keys
+    for method, path in ADMIN:
+        assert service.http.request(method, path, headers={"x-api-key": client}).status_code == 403
+    for method, path in [*ADMIN, *CLIENT]:
+        for headers in ({"x-api-key": admin}, {"authorization": f"Bearer {admin}"}):
+            assert service.http.request(method, path, headers=headers).status_code not in (401, 403)
+    for method, path in CLIENT:
+        for headers in ({"x-api-key": client}, {"authorization": f"bearer  {client}"}):
+            assert service.http.request(method, path, headers=headers).status_code not in (401, 403)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"x-api-key": "unknown"},
+        {"x-api-key": ""},
+        {"authorization": "Bearer unknown"},
+        {"authorization": "Bearer"},
+        {"authorization": "Basic dXNlcjpwYXNz"},
+        {"x-api-key": "schön".encode()},
+    ],
+)
+def test_no_key_no_answer(keys: tuple[Service, str, str], headers: dict[str, str]) -> None:
+    service, _, _ = keys
+    for method, path in [*ADMIN, *CLIENT]:
+        answer = service.http.request(method, path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.json()["status"] == "unauthorized"
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert service.counted("unauthorized") == 1
+    assert service.accepted() == 0
+
+
+def test_an_unused_basic_authorization_does_not_hide_the_key(keys: tuple[Service, str, str]) -> None:
+    service, client, _ = keys
+    headers = {"authorization": "Basic dXNlcjpwYXNz", "x-api-key": client}
+    assert service.http.post(SESSION, json=BODY, headers=headers).status_code == 202
+
+
+def test_forbidden_has_the_one_shape(keys: tuple[Service, str, str]) -> None:
+    service, client, _ = keys
+    answer = service.http.get("/api/v1/acl", headers={"x-api-key": client})
+    assert answer.json()["status"] == "forbidden"
+    assert client not in answer.text
+
+
+def test_health_metrics_and_documents_need_no_key(keys: tuple[Service, str, str]) -> None:
+    service, _, _ = keys
+    for path in OPEN:
+        assert service.http.get(path).status_code == 200
+
+
+def test_without_keys_everybody_may_do_everything(service: Service) -> None:
+    for method, path in [*ADMIN, *CLIENT]:
+        assert service.http.request(method, path).status_code not in (401, 403)
+
+
+def test_the_rate_is_limited_for_each_caller(serve: Callable[..., Service]) -> None:
+    (one, one_line), (two, two_line) = new_access_key("client"), new_access_key("client")
+    service = serve(keys=[one_line, two_line], rate_limit_per_second=0.001, rate_limit_burst=2)
+    statuses = [
+        service.http.post(SESSION, json=BODY, headers={"x-api-key": key}).status_code for key in (one, one, one, two)
+    ]
+    assert statuses == [202, 202, 429, 202]
+    answer = service.http.post(SESSION, json=BODY, headers={"x-api-key": one})
+    assert answer.json()["status"] == "rate_limited"
+    assert 1 <= int(answer.headers["retry-after"]) <= 1000
+    assert service.counted("rate_limited") == 2
+
+
+def test_an_anonymous_caller_is_an_address(serve: Callable[..., Service]) -> None:
+    service = serve(rate_limit_per_second=0.001)
+    assert [service.http.post(SESSION, json=BODY).status_code for _ in range(2)] == [202, 429]
+
+
+@given(
+    rate=st.floats(0.01, 50),
+    burst=st.integers(1, 20),
+    waits=st.lists(st.floats(0, 5), min_size=1, max_size=60),
+)
+def test_a_bucket_never_gives_more_than_its_burst_and_its_rate(rate: float, burst: int, waits: list[float]) -> None:
+    now = 0.0
+    limit = RateLimit(rate, burst, clock=lambda: now)
+    for passed, wait in enumerate(waits, start=1):
+        now += wait
+        try:
+            limit.take("caller", None)
+        except Refused as refused:
+            now += int(refused.headers["retry-after"])
+            limit.take("caller", None)  # by then there is one
+        assert passed <= burst + now * rate + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("fe80::1%eth0", "fe80::2", True),
+    ],
+)
+def test_ipv6_callers_are_networks(one: str, other: str, *, same: bool) -> None:
+    limit = RateLimit(1, 1, clock=lambda: 0.0)
+    limit.take("", (one, 1))
+    if same:
+        with pytest.raises(Refused):
+            limit.take("", (other, 2))
+    else:
+        limit.take("", (other, 2))
+
+
+def test_callers_seen_longest_ago_are_forgotten() -> None:
+    limit = RateLimit(1, 1, clock=lambda: 0.0)
+    for number in range(10_001):
+        limit.take(str(number), None)
+    assert len(limit._buckets) == 10_000
+    limit.take("0", None)
+    with pytest.raises(Refused):
+        limit.take("10000", None)

@@ -1,0 +1,30 @@
+"""What the tests of several rooms share."""
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from chargegate.telemetry import configure_logging, log
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Logging is set up once for a process; here a process is many tests."""
+    root = logging.getLogger()
+    handlers, level, ours = root.handlers[:], root.level, dict(vars(log))
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    vars(log).update(ours | {"_waiting": []})
+
+
+@pytest.fixture
+def logged() -> Callable[[], list[dict[str, Any]]]:
+    """The events logged since the test began."""
+    stream = io.BytesIO()
+    configure_logging("debug", "json", stream)
+    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]

@@ -1,0 +1,77 @@
+"""The service, with one place where it kills itself: ``kill_at.py POINT NTH serve …``.
+
+The only file in this folder that knows the code, because no client can tell one durable step from the next.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from chargegate import cli
+from chargegate.audit.feed import AuditFeed
+from chargegate.ledger import sqlite as ledger
+from chargegate.queues import sqlite as queue
+from chargegate.sqlite import Lane
+
+
+def countdown(nth: int) -> Callable[[], None]:
+    """To be called at the point; the ``nth`` call does not return."""
+    left = nth
+
+    def arrived() -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return arrived
+
+
+def around_commits(before: Any, after: Any, arrived: Callable[[], None]) -> None:
+    """Arrive before, or after, each commit that holds this work."""
+    commit = Lane._attempt
+
+    def attempt(lane: Lane, connection: Any, work: Any) -> Any:
+        kinds = {operation.apply for operation in work}
+        if before in kinds:
+            arrived()
+        results = commit(lane, connection, work)
+        if after in kinds:
+            arrived()
+        return results
+
+    Lane._attempt = attempt  # type: ignore[method-assign]  # what this script is for
+
+
+def before_csv(arrived: Callable[[], None]) -> None:
+    offer = AuditFeed.offer
+
+    def offered(feed: AuditFeed, rows: Any) -> None:
+        arrived()
+        offer(feed, rows)
+
+    AuditFeed.offer = offered  # type: ignore[method-assign]  # what this script is for
+
+
+def main(point: str, nth: int, arguments: list[str]) -> int:
+    arrived = countdown(nth)
+    match point:
+        case "accepted":
+            around_commits(None, queue._insert, arrived)
+        case "decided":
+            around_commits(None, ledger._record, arrived)
+        case "decided_not_logged":
+            before_csv(arrived)
+        case "delivered_not_finished":
+            around_commits(ledger._finish, None, arrived)
+        case "finished_not_acked":
+            around_commits(None, ledger._finish, arrived)
+        case _:
+            raise SystemExit(f"no such point: {point}")
+    return cli.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))
