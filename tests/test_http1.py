@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import gc
 import ipaddress
+import itertools
 import re
 import socket
 import ssl
@@ -47,7 +48,6 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
         with asyncio.Runner(loop_factory=request.param) as runner:
             runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
             runner.run(main)
-            gc.collect()
 
     yield run_one
     gc.collect()
@@ -521,7 +521,7 @@ def test_an_idle_connection_that_ends_or_speaks_is_dropped(run: Run, parting: by
         writer.write(OK)
 
     async def main() -> None:
-        async with serving(answer) as peer, calling() as client:
+        async with serving(answer) as peer, calling(idle_s=10 * LONG) as client:
             await post(client, peer.target())
             writers[0].write(parting)
             if not parting:
@@ -675,7 +675,7 @@ def test_close_leaves_nothing_open(run: Run) -> None:
 # Connecting
 
 
-def test_nobody_listens(run: Run) -> None:
+def test_nobody_listens(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with serving(OK) as peer, calling() as client:
             target = peer.target("127.0.0.2")
@@ -690,7 +690,7 @@ def test_nobody_listens(run: Run) -> None:
             assert client._open == set()
 
     def patched(answers: Any) -> None:
-        asyncio.get_running_loop().getaddrinfo = Resolver(answers)  # type: ignore[method-assign]  # as said above
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Resolver(answers))
 
     run(main())
 
@@ -875,9 +875,9 @@ def test_tls_with_the_right_name(run: Run, tls: Tls, host: str, monkeypatch: pyt
             for _ in range(2):
                 assert await post(client, peer.target(host, "https")) == Response(200, b"ok", None)
             assert peer.accepted == 1
-        async with serving(dies_after(0, b"HTTP/1.1 200 OK\r\n\r\nall"), tls.server) as peer:
-            async with calling(ssl_context=tls.client) as client:
-                assert (await post(client, peer.target(host, "https"))).body == b"all"
+        ends = dies_after(0, b"HTTP/1.1 200 OK\r\n\r\nall")
+        async with serving(ends, tls.server) as peer, calling(ssl_context=tls.client) as client:
+            assert (await post(client, peer.target(host, "https"))).body == b"all"
 
     run(main())
 
@@ -964,7 +964,7 @@ def answers(draw: st.DrawFn) -> tuple[bytes, int, bytes, str | None, bool]:
 
 def cut(data: bytes, positions: list[int]) -> list[bytes]:
     edges = [0, *sorted({position % len(data) for position in positions} - {0}), len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

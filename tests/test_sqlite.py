@@ -132,7 +132,7 @@ def test_landed_is_told_of_what_succeeded_before_any_waiter_is_woken(tmp_path: P
     run(tmp_path, scenario)
 
 
-@pytest.mark.parametrize("bad", [None, "text that will not multiply", 2**63])
+@pytest.mark.parametrize("bad", [None, 2**63, {}], ids=["refused", "too large", "no value"])
 def test_one_bad_item_does_not_fail_its_company(tmp_path: Path, bad: object) -> None:
     async def scenario(store: SqliteStore) -> None:
         await store.submit(INSERT, 7)
@@ -231,7 +231,7 @@ def test_what_was_posted_on_a_full_disk_is_done_once_there_is_room(tmp_path: Pat
     run(tmp_path, scenario)
 
 
-def test_a_file_that_was_cut_open_for_reading_only_is_unavailable(tmp_path: Path) -> None:
+def test_a_read_that_fails_is_unavailable_and_the_file_goes_on(tmp_path: Path) -> None:
     async def scenario(store: SqliteStore) -> None:
         with pytest.raises(StoreUnavailable):
             await store.read(lambda connection: connection.execute("SELECT * FROM missing"))

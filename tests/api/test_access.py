@@ -69,9 +69,12 @@ def test_no_key_no_answer(keys: tuple[Service, str, str], headers: dict[str, str
     assert service.accepted() == 0
 
 
-def test_an_unused_basic_authorization_does_not_hide_the_key(keys: tuple[Service, str, str]) -> None:
+@pytest.mark.parametrize("authorization", ["Basic dXNlcjpwYXNz", "Bearer unknown", ""])
+def test_a_good_key_does_not_make_up_for_a_bad_one(keys: tuple[Service, str, str], authorization: str) -> None:
     service, client, _ = keys
-    headers = {"authorization": "Basic dXNlcjpwYXNz", "x-api-key": client}
+    headers = {"authorization": authorization, "x-api-key": client}
+    assert service.http.post(SESSION, json=BODY, headers=headers).status_code == 401
+    headers = {"authorization": f"Bearer {client}", "x-api-key": client}
     assert service.http.post(SESSION, json=BODY, headers=headers).status_code == 202
 
 

@@ -62,6 +62,5 @@ def test_without_secrets_there_is_no_signature() -> None:
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "c2VjcmV0c2VjcmV0", "whsec_no base64", "whsec_YQ", "WHSEC_YWJj"])
 def test_a_malformed_secret_is_refused_and_not_repeated(secret: str) -> None:
-    with pytest.raises(ValueError, match="must be 'whsec_' and base64") as caught:
+    with pytest.raises(ValueError, match=r"^a signing secret must be 'whsec_' and base64$"):
         Signer([SECRETS[0], secret])
-    assert not secret or secret.removeprefix("whsec_") == "" or secret not in str(caught.value)

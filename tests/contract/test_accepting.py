@@ -156,7 +156,8 @@ def test_callback_urls(gate: Service, url: str) -> None:
         "http://user:pw@example.com/", "http://example.com/#part", "http://example.com#", "http://example.com:0/",
         "http://example.com:65536/", "http://example.com:x/", "http://exa mple.com/", "http://example.com/a b",
         "http://example.com/\n", "http://example.com/\r\nHost: x", "http://example.com\\@x/", "http://[::1/",
-        "http://[x]/", "http://b\u00fccher.example/", "http://example.com/" + "x" * 2030, None, 5, ["http://a.example"], {},
+        "http://[x]/", "http://b\u00fccher.example/", "http://example.com/" + "x" * 2030, None, 5,
+        ["http://a.example"], {},
     )],
 ])  # fmt: skip
 def test_a_field_against_its_rule(gate: Service, field: str, value: Any) -> None:

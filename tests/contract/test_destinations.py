@@ -78,7 +78,7 @@ def test_a_destination_that_comes_back_gets_what_was_parked(
 def test_what_is_parked_for_too_long_is_a_dead_letter(
     service: Callable[..., Service], site: Callable[..., Site], eventually: Callable[..., Any]
 ) -> None:
-    caller = service(callback__deadline_ms=1500)
+    caller = service(callback__deadline_ms=1500, callback__circuit__probe_interval_ms=200)
     away = site()
     away.down()
     parked = [caller.ask(away.url()) for _ in range(8)]
@@ -149,7 +149,7 @@ def test_require_https(service: Callable[..., Service], receiver: Site) -> None:
 
 
 def test_https_is_spoken_where_it_is_asked_for(service: Callable[..., Service], receiver: Site) -> None:
-    caller = service(callback__retry_delay_ms=10)
+    caller = service(callback__retry_delay_ms=10, callback__timeout_ms=500)
     asked = caller.ask(receiver.url("/plain").replace("http:", "https:"))
     assert caller.finished(asked)["status"] == "FAILED"  # the receiver speaks no TLS
     assert not receiver.calls_to("/plain")

@@ -27,9 +27,10 @@ class Guard:
         """The name of the caller's key, or an empty string for an anonymous caller. Raises ``Refused``: 401, 403."""
         if not self._keys:
             return ""
-        presented = _presented(headers)
-        key = self._keys.find(presented) if presented else None
-        if key is None:
+        # Whoever sends both headers must mean both: two ways in one request are not for picking (RFC 6750, 2).
+        keys = [self._keys.find(presented) for presented in _presented(headers)]
+        key = keys[0] if keys else None
+        if key is None or None in keys:
             raise Refused(
                 401,
                 "unauthorized",
@@ -41,11 +42,14 @@ class Guard:
         return key.name
 
 
-def _presented(headers: Mapping[bytes, bytes]) -> str:
-    scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
-    if scheme.lower() == b"bearer":
-        return credentials.strip().decode("latin-1")
-    return headers.get(b"x-api-key", b"").decode("latin-1")
+def _presented(headers: Mapping[bytes, bytes]) -> list[str]:
+    found = []
+    if b"authorization" in headers:
+        scheme, _, credentials = headers[b"authorization"].partition(b" ")
+        found.append(credentials.strip().decode("latin-1") if scheme.lower() == b"bearer" else "")
+    if b"x-api-key" in headers:
+        found.append(headers[b"x-api-key"].decode("latin-1"))
+    return found
 
 
 class RateLimit:
