@@ -3,10 +3,10 @@
 import asyncio
 import sys
 
-import load
 import msgspec
 import uvloop
 
+import load
 from chargegate import config
 from chargegate.app import DATABASE
 from chargegate.ledger import migrations

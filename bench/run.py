@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import load
 import uvloop
 from rich.console import Console
 from rich.table import Table
+
+import load
 
 HERE = Path(__file__).parent
 DRIVERS = 2_000

@@ -12,7 +12,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -224,7 +224,7 @@ class SqliteStore:
         self.look_up = self._looker.submit
 
     @classmethod
-    async def open(cls, path: Path, migrations: dict[str, Sequence[str]], *, exclusive: bool) -> "SqliteStore":
+    async def open(cls, path: Path, migrations: Mapping[str, Sequence[str]], *, exclusive: bool) -> "SqliteStore":
         """Open or make the file and bring its tables up to date.
 
         ``migrations`` maps a component to its scripts, oldest first; each is run once, in a transaction of its own.
@@ -295,7 +295,7 @@ def _take_lock(path: Path) -> int:
     return lock
 
 
-def _migrate(path: Path, migrations: dict[str, Sequence[str]]) -> None:
+def _migrate(path: Path, migrations: Mapping[str, Sequence[str]]) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     os.close(descriptor)
     connection = _connect(path)

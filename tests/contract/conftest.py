@@ -216,7 +216,7 @@ class Service:
         self.url = f"http://127.0.0.1:{self.port}"
         self.csv_file = folder / "authorization_audit.log"
         self.data = folder / "data"
-        self.key = ""
+        self._key = ""
         self.log_file = folder / "service.log"
         self._environ = {name: value for name, value in os.environ.items() if not name.startswith("CHARGEGATE_")}
         self._environ |= environ
@@ -249,9 +249,14 @@ class Service:
     @property
     def client(self) -> httpx.Client:
         if self._client is None:
-            headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+            headers = {"authorization": f"Bearer {self._key}"} if self._key else {}
             self._client = httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=30)
         return self._client
+
+    def sign_in(self, key: str) -> None:
+        """Present this access key from now on."""
+        self._forget_connections()
+        self._key = key
 
     @property
     def log(self) -> str:

@@ -23,7 +23,7 @@ def caller(shared_service: Callable[..., Service], authorizer: Site) -> Service:
     return shared_service(
         callback__retry_delay_ms=30,
         callback__timeout_ms=400,
-        callback__max_retry_after_ms=1500,
+        callback__max_retry_after_ms=2500,
         authorization__backend="http",
         authorization__url=authorizer.url("/decide"),
     )
@@ -129,7 +129,7 @@ def test_retry_after(caller: Service, receiver: Site, reply: type[Reply]) -> Non
     assert receiver.calls_to(by_date.callback_url)[1].at >= date
     for asked in too_long:
         first, second = receiver.calls_to(asked.callback_url)
-        assert second.at - first.at >= 1.5
+        assert second.at - first.at >= 2.5
 
 
 def test_a_deadline_ends_it(service: Callable[..., Service], receiver: Site, reply: type[Reply]) -> None:

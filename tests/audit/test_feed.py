@@ -1,0 +1,236 @@
+"""The feed between a real ledger and a real CSV log, also when a process dies in between."""
+
+import asyncio
+import resource
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from chargegate.audit.base import AuditRow
+from chargegate.audit.csv_file import CsvFile
+from chargegate.audit.feed import AuditFeed
+from chargegate.ledger import migrations
+from chargegate.ledger.sqlite import SqliteLedger
+from chargegate.model import Decision
+from chargegate.sqlite import SqliteStore
+from chargegate.telemetry import Metrics
+
+LIMIT_S = 30
+
+Decide = Callable[..., Decision]
+ReadLog = Callable[[Path], list[list[str]]]
+
+
+class Audited:
+    """A ledger whose decisions are followed by a CSV log, as the service joins them."""
+
+    def __init__(self, store: SqliteStore, path: Path) -> None:
+        self.metrics = Metrics()
+        self.feed = AuditFeed(CsvFile(path), self.metrics)
+        self.ledger = SqliteLedger(store, self.feed.offer)
+        self.save = partial(self.ledger.save_sink_position, self.feed.name)
+
+    async def start(self) -> None:
+        await self.feed.start(await self.ledger.sink_position(self.feed.name), self.ledger.audit_after, self.save)
+
+    async def record(self, *decisions: Decision) -> None:
+        await asyncio.gather(*(self.ledger.record(decision, 0) for decision in decisions))
+
+    async def ids(self) -> list[str]:
+        return [row.decision.request_id for row in await self.ledger.audit_after(0, 1_000_000)]
+
+
+@asynccontextmanager
+async def audited(folder: Path) -> AsyncIterator[Audited]:
+    store = await SqliteStore.open(folder / "ledger.db", {"ledger": migrations.SQLITE}, exclusive=True)
+    parts = Audited(store, folder / "audit.log")
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            await parts.start()
+            yield parts
+    finally:
+        await parts.feed.close(parts.save)
+        await store.close()
+
+
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    before = resource.prlimit(0, resource.RLIMIT_FSIZE)
+    resource.prlimit(0, resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(0, resource.RLIMIT_FSIZE, before)
+
+
+def logged(read_log: ReadLog, folder: Path) -> list[str]:
+    return [record[1] for record in read_log(folder / "audit.log")]
+
+
+def test_a_decision_is_in_the_log_when_its_record_returns(tmp_path: Path, decide: Decide, read_log: ReadLog) -> None:
+    async def main() -> None:
+        async with audited(tmp_path) as parts:
+            for _ in range(5):
+                decisions = [decide() for _ in range(10)]
+                await parts.record(*decisions)
+                assert set(logged(read_log, tmp_path)) >= {decision.request_id for decision in decisions}
+            await parts.record(decisions[0])
+            assert logged(read_log, tmp_path) == await parts.ids()
+            assert parts.metrics.registry.get_sample_value("audit_log_entries_total", {"sink": "csv"}) == 50
+            assert parts.feed.failure is None
+
+    uvloop.run(main())
+
+
+def test_the_position_is_saved_on_close_and_nothing_is_written_again(
+    tmp_path: Path, decide: Decide, read_log: ReadLog
+) -> None:
+    async def main() -> None:
+        async with audited(tmp_path) as parts:
+            await parts.record(*(decide() for _ in range(10)))
+        (tmp_path / "audit.log").unlink()
+        async with audited(tmp_path) as parts:
+            assert await parts.ledger.sink_position("csv") == 10
+            await parts.record(decide("new"))
+        assert logged(read_log, tmp_path) == ["new"]
+
+    uvloop.run(main())
+
+
+def test_what_was_recorded_without_the_sink_is_caught_up_on_start(
+    tmp_path: Path, decide: Decide, read_log: ReadLog
+) -> None:
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path / "ledger.db", {"ledger": migrations.SQLITE}, exclusive=True)
+        ledger = SqliteLedger(store)
+        await asyncio.gather(*(ledger.record(decide(), 0) for _ in range(2_500)))
+        await store.close()
+        async with audited(tmp_path) as parts:
+            assert logged(read_log, tmp_path) == await parts.ids()
+            await parts.record(decide("new"))
+            assert logged(read_log, tmp_path)[2_500:] == ["new"]
+
+    uvloop.run(main())
+
+
+def test_a_full_disk_is_caught_up_once_there_is_room(tmp_path: Path, decide: Decide, read_log: ReadLog) -> None:
+    """The log is made the largest file, so that it alone meets the limit."""
+    log = tmp_path / "audit.log"
+
+    async def main() -> None:
+        async with audited(tmp_path) as parts:
+            await parts.record(decide("first"))
+            with log.open("ab") as file:
+                file.write(b"2026-01-01T00:00:00.123Z,old,s,0123456789abcdef,allowed,,1\n" * 40_000)
+            before = log.stat().st_size
+            with no_file_beyond(before):
+                await parts.record(*(decide(f"waits-{n}") for n in range(20)))
+                assert parts.feed.failure
+                await parts.record(*(decide(f"waits-too-{n}") for n in range(20)))
+                assert log.stat().st_size == before
+            while parts.feed.failure:
+                await asyncio.sleep(0.05)
+            await parts.record(decide("last"))
+            while logged(read_log, tmp_path)[-1] != "last":
+                await asyncio.sleep(0.05)
+            assert [each for each in logged(read_log, tmp_path) if each != "old"] == await parts.ids()
+            assert parts.metrics.registry.get_sample_value("audit_log_entries_total", {"sink": "csv"}) == 42
+
+    uvloop.run(main())
+
+
+def test_a_log_that_was_renamed_while_running_loses_nothing(tmp_path: Path, decide: Decide, read_log: ReadLog) -> None:
+    async def main() -> None:
+        async with audited(tmp_path) as parts:
+            for number in range(4):
+                await parts.record(*(decide() for _ in range(5)))
+                (tmp_path / "audit.log").rename(tmp_path / f"audit.log.{number}")
+            await parts.record(decide())
+            found = [record[1] for number in range(4) for record in read_log(tmp_path / f"audit.log.{number}")]
+            assert found + logged(read_log, tmp_path) == await parts.ids()
+
+    uvloop.run(main())
+
+
+def test_recording_never_fails_for_the_sink(tmp_path: Path, decide: Decide) -> None:
+    class Broken(CsvFile):
+        def write(self, rows: list[AuditRow]) -> None:
+            raise OSError(5, "Input/output error")
+
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path / "ledger.db", {"ledger": migrations.SQLITE}, exclusive=True)
+        feed = AuditFeed(Broken(tmp_path / "audit.log"), Metrics())
+        ledger = SqliteLedger(store, feed.offer)
+        save = partial(ledger.save_sink_position, "csv")
+        decision = decide()
+        await ledger.record(decision, 0)
+        await feed.start(0, ledger.audit_after, save)
+        assert (await ledger.record(decide(), 0)).finished_at is None
+        assert feed.failure == "Input/output error"
+        await feed.close(save)
+        assert await ledger.sink_position("csv") == 0
+        await store.close()
+
+    uvloop.run(main())
+
+
+DYING = """
+import asyncio, os, signal, sys
+from functools import partial
+from pathlib import Path
+from chargegate.audit.csv_file import CsvFile, _line
+from chargegate.audit.feed import AuditFeed
+from chargegate.ledger import migrations
+from chargegate.ledger.sqlite import SqliteLedger
+from chargegate.model import Decision, Status, new_request_id
+from chargegate.sqlite import SqliteStore
+from chargegate.telemetry import Metrics
+
+folder, moment = Path(sys.argv[1]), sys.argv[2]
+
+class Dying(CsvFile):
+    writes = 0
+    def write(self, rows):
+        self.writes += 1
+        if self.writes == 4:
+            if moment == "torn":
+                os.write(self._file, _line(rows[0].decision).encode()[:50])
+            if moment == "part":
+                super().write(rows[:1])
+            if moment == "after":
+                super().write(rows)
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().write(rows)
+
+async def main():
+    store = await SqliteStore.open(folder / "ledger.db", {"ledger": migrations.SQLITE}, exclusive=True)
+    feed = AuditFeed(Dying(folder / "audit.log"), Metrics())
+    ledger = SqliteLedger(store, feed.offer)
+    await feed.start(await ledger.sink_position("csv"), ledger.audit_after, partial(ledger.save_sink_position, "csv"))
+    while True:
+        made = [Decision(new_request_id(), "s", "h", Status.ALLOWED, "", 1, 1) for _ in range(3)]
+        await asyncio.gather(*(ledger.record(decision, 0) for decision in made))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "torn", "part", "after"])
+def test_no_line_is_lost_or_doubled_by_a_death_between_commit_and_write(
+    tmp_path: Path, read_log: ReadLog, moment: str
+) -> None:
+    for deaths in (1, 2):
+        process = subprocess.run([sys.executable, "-c", DYING, str(tmp_path), moment], check=False, timeout=LIMIT_S)
+        assert process.returncode == -9
+
+        async def main() -> None:
+            async with audited(tmp_path) as parts:
+                assert logged(read_log, tmp_path) == await parts.ids()
+
+        if deaths == 2:
+            uvloop.run(main())
