@@ -345,6 +345,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
         pytest.param(b"HTTP/1.1 200 OK\r\na: ", b"x" * 1000, id="one-header"),
         pytest.param(b"HTTP/1.1 200 OK\r\n", b"a: b\r\n" * 100, id="many-headers"),
         pytest.param(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 10, id="informational"),
+        pytest.param(b"HTTP/1.1 104 X\r\ncontent-length: 9999999\r\n\r\n", b"x" * 1000, id="informational-body"),
         pytest.param(CHUNKED + b"0\r\na: ", b"x" * 1000, id="trailer"),
         pytest.param(CHUNKED + b"1;", b"x" * 1000, id="chunk-extension"),
     ],
@@ -652,22 +653,25 @@ def test_close_leaves_nothing_open(run: Run) -> None:
 
     async def main() -> None:
         async with serving(answer) as peer:
-            client = HttpClient(max_connections=10)
-            await client.close()
-            client = HttpClient(max_connections=10)
+            unused = HttpClient(max_connections=10)
+            await unused.close()
+            client = HttpClient(max_connections=10, idle_s=10 * LONG)
             await post(client, peer.target())
             await asyncio.gather(client.close(), client.close())
-            assert client._open == set()
-            client = HttpClient(max_connections=10)
+            assert (client._open, client._leaving) == (set(), set())
+            client = HttpClient(max_connections=10, idle_s=10 * LONG)
             await post(client, peer.target())
             busy = asyncio.create_task(post(client, peer.target()))
             await until(lambda: len(peer.requests) == 3)
             await client.close()
+            assert peer.ended == 1
             go_on.set()
             assert (await busy).status == 200
-            await client.close()
-            assert client._open == set()
             await until(lambda: peer.ended == peer.accepted == 2)
+            del busy
+            # Not even a timer holds on to a connection that is gone.
+            gc.collect()
+            assert [thing for thing in gc.get_objects() if type(thing) is _Connection] == []
 
     run(main())
 

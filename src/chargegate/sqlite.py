@@ -242,7 +242,11 @@ class SqliteStore:
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query in a reading thread. Raises ``StoreUnavailable``."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        try:
+            answer = asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        except RuntimeError:
+            raise StoreUnavailable("closed") from None
+        return await answer
 
     def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         try:

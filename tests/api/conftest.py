@@ -194,6 +194,10 @@ class Raw:
                 received += data
         return received
 
+    def end(self) -> bytes:
+        """Everything until the server closes in good order: a reset is an error."""
+        return self._file.read()
+
     def statuses(self, count: int) -> list[int]:
         """The statuses of the next answers."""
         return [self.answer()[0] for _ in range(count)]

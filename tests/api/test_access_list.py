@@ -1,5 +1,6 @@
 """The access list over HTTP."""
 
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -90,6 +91,21 @@ def test_the_request_id_never_carries_the_token(client: httpx.Client) -> None:
         client.post(PATH + "/check", json={"station_id": STATION, "driver_token": TOKEN}, headers=headers),
     ):
         assert TOKEN not in str(answer.headers) + answer.text
+
+
+def test_a_defect_shows_nothing(serve: Callable[..., Service], capfd: pytest.CaptureFixture[str]) -> None:
+    def broken(_hashes: frozenset[str]) -> None:
+        raise RuntimeError(TOKEN)
+
+    service = serve(access_changed=broken)
+    answer = service.http.put(PATH, json={"driver_token": TOKEN})
+    assert (answer.status_code, answer.json()["status"]) == (500, "internal_error")
+    assert set(answer.json()) == {"status", "message", "timestamp"}
+    assert answer.headers["x-request-id"]
+    assert service.counted("internal_error") == 1
+    logged = "".join(capfd.readouterr())
+    assert "RuntimeError" in logged
+    assert TOKEN not in logged + answer.text
 
 
 def test_removing(service: Service, client: httpx.Client) -> None:

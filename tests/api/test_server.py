@@ -34,7 +34,7 @@ def bad_request(connection: Raw) -> str:
     error = json.loads(body)
     assert set(error) == {"status", "message", "timestamp"}
     assert error["status"] == "validation_error"
-    assert connection.rest() == b""
+    assert connection.end() == b""
     return str(error["message"])
 
 
@@ -159,6 +159,16 @@ def test_after_a_refusal_the_rest_is_read_and_the_connection_goes_on(raw: Callab
     assert connection.answer()[0] == 200
 
 
+@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
+def test_the_rest_is_read_too_when_the_client_wants_to_close(raw: Callable[..., Raw], version: bytes) -> None:
+    connection = raw()
+    head = POST.replace(b"HTTP/1.1", version) + b"connection: close\r\ncontent-length: 900000\r\n\r\n"
+    connection.send(head + b"x" * 900_000)
+    status, headers, _ = connection.answer()
+    assert (status, headers["connection"]) == (413, "close")
+    assert connection.end() == b""
+
+
 def flood(connection: Raw) -> None:
     """Send up to 99 MB; the server is to cut it off before."""
     with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
@@ -195,7 +205,7 @@ def test_expect_continue(service: Service, raw: Callable[..., Raw]) -> None:
     refused = raw()
     refused.send(POST + b"expect: 100-continue\r\ncontent-length: 99999\r\n\r\n")
     assert refused.answer()[0] == 413
-    assert refused.rest() == b""
+    assert refused.end() == b""
     assert service.accepted() == 1
 
 
@@ -236,7 +246,7 @@ def test_rubbish_behind_a_request_does_not_cost_its_answer(
     let_in(service, queue)
     status, headers, _ = connection.answer()
     assert (status, headers["connection"]) == (202, "close")
-    assert connection.rest() == b""
+    assert connection.end() == b""
 
 
 def test_a_client_that_closes_only_its_side_gets_its_answer(

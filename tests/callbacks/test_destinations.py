@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from chargegate.callbacks.destinations import Callback, Destinations
+from chargegate.callbacks.destinations import IN_LINE, Callback, Destinations
 from chargegate.model import now_ms, parse_callback_url
 
 LIMIT_S = 20
@@ -60,6 +60,15 @@ class Street:
     async def until(self, condition: Callable[[], object]) -> None:
         while not condition():
             await asyncio.sleep(0.005)
+
+
+async def others_rested(wait_ms: int) -> None:
+    """Let so much time pass as another's rest takes."""
+    other = Street()
+    callback = other.started()
+    other.ended(callback)
+    other.destinations.retry(callback, wait_ms)
+    await other.until(lambda: other.ready)
 
 
 Scenario = Callable[[Street], Coroutine[Any, Any, None]]
@@ -197,23 +206,20 @@ def test_only_one_probe_at_a_time() -> None:
             street.parked()
         await street.until(lambda: street.ready)
         street.parked()
-        await asyncio.sleep(0)
+        await others_rested(20)
         assert len(street.ready) == 1
 
-    run(scenario)
+    run(scenario, probe_interval_ms=5)
 
 
 def test_a_new_callback_may_be_the_probe() -> None:
     async def scenario(street: Street) -> None:
         street.open_circuit()
-        callback = street.callback()
-        while not street.destinations.start(callback):
-            await street.until(lambda: street.ready)
-            callback = street.ready.pop()
-            break
-        assert not street.ended(callback, reachable=False)
+        await others_rested(20)
+        assert not street.ended(street.started(), reachable=False)
+        assert street.destinations.parked == 1
 
-    run(scenario)
+    run(scenario, probe_interval_ms=5)
 
 
 def test_what_was_under_way_when_the_circuit_opened_counts_as_tried() -> None:
@@ -272,7 +278,7 @@ def test_a_rest_that_ends_at_a_busy_destination_goes_into_its_line() -> None:
         street.ended(first)
         second = street.started()
         street.destinations.retry(first, 1)
-        await asyncio.sleep(0.02)
+        await street.until(lambda: first.state == IN_LINE)
         assert street.ready == []
         assert street.destinations.parked == 1
         street.ended(second)
@@ -366,7 +372,7 @@ def test_nothing_rings_after_close() -> None:
         street.open_circuit(B)
         street.parked(B, deadline_in=5)
         street.destinations.close()
-        await asyncio.sleep(0.1)
+        await others_rested(20)
         assert street.ready == []
         assert street.expired == []
 

@@ -109,8 +109,9 @@ def test_the_next_service_sends_the_decisions_again(
         (folder / "chargegate.toml").write_text('server.port = 0\ncallback.allowed_networks = ["127.0.0.0/8"]\n')
         service = start("serve", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         limit = time.monotonic() + 60
-        while len(listed(run)) > 1 and time.monotonic() < limit:
+        while len(bodies) < 2 and time.monotonic() < limit:
             assert service.poll() is None
+            assert {letter["request_id"] for letter in listed(run)} >= {request_id(2)}
         receiver.shutdown()
     service.terminate()
     assert service.wait(timeout=60) == 0

@@ -1,7 +1,9 @@
-"""A disk that takes nothing more: the service says so, promises nothing that it cannot keep, and heals by itself."""
+"""A disk that takes nothing more: the service says so, promises nothing that it cannot keep, and heals by itself.
+A log that cannot be written costs nothing but the log."""
 
 from __future__ import annotations
 
+import os
 import resource
 from typing import TYPE_CHECKING, Any
 
@@ -84,3 +86,17 @@ def test_only_the_log_and_the_csv_are_on_a_full_disk(
     assert (health.status_code, audit) == (200, "DEGRADED" if csv_path == "/dev/full" else "UP")
     assert deaf.stop() == 0
     assert len(deaf.audit_rows()) == 5
+
+
+def test_a_log_that_nobody_reads_any_more(service: Callable[..., Service], receiver: Site) -> None:
+    unread = service(started=False)
+    unread.log_file = unread.folder / "pipe"
+    os.mkfifo(unread.log_file)
+    reader = os.open(unread.log_file, os.O_RDONLY | os.O_NONBLOCK)
+    unread.start()
+    os.close(reader)
+    for _ in range(5):
+        assert unread.finished(unread.ask(receiver.url()))["status"] == "COMPLETED"
+    assert unread.client.get("/health").json()["status"] == "UP"
+    assert unread.stop() == 0
+    assert len(unread.audit_rows()) == len(unread.csv_rows()) == 5

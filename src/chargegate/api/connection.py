@@ -167,6 +167,8 @@ class Connection(HttpToolsProtocol):
             self._fault = "A request needs a Host header."
             raise ValueError(self._fault)
         super().on_headers_complete()
+        if not self.cycle.keep_alive:
+            self.cycle.transport = _LastAnswer(self)  # type: ignore[assignment]  # as much of a transport as it uses
         self._in_head = False
         self._unwatch()
 
@@ -184,7 +186,9 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._discarding and not self.transport.is_closing():
+        if self._lingering:
+            self._unset_keepalive_if_required()
+        elif self._discarding and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self._unwatch()
             if self.expect_100_continue and not self.cycle.body:
@@ -233,10 +237,27 @@ class Connection(HttpToolsProtocol):
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         return b"%b%b\r\n%b" % (STATUS_LINE[refused.status], lines, body)
 
+    def end(self) -> None:
+        """Close after an answer, unless the client is still sending."""
+        if self._in_body:
+            self._linger()
+        else:
+            self.transport.close()
+
     def _linger(self) -> None:
         """Close our side, and read on for a while: a client that is still sending would lose the answer to a reset."""
+        self._unwatch()
         self._lingering = True
         if self.transport.is_closing():
             return
         self.transport.write_eof()
         self._timer = self.loop.call_later(min(_LINGER_S, self._timeout_s), self.transport.close)
+
+
+class _LastAnswer:
+    """The transport as the answer to a connection's last request sees it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+        self.close = connection.end

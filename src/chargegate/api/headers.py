@@ -1,8 +1,8 @@
 """Headers that every answer carries."""
 
 import re
-import uuid
 from collections.abc import Mapping
+from random import getrandbits
 from typing import Final
 
 SECURITY: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
@@ -10,6 +10,8 @@ MAX_TRACE_ID: Final = 128
 
 _VISIBLE = re.compile(rb"[!-~]{1,%d}" % MAX_TRACE_ID).fullmatch
 _SHORTEST_TOKEN: Final = 20
+_FREE_BITS: Final = ~(0xF000 << 64 | 0xC000 << 48)
+_VERSION_4: Final = 0x4000 << 64 | 0x8000 << 48
 
 
 def trace_id(headers: Mapping[bytes, bytes]) -> bytes:
@@ -19,7 +21,8 @@ def trace_id(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 def new_trace_id() -> bytes:
-    return uuid.uuid4().hex.encode()
+    """A UUID version 4 (RFC 9562, 5.4) in 32 hexadecimal digits. It finds log lines, and need not be unguessable."""
+    return b"%032x" % (getrandbits(128) & _FREE_BITS | _VERSION_4)
 
 
 def without_token(trace: bytes, fields: object) -> bytes:

@@ -1,6 +1,7 @@
 """The CSV audit log: one line a decision."""
 
 import contextlib
+import csv
 import os
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from chargegate.model import Decision, to_iso
 
 HEADER: Final = "timestamp,request_id,station_id,driver_token_hash,status,reason,processing_time_ms\n"
 _TAIL: Final = 64 * 1024 * 1024  # far more than is ever written between two saved positions
+_FORMULA: Final = frozenset("=+-@\t\r\n")
 _plain = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*|").fullmatch
 
 
@@ -18,6 +20,7 @@ class CsvFile:
     """Appends to a file; follows a rotation by renaming or truncating. A line is written whole or taken back."""
 
     name = "csv"
+    prompt = True
 
     def __init__(self, path: Path) -> None:
         """Raises ``OSError`` if the file cannot be opened for appending."""
@@ -41,7 +44,7 @@ class CsvFile:
         whole = text[: text.rfind(b"\n") + 1]
         if len(whole) < len(text):
             os.ftruncate(self._file, start + len(whole))
-        return frozenset(fields[1].decode() for line in whole.splitlines() if len(fields := line.split(b",", 2)) > 2)
+        return frozenset(map(_request_id, whole.decode(errors="replace").splitlines()))
 
     def write(self, rows: list[AuditRow]) -> None:
         try:
@@ -70,6 +73,12 @@ class CsvFile:
             self._file = -1
 
 
+def _request_id(line: str) -> str:
+    fields = next(csv.reader([line])) if '"' in line else line.split(",", 2)
+    text = fields[1] if len(fields) > 1 else ""
+    return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA else text
+
+
 def _line(decision: Decision) -> str:
     return (
         f"{to_iso(decision.timestamp)},{_field(decision.request_id)},{_field(decision.station_id)},"
@@ -81,7 +90,7 @@ def _field(text: str) -> str:
     """RFC 4180, and harmless where a spreadsheet would run it as a formula."""
     if _plain(text):
         return text
-    if text[:1] in "=+-@\t\r\n":
+    if text[:1] in _FORMULA:
         text = "'" + text
     text = text.replace("\r", " ").replace("\n", " ")  # a line stays a line
     return '"' + text.replace('"', '""') + '"'

@@ -59,7 +59,7 @@ class AuditFeed:
     def offer(self, rows: list[AuditRow]) -> None:
         with self._lock:
             self._offered = rows[-1].sequence
-            if self._behind or rows[0].sequence != self._position + 1:
+            if self._behind or not self._sink.prompt or rows[0].sequence != self._position + 1:
                 self._behind = True
                 return
             with contextlib.suppress(OSError):

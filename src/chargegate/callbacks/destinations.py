@@ -152,12 +152,13 @@ class Destinations:
             self._queue(destination, callback)
         if destination.line:
             self._starved[destination.key] = None  # behind those whose turn it is
-            while self._starved and self._running < self._max:
-                key = next(iter(self._starved))
-                del self._starved[key]
-                self._pump(self._known[key])
         elif destination.idle and not destination.failures:
             del self._known[destination.key]
+        while self._starved and self._running < self._max:
+            key = next(iter(self._starved))
+            del self._starved[key]
+            if key in self._known:
+                self._pump(self._known[key])
         return not again
 
     def _new(self, key: str) -> _Destination:

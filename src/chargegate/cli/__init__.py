@@ -97,9 +97,10 @@ def serve(config_file: str | None) -> None:
 @chargegate_command.command("demo")
 @click.pass_context
 def run_demo(context: click.Context) -> None:
-    """Show the service at work: start it, send real requests, check every result.
+    """Show the service at work, and check all of it.
 
-    Needs nothing, takes under a minute, leaves nothing behind. Exits 0 only if all came out right.
+    Starts it in a temporary folder, sends real requests, kills it, starts it again, and checks every result. Takes
+    seconds, leaves nothing behind, exits 0 only if all came out right.
 
     \b
     Example:

@@ -14,6 +14,8 @@ from chargegate.model import to_iso
 
 Row = Mapping[str, Any]
 
+_ANY_WIDTH = 10_000
+
 
 async def write_rows(pages: AsyncIterable[Sequence[Row]], columns: Sequence[str], *, as_json: bool) -> None:
     """Write each page as it comes. ``columns`` are the rows' keys, in the order in which people see them."""
@@ -49,13 +51,24 @@ def _write_json(rows: Sequence[Row]) -> None:
 
 
 def _write_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    """A table where it fits the terminal, else a block for each row."""
+    console = Console()
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        numbers = all(type(row[column]) is int for row in rows) and column != "timestamp"
-        table.add_column(column.replace("_", " "), overflow="fold", justify="right" if numbers else "left")
+        numbers = column != "timestamp" and all(type(row[column]) is int for row in rows)
+        table.add_column(column.replace("_", " "), justify="right" if numbers else "left")
     for row in rows:
         table.add_row(*(Text(_cell(column, row[column])) for column in columns))
-    Console().print(table)
+    if console.measure(table, options=console.options.update_width(_ANY_WIDTH)).maximum <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        block = Table(box=None, show_header=False, pad_edge=False)
+        block.add_column(style="bold", no_wrap=True)
+        block.add_column(overflow="fold")
+        for column in columns:
+            block.add_row(column.replace("_", " "), Text(_cell(column, row[column])))
+        console.print(block, Text())
 
 
 def _cell(column: str, value: Any) -> str:

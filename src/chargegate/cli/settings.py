@@ -43,7 +43,7 @@ def show(as_json: bool, config_file: str | None) -> None:
 @as_json
 @config_file
 def check(as_json: bool, config_file: str | None) -> None:
-    """Say whether the service would accept the settings.
+    """Check the settings without starting: every key, type and range.
 
     \b
     Example:

@@ -14,12 +14,16 @@ class QueueUnavailable(Exception):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """What a queue carries: an id, a key to partition by, when it was accepted (Unix ms), and a sealed body."""
+    """What a queue carries: an id, a key to partition by, when it was accepted (Unix ms), and a sealed body.
+
+    ``traceparent`` is for backends whose messages have headers; the body holds it too, so that none must keep it.
+    """
 
     request_id: str
     station_id: str
     accepted_at: int
     body: bytes
+    traceparent: str = ""
 
 
 class Delivery(msgspec.Struct, frozen=True):

@@ -28,7 +28,8 @@ _decode = msgspec.msgpack.Decoder(_Sealed).decode
 def wrap(keyring: Keyring, request: ChargingRequest, replayed_at: int = 0) -> Message:
     """Seal a request. ``replayed_at`` (Unix ms) marks the replay of a dead letter: its decision is sent again."""
     plain = _encode(_Sealed(request.driver_token, request.callback_url, request.traceparent, replayed_at))
-    return Message(request.request_id, request.station_id, request.accepted_at, keyring.seal(plain, request.request_id))
+    body = keyring.seal(plain, request.request_id)
+    return Message(request.request_id, request.station_id, request.accepted_at, body, request.traceparent)
 
 
 def unwrap(keyring: Keyring, message: Message) -> tuple[ChargingRequest, int]:

@@ -70,9 +70,11 @@ class SqliteQueue:
         self._waiting += 1
         try:
             await self._store.submit(self._insert, message)
-        except StoreUnavailable as error:
+        except Exception as error:
             self._waiting -= 1
-            raise QueueUnavailable(str(error)) from None
+            if isinstance(error, StoreUnavailable):
+                raise QueueUnavailable(str(error)) from None
+            raise
 
     def _landed(self, stored: list[tuple[Message, int]]) -> None:
         """Messages were committed, in the order of their rows."""
