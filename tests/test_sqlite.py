@@ -16,7 +16,7 @@ import uvloop
 
 from chargegate.sqlite import Operation, SqliteStore, StoreError, StoreUnavailable, many
 
-TABLE = {"test": ("CREATE TABLE test (value INTEGER NOT NULL UNIQUE, padding BLOB)",)}
+TABLE: dict[str, Sequence[str]] = {"test": ("CREATE TABLE test (value INTEGER NOT NULL UNIQUE, padding BLOB)",)}
 LIMIT_S = 20
 
 Scenario = Callable[[SqliteStore], Coroutine[Any, Any, None]]

@@ -35,6 +35,9 @@ from chargegate.worker import Worker
 LIMIT_S = 20
 STATION = "123E4567-e89b-12d3-a456-426614174000"
 TOKEN = "driver-token-0123456789~A"
+TRACEPARENT = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+WHERE_IT_STANDS = """
+SELECT a.status, r.status FROM authorization_audit a JOIN charging_requests r USING (request_id) WHERE request_id = ?"""
 KEYRING = Keyring([os.urandom(32)], os.urandom(32))
 
 Answer = Callable[["Received"], Awaitable[tuple[int, str]]]
@@ -198,9 +201,8 @@ class Scene:
         return self.worker
 
     async def put(self, url: str = "", *, token: str = TOKEN, age_ms: int = 0, station: str = STATION) -> str:
-        request = ChargingRequest(
-            new_request_id(), station, token, url or self.receiver.url, now_ms() - age_ms, "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
-        )  # fmt: skip
+        request_id, accepted_at = new_request_id(), now_ms() - age_ms
+        request = ChargingRequest(request_id, station, token, url or self.receiver.url, accepted_at, TRACEPARENT)
         await self.queue.put(wrap(KEYRING, request))
         return request.request_id
 
@@ -296,7 +298,7 @@ def test_a_request_is_decided_called_back_and_gone(run: Run) -> None:
         assert call.body == f'{{"station_id":"{STATION}","driver_token":"{TOKEN}","status":"allowed"}}'.encode()
         assert call.headers["content-type"] == "application/json"
         assert call.headers["webhook-id"] == request_id
-        assert call.headers["traceparent"] == "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+        assert call.headers["traceparent"] == TRACEPARENT
         assert scene.count("authorization_status_total", status="allowed") == 1
         assert scene.count("callback_deliveries_total", outcome="delivered") == 1
         assert scene.count("end_to_end_seconds_count") == 1
@@ -390,8 +392,7 @@ def test_a_decision_is_on_disk_before_its_callback(run: Run) -> None:
 
         async def answer(call: Received) -> tuple[int, str]:
             with closing(sqlite3.connect(scene.folder / "test.db")) as connection:
-                query = "SELECT a.status, r.status FROM authorization_audit a JOIN charging_requests r USING (request_id) WHERE request_id = ?"
-                found.append(connection.execute(query, (call.headers["webhook-id"],)).fetchone())
+                found.append(connection.execute(WHERE_IT_STANDS, (call.headers["webhook-id"],)).fetchone())
             return 200, ""
 
         scene.receiver.answer = answer
@@ -585,7 +586,11 @@ def test_a_failed_callback_is_tried_again_with_the_same_id_and_body(run: Run) ->
         record = await scene.ended(request_id)
         assert record.status is RequestStatus.COMPLETED
         assert record.callback is not None
-        assert (record.callback.attempts, record.callback.last_status_code, record.callback.last_error) == (3, 204, None)
+        assert (record.callback.attempts, record.callback.last_status_code, record.callback.last_error) == (
+            3,
+            204,
+            None,
+        )
         assert {call.headers["webhook-id"] for call in scene.receiver.calls} == {request_id}
         assert {call.path for call in scene.receiver.calls} == {"/hook?a=b"}
         assert len({call.body for call in scene.receiver.calls}) == 1

@@ -152,7 +152,7 @@ def to_iso(ms: int) -> str:
 
 @lru_cache(maxsize=64)
 def _iso_second(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
 def from_iso(text: str) -> int:

@@ -240,6 +240,10 @@ class SqliteStore:
     def _connect(self) -> sqlite3.Connection:
         return _connect(self.path)
 
+    async def check(self) -> None:
+        """Raises ``StoreUnavailable`` unless a write reaches the disk now."""
+        await self.submit(_PROBE, None)
+
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query in a reading thread. Raises ``StoreUnavailable``."""
         try:
@@ -321,6 +325,15 @@ def _migrate(path: Path, migrations: Mapping[str, Sequence[str]]) -> None:
             connection.execute("COMMIT")
     finally:
         connection.close()
+
+
+def _probe(connection: sqlite3.Connection, _items: list[None]) -> None:
+    """Change a number in the file's head that nobody reads: SQLite does not write what stays the same."""
+    number = connection.execute("PRAGMA user_version").fetchone()[0]
+    connection.execute(f"PRAGMA user_version = {(number + 1) % 1_000_000}")
+
+
+_PROBE = Operation(_probe)
 
 
 def many(

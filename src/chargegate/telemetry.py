@@ -4,6 +4,7 @@ No label has unbounded values, and nothing here is ever given a driver token.
 """
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
@@ -169,9 +170,11 @@ class Log:
     def _write(self) -> None:
         waiting, self._waiting = self._waiting, []
         if waiting:
-            stream = self._stream or sys.stderr.buffer
-            stream.write(b"".join(waiting))
-            stream.flush()
+            # A log that nobody takes, on a full disk or into a closed pipe, must not stop the service.
+            with contextlib.suppress(OSError, ValueError):
+                stream = self._stream or sys.stderr.buffer
+                stream.write(b"".join(waiting))
+                stream.flush()
 
 
 log = Log()

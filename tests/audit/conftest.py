@@ -1,7 +1,9 @@
 """What the audit's tests share: decisions, and how a CSV log reads to those who read it."""
 
 import csv
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,22 @@ import pytest
 from chargegate.model import Decision, Status, new_request_id
 
 STATION = "123e4567-e89b-12d3-a456-426614174000"
+
+
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """A disk without room for a file larger than this."""
+    before = resource.prlimit(0, resource.RLIMIT_FSIZE)
+    resource.prlimit(0, resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(0, resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture(scope="session")
+def no_file_beyond() -> Callable[[int], AbstractContextManager[None]]:
+    return limited
 
 
 @pytest.fixture(scope="session")

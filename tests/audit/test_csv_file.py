@@ -1,8 +1,7 @@
 import os
-import resource
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from chargegate.model import Decision
 
 Decide = Callable[..., Decision]
 ReadLog = Callable[[Path], list[list[str]]]
+Limit = Callable[[int], AbstractContextManager[None]]
 HEADER = "timestamp,request_id,station_id,driver_token_hash,status,reason,processing_time_ms\n"
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 hostile = st.tuples(st.sampled_from(["=", "+", "-", "@", "\t", "\r", "\n", '"', ",", "", "'"]), text).map("".join)
@@ -34,16 +34,6 @@ def log(path: Path) -> Iterator[CsvFile]:
     sink = CsvFile(path)
     yield sink
     sink.close()
-
-
-@contextmanager
-def no_file_beyond(size: int) -> Iterator[None]:
-    before = resource.prlimit(0, resource.RLIMIT_FSIZE)
-    resource.prlimit(0, resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(0, resource.RLIMIT_FSIZE, before)
 
 
 def test_one_line_a_decision_below_one_header(log: CsvFile, path: Path, decide: Decide) -> None:
@@ -95,7 +85,9 @@ def test_a_line_that_a_crash_left_unfinished_is_cut_off(path: Path, decide: Deci
     for cut in (last, last + 1, len(whole) - 1):
         path.write_bytes(whole[:cut])
         sink = CsvFile(path)
-        assert sink.resume() == {"a", "request_id"} or sink.resume() == {"a"}
+        known = sink.resume()
+        assert "a" in known
+        assert "b" not in known
         sink.write(rows(decide("c")))
         sink.close()
         assert [record[1] for record in read_log(path)] == ["a", "c"]
@@ -154,7 +146,7 @@ def test_a_truncated_log_begins_with_its_header(log: CsvFile, path: Path, decide
 
 @pytest.mark.parametrize("room", [0, 1, 40, 100])
 def test_a_full_disk_takes_all_rows_or_none(
-    log: CsvFile, path: Path, decide: Decide, read_log: ReadLog, room: int
+    log: CsvFile, path: Path, decide: Decide, read_log: ReadLog, no_file_beyond: Limit, room: int
 ) -> None:
     log.write(rows(decide("a")))
     before = path.read_bytes()

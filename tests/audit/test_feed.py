@@ -1,11 +1,10 @@
 """The feed between a real ledger and a real CSV log, also when a process dies in between."""
 
 import asyncio
-import resource
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +24,7 @@ LIMIT_S = 30
 
 Decide = Callable[..., Decision]
 ReadLog = Callable[[Path], list[list[str]]]
+Limit = Callable[[int], AbstractContextManager[None]]
 
 
 class Audited:
@@ -57,16 +57,6 @@ async def audited(folder: Path) -> AsyncIterator[Audited]:
     finally:
         await parts.feed.close(parts.save)
         await store.close()
-
-
-@contextmanager
-def no_file_beyond(size: int) -> Iterator[None]:
-    before = resource.prlimit(0, resource.RLIMIT_FSIZE)
-    resource.prlimit(0, resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(0, resource.RLIMIT_FSIZE, before)
 
 
 def logged(read_log: ReadLog, folder: Path) -> list[str]:
@@ -119,7 +109,9 @@ def test_what_was_recorded_without_the_sink_is_caught_up_on_start(
     uvloop.run(main())
 
 
-def test_a_full_disk_is_caught_up_once_there_is_room(tmp_path: Path, decide: Decide, read_log: ReadLog) -> None:
+def test_a_full_disk_is_caught_up_once_there_is_room(
+    tmp_path: Path, decide: Decide, read_log: ReadLog, no_file_beyond: Limit
+) -> None:
     """The log is made the largest file, so that it alone meets the limit."""
     log = tmp_path / "audit.log"
 

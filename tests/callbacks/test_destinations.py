@@ -21,7 +21,7 @@ class Street:
         self.circuit: list[str] = []
         chosen = {"max_connections": 100, "max_per_destination": 20, "failure_threshold": 3, "probe_interval_ms": 50}
         self.destinations = Destinations(
-            **(chosen | limits),  # type: ignore[arg-type]  # each name is one of its own
+            **(chosen | limits),
             on_ready=self.ready.append,
             on_expired=self.expired.append,
             on_circuit=self.circuit.append,

@@ -1,7 +1,9 @@
 """`chargegate acl` on a real database."""
 
+import contextlib
 import os
 import pty
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -141,21 +143,23 @@ def test_a_pipe_gets_whole_lines_with_tabs(run: Run, token: str) -> None:
     assert row["allowed_stations"] == ";".join(STATIONS)
 
 
-def test_a_terminal_gets_a_table_and_no_control_characters(run: Run, token: str, start: Start) -> None:
-    run("acl", "add", token, "--note", "red \x1b[31m\tor not")
+@pytest.mark.parametrize("columns", ["300", "60"])
+def test_a_terminal_gets_everything_and_no_control_characters(run: Run, token: str, start: Start, columns: str) -> None:
+    added = run("acl", "add", token, "--note", "red \x1b[31m\tor not", "--json").json()
     terminal, theirs = pty.openpty()
-    process = start("acl", "list", stdout=theirs, env=os.environ | {"COLUMNS": "300", "NO_COLOR": "1"})
+    process = start("acl", "list", stdout=theirs, env=os.environ | {"COLUMNS": columns})
     os.close(theirs)
     shown = b""
-    try:
+    with contextlib.suppress(OSError):  # how a terminal says that its last writer is gone
         while part := os.read(terminal, 4096):
             shown += part
-    except OSError:
-        pass  # how a terminal says that its last writer is gone
     os.close(terminal)
     assert process.wait(timeout=60) == 0
-    assert b"driver token hash" in shown
     assert b"red  [31m or not" in shown
+    plain = re.sub(r"\x1b\[\d*m", "", shown.decode())
+    assert ("blocked" in plain.splitlines()[0]) is (columns == "300")
+    assert "driver token hash" in plain
+    assert added["driver_token_hash"] in "".join(plain.split())
 
 
 def test_a_token_typed_at_the_prompt_is_not_echoed(start: Start, run: Run, token: str) -> None:

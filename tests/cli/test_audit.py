@@ -1,5 +1,6 @@
 """`chargegate audit` on decisions that the real ledger recorded."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +26,7 @@ def decision(number: int, status: Status = Status.ALLOWED, reason: str = "", sta
 def record(in_store: Callable[..., Any]) -> Record:
     def record(*decisions: Decision) -> None:
         async def act(store: Offline) -> None:
-            for one in decisions:
-                await store.ledger.record(one, one.timestamp - 5)
+            await asyncio.gather(*(store.ledger.record(one, one.timestamp - 5) for one in decisions))
 
         in_store(act)
 

@@ -78,7 +78,9 @@ def test_the_decision_and_its_audit_row_are_in_one_commit(run: Run, decide: Deci
         ledger = SqliteLedger(store)
         await store.read(lambda _: None)
         with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
-            connection.execute("CREATE TRIGGER refuse BEFORE INSERT ON charging_requests BEGIN SELECT raise(FAIL, 'no'); END")
+            connection.execute(
+                "CREATE TRIGGER refuse BEFORE INSERT ON charging_requests BEGIN SELECT raise(FAIL, 'no'); END"
+            )
         with pytest.raises(LedgerUnavailable):
             await ledger.record(decide(), 0)
         assert await ledger.decisions(ANY, 10, None) == []
@@ -173,7 +175,9 @@ def test_a_dead_letter_keeps_what_is_sealed_until_its_replay_is_delivered(run: R
         assert again == Recorded(decision, 0, 4_000, None, RequestStatus.PROCESSING)
         await ledger.finish(delivered(request_id, 5_000))
         assert await ledger.count_dead_letters() == 0
-        kept = await store.read(lambda c: c.execute("SELECT count(*) FROM charging_requests WHERE sealed IS NOT NULL").fetchone())
+        kept = await store.read(
+            lambda c: c.execute("SELECT count(*) FROM charging_requests WHERE sealed IS NOT NULL").fetchone()
+        )
         assert kept == (0,)
 
     run(scenario)
@@ -195,7 +199,9 @@ def test_many_callbacks_end_in_one_commit(run: Run, decide: Decide) -> None:
     run(scenario)
 
 
-def page_through(fetch: Callable[[tuple[int, str] | None], Coroutine[Any, Any, list[Any]]], key: Callable[[Any], Any]) -> Any:
+def page_through(
+    fetch: Callable[[tuple[int, str] | None], Coroutine[Any, Any, list[Any]]], key: Callable[[Any], Any]
+) -> Any:
     async def pages() -> list[Any]:
         seen: list[Any] = []
         after = None
@@ -225,9 +231,7 @@ def test_pages_of_decisions_are_whole_and_newest_first(
             lambda after: ledger.decisions(which, limit, after),  # type: ignore[arg-type,return-value]  # a Sequence
             lambda decision: (decision.timestamp, decision.request_id),
         )
-        inside = [
-            d for d in made if (since is None or d.timestamp >= since) and (until is None or d.timestamp < until)
-        ]
+        inside = [d for d in made if (since is None or d.timestamp >= since) and (until is None or d.timestamp < until)]
         assert seen == sorted(inside, key=lambda d: (d.timestamp, d.request_id), reverse=True)
 
     run(scenario)

@@ -34,7 +34,11 @@ class CsvFile:
         if self._file >= 0:
             os.close(self._file)
         self._file = file
-        self._inode = os.fstat(file).st_ino
+        status = os.fstat(file)
+        self._inode = status.st_ino
+        if not status.st_size:
+            with contextlib.suppress(OSError):  # a full disk is told by the first line
+                self._append(HEADER)
 
     def resume(self) -> frozenset[str]:
         """Cut off a line that a crash left unfinished."""
@@ -53,9 +57,12 @@ class CsvFile:
             rotated = True
         if rotated:
             self._open()
+        header = "" if os.fstat(self._file).st_size else HEADER
+        self._append(header + "".join(_line(row.decision) for row in rows))
+
+    def _append(self, text: str) -> None:
         size = os.fstat(self._file).st_size
-        data = ("" if size else HEADER) + "".join(_line(row.decision) for row in rows)
-        content = data.encode()
+        content = text.encode()
         try:
             if os.write(self._file, content) != len(content):
                 raise OSError("the disk took only a part")

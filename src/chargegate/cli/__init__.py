@@ -3,6 +3,8 @@
 Errors are one line on standard error: exit 1, or 2 for wrong usage. Ctrl-C is 130.
 """
 
+import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -39,6 +41,9 @@ _could_be_token = re.compile(r"(?<![\w.~-])(?!--[a-z])[\w.~-]{20,}").sub
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; ``arguments`` default to the process's own. Returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = chargegate_command.main(arguments, prog_name="chargegate", standalone_mode=False)
         sys.stdout.flush()
@@ -91,6 +96,8 @@ def serve(config_file: str | None) -> None:
     """
     settings = config.load(config_file)
     configure_logging(settings.logging.level, settings.logging.format)
+    # libuv resolves names in threads, four by default: a few that hang would hold up all others.
+    os.environ.setdefault("UV_THREADPOOL_SIZE", "64")
     uvloop.run(app.serve(settings))
 
 

@@ -176,7 +176,10 @@ class SqliteLedger:
         return await self._read(lambda connection: frozenset(row[0] for row in connection.execute(query, (length,))))
 
     async def check(self) -> None:
-        await self._write(_PROBE, None)
+        try:
+            await self._store.check()
+        except StoreUnavailable as error:
+            raise LedgerUnavailable(str(error)) from None
 
     async def _write(self, operation: Operation, item: Any) -> Any:
         try:
@@ -330,11 +333,6 @@ def _fact(connection: sqlite3.Connection, items: list[tuple[str, str]]) -> list[
     ]
 
 
-def _probe(connection: sqlite3.Connection, _items: list[None]) -> None:
-    """A real write, because a full disk refuses nothing less."""
-    connection.execute("UPDATE schema_versions SET version = version WHERE component = 'ledger'")
-
-
 _RESTART = _each(
     "UPDATE charging_requests SET status = ?, started_at = ?, processed_at = NULL, attempts = 0,"
     " last_status_code = NULL, last_error = NULL WHERE request_id = ?"
@@ -346,4 +344,3 @@ _SINK = _each("INSERT OR REPLACE INTO sink_positions VALUES (?, ?)")
 _FINISH = Operation(_finish)
 _CLAIM = Operation(_claim)
 _FACT = Operation(_fact)
-_PROBE = Operation(_probe)

@@ -171,7 +171,7 @@ class SqliteQueue:
 
     async def check(self) -> None:
         try:
-            await self._store.submit(_PROBE, None)
+            await self._store.check()
         except StoreUnavailable as error:
             raise QueueUnavailable(str(error)) from None
 
@@ -204,13 +204,7 @@ def _delete(connection: sqlite3.Connection, rows: list[int]) -> None:
         pass
 
 
-def _probe(connection: sqlite3.Connection, _items: list[None]) -> None:
-    """A real write, because a full disk refuses nothing less."""
-    connection.execute("UPDATE schema_versions SET version = version WHERE component = 'queue'")
-
-
 _DELETE = Operation(_delete)
-_PROBE = Operation(_probe)
 
 
 def _newest(connection: sqlite3.Connection) -> int:

@@ -1,0 +1,303 @@
+import base64
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chargegate.config import ConfigError, Settings, load, shown
+from chargegate.secrets import new_access_key
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+ACCESS = new_access_key("admin")[1]
+WEBHOOK = "whsec_" + KEY
+
+# Every key with a value that is not its default, where it has another.
+KEYS: dict[str, Any] = {
+    "data_dir": "elsewhere",
+    "server.host": "0.0.0.0",
+    "server.port": 9000,
+    "server.max_body_bytes": 1024,
+    "server.shutdown_grace_ms": 5,
+    "server.request_timeout_ms": 5,
+    "server.rate_limit_per_second": 1.5,
+    "server.rate_limit_burst": 5,
+    "queue.url": "memory://",
+    "queue.max_size": 5,
+    "queue.consumer_concurrency": 1,
+    "queue.max_age_ms": 5,
+    "database.url": "sqlite",
+    "cache.url": "memory://",
+    "authorization.backend": "simulated",
+    "authorization.acl_file": "drivers.csv",
+    "authorization.url": "http://127.0.0.1:9/decide",
+    "authorization.timeout_ms": 5,
+    "authorization.max_retries": 0,
+    "authorization.cache_ttl_ms": 0,
+    "authorization.simulated_latency_ms": [1, 2],
+    "authorization.simulated_error_share": 0.25,
+    "authorization.simulated_hang_share": 0.25,
+    "authorization.circuit_breaker.enabled": False,
+    "authorization.circuit_breaker.failure_threshold": 7,
+    "authorization.circuit_breaker.failure_rate": 1.0,
+    "authorization.circuit_breaker.min_calls": 7,
+    "authorization.circuit_breaker.sampling_window_ms": 7,
+    "authorization.circuit_breaker.recovery_timeout_ms": 7,
+    "authorization.circuit_breaker.half_open_max_calls": 7,
+    "callback.timeout_ms": 5,
+    "callback.max_attempts": 5,
+    "callback.retry_delay_ms": 0,
+    "callback.max_retry_after_ms": 0,
+    "callback.deadline_ms": 5,
+    "callback.max_connections": 5,
+    "callback.max_connections_per_destination": 5,
+    "callback.max_parked": 5,
+    "callback.require_https": True,
+    "callback.allowed_networks": ["127.0.0.0/8", "fd00::/8"],
+    "callback.signing_secrets": [WEBHOOK, WEBHOOK],
+    "callback.circuit.failure_threshold": 7,
+    "callback.circuit.probe_interval_ms": 7,
+    "audit.csv_path": "",
+    "security.api_keys": [ACCESS],
+    "security.allow_anonymous": True,
+    "security.encryption_keys": [KEY],
+    "security.token_hash_key": KEY,
+    "monitoring.metrics.enabled": False,
+    "monitoring.health_check.enabled": False,
+    "logging.level": "error",
+    "logging.format": "json",
+}
+
+
+def variable(key: str) -> str:
+    return "CHARGEGATE_" + key.upper().replace(".", "__")
+
+
+def value_of(settings_: Any, key: str) -> Any:
+    for part in key.split("."):
+        settings_ = getattr(settings_, part)
+    return settings_
+
+
+def toml(key: str, literal: str) -> str:
+    section, _, name = key.rpartition(".")
+    return f"[{section}]\n{name} = {literal}\n" if section else f"{name} = {literal}\n"
+
+
+def every_key(kind: Any, prefix: str = "") -> set[str]:
+    found = set()
+    for field in msgspec.structs.fields(kind):
+        nested = isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
+        found |= every_key(field.type, f"{prefix}{field.name}.") if nested else {prefix + field.name}
+    return found
+
+
+def fault(file: Path | None, environ: dict[str, str]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(str(file) if file else None, environ)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_table_here_has_every_key() -> None:
+    assert set(KEYS) == every_key(Settings)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_key_is_set_by_file_and_by_environment(key: str, tmp_path: Path) -> None:
+    value = KEYS[key]
+    file = tmp_path / "c.toml"
+    file.write_text(toml(key, json.dumps(value)))
+    assert value_of(load(str(file), {}), key) == value
+    text = value if isinstance(value, str) else json.dumps(value)
+    assert value_of(load(None, {variable(key): text}), key) == value
+    if isinstance(value, list):
+        assert value_of(load(None, {variable(key): " , ".join(map(str, value))}), key) == value
+    if key not in ("database.url", "cache.url"):
+        assert value_of(load(None, {}), key) != value
+
+
+def test_the_contracts_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = {
+        "data_dir": "data", "server.host": "127.0.0.1", "server.port": 8080, "server.max_body_bytes": 16384,
+        "server.shutdown_grace_ms": 30000, "queue.url": "sqlite", "queue.max_size": 10000,
+        "queue.consumer_concurrency": 256, "queue.max_age_ms": 300000, "database.url": "sqlite",
+        "cache.url": "memory://", "authorization.backend": "acl", "authorization.acl_file": "",
+        "authorization.timeout_ms": 30000, "authorization.max_retries": 3, "authorization.cache_ttl_ms": 300000,
+        "authorization.simulated_latency_ms": [50, 200], "authorization.circuit_breaker.enabled": True,
+        "authorization.circuit_breaker.failure_threshold": 5, "authorization.circuit_breaker.failure_rate": 0.5,
+        "authorization.circuit_breaker.min_calls": 20, "authorization.circuit_breaker.sampling_window_ms": 60000,
+        "authorization.circuit_breaker.recovery_timeout_ms": 30000,
+        "authorization.circuit_breaker.half_open_max_calls": 1, "callback.timeout_ms": 10000,
+        "callback.max_attempts": 3, "callback.retry_delay_ms": 1000, "callback.deadline_ms": 60000,
+        "callback.max_connections": 100, "callback.max_connections_per_destination": 20,
+        "callback.require_https": False, "callback.allowed_networks": [], "callback.signing_secrets": [],
+        "callback.circuit.probe_interval_ms": 5000, "audit.csv_path": "authorization_audit.log",
+        "security.api_keys": [], "security.allow_anonymous": False, "security.encryption_keys": [],
+        "monitoring.metrics.enabled": True, "monitoring.health_check.enabled": True,
+    }  # fmt: skip
+    settings_ = load(None, {})
+    assert {key: value_of(settings_, key) for key in expected} == expected
+
+
+def test_the_environment_stands_above_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[server]\nport = 1\nhost = '::1'\n")
+    settings_ = load(str(file), {"CHARGEGATE_SERVER__PORT": "2"})
+    assert (settings_.server.port, settings_.server.host) == (2, "::1")
+
+
+def test_the_file_in_the_working_directory_is_read_if_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load(None, {}).server.port == 8080
+    (tmp_path / "chargegate.toml").write_text("[server]\nport = 7\n")
+    assert load(None, {}).server.port == 7
+
+
+def test_other_variables_are_left_alone() -> None:
+    assert load(None, {"CHARGEGATE": "x", "CHARGEGATED__X": "y", "PATH": "/bin"}) == load(None, {})
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("colour = 1", "colour"),
+        ("[colour]", "colour"),
+        ("[server]\ncolour = 1", "server.colour"),
+        ("[authorization.circuit_breaker]\ncolour = 1", "authorization.circuit_breaker.colour"),
+        ("[server.port]", "server.port"),
+        ("server = 1", "server"),
+        ('"two\\nlines" = 1', "two"),
+        ("[server]\nport = 65536", "server.port"),
+        ("[server]\nport = -1", "server.port"),
+        ("[server]\nport = '80'", "server.port"),
+        ("[server]\nport = 80.5", "server.port"),
+        ("[server]\nport = true", "server.port"),
+        ("[server]\nhost = 1", "server.host"),
+        ("[queue]\nmax_size = 0", "queue.max_size"),
+        ("[queue]\nconsumer_concurrency = 0", "queue.consumer_concurrency"),
+        ("[queue]\nmax_age_ms = 2026-01-01", "queue.max_age_ms"),
+        ("[queue]\nurl = 'sqllite'", "queue.url"),
+        ("[database]\nurl = 'mysql://root:hidden@x'", "database.url"),
+        ("[cache]\nurl = ''", "cache.url"),
+        ("[authorization]\nbackend = 'none'", "authorization.backend"),
+        ("[authorization]\nbackend = 'http'", "authorization.url"),
+        ("[authorization]\nbackend = 'http'\nurl = 'http://['", "authorization.url"),
+        ("[authorization]\nbackend = 'http'\nurl = 'ftp://x'", "authorization.url"),
+        ("[authorization]\nsimulated_latency_ms = [1]", "authorization.simulated_latency_ms"),
+        ("[authorization]\nsimulated_latency_ms = [2, 1]", "authorization.simulated_latency_ms"),
+        ("[authorization]\nsimulated_latency_ms = [1, -2]", "authorization.simulated_latency_ms"),
+        ("[authorization]\nsimulated_error_share = 1.1", "authorization.simulated_error_share"),
+        ("[authorization]\nsimulated_error_share = nan", "authorization.simulated_error_share"),
+        ("[authorization]\nsimulated_error_share = 0.6\nsimulated_hang_share = 0.6", "authorization.simulated_"),
+        ("[authorization.circuit_breaker]\nfailure_rate = 0", "authorization.circuit_breaker.failure_rate"),
+        ("[authorization.circuit_breaker]\nenabled = 'yes'", "authorization.circuit_breaker.enabled"),
+        ("[callback]\nmax_attempts = 0", "callback.max_attempts"),
+        ("[callback]\nallowed_networks = ['10.0.0.1/8']", "callback.allowed_networks"),
+        ("[callback]\nallowed_networks = '10.0.0.0/8'", "callback.allowed_networks"),
+        ("[callback]\nsigning_secrets = ['hidden']", "callback.signing_secrets"),
+        ("[callback]\nsigning_secrets = ['whsec_hidden!']", "callback.signing_secrets"),
+        ("[callback]\nsigning_secrets = ['whsec_aGlkZGVu']", "callback.signing_secrets"),
+        ("[security]\napi_keys = ['hidden']", "security.api_keys"),
+        ("[security]\nencryption_keys = ['aGlkZGVu']", "security.encryption_keys"),
+        ("[security]\ntoken_hash_key = 'hidden'", "security.token_hash_key"),
+        ("[logging]\nlevel = 'loud'", "logging.level"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named_in_one_line(content: str, named: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(content)
+    message = fault(file, {})
+    assert named in message
+    assert "hidden" not in message
+    assert "aGlkZGVu" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "named"),
+    [
+        ("CHARGEGATE_COLOUR", "1", "colour"),
+        ("CHARGEGATE_SERVER__COLOUR", "1", "server.colour"),
+        ("CHARGEGATE_SERVER", "1", "server"),
+        ("CHARGEGATE_SERVER__", "1", "SERVER__"),
+        ("CHARGEGATE_", "1", "CHARGEGATE_"),
+        ("CHARGEGATE_SERVER__PORT__X", "1", "server.port.x"),
+        ("CHARGEGATE_SERVER__PORT", "eighty", "SERVER__PORT"),
+        ("CHARGEGATE_SERVER__PORT", "", "SERVER__PORT"),
+        ("CHARGEGATE_SERVER__PORT", "65536", "server.port"),
+        ("CHARGEGATE_SERVER__PORT", "9" * 40, "server.port"),
+        ("CHARGEGATE_CALLBACK__REQUIRE_HTTPS", "perhaps", "CALLBACK__REQUIRE_HTTPS"),
+        ("CHARGEGATE_CALLBACK__SIGNING_SECRETS", "[hidden", "CALLBACK__SIGNING_SECRETS"),
+        ("CHARGEGATE_CALLBACK__SIGNING_SECRETS", "hidden", "callback.signing_secrets"),
+        ("CHARGEGATE_SECURITY__TOKEN_HASH_KEY", "hidden", "security.token_hash_key"),
+        ("CHARGEGATE_LOGGING__LEVEL", "loud\nand clear", "logging.level"),
+        ("CHARGEGATE_AUTHORIZATION__SIMULATED_LATENCY_MS", "1,x", "SIMULATED_LATENCY_MS"),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_named_in_one_line(name: str, text: str, named: str) -> None:
+    message = fault(None, {name: text})
+    assert named in message
+    assert "hidden" not in message
+
+
+def test_what_is_no_file_or_no_toml_is_named(tmp_path: Path) -> None:
+    assert "missing.toml" in fault(tmp_path / "missing.toml", {})
+    assert str(tmp_path) in fault(tmp_path, {})
+    bad = tmp_path / "bad.toml"
+    for content in (b"[server", b"a = ", b"\xff\xfe", b"a = 1\na = 2", b'a = "two\nlines"'):
+        bad.write_bytes(content)
+        assert "bad.toml" in fault(bad, {})
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(sorted(KEYS)), st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"])))
+def test_any_text_is_a_value_or_one_line(key: str, text: str) -> None:
+    try:
+        load(None, {variable(key): text})
+    except ConfigError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
+
+
+def test_secrets_are_hidden_and_the_rest_is_shown() -> None:
+    environ = {variable(key): value if isinstance(value, str) else json.dumps(value) for key, value in KEYS.items()}
+    values = shown(load(None, environ))
+    text = json.dumps(values)
+    for secret in (KEY, ACCESS, ACCESS.rpartition(":")[2], WEBHOOK):
+        assert secret not in text
+    assert values["callback"]["signing_secrets"] == ["***", "***"]
+    assert values["security"]["token_hash_key"] == "***"
+    assert values["server"] == {key: KEYS[f"server.{key}"] for key in values["server"]}
+    unset = shown(load(None, {}))
+    assert unset["security"] == {
+        "api_keys": [],
+        "allow_anonymous": False,
+        "encryption_keys": [],
+        "token_hash_key": "",
+    }
+
+
+def test_credentials_in_a_url_are_hidden() -> None:
+    settings_ = load(None, {"CHARGEGATE_AUTHORIZATION__URL": "http://user:hidden@authorizer.example:81/x?y"})
+    assert shown(settings_)["authorization"]["url"] == "http://***@authorizer.example:81/x?y"
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://user:hidden@[x", "not a url", "//@"])
+def test_showing_never_fails_and_never_tells(url: str) -> None:
+    values = shown(load(None, {"CHARGEGATE_AUTHORIZATION__URL": url}))
+    assert "hidden" not in json.dumps(values)
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings_ = load(None, {})
+    for section in (settings_, settings_.server, settings_.authorization.circuit_breaker):
+        name = msgspec.structs.fields(typing.cast("Any", section))[0].name
+        with pytest.raises(AttributeError):
+            setattr(section, name, None)
