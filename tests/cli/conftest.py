@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from chargegate import app, cli, config
+from chargegate.telemetry import log
 
 TOKEN = "driver-token.0123456789"
 
@@ -37,6 +39,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """A command sets up the log of its process; here that is one of many tests."""
+    root = logging.getLogger()
+    ours, handlers, level = vars(log).copy(), root.handlers[:], root.level
+    yield
+    vars(log).update(ours)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture
