@@ -15,11 +15,12 @@ from chargegate.telemetry import configure_logging, log
 def _logging_as_before() -> Iterator[None]:
     """Logging is set up once for a process; here a process is many tests."""
     root = logging.getLogger()
-    handlers, level, ours = root.handlers[:], root.level, dict(vars(log))
+    handlers, level = root.handlers[:], root.level
+    ours = {name: value for name, value in vars(log).items() if name != "_waiting"}
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    vars(log).update(ours | {"_waiting": []})
+    vars(log).update(ours)
 
 
 @pytest.fixture

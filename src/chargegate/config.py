@@ -4,16 +4,16 @@ import base64
 import binascii
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
-from chargegate.model import parse_callback_url
+from chargegate.model import one_line, parse_callback_url
 from chargegate.secrets import AccessKeys
 
 PREFIX = "CHARGEGATE_"
@@ -226,7 +226,7 @@ def _typed(name: str, kind: Any, text: str) -> Any:
 
 def _in_words(error: str) -> str:
     """msgspec's ``rule - at `$.section.key` `` as ``section.key: rule``."""
-    rule, _, place = error.partition(" - at `$")
+    rule, _, place = one_line(error).partition(" - at `$")
     place = place.rstrip("`").lstrip(".")
     unknown = rule.removeprefix("Object contains unknown field `")
     if unknown != rule:
@@ -294,6 +294,9 @@ def shown(settings: Settings) -> dict[str, Any]:
     return values
 
 
+_USER_INFORMATION = re.compile(r"(?<=://)[^/?#]*@")
+
+
 def _hide(values: dict[str, Any], prefix: str) -> None:
     for key, value in values.items():
         name = prefix + key
@@ -301,6 +304,5 @@ def _hide(values: dict[str, Any], prefix: str) -> None:
             _hide(value, name + ".")
         elif name in SECRET_KEYS and value:
             values[key] = ["***"] * len(value) if isinstance(value, list) else "***"
-        elif name in URL_KEYS and "@" in urlsplit(value).netloc:
-            parts = urlsplit(value)
-            values[key] = parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
+        elif name in URL_KEYS:
+            values[key] = _USER_INFORMATION.sub("***@", value)

@@ -185,6 +185,13 @@ def _random_bytes() -> Iterator[bytes]:
 _random = _random_bytes()
 
 
+def one_line(text: str) -> str:
+    """The text with everything that does not print escaped, so that it can forge no line and no colour."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def is_uuid(text: str) -> bool:
     """Whether the text is a UUID in its canonical form, in any letter case."""
     return _STATION(text) is not None

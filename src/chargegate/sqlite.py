@@ -173,12 +173,18 @@ class Lane:
             for item, waiter, answer in zip(items, waiters, answers, strict=True):
                 if waiter is not None:
                     _wake(waiter, answer)
-                elif isinstance(answer, StoreUnavailable):
-                    self._loop.call_later(_RETRY_S, self._post_again, operation, item)
+                elif isinstance(answer, Exception):
+                    self._failed(operation, item, answer)
         self._busy = False
         self._hand_over()
         if self._closing is not None and not self._busy and not self._closing.done():
             self._closing.set_result(None)
+
+    def _failed(self, operation: Operation, item: Any, error: Exception) -> None:
+        if isinstance(error, StoreUnavailable):
+            self._loop.call_later(_RETRY_S, self._post_again, operation, item)
+        else:
+            log.error("a write was given up", error=type(error).__name__)
 
     def _post_again(self, operation: Operation, item: Any) -> None:
         if self._closing is None:
@@ -233,8 +239,14 @@ class SqliteStore:
         lock = _take_lock(path.with_name(path.name + ".lock")) if exclusive else None
         try:
             await asyncio.to_thread(_migrate, path, migrations)
-        except sqlite3.Error as error:
-            raise StoreError(f"{path}: {error}") from None
+        except BaseException as error:
+            if lock is not None:
+                os.close(lock)
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(f"{path}: {error}") from None
+            if isinstance(error, OSError):
+                raise StoreError(f"{path}: {error.strerror}") from None
+            raise
         return cls(path, lock)
 
     def _connect(self) -> sqlite3.Connection:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, BinaryIO, Final, Literal
@@ -25,7 +26,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from chargegate.model import to_iso
+from chargegate.model import one_line, to_iso
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5, 10, 30)
 _LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -101,13 +102,16 @@ _COLOURS: Final = {"warning": "33", "error": "31"}
 
 def _to_json(level: str, event: str, fields: dict[str, Any]) -> bytes:
     line = {"timestamp": to_iso(time.time_ns() // 1_000_000), "level": level, "event": event, **fields}
-    return _encode(line) + b"\n"
+    try:
+        return _encode(line) + b"\n"
+    except UnicodeEncodeError:  # a lone surrogate
+        return _encode({name: ascii(value) for name, value in line.items()}) + b"\n"
 
 
 def _to_console(level: str, event: str, fields: dict[str, Any], *, colours: bool) -> bytes:
     trace = fields.pop("traceback", None)
     values = " ".join(f"{name}={value}" for name, value in fields.items() if value not in ("", None))
-    text = f"{time.strftime('%H:%M:%S')} {level:7} {event:32} {values}".rstrip()
+    text = one_line(f"{time.strftime('%H:%M:%S')} {level:7} {event:32} {values}".rstrip())
     if colours and level in _COLOURS:
         text = f"\x1b[{_COLOURS[level]}m{text}\x1b[0m"
     return f"{text}\n{trace or ''}".encode(errors="replace")
@@ -124,7 +128,7 @@ class Log:
         self._level = logging.INFO
         self._render: Callable[[str, str, dict[str, Any]], bytes] = _to_json
         self._stream: BinaryIO | None = None
-        self._waiting: list[bytes] = []
+        self._waiting: deque[bytes] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
 
@@ -168,12 +172,15 @@ class Log:
             self._loop.call_soon(self._write)
 
     def _write(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        if waiting:
+        lines = []
+        with contextlib.suppress(IndexError):
+            while True:
+                lines.append(self._waiting.popleft())  # safe between threads, as a look at its length is not
+        if lines:
             # A log that nobody takes, on a full disk or into a closed pipe, must not stop the service.
             with contextlib.suppress(OSError, ValueError):
                 stream = self._stream or sys.stderr.buffer
-                stream.write(b"".join(waiting))
+                stream.write(b"".join(lines))
                 stream.flush()
 
 
@@ -194,12 +201,14 @@ def configure_logging(
 
 
 class _FromLibraries(logging.Handler):
-    """Their events as ours; a handler of ``logging`` is called with a record that it must not raise for."""
+    """Their events as ours. What is wrong with a record must not fall back on the library."""
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: dict[str, Any] = {"logger": record.name}
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - arguments that do not fit, or that cannot be shown
+            message = str(record.msg)
         if record.exc_info and record.exc_info[1]:
             fields["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
-        log.error(record.getMessage(), **fields) if record.levelno >= logging.ERROR else log.warning(
-            record.getMessage(), **fields
-        )
+        (log.error if record.levelno >= logging.ERROR else log.warning)(message, **fields)

@@ -142,6 +142,7 @@ class Worker:
             await asyncio.gather(self._receiver, return_exceptions=True)
         for waiter in self._idle:
             waiter.cancel()
+        self._idle.clear()
         if self._slots:
             await asyncio.wait(self._slots, timeout=grace_s)
         for slot in self._slots:

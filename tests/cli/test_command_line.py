@@ -74,9 +74,10 @@ def test_wrong_usage_is_one_line_and_exit_2(run: Run, arguments: tuple[str, ...]
 
 @pytest.mark.parametrize("place", [(), ("acl",), ("acl", "list"), ("acl", "add", "-"), ("dead-letters", "replay", "x")])
 def test_a_misplaced_token_is_not_repeated(run: Run, token: str, place: tuple[str, ...]) -> None:
-    result = run(*place, token)
-    assert result.code == 2
-    assert token not in result.err
+    for word in (token, "-" + token, "--" + token):
+        result = run(*place, word)
+        assert result.code == 2
+        assert token not in result.err
 
 
 @pytest.mark.parametrize(
