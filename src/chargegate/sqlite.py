@@ -7,6 +7,7 @@ costs the same alone or in company.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import queue
@@ -225,6 +226,7 @@ class SqliteStore:
         self._looker = Lane(self._connect, transactions=False)
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="sqlite-read")
         self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
         self.submit = self._writer.submit
         self.post = self._writer.post
         self.look_up = self._looker.submit
@@ -269,6 +271,7 @@ class SqliteStore:
             connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
             if connection is None:
                 connection = self._local.connection = self._connect()
+                self._connections.append(connection)
             return query(connection)
         except sqlite3.Error as error:
             raise StoreUnavailable(str(error)) from None
@@ -278,6 +281,8 @@ class SqliteStore:
         await self._writer.close()
         await self._looker.close()
         self._readers.shutdown()
+        while self._connections:
+            self._connections.pop().close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -316,8 +321,9 @@ def _take_lock(path: Path) -> int:
 
 
 def _migrate(path: Path, migrations: Mapping[str, Sequence[str]]) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    os.close(descriptor)
+    # Never opened where it exists: closing it again would drop this process's locks (sqlite.org/howtocorrupt, 2.2).
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     connection = _connect(path)
     try:
         connection.execute("CREATE TABLE IF NOT EXISTS schema_versions (component TEXT PRIMARY KEY, version INTEGER)")
