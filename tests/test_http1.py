@@ -30,8 +30,8 @@ from chargegate.http1 import (
     HttpClient,
     Response,
     TimedOut,
-    _Connection,
 )
+from chargegate.http1.exchange import Connection
 from chargegate.model import CallbackTarget, IPAddress, parse_callback_url
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -672,7 +672,7 @@ def test_close_leaves_nothing_open(run: Run) -> None:
             del busy
             # Not even a timer holds on to a connection that is gone.
             gc.collect()
-            assert [thing for thing in gc.get_objects() if type(thing) is _Connection] == []
+            assert [thing for thing in gc.get_objects() if type(thing) is Connection] == []
 
     run(main())
 
@@ -925,7 +925,7 @@ async def fed(pieces: list[bytes], *, then_closed: bool = False, max_answer: int
     """The outcome of an exchange whose answer comes in these pieces, and whether the connection could be kept."""
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
-    connection = _Connection(loop, "", max_answer, lambda _: None)
+    connection = Connection(loop, "", max_answer, lambda _: None)
     with theirs:
         await loop.create_connection(lambda: connection, sock=ours)
         assert connection.lost is not None

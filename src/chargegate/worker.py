@@ -7,9 +7,8 @@ or a circuit, holds none; its message stays unacked in the queue.
 import asyncio
 import random
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -37,6 +36,7 @@ from chargegate.model import (
 from chargegate.queues.base import Delivery, Queue, QueueUnavailable
 from chargegate.queues.envelope import examine, unwrap
 from chargegate.secrets import SHORT_HASH, CannotOpen, Keyring
+from chargegate.slots import Slots
 from chargegate.telemetry import Metrics, log
 
 T = TypeVar("T")
@@ -87,7 +87,6 @@ class Worker:
         self._sender = sender
         self._retries = retries
         self._metrics = metrics
-        self._concurrency = concurrency
         self._max_age = max_age_ms
         self._deadline = deadline_ms
         self._max_parked = max_parked
@@ -96,19 +95,15 @@ class Worker:
             max_per_destination=max_connections_per_destination,
             failure_threshold=circuit_failures,
             probe_interval_ms=circuit_probe_ms,
-            on_ready=lambda callback: self._begin(self._resume, callback),
+            on_ready=lambda callback: self._slots.begin(self._resume, callback),
             on_expired=self._expired,
             on_circuit=metrics.circuit("callbacks"),
         )
         self._rng = random.Random()  # noqa: S311 - jitter
         self._under_way: dict[str, _Work] = {}
-        self._stuck = 0
-        self._steps: deque[tuple[Callable[[Any], Coroutine[Any, Any, None]], Any]] = deque()
-        self._slots: list[asyncio.Task[None]] = []
-        self._idle: list[asyncio.Future[None]] = []
-        self._busy = 0
+        self._unopened = 0
         self._room = asyncio.Event()
-        self._draining = False
+        self._slots = Slots(concurrency, self._room.set)
         self._receiver: asyncio.Task[None] | None = None
         self._decided = {status: metrics.decisions.labels(status.value) for status in Status}
         self._delivered, self._retried, self._given_up = (
@@ -129,38 +124,29 @@ class Worker:
     @property
     def stuck(self) -> int:
         """Requests that this process could not open or handle. They stay in the queue and come back after a restart."""
-        return self._stuck
+        return self._unopened + self._slots.broken
 
     def start(self) -> None:
         self._receiver = asyncio.create_task(self._receive())
 
     async def drain(self, grace_s: float) -> None:
         """Take nothing more, let what is under way end within the time, cancel the rest. All of it stays queued."""
-        self._draining = True
         if self._receiver is not None:
             self._receiver.cancel()
             await asyncio.gather(self._receiver, return_exceptions=True)
-        for waiter in self._idle:
-            waiter.cancel()
-        self._idle.clear()
-        if self._slots:
-            await asyncio.wait(self._slots, timeout=grace_s)
-        for slot in self._slots:
-            slot.cancel()
-        await asyncio.gather(*self._slots, return_exceptions=True)
+        await self._slots.end(grace_s)
         self._destinations.close()
         if self._under_way:
             log.info("left in the queue", requests=len(self._under_way))
 
     async def _receive(self) -> None:
         while True:
-            free = self._concurrency - self._busy - len(self._steps)
-            if free <= 0 or self._destinations.parked >= self._max_parked:
+            if self._slots.free <= 0 or self._destinations.parked >= self._max_parked:
                 self._room.clear()
                 await self._room.wait()
                 continue
             try:
-                deliveries = await self._queue.receive(min(free, _BATCH))
+                deliveries = await self._queue.receive(min(self._slots.free, _BATCH))
             except QueueUnavailable as error:
                 log.warning("queue unavailable", error=str(error))
                 await asyncio.sleep(_PAUSE_S)
@@ -175,34 +161,7 @@ class Worker:
             work.again.append(delivery)
             return
         work = self._under_way[request_id] = _Work(delivery)
-        self._begin(self._handle, work)
-
-    def _begin(self, step: Callable[[Any], Coroutine[Any, Any, None]], what: Any) -> None:
-        """Run a step in a slot, now or when one is free."""
-        self._steps.append((step, what))
-        if self._idle:
-            self._idle.pop().set_result(None)
-        elif len(self._slots) < self._concurrency and not self._draining:
-            self._slots.append(asyncio.create_task(self._slot()))
-
-    async def _slot(self) -> None:
-        """One of ``concurrency`` tasks that live as long as the worker: a task for each request would cost more."""
-        while not self._draining:
-            if not self._steps:
-                self._room.set()
-                waiter = asyncio.get_running_loop().create_future()
-                self._idle.append(waiter)
-                await waiter
-                continue
-            step, what = self._steps.popleft()
-            self._busy += 1
-            try:
-                await step(what)
-            except Exception:  # noqa: BLE001 - one request's defect must not end the slot
-                self._stuck += 1
-                log.exception("request left in the queue by a defect")
-            finally:
-                self._busy -= 1
+        self._slots.begin(self._handle, work)
 
     async def _handle(self, work: _Work) -> None:
         callback = await self._prepare(work)
@@ -215,7 +174,7 @@ class Worker:
         try:
             request, replayed_at = unwrap(self._keyring, message)
         except CannotOpen as error:
-            self._stuck += 1
+            self._unopened += 1
             log.error("request cannot be opened and stays in the queue", request_id=message.request_id, why=str(error))
             return None
         except Invalid:
@@ -337,7 +296,7 @@ class Worker:
 
     def _expired(self, callback: Callback) -> None:
         callback.error = callback.error or "deadline_exceeded"
-        self._begin(self._give_up, callback)
+        self._slots.begin(self._give_up, callback)
 
     async def _give_up(self, callback: Callback) -> None:
         self._given_up.inc()
