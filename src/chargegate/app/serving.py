@@ -1,0 +1,202 @@
+"""Joins the parts, opens and closes them in order."""
+
+import asyncio
+import ipaddress
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TypedDict
+
+import msgspec
+
+from chargegate import health
+from chargegate.api import Parts, build
+from chargegate.api.server import Server
+from chargegate.app.authorization import build_authorizer, follow_access_list, read_acl_file
+from chargegate.app.storage import StartError, audit_feed, audited, open_queue, open_store, start_feed
+from chargegate.authorizers.cache import DecisionCache
+from chargegate.callbacks.deliver import Sender
+from chargegate.callbacks.guard import AddressGuard
+from chargegate.callbacks.schedule import RetryPolicy
+from chargegate.callbacks.signing import Signer
+from chargegate.config import Settings
+from chargegate.http1 import HttpClient
+from chargegate.ledger.access_list import SqliteAccessList
+from chargegate.ledger.base import AccessList, DeadLetter, Ledger
+from chargegate.ledger.sqlite import SqliteLedger
+from chargegate.model import now_ms
+from chargegate.queues.base import Message, Queue
+from chargegate.queues.envelope import unwrap, wrap
+from chargegate.secrets import AccessKeys, Keyring
+from chargegate.telemetry import Metrics, log
+from chargegate.worker import Worker
+
+
+class Offline(msgspec.Struct, frozen=True):
+    """What a command uses, with or without a running service beside it. ``replay`` puts a dead letter back into the
+    queue, and raises ``StartError`` where the queue lives in another process's memory."""
+
+    ledger: Ledger
+    access_list: AccessList
+    keyring: Keyring
+    replay: Callable[[DeadLetter], Awaitable[None]]
+
+
+async def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
+    """The API and the worker in one process, until SIGTERM or SIGINT; then a drain.
+
+    ``ready`` is given the base URL once requests are accepted. Raises ``StartError``.
+    """
+    _refuse_open_door(settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    grace_s = settings.server.shutdown_grace_ms / 1000
+    async with AsyncExitStack() as stack:
+        log.attach(loop)
+        stack.callback(log.detach)
+        store, keyring = await open_store(settings, stack, exclusive=True)
+        metrics = Metrics()
+        feed = audit_feed(settings, metrics)
+        ledger = SqliteLedger(store, partial(audited, metrics, feed))
+        access_list = SqliteAccessList(store)
+        queue = await open_queue(settings, store, keyring, stack)
+        if feed is not None:
+            await start_feed(feed, ledger, stack)
+        await read_acl_file(settings.authorization.acl_file, access_list, keyring)
+
+        cache = DecisionCache(ttl_ms=settings.authorization.cache_ttl_ms)
+        await follow_access_list(access_list, cache, stack)
+        authorizer = build_authorizer(settings, access_list, cache, metrics)
+        stack.push_async_callback(authorizer.close)
+        guard = AddressGuard(settings.callback.allowed_networks)
+        client = HttpClient(max_connections=settings.callback.max_connections, check_address=guard.check)
+        stack.push_async_callback(client.close)
+        sender = Sender(
+            client, Signer(settings.callback.signing_secrets), metrics, timeout_ms=settings.callback.timeout_ms
+        )
+        worker = Worker(
+            queue=queue,
+            ledger=ledger,
+            authorizer=authorizer,
+            keyring=keyring,
+            sender=sender,
+            metrics=metrics,
+            **_worker_limits(settings),
+        )
+
+        draining = asyncio.Event()
+        server = Server()
+        api = build(
+            Parts(
+                queue=queue,
+                ledger=ledger,
+                access_list=access_list,
+                keyring=keyring,
+                access_keys=AccessKeys(settings.security.api_keys),
+                check_address=guard.check,
+                metrics=metrics,
+                access_changed=cache.forget,
+                replay=partial(_replay, queue, keyring),
+                components={
+                    "queue": partial(health.queue, queue, worker, settings.queue.max_size),
+                    "authorization": partial(health.authorization, authorizer, settings.authorization.backend),
+                    "callbacks": partial(health.callbacks, worker),
+                    "audit": partial(health.audit, feed),
+                    "database": partial(health.database, ledger, settings.database.url),
+                },
+                require_https=settings.callback.require_https,
+                max_body_bytes=settings.server.max_body_bytes,
+                rate_limit_per_second=settings.server.rate_limit_per_second,
+                rate_limit_burst=settings.server.rate_limit_burst,
+                metrics_enabled=settings.monitoring.metrics.enabled,
+                health_enabled=settings.monitoring.health_check.enabled,
+                draining=draining.is_set,
+            )
+        )
+        try:
+            await server.start(
+                api,
+                settings.server.host,
+                settings.server.port,
+                request_timeout_ms=settings.server.request_timeout_ms,
+            )
+        except OSError as error:
+            raise StartError(f"server.port: {error}") from None
+        stack.push_async_callback(server.stop, 1.0)
+        worker.start()
+        url = f"http://{settings.server.host}:{server.port}"
+        log.info("ready", url=url, queue=settings.queue.url, authorization=settings.authorization.backend)
+        if ready is not None:
+            ready(url)
+        await stop.wait()
+        draining.set()
+        log.info("draining", grace_ms=settings.server.shutdown_grace_ms)
+        await worker.drain(grace_s)
+    log.info("stopped")
+
+
+@asynccontextmanager
+async def opened_store(settings: Settings) -> AsyncIterator[Offline]:
+    """The database for a command; a running service goes on using it. Raises ``StartError``."""
+    async with AsyncExitStack() as stack:
+        store, keyring = await open_store(settings, stack, exclusive=False)
+        queue = None
+        if settings.queue.url == "sqlite":
+            queue = await open_queue(settings, store, keyring, stack)
+
+        async def replay(letter: DeadLetter) -> None:
+            if queue is None:
+                raise StartError("queue.url is memory://: only the serving process can replay, over HTTP")
+            await _replay(queue, keyring, letter)
+
+        yield Offline(SqliteLedger(store), SqliteAccessList(store), keyring, replay)
+
+
+def _refuse_open_door(settings: Settings) -> None:
+    host = settings.server.host
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not (loopback or settings.security.api_keys or settings.security.allow_anonymous):
+        raise StartError(
+            f"server.host: {host} is reachable by others and security.api_keys is empty; make keys with"
+            " `chargegate keys create`, or set security.allow_anonymous = true"
+        )
+
+
+class _WorkerLimits(TypedDict):
+    retries: RetryPolicy
+    concurrency: int
+    max_age_ms: int
+    deadline_ms: int
+    max_parked: int
+    max_connections: int
+    max_connections_per_destination: int
+    circuit_failures: int
+    circuit_probe_ms: int
+
+
+def _worker_limits(settings: Settings) -> _WorkerLimits:
+    callback = settings.callback
+    return {
+        "retries": RetryPolicy(callback.max_attempts, callback.retry_delay_ms, callback.max_retry_after_ms),
+        "concurrency": settings.queue.consumer_concurrency,
+        "max_age_ms": settings.queue.max_age_ms,
+        "deadline_ms": callback.deadline_ms,
+        "max_parked": callback.max_parked,
+        "max_connections": callback.max_connections,
+        "max_connections_per_destination": callback.max_connections_per_destination,
+        "circuit_failures": callback.circuit.failure_threshold,
+        "circuit_probe_ms": callback.circuit.probe_interval_ms,
+    }
+
+
+async def _replay(queue: Queue, keyring: Keyring, letter: DeadLetter) -> None:
+    """Raises ``CannotOpen``, ``QueueFull`` or ``QueueUnavailable``."""
+    at = max(now_ms(), letter.failed_at + 1)
+    request, _ = unwrap(keyring, Message(letter.request_id, letter.station_id, at, letter.sealed))
+    await queue.put(wrap(keyring, request, replayed_at=at))
