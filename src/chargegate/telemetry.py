@@ -29,7 +29,7 @@ from prometheus_client import (
 
 from chargegate.model import one_line, to_iso
 
-disable_created_metrics()  # a second series for each counter, that nobody asked for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series a counter, that nobody asked for
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5, 10, 30)
 _LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
