@@ -115,7 +115,7 @@ def test_people_see_warnings_in_colour_and_tracebacks_as_they_are() -> None:
     assert written.text.endswith("ValueError: deep down\n")
 
 
-def test_lines_of_one_turn_are_written_in_one_go_and_none_is_left() -> None:
+def test_a_thread_writes_lines_together_and_none_is_left() -> None:
     class Counting(io.BytesIO):
         writes = 0
 
@@ -123,25 +123,39 @@ def test_lines_of_one_turn_are_written_in_one_go_and_none_is_left() -> None:
             self.writes += 1
             return super().write(data)
 
-    async def main() -> None:
-        log.attach(asyncio.get_running_loop())
-        for number in range(10):
-            log.info("event", number=number)
-        assert stream.getvalue() == b""
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert stream.writes == 1
-        await asyncio.to_thread(log.info, "from a thread")
-        assert b"from a thread" in stream.getvalue()
-        log.info("last words")
-        log.detach()
-        log.info("after")
-
     stream, log = Counting(), Log()
     log.configure(logging.INFO, stream, console=False, colours=False)
-    asyncio.run(main())
+    log.attach()
+    for number in range(1_000):
+        log.info("event", number=number)
+    log.info("last words")
+    log.detach()
+    log.info("after")
     events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
-    assert events == ["event"] * 10 + ["from a thread", "last words", "after"]
+    assert events == ["event"] * 1_000 + ["last words", "after"]
+    assert stream.writes < 500
+
+
+def test_lines_that_nobody_takes_are_bounded_and_counted() -> None:
+    taken = threading.Event()
+
+    class Stuck(io.BytesIO):
+        def write(self, data: Any) -> int:
+            taken.wait()
+            return super().write(data)
+
+    stream, log = Stuck(), Log()
+    log.configure(logging.INFO, stream, console=False, colours=False)
+    log.attach()
+    for number in range(25_000):
+        log.info("event", number=number)
+    taken.set()
+    log.detach()
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    lost = sum(event["lines"] for event in events if event["event"].startswith("log lines lost"))
+    written = sum(event["event"] == "event" for event in events)
+    assert lost > 0
+    assert written + lost == 25_000
 
 
 def test_threads_and_a_loop_at_once_lose_no_line() -> None:
@@ -152,7 +166,7 @@ def test_threads_and_a_loop_at_once_lose_no_line() -> None:
             written.log.info("event", name=name, number=number)
 
     async def main() -> None:
-        written.log.attach(asyncio.get_running_loop())
+        written.log.attach()
         running = [threading.Thread(target=shout, args=(name,)) for name in range(threads)]
         for thread in running:
             thread.start()

@@ -17,6 +17,8 @@ from chargegate.model import one_line, parse_callback_url
 from chargegate.secrets import AccessKeys
 
 PREFIX = "CHARGEGATE_"
+FILE_VARIABLE = PREFIX + "CONFIG"
+TEST_PREFIX = PREFIX + "TEST_"  # where the tests' servers are
 DEFAULT_FILE = Path("chargegate.toml")
 
 Ms = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
@@ -165,7 +167,7 @@ def load(file: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
     """
     values = _read(file)
     for name, text in sorted(environ.items()):
-        if name.startswith(PREFIX) and not name.startswith((PREFIX + "TEST_", PREFIX + "CONFIG")):
+        if name.startswith(PREFIX) and name != FILE_VARIABLE and not name.startswith(TEST_PREFIX):
             _set_from_environment(values, name, text)
     try:
         settings = msgspec.convert(values, Settings)
@@ -243,6 +245,7 @@ def _check(settings: Settings) -> None:
     }.items():
         if known[0] not in known[1]:
             raise ConfigError(f"{key}: must be {' or '.join(map(repr, known[1]))}")
+    _check_door(settings)
     _check_authorization(settings.authorization)
     for text in settings.callback.allowed_networks:
         try:
@@ -250,6 +253,19 @@ def _check(settings: Settings) -> None:
         except ValueError:
             raise ConfigError(f"callback.allowed_networks: {text!r} is not a network such as '10.0.0.0/8'") from None
     _check_secrets(settings)
+
+
+def _check_door(settings: Settings) -> None:
+    host = settings.server.host
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not (loopback or settings.security.api_keys or settings.security.allow_anonymous):
+        raise ConfigError(
+            f"server.host: {one_line(host)} is reachable by others and security.api_keys is empty; make keys with"
+            " `chargegate keys create`, or set security.allow_anonymous = true"
+        )
 
 
 def _check_authorization(authorization: Authorization) -> None:

@@ -3,9 +3,10 @@
 No label has unbounded values, and nothing here is ever given a driver token.
 """
 
-import asyncio
 import contextlib
+import itertools
 import logging
+import queue
 import sys
 import threading
 import time
@@ -100,6 +101,9 @@ class Metrics:
 
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
+_MAX_LINES: Final = 10_000
+_GATHER_S: Final = 0.01
+_PATIENCE_S: Final = 1.0
 _COLOURS: Final = {"warning": "33", "error": "31"}
 
 
@@ -123,8 +127,7 @@ def _to_console(level: str, event: str, fields: dict[str, Any], *, colours: bool
 class Log:
     """The log: ``log.info("request accepted", request_id=…)`` is one line, the event first.
 
-    Our own because it is written for every request: a third of what structlog costs, measured. Within an event loop
-    that ``attach`` named, the lines of one turn are written in one go; elsewhere each at once.
+    Our own because it is written for every request: a third of what structlog costs, measured.
     """
 
     def __init__(self) -> None:
@@ -132,21 +135,31 @@ class Log:
         self._render: Callable[[str, str, dict[str, Any]], bytes] = _to_json
         self._stream: BinaryIO | None = None
         self._waiting: deque[bytes] = deque()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._woken = self._ending = False
+        self._losses = itertools.count(1)  # counted by whoever loses one, in any thread
+        self._lost = 0
 
     def configure(self, level: int, stream: BinaryIO, *, console: bool, colours: bool) -> None:
         self._level = level
         self._stream = stream
         self._render = partial(_to_console, colours=colours) if console else _to_json
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Call it in the loop's thread."""
-        self._loop, self._thread = loop, threading.get_ident()
+    def attach(self) -> None:
+        """From here on a thread writes, so that an event loop never waits for whoever takes the log. What nobody takes
+        is bounded: past 10,000 lines new ones are lost and counted."""
+        self._ending = False
+        self._writer = threading.Thread(target=self._run, name="log", daemon=True)
+        self._writer.start()
 
     def detach(self) -> None:
-        self._loop = None
-        self._write()
+        """Write what is waiting, unless nobody takes it, and write at once again."""
+        if self._writer is not None:
+            self._ending = True
+            self._wake.put(None)
+            self._writer.join(_PATIENCE_S)
+            self._writer = None
 
     def debug(self, event: str, **fields: Any) -> None:
         if self._level <= logging.DEBUG:
@@ -168,23 +181,44 @@ class Log:
         self._emit("error", event, {**fields, "traceback": traceback.format_exc()})
 
     def _emit(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        self._waiting.append(self._render(level, event, fields))
-        if self._loop is None or threading.get_ident() != self._thread:
-            self._write()
-        elif len(self._waiting) == 1:
-            self._loop.call_soon(self._write)
+        line = self._render(level, event, fields)
+        if self._writer is None:
+            self._write(line)
+        elif len(self._waiting) < _MAX_LINES:
+            self._waiting.append(line)
+            if not self._woken:
+                self._woken = True
+                self._wake.put(None)
+        else:
+            self._lost = next(self._losses)
 
-    def _write(self) -> None:
-        lines = []
-        with contextlib.suppress(IndexError):
-            while True:
-                lines.append(self._waiting.popleft())  # safe between threads, as a look at its length is not
-        if lines:
-            # A log that nobody takes, on a full disk or into a closed pipe, must not stop the service.
-            with contextlib.suppress(OSError, ValueError):
-                stream = self._stream or sys.stderr.buffer
-                stream.write(b"".join(lines))
-                stream.flush()
+    def _run(self) -> None:
+        """The writing thread: only it waits for whoever takes the log."""
+        told = self._lost
+        while True:
+            self._wake.get()
+            if not self._ending:
+                time.sleep(_GATHER_S)
+            self._woken = False
+            lines, lost = [], self._lost - told
+            with contextlib.suppress(IndexError):
+                while True:
+                    lines.append(self._waiting.popleft())  # safe between threads, as a look at its length is not
+            if lost:
+                told += lost
+                lines.append(self._render("warning", "log lines lost, nobody took them", {"lines": lost}))
+            self._write(b"".join(lines))
+            if self._ending:
+                return
+
+    def _write(self, text: bytes) -> None:
+        # A log on a full disk or into a closed pipe must not stop the service.
+        with contextlib.suppress(OSError, ValueError):
+            # Not through a buffer, whose lock a thread that is never let go would hold at the end of the process.
+            stream = self._stream or sys.stderr.buffer
+            stream = getattr(stream, "raw", stream)
+            while text:
+                text = text[stream.write(text) :]
 
 
 log = Log()

@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 _BATCH: Final = 64
 _PAUSE_S: Final = 1.0
+_TOO_LATE: Final = "deadline_exceeded"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -141,7 +142,11 @@ class Worker:
 
     async def _receive(self) -> None:
         while True:
-            if self._slots.free <= 0 or self._destinations.parked >= self._max_parked:
+            full = self._destinations.parked >= self._max_parked
+            if full and self._destinations.shed(1 + self._max_parked // 50):
+                log.warning("too many callbacks wait, the longest line's newest are given up")
+                continue
+            if full or self._slots.free <= 0:
                 self._room.clear()
                 await self._room.wait()
                 continue
@@ -255,6 +260,11 @@ class Worker:
 
     async def _resume(self, callback: Callback) -> None:
         """One attempt; its connection is taken already."""
+        if callback.deadline <= time.monotonic():
+            self._destinations.unused(callback)
+            callback.error = callback.error or _TOO_LATE
+            await self._give_up(callback)
+            return
         try:
             attempt = await self._sender.send(callback)
         except BaseException:
@@ -276,9 +286,10 @@ class Worker:
             self._metrics.end_to_end.observe((at - work.created_at) / 1000)
             log.info("callback delivered", request_id=callback.request_id, attempts=callback.attempts)
             return
-        now = now_ms()
-        wait = None if attempt.gone else self._retries.wait_ms(callback.attempts, attempt.retry_after, now, self._rng)
-        if wait is None or now >= callback.deadline:
+        wait = None
+        if not attempt.gone and time.monotonic() < callback.deadline:
+            wait = self._retries.wait_ms(callback.attempts, attempt.retry_after, now_ms(), self._rng)
+        if wait is None:
             await self._give_up(callback)
             return
         self._retried.inc()
@@ -295,7 +306,7 @@ class Worker:
         self._destinations.retry(callback, wait)
 
     def _expired(self, callback: Callback) -> None:
-        callback.error = callback.error or "deadline_exceeded"
+        callback.error = callback.error or _TOO_LATE
         self._slots.begin(self._give_up, callback)
 
     async def _give_up(self, callback: Callback) -> None:

@@ -100,3 +100,19 @@ def test_a_log_that_nobody_reads_any_more(service: Callable[..., Service], recei
     assert unread.client.get("/health").json()["status"] == "UP"
     assert unread.stop() == 0
     assert len(unread.audit_rows()) == len(unread.csv_rows()) == 5
+
+
+def test_a_log_whose_reader_sleeps(service: Callable[..., Service], receiver: Site) -> None:
+    """A pipe holds 64 KiB; what is logged here would fill it many times over."""
+    unread = service(started=False)
+    unread.log_file = unread.folder / "pipe"
+    os.mkfifo(unread.log_file)
+    reader = os.open(unread.log_file, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        unread.start()
+        asked = [unread.ask(receiver.url()) for _ in range(400)]
+        assert all(unread.finished(each)["status"] == "COMPLETED" for each in asked)
+        assert unread.client.get("/health").json()["status"] == "UP"
+        assert unread.stop() == 0
+    finally:
+        os.close(reader)

@@ -1,6 +1,7 @@
 """One HTTP/1.1 connection: uvicorn's protocol, with limits on what a client may keep waiting."""
 
 import asyncio
+import math
 from typing import Final
 
 import httptools
@@ -8,24 +9,31 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from chargegate.api.errors import Refused
+from chargegate.api.errors import Refused, unavailable
 from chargegate.api.headers import SECURITY, trace_id
+from chargegate.telemetry import log
 
 MAX_HEAD: Final = 32 * 1024
 MAX_MESSAGE: Final = 2 * 1024 * 1024
 MAX_DISCARDED: Final = 1024 * 1024
+MAX_TURNED_AWAY: Final = 32  # at once, with an answer that they surely get
 
 _PIECE: Final = 16 * 1024
 _LINGER_S: Final = 2.0
+_NOTE_S: Final = 1.0
 _HEAD_TOO_LARGE: Final = f"The request line and headers must be at most {MAX_HEAD} bytes."
 
 
 class State(ServerState):
-    """What the connections of one server share; ``deserted`` is set when the last one is lost."""
+    """What the connections of one server share. ``deserted`` is set when the last one is lost. More than ``limit``
+    connections are not served; those beyond it are ``turned_away``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.deserted = asyncio.Event()
+        self.limit: float = math.inf
+        self.turned_away: set[Connection] = set()
+        self.next_note = 0.0
 
 
 class Connection(HttpToolsProtocol):
@@ -45,15 +53,20 @@ class Connection(HttpToolsProtocol):
         self._in_message = False
         self._pending = 0  # bytes since the head, the body or the discarding began
         self._lingering = False
+        self._surplus = False
         self._catching_up = False
         self._fault = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
-        self._watch(0)
+        if len(self._state.connections) - len(self._state.turned_away) > self._state.limit:
+            self._turn_away()
+        else:
+            self._watch(0)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
+        self._state.turned_away.discard(self)
         super().connection_lost(exc)
         if not self.connections:
             self._state.deserted.set()
@@ -72,6 +85,9 @@ class Connection(HttpToolsProtocol):
             return
         if self._lingering:
             self._watch(len(data))
+            return
+        if self._surplus:
+            self._say_no_room()
             return
         self._unset_keepalive_if_required()
         try:
@@ -224,6 +240,24 @@ class Connection(HttpToolsProtocol):
         self.transport.write(self._answer(Refused(status, code, message)))
         self._linger()
 
+    def _turn_away(self) -> None:
+        """Answer the first bytes that come: some clients throw away an answer that was there before their request."""
+        state, now = self._state, self.loop.time()
+        state.turned_away.add(self)
+        self._surplus = True
+        if now >= state.next_note:
+            state.next_note = now + _NOTE_S
+            log.warning("connections are refused, too many are open", limit=state.limit)
+        if len(state.turned_away) > MAX_TURNED_AWAY:
+            self._say_no_room()
+            self.transport.close()
+        else:
+            self._timer = self.loop.call_later(min(_LINGER_S, self._timeout_s), self.transport.close)
+
+    def _say_no_room(self) -> None:
+        self.transport.write(self._answer(unavailable("Too many connections are open.")))
+        self._linger()
+
     def _answer(self, refused: Refused) -> bytes:
         body = refused.body()
         headers: list[tuple[bytes, bytes]] = [
@@ -233,6 +267,7 @@ class Connection(HttpToolsProtocol):
             (b"connection", b"close"),
             *SECURITY,
             (b"x-request-id", trace_id(dict(self.headers or ()))),
+            *((name.encode(), value.encode()) for name, value in refused.headers.items()),
         ]
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         return b"%b%b\r\n%b" % (STATUS_LINE[refused.status], lines, body)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 from email.utils import formatdate
@@ -30,11 +31,14 @@ class Server:
             raise RuntimeError("not started")
         return int(self._listener.sockets[0].getsockname()[1])
 
-    async def start(self, app: ASGIApp, host: str, port: int, *, request_timeout_ms: int) -> None:
+    async def start(
+        self, app: ASGIApp, host: str, port: int, *, request_timeout_ms: int, max_connections: float = math.inf
+    ) -> None:
         """Return when connections are accepted.
 
-        ``request_timeout_ms`` is how long the head of a request may take, and then its body. Raises ``OSError`` with
-        a message for people if the address cannot be listened on.
+        ``request_timeout_ms`` is how long the head of a request may take, and then its body. A connection beyond
+        ``max_connections`` is answered with 503 and closed. Raises ``OSError`` with a message for people if the
+        address cannot be listened on.
         """
         config = Config(
             app,
@@ -49,6 +53,7 @@ class Server:
         )
         config.load()
         loop = asyncio.get_running_loop()
+        self._state.limit = max_connections
         self._tick()
         try:
             self._listener = await loop.create_server(

@@ -55,7 +55,7 @@ async def serve(settings: Settings, *, ready: Callable[[str], None] | None = Non
         loop.add_signal_handler(number, stop.set)
     grace_s = settings.server.shutdown_grace_ms / 1000
     async with AsyncExitStack() as stack:
-        log.attach(loop)
+        log.attach()
         stack.callback(log.detach)
         store, keyring = await open_store(settings, stack, exclusive=True)
         metrics = Metrics()

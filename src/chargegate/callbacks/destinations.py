@@ -6,6 +6,7 @@ share one host, and one client's 500s must not keep the others waiting.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -58,7 +59,8 @@ class Callback:
         self.body = body
         self.traceparent = traceparent
         self.attempts = attempts
-        self.deadline = deadline  # Unix ms; given up when it passes while parked
+        # Given up when it passes before the next attempt. By the clock that nobody sets; it is asked for in Unix ms.
+        self.deadline = time.monotonic() + (deadline - now_ms()) / 1000
         self.work = work  # whatever its owner needs when it ends
         self.error: str | None = None
         self.last_status_code: int | None = None
@@ -98,7 +100,7 @@ class Destinations:
         on_circuit: Callable[[str], None] = lambda _state: None,
     ) -> None:
         """``on_ready`` is told of a parked callback that may start now: its connection is taken. ``on_expired`` of one
-        whose deadline passed while it was parked. ``on_circuit``: ``open`` when the first circuit opens, ``closed``
+        whose deadline passed before it could start. ``on_circuit``: ``open`` when the first circuit opens, ``closed``
         when none is open any more."""
         self._max = max_connections
         self._max_each = max_per_destination
@@ -109,6 +111,7 @@ class Destinations:
         self._on_circuit = on_circuit
         self._loop = asyncio.get_running_loop()
         self._known: dict[str, _Destination] = {}
+        self._remembered: dict[str, None] = {}  # destinations with nothing to do that failed lately, oldest first
         self._starved: dict[str, None] = {}  # destinations with a line that only the limit in all holds up, in turn
         self._sweeper: asyncio.TimerHandle | None = None
         self._timers: set[asyncio.TimerHandle] = set()
@@ -121,8 +124,16 @@ class Destinations:
         return self._open
 
     def start(self, callback: Callback) -> bool:
-        """True: it may be sent now, and its connection is taken until ``finished``. False: it is parked."""
-        destination = self._known.get(callback.destination) or self._new(callback.destination)
+        """True: it may be sent now, and its connection is taken until ``finished``. False: it is parked, or was given
+        up because its deadline has passed."""
+        if callback.deadline <= time.monotonic():
+            self._expire(callback)
+            return False
+        key = callback.destination
+        destination = self._known.get(key)
+        if destination is None:
+            destination = self._known[key] = _Destination(key)
+        self._remembered.pop(key, None)
         if not destination.line and self._free(destination):
             self._take(destination, callback)
             return True
@@ -134,7 +145,7 @@ class Destinations:
         """Park it until the time of its next attempt, or its deadline if that is sooner."""
         callback.state = RESTING
         self.parked += 1
-        self._later(min(wait_ms, callback.deadline - now_ms()) / 1000, self._rested, callback)
+        self._later(min(wait_ms / 1000, callback.deadline - time.monotonic()), self._rested, callback)
 
     def finished(self, callback: Callback, *, reachable: bool) -> bool:
         """Give its connection back. ``reachable``: the destination was connected to and answered in time.
@@ -143,32 +154,62 @@ class Destinations:
         counted, and the callback is parked again.
         """
         destination = self._known[callback.destination]
-        destination.running -= 1
-        self._running -= 1
-        callback.state = ENDED
-        again = callback.probing and not reachable and now_ms() < callback.deadline
+        again = callback.probing and not reachable and time.monotonic() < callback.deadline
         self._observe(destination, callback, reachable=reachable)
         if again:
             self._queue(destination, callback)
+        self._give_back(destination, callback)
+        return not again
+
+    def unused(self, callback: Callback) -> None:
+        """Give back a connection that was not used: nothing is learned of the destination."""
+        destination = self._known[callback.destination]
+        if callback.probing:
+            callback.probing = destination.probing = False
+            destination.probe_at = self._loop.time()
+        self._give_back(destination, callback)
+
+    def shed(self, count: int) -> int:
+        """Give up the newest of the longest line, at most so many; how many there were. For when too many are parked:
+        what one destination left waiting must not keep others from being served."""
+        longest = max(self._known.values(), key=lambda destination: len(destination.line), default=None)
+        shed = 0
+        while longest is not None and longest.line and shed < count:
+            callback = longest.line.pop()
+            if callback.state == IN_LINE:
+                callback.error = "too_many_waiting"
+                self.parked -= 1
+                self._expire(callback)
+                shed += 1
+        return shed
+
+    def _give_back(self, destination: _Destination, callback: Callback) -> None:
+        destination.running -= 1
+        self._running -= 1
+        if callback.state == RUNNING:
+            callback.state = ENDED
         if destination.line:
             self._starved[destination.key] = None  # behind those whose turn it is
-        elif destination.idle and not destination.failures:
-            del self._known[destination.key]
+        else:
+            self._rest(destination)
         while self._starved and self._running < self._max:
             key = next(iter(self._starved))
             del self._starved[key]
             if key in self._known:
                 self._pump(self._known[key])
-        return not again
 
-    def _new(self, key: str) -> _Destination:
-        if len(self._known) >= _REMEMBERED:
-            # Hostile clients name endless hosts; what is known of those with nothing to do may go.
-            for known in [destination for destination in self._known.values() if destination.idle]:
-                self._close_circuit(known)
-                del self._known[known.key]
-        destination = self._known[key] = _Destination(key)
-        return destination
+    def _rest(self, destination: _Destination) -> None:
+        """Forget a destination with nothing to do, or remember that it failed; hostile clients name endless hosts."""
+        if not destination.idle:
+            return
+        if not destination.failures:
+            self._known.pop(destination.key, None)
+            return
+        self._remembered[destination.key] = None
+        if len(self._remembered) > _REMEMBERED:
+            oldest = next(iter(self._remembered))
+            del self._remembered[oldest]
+            self._close_circuit(self._known.pop(oldest))
 
     def _observe(self, destination: _Destination, callback: Callback, *, reachable: bool) -> None:
         probe, callback.probing = callback.probing, False
@@ -188,6 +229,7 @@ class Destinations:
             log.warning("destination unreachable, its callbacks wait", failures=destination.failures)
             if self._open == 1:
                 self._on_circuit("open")
+            destination.probe_at = self._loop.time() + self._probe_interval
             self._await_probe(destination)
 
     def _close_circuit(self, destination: _Destination) -> None:
@@ -199,8 +241,7 @@ class Destinations:
                 self._on_circuit("closed")
 
     def _await_probe(self, destination: _Destination) -> None:
-        destination.probe_at = self._loop.time() + self._probe_interval
-        self._later(self._probe_interval, self._pump, destination)
+        self._later(destination.probe_at - self._loop.time(), self._pump, destination)
 
     def _free(self, destination: _Destination) -> bool:
         if destination.open:
@@ -213,13 +254,17 @@ class Destinations:
         callback.state = RUNNING
         if destination.open:
             destination.probing = callback.probing = True
+            destination.probe_at = self._loop.time() + self._probe_interval
 
     def _pump(self, destination: _Destination) -> None:
         """Start from a destination's line what may start."""
-        line = destination.line
+        line, now = destination.line, time.monotonic()
         while line:
             if line[0].state != IN_LINE:
-                line.popleft()  # its deadline passed
+                line.popleft()
+            elif line[0].deadline <= now:
+                self.parked -= 1
+                self._expire(line.popleft())
             elif self._free(destination):
                 callback = line.popleft()
                 self._take(destination, callback)
@@ -229,6 +274,7 @@ class Destinations:
                 if self._running >= self._max:
                     self._starved[destination.key] = None
                 return
+        self._rest(destination)
 
     def _queue(self, destination: _Destination, callback: Callback) -> None:
         callback.state = IN_LINE
@@ -239,25 +285,21 @@ class Destinations:
 
     def _sweep(self) -> None:
         """Give up what waited in a line past its deadline. One look at all costs less than a timer for each."""
-        now = now_ms()
-        for destination in self._known.values():
-            for callback in destination.line:
-                if callback.state == IN_LINE and callback.deadline <= now:
-                    self._expire(callback)
+        now = time.monotonic()
+        late = [c for d in self._known.values() for c in d.line if c.state == IN_LINE and c.deadline <= now]
+        for callback in late:
+            self.parked -= 1
+            self._expire(callback)
         in_line = any(destination.line for destination in self._known.values())
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep) if in_line else None
 
     def _rested(self, callback: Callback) -> None:
-        if callback.deadline <= now_ms():
-            self._expire(callback)
-            return
         self.parked -= 1
         if self.start(callback):
             self._on_ready(callback)
 
     def _expire(self, callback: Callback) -> None:
         callback.state = ENDED
-        self.parked -= 1
         self._on_expired(callback)
 
     def _later(self, seconds: float, do: Callable[[_What], None], what: _What) -> None:

@@ -1,6 +1,6 @@
 """The promises that every ledger makes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -56,7 +56,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A callback given up. ``sealed`` is the encrypted token and URL, never shown."""
+    """A callback given up that can be sent again. ``sealed`` is the encrypted token and URL, never shown."""
 
     request_id: str
     station_id: str
@@ -156,6 +156,16 @@ class Ledger(Protocol):
     async def dead_letter(self, request_id: str) -> DeadLetter | None: ...
 
     async def count_dead_letters(self) -> int: ...
+
+    async def discard(self, request_ids: Sequence[str]) -> int:
+        """Forget the sealed token and URL of dead letters: the requests stay FAILED, and are listed and replayed no
+        more. Returns how many there were."""
+        ...
+
+    async def fail_lost(self, kept: Iterable[str], at: int) -> int:
+        """The queue forgot: requests under way, other than ``kept``, are FAILED with ``lost_with_the_queue``. Nothing
+        is left to send again, unless one was a dead letter before. Returns how many there were."""
+        ...
 
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
         """Audit rows in the order of their commits, for sinks that follow."""

@@ -1,7 +1,8 @@
 """The ledger in SQLite. A request's row and its audit row are inserted in one commit; the request id is unique."""
 
+import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -33,7 +34,7 @@ FROM authorization_audit a JOIN charging_requests r USING (request_id) WHERE a.r
 _DEAD = """
 SELECT r.request_id, r.station_id, r.driver_token_hash, a.status, a.reason, r.created_at, r.processed_at, r.attempts,
     r.last_status_code, r.last_error, r.sealed
-FROM charging_requests r JOIN authorization_audit a USING (request_id) WHERE r.status = 'FAILED'"""
+FROM charging_requests r JOIN authorization_audit a USING (request_id) WHERE r.status = 'FAILED' AND r.sealed IS NOT NULL"""
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -142,8 +143,16 @@ class SqliteLedger:
         return DeadLetter(*row) if row else None
 
     async def count_dead_letters(self) -> int:
-        query = "SELECT count(*) FROM charging_requests WHERE status = 'FAILED'"
+        query = "SELECT count(*) FROM charging_requests WHERE status = 'FAILED' AND sealed IS NOT NULL"
         return await self._read(lambda connection: int(connection.execute(query).fetchone()[0]))
+
+    async def discard(self, request_ids: Sequence[str]) -> int:
+        discarded: int = await self._write(_DISCARD, request_ids)
+        return discarded
+
+    async def fail_lost(self, kept: Iterable[str], at: int) -> int:
+        failed: int = await self._write(_FAIL_LOST, (json.dumps(list(kept)), at))
+        return failed
 
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
         query = f"SELECT {_AUDIT}, a.sequence FROM authorization_audit a WHERE sequence > ? ORDER BY sequence LIMIT ?"  # noqa: S608 - constant
@@ -170,9 +179,18 @@ class SqliteLedger:
         remembered: str = await self._write(_FACT, (name, value))
         return remembered
 
+    async def last_fact(self, name: str) -> str | None:
+        """What ``replace_fact`` remembered last."""
+        query = "SELECT value FROM service_facts WHERE name = ?"
+        row = await self._read(lambda connection: connection.execute(query, (name,)).fetchone())
+        return row[0] if row else None
+
+    async def replace_fact(self, name: str, value: str) -> None:
+        await self._write(_REPLACE_FACT, (name, value))
+
     async def sealed_prefixes(self, length: int) -> frozenset[bytes]:
         """The different beginnings of everything sealed that is kept, to see early whether it can be opened."""
-        query = "SELECT DISTINCT substr(sealed, 1, ?) FROM charging_requests WHERE status = 'FAILED'"
+        query = "SELECT DISTINCT substr(sealed, 1, ?) FROM charging_requests WHERE status = 'FAILED' AND sealed NOT NULL"
         return await self._read(lambda connection: frozenset(row[0] for row in connection.execute(query, (length,))))
 
     async def check(self) -> None:
@@ -333,6 +351,28 @@ def _fact(connection: sqlite3.Connection, items: list[tuple[str, str]]) -> list[
     ]
 
 
+def _discard(connection: sqlite3.Connection, items: list[Sequence[str]]) -> list[int]:
+    return [
+        connection.executemany(
+            "UPDATE charging_requests SET sealed = NULL"
+            " WHERE request_id = ? AND status = 'FAILED' AND sealed IS NOT NULL",
+            [(request_id,) for request_id in request_ids],
+        ).rowcount
+        for request_ids in items
+    ]
+
+
+def _fail_lost(connection: sqlite3.Connection, items: list[tuple[str, int]]) -> list[int]:
+    return [
+        connection.execute(
+            "UPDATE charging_requests SET status = 'FAILED', processed_at = ?, last_error = 'lost_with_the_queue'"
+            " WHERE status = 'PROCESSING' AND request_id NOT IN (SELECT value FROM json_each(?))",
+            (at, kept),
+        ).rowcount
+        for kept, at in items
+    ]
+
+
 _RESTART = _each(
     "UPDATE charging_requests SET status = ?, started_at = ?, processed_at = NULL, attempts = 0,"
     " last_status_code = NULL, last_error = NULL WHERE request_id = ?"
@@ -344,3 +384,6 @@ _SINK = _each("INSERT OR REPLACE INTO sink_positions VALUES (?, ?)")
 _FINISH = Operation(_finish)
 _CLAIM = Operation(_claim)
 _FACT = Operation(_fact)
+_REPLACE_FACT = _each("INSERT OR REPLACE INTO service_facts VALUES (?, ?)")
+_DISCARD = Operation(_discard)
+_FAIL_LOST = Operation(_fail_lost)
