@@ -19,7 +19,7 @@ WEBHOOK = "whsec_" + KEY
 # Every key with a value that is not its default, where it has another.
 KEYS: dict[str, Any] = {
     "data_dir": "elsewhere",
-    "server.host": "0.0.0.0",
+    "server.host": "::1",
     "server.port": 9000,
     "server.max_body_bytes": 1024,
     "server.shutdown_grace_ms": 5,
@@ -163,7 +163,24 @@ def test_the_file_in_the_working_directory_is_read_if_there_is_one(
 
 
 def test_other_variables_are_left_alone() -> None:
-    assert load(None, {"CHARGEGATE": "x", "CHARGEGATED__X": "y", "PATH": "/bin"}) == load(None, {})
+    others = ("CHARGEGATE", "CHARGEGATED__X", "PATH", "CHARGEGATE_CONFIG", "CHARGEGATE_TEST_POSTGRES")
+    assert load(None, dict.fromkeys(others, "x")) == load(None, {})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gate.example", ""])
+def test_an_open_door_needs_keys_or_intent(host: str) -> None:
+    open_door = {"CHARGEGATE_SERVER__HOST": host}
+    assert "server.host" in fault(None, open_door)
+    for name, value in {
+        "CHARGEGATE_SECURITY__API_KEYS": ACCESS,
+        "CHARGEGATE_SECURITY__ALLOW_ANONYMOUS": "true",
+    }.items():
+        assert load(None, {**open_door, name: value}).server.host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_needs_no_keys(host: str) -> None:
+    assert load(None, {"CHARGEGATE_SERVER__HOST": host}).server.host == host
 
 
 @pytest.mark.parametrize(
@@ -182,6 +199,8 @@ def test_other_variables_are_left_alone() -> None:
         ("[server]\nport = 80.5", "server.port"),
         ("[server]\nport = true", "server.port"),
         ("[server]\nhost = 1", "server.host"),
+        ("[server]\nhost = '0.0.0.0'", "security.api_keys"),
+        ("[server]\nhost = 'gate.example'", "security.api_keys"),
         ("[queue]\nmax_size = 0", "queue.max_size"),
         ("[queue]\nconsumer_concurrency = 0", "queue.consumer_concurrency"),
         ("[queue]\nmax_age_ms = 2026-01-01", "queue.max_age_ms"),
@@ -229,6 +248,10 @@ def test_what_is_wrong_in_a_file_is_named_in_one_line(content: str, named: str, 
         ("CHARGEGATE_SERVER", "1", "server"),
         ("CHARGEGATE_SERVER__", "1", "SERVER__"),
         ("CHARGEGATE_", "1", "CHARGEGATE_"),
+        ("CHARGEGATE_CONFIGURATION", "1", "configuration"),
+        ("CHARGEGATE_CONFIG__FILE", "1", "config"),
+        ("CHARGEGATE_TEST", "1", "test"),
+        ("CHARGEGATE_TESTS__X", "1", "tests"),
         ("CHARGEGATE_SERVER__PORT__X", "1", "server.port.x"),
         ("CHARGEGATE_SERVER__PORT", "eighty", "SERVER__PORT"),
         ("CHARGEGATE_SERVER__PORT", "", "SERVER__PORT"),

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -66,6 +66,11 @@ class Invalid(ValueError):
     def __init__(self, message: str, details: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.details = details or {}
+
+
+def broken(details: Mapping[str, str]) -> Invalid:
+    """The error of a request with faults in these fields."""
+    return Invalid("The request breaks the rules of " + ", ".join(details) + ".", dict(details))
 
 
 class CallbackTarget(msgspec.Struct, frozen=True):
@@ -283,10 +288,13 @@ def _url_fault(value: str) -> str:
     return "must have a valid host, and a port, if any, of digits"
 
 
-def parse_body(body: bytes) -> tuple[str, str, str, CallbackTarget]:
+def parse_body(
+    body: bytes, target_fault: Callable[[CallbackTarget], str | None] | None = None
+) -> tuple[str, str, str, CallbackTarget]:
     """Decode and validate a request body: ``(station_id, driver_token, callback_url, target)``, as they were sent.
 
-    Raises ``Invalid`` that names every field at fault.
+    ``target_fault`` gives the rule that a well-formed target breaks all the same, or None. Raises ``Invalid`` that
+    names every field at fault.
     """
     try:
         raw = _decode_body(body)
@@ -307,8 +315,11 @@ def parse_body(body: bytes) -> tuple[str, str, str, CallbackTarget]:
             target = parse_callback_url(url)
         except ValueError as error:
             details["callback_url"] = str(error)
+        else:
+            if target_fault is not None and (fault := target_fault(target)):
+                details["callback_url"] = fault
     if details or target is None:
-        raise Invalid("The request breaks the rules of " + ", ".join(details) + ".", details)
+        raise broken(details)
     return station, token, url, target
 
 

@@ -13,6 +13,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ from chargegate.telemetry import log
 T = TypeVar("T")
 
 _RETRY_S = 1.0
+_SCAN_S = 10.0
 _MAX_ROWS = 128  # of one statement; a batch is cut into powers of two so that few statements are prepared
 _ENVIRONMENT = frozenset(
     {
@@ -225,6 +227,7 @@ class SqliteStore:
         self._writer = Lane(self._connect, transactions=True)
         self._looker = Lane(self._connect, transactions=False)
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="sqlite-read")
+        self._scanner = ThreadPoolExecutor(1, thread_name_prefix="sqlite-scan")
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self.submit = self._writer.submit
@@ -260,8 +263,22 @@ class SqliteStore:
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query in a reading thread. Raises ``StoreUnavailable``."""
+        return await self._in(self._readers, query)
+
+    async def scan(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query that may look at very many rows, in a thread of its own so that nobody else waits for it. It is
+        given up after ten seconds. Raises ``StoreUnavailable``."""
+
+        def limited(connection: sqlite3.Connection) -> T:
+            end = time.monotonic() + _SCAN_S
+            connection.set_progress_handler(lambda: time.monotonic() > end, 100_000)
+            return query(connection)
+
+        return await self._in(self._scanner, limited)
+
+    async def _in(self, threads: ThreadPoolExecutor, query: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            answer = asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+            answer = asyncio.get_running_loop().run_in_executor(threads, self._read, query)
         except RuntimeError:
             raise StoreUnavailable("closed") from None
         return await answer
@@ -281,6 +298,7 @@ class SqliteStore:
         await self._writer.close()
         await self._looker.close()
         self._readers.shutdown()
+        self._scanner.shutdown()
         while self._connections:
             self._connections.pop().close()
         if self._lock is not None:

@@ -197,7 +197,8 @@ class Log:
         told = self._lost
         while True:
             self._wake.get()
-            if not self._ending:
+            ending = self._ending
+            if not ending:
                 time.sleep(_GATHER_S)
             self._woken = False
             lines, lost = [], self._lost - told
@@ -208,7 +209,7 @@ class Log:
                 told += lost
                 lines.append(self._render("warning", "log lines lost, nobody took them", {"lines": lost}))
             self._write(b"".join(lines))
-            if self._ending:
+            if ending:
                 return
 
     def _write(self, text: bytes) -> None:

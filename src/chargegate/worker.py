@@ -224,8 +224,9 @@ class Worker:
             verdict = Verdict(Status.UNKNOWN, Reason.EXPIRED_IN_QUEUE)
         else:
             verdict = await self._ask(request, token_hash)
+            if not verdict.cached:
+                self._metrics.processing_time.observe(time.perf_counter() - started)
         elapsed = 0.0 if verdict.cached else time.perf_counter() - started
-        self._metrics.processing_time.observe(elapsed)
         return Decision(
             request.request_id,
             request.station_id,

@@ -11,7 +11,7 @@ import pytest
 from tests.api.conftest import BODY, SESSION, STATION, Service, eventually
 
 from chargegate.api import idempotency
-from chargegate.ledger.base import Claim
+from chargegate.ledger.base import CLAIM_MS, Claim
 from chargegate.model import Status, new_request_id, now_ms
 from chargegate.queues.base import Message
 from chargegate.queues.memory import MemoryQueue
@@ -178,7 +178,7 @@ def test_without_the_ledger_only_keyless_requests_are_accepted(
 
 def test_a_key_is_forgotten_after_an_hour(service: Service, client: httpx.Client) -> None:
     digest = service.keyring.digest("idempotency", "", KEY["idempotency-key"])
-    old = Claim("another body", new_request_id(), now_ms() - idempotency.REMEMBERED_MS - 1)
+    old = Claim("another body", new_request_id(), now_ms() - CLAIM_MS - 1)
     service.run(service.ledger.claim(digest, old))
     answer = client.post(SESSION, json=BODY, headers=KEY)
     assert answer.status_code == 202
@@ -188,7 +188,7 @@ def test_a_key_is_forgotten_after_an_hour(service: Service, client: httpx.Client
 def test_what_is_kept_in_memory_is_bounded_and_expires(serve: Callable[..., Service]) -> None:
     service = serve()
     known = idempotency.Idempotency(service.ledger, service.queue, service.keyring)
-    fresh, stale = Claim("b", "id", now_ms()), Claim("b", "id", now_ms() - idempotency.REMEMBERED_MS)
+    fresh, stale = Claim("b", "id", now_ms()), Claim("b", "id", now_ms() - CLAIM_MS)
     for number in range(idempotency._MAX_CONFIRMED + 5):
         known._confirm(str(number), fresh)
     assert len(known._confirmed) == idempotency._MAX_CONFIRMED

@@ -89,10 +89,28 @@ def test_accepts_the_other_spelling_and_a_media_type_with_parameters(service: Se
         ({**BODY, "callback_url": "http://127.0.0.1/"}, ["callback_url"]),
         ({**BODY, "callback_url": "http://[::ffff:10.0.0.1]:99/"}, ["callback_url"]),
         ({**BODY, "callback_url": "http://0x7f.1/"}, ["callback_url"]),
+        ({"callbackUrl": "http://127.0.0.1/"}, ["station_id", "driver_token", "callback_url"]),
+        ({**BODY, "driver_token": "x", "callback_url": "http://[::1]/"}, ["driver_token", "callback_url"]),
     ],
 )
 def test_names_every_field_at_fault(client: httpx.Client, body: dict[str, Any], fields: list[str]) -> None:
     refused(client.post(SESSION, json=body), 400, "validation_error", *fields)
+
+
+def test_names_a_wrong_key_together_with_the_fields(client: httpx.Client) -> None:
+    wrong = {"idempotency-key": "two words"}
+    for body, fields in [
+        (BODY, []),
+        ({**BODY, "callback_url": "http://127.0.0.1/"}, ["callback_url"]),
+        ({**BODY, "station_id": "x", "callback_url": "http://127.0.0.1/"}, ["station_id", "callback_url"]),
+    ]:
+        error = refused(
+            client.post(SESSION, json=body, headers=wrong), 400, "validation_error", *fields, "Idempotency-Key"
+        )
+        assert all(field in error["message"] for field in (*fields, "Idempotency-Key"))
+    content_type = {"content-type": "application/json", **wrong}
+    answer = client.post(SESSION, content=b"[]", headers=content_type)
+    assert "JSON object" in refused(answer, 400, "validation_error", "Idempotency-Key")["message"]
 
 
 def test_says_that_an_address_is_blocked_unless_it_was_opened(client: httpx.Client) -> None:
@@ -144,6 +162,9 @@ def test_can_ask_for_https(serve: Callable[..., Service]) -> None:
     service = serve(require_https=True)
     answer = service.http.post(SESSION, json={**BODY, "callback_url": "http://example.com/"})
     assert refused(answer, 400, "validation_error", "callback_url")["details"]["callback_url"] == "must be an https URL"
+    answer = service.http.post(SESSION, json={**BODY, "station_id": "x", "callback_url": "http://example.com/"})
+    details = refused(answer, 400, "validation_error", "station_id", "callback_url")["details"]
+    assert details["callback_url"] == "must be an https URL"
     assert service.http.post(SESSION, json=BODY).status_code == 202
 
 

@@ -3,12 +3,13 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tests.api.conftest import BODY, SESSION, STATION, Service
+from tests.api.conftest import BODY, SESSION, STATION, TOKEN, Service
 
 from chargegate.ledger.base import DeadLetter, Finished
 from chargegate.model import Reason, RequestStatus, Status, new_request_id, to_iso
@@ -144,7 +145,8 @@ def test_decisions_are_filtered(service: Service, client: httpx.Client) -> None:
     timeouts = client.get("/api/v1/audit/timeouts").json()
     assert [item["request_id"] for item in timeouts["items"]] == [late.request_id]
     stats = client.get("/api/v1/audit/stats", params={"from": to_iso(AT)}).json()
-    assert stats["items"][0] == {
+    # New ids begin with the time, and so come before this one.
+    assert stats["items"][1] == {
         "station_id": STATION.lower(),
         "total": 2,
         "allowed": 1,
@@ -152,7 +154,51 @@ def test_decisions_are_filtered(service: Service, client: httpx.Client) -> None:
         "unknown": 1,
         "invalid": 0,
     }
-    assert [station["total"] for station in stats["items"]] == [2, 1]
+    assert [station["total"] for station in stats["items"]] == [1, 2]
+
+
+def test_timeouts_and_counts_of_one_station(service: Service, client: httpx.Client) -> None:
+    other = new_request_id()
+    here = service.decide(Status.UNKNOWN, Reason.TIMEOUT, at=AT)
+    service.decide(Status.UNKNOWN, Reason.CIRCUIT_OPEN, at=AT + 1)
+    there = service.decide(Status.UNKNOWN, Reason.TIMEOUT, at=AT + 2, station_id=other)
+    for station, timed_out, total in ((STATION.lower(), here, 2), (other.upper(), there, 1)):
+        [found] = pages(client, "/api/v1/audit/timeouts", station_id=station)
+        assert [item["request_id"] for item in found] == [timed_out.request_id]
+        [counts] = pages(client, "/api/v1/audit/stats", station_id=station)
+        assert [(item["station_id"], item["total"]) for item in counts] == [(station.lower(), total)]
+    assert pages(client, "/api/v1/audit/stats", station_id=new_request_id()) == [[]]
+    for path in ("/api/v1/audit/timeouts", "/api/v1/audit/stats"):
+        answer = client.get(path, params={"station_id": "x"})
+        assert (answer.status_code, set(answer.json()["details"])) == (400, {"station_id"})
+
+
+def test_stations_are_paged_in_the_order_of_their_ids(service: Service, client: httpx.Client) -> None:
+    stations = [new_request_id() for _ in range(7)]
+    for number, station in enumerate(stations):
+        for shown in (station, station.upper(), station)[: 1 + number % 3]:
+            service.decide(station_id=shown, at=AT + number)
+    expected = [(station, 1 + number % 3) for number, station in enumerate(stations)]
+    for limit in (1, 3, 7, 8):
+        found = pages(client, "/api/v1/audit/stats", limit=limit)
+        assert max(map(len, found)) == min(limit, 7)
+        assert [(item["station_id"], item["total"]) for page in found for item in page] == sorted(expected)
+    some = pages(client, "/api/v1/audit/stats", limit=2, **{"from": to_iso(AT + 2), "to": to_iso(AT + 5)})
+    assert [item["station_id"] for page in some for item in page] == sorted(stations[2:5])
+
+
+def test_timeouts_are_found_by_an_index(service: Service, client: httpx.Client, tmp_path: Path) -> None:
+    service.decide(Status.UNKNOWN, Reason.TIMEOUT)
+    asked: list[str] = []
+    for _ in range(10):  # until both of the reading threads have a connection
+        client.get("/api/v1/audit/timeouts")
+    for connection in service.store._connections:
+        connection.set_trace_callback(asked.append)
+    assert len(client.get("/api/v1/audit/timeouts").json()["items"]) == 1
+    [query] = asked
+    with closing(sqlite3.connect(tmp_path / "api.db")) as connection:
+        plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + query)]
+    assert "INDEX audit_by_status (status=?)" in plan[0]
 
 
 def test_every_wrong_parameter_is_named_at_once(client: httpx.Client) -> None:
@@ -167,7 +213,8 @@ def test_every_wrong_parameter_is_named_at_once(client: httpx.Client) -> None:
     "query", ["limit=", "limit=1001", "limit=-1", "limit=1e2", "limit=٣", "limit=1&limit=1", "cursor=", "cursor=AAAA"]
 )
 def test_limits_and_cursors_are_checked(client: httpx.Client, query: str) -> None:
-    for path in ("/api/v1/decisions", "/api/v1/audit/timeouts", "/api/v1/dead-letters", "/api/v1/acl"):
+    lists = ("decisions", "audit/timeouts", "audit/stats", "dead-letters", "acl")
+    for path in (f"/api/v1/{name}" for name in lists):
         answer = client.get(f"{path}?{query}")
         assert answer.status_code == 400
         assert set(answer.json()["details"]) == {query.partition("=")[0]}
@@ -221,7 +268,32 @@ def test_replaying_a_range_of_several_pages(service: Service, client: httpx.Clie
     assert set(answer.json()) == {"status", "replayed", "timestamp"}
     assert answer.json()["replayed"] == 230
     assert {sent.request_id for sent in service.replayed} == {letter.request_id for letter in letters[10:240]}
-    assert client.post("/api/v1/dead-letters/replay").json()["replayed"] == 250
+    for bound in ({"from": to_iso(0)}, {"to": to_iso(AT + 1000)}):
+        assert client.post("/api/v1/dead-letters/replay", params=bound).json()["replayed"] == 250
+
+
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [
+        ("", {"from", "to"}),
+        ("form=2026-01-31", {"form"}),
+        ("from=2026-01-31&too=2026-02-01", {"too"}),
+        ("FROM=2026-01-31", {"FROM"}),
+        ("from=", {"from"}),
+        ("from=yesterday&limit=1&station_id=x", {"from", "limit", "station_id"}),
+        (f"from=2026-01-31&{TOKEN}=1", {"unknown parameter"}),
+        ("from=2026-01-31&from=2026-02-01", {"from"}),
+    ],
+)
+def test_a_range_without_a_bound_replays_nothing(
+    service: Service, client: httpx.Client, query: str, fields: set[str]
+) -> None:
+    service.give_up()
+    answer = client.post(f"/api/v1/dead-letters/replay?{query}")
+    assert (answer.status_code, answer.json()["status"]) == (400, "validation_error")
+    assert set(answer.json()["details"]) == fields
+    assert TOKEN not in answer.text
+    assert service.replayed == []
 
 
 def test_replaying_into_a_full_queue(serve: Callable[..., Service]) -> None:
@@ -230,10 +302,21 @@ def test_replaying_into_a_full_queue(serve: Callable[..., Service]) -> None:
 
     service = serve(replay=full)
     letter = service.give_up()
-    for path in ("/api/v1/dead-letters/replay", f"/api/v1/dead-letters/{letter.request_id}/replay"):
+    for path in ("/api/v1/dead-letters/replay?from=2020-01-01", f"/api/v1/dead-letters/{letter.request_id}/replay"):
         answer = service.http.post(path)
         assert (answer.status_code, answer.json()["status"]) == (503, "service_unavailable")
         assert answer.headers["retry-after"]
+
+
+def test_a_defect_of_another_route_is_no_request_to_charge(serve: Callable[..., Service]) -> None:
+    async def broken(_letter: DeadLetter) -> None:
+        raise KeyError(TOKEN)
+
+    service = serve(replay=broken)
+    answer = service.http.post(f"/api/v1/dead-letters/{service.give_up().request_id}/replay")
+    assert (answer.status_code, answer.json()["status"]) == (500, "internal_error")
+    assert TOKEN not in answer.text
+    assert service.counted("internal_error") == 0
 
 
 def test_a_database_that_does_not_answer(service: Service, client: httpx.Client, tmp_path: Path) -> None:
@@ -246,7 +329,7 @@ def test_a_database_that_does_not_answer(service: Service, client: httpx.Client,
         ("GET", "/api/v1/decisions"),
         ("GET", "/api/v1/audit/stats"),
         ("GET", "/api/v1/dead-letters"),
-        ("POST", "/api/v1/dead-letters/replay"),
+        ("POST", "/api/v1/dead-letters/replay?from=2020-01-01"),
         ("GET", "/api/v1/acl"),
         ("DELETE", "/api/v1/acl/" + "0" * 64),
     ]:

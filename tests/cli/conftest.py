@@ -93,9 +93,19 @@ def in_store() -> Callable[[Callable[[app.Offline], Awaitable[Any]]], Any]:
 
     def in_store(act: Callable[[app.Offline], Awaitable[Any]]) -> Any:
         async def inside() -> Any:
-            async with app.opened_store(config.load()) as store:
+            async with app.opened_store(config.load(), made=lambda _: None) as store:
                 return await act(store)
 
         return asyncio.run(inside())
 
     return in_store
+
+
+@pytest.fixture
+def database(in_store: Callable[[Callable[[app.Offline], Awaitable[Any]]], Any]) -> None:
+    """An empty one."""
+
+    async def nothing(_: app.Offline) -> None:
+        pass
+
+    in_store(nothing)

@@ -14,6 +14,8 @@ import pytest
 Run = Callable[..., Any]
 Start = Callable[..., subprocess.Popen[str]]
 
+pytestmark = pytest.mark.usefixtures("database")
+
 STATIONS = ["0a1b2c3d-0000-4000-8000-000000000001", "0a1b2c3d-0000-4000-8000-000000000002"]
 
 

@@ -33,7 +33,7 @@ def record(in_store: Callable[..., Any]) -> Record:
     return record
 
 
-def test_nothing_yet(run: Run) -> None:
+def test_nothing_yet(run: Run, database: None) -> None:
     assert run("audit", "list", "--json").out == ""
     assert run("audit", "list").out.startswith("timestamp\trequest_id\t")
     assert run("audit", "stats", "--json").out == ""

@@ -62,6 +62,7 @@ def test_settings_can_be_given_to_every_command_that_reads_them(path: tuple[str,
         ("keys", "create", "--role", "king"),
         ("dead-letters", "replay"),
         ("dead-letters", "replay", "not-a-uuid"),
+        ("dead-letters", "discard", "not-a-uuid"),
     ],
     ids=" ".join,
 )

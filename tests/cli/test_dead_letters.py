@@ -1,9 +1,11 @@
 """`chargegate dead-letters` on callbacks that the real ledger holds as given up."""
 
 import json
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -127,8 +129,32 @@ def test_replay_of_what_is_no_dead_letter(run: Run, give_up: GiveUp) -> None:
     assert result.err == "chargegate: no dead letter has this request id\n"
 
 
-def test_one_request_or_a_range_but_not_both(run: Run) -> None:
-    assert run("dead-letters", "replay", request_id(1), "--from", "2026-01-31").code == 2
+@pytest.mark.parametrize("command", ["replay", "discard"])
+def test_one_request_or_a_range_but_not_both(run: Run, command: str) -> None:
+    assert run("dead-letters", command, request_id(1), "--from", "2026-01-31").code == 2
+    assert run("dead-letters", command).code == 2
+
+
+def test_what_is_discarded_is_gone_but_for_its_record(run: Run, give_up: GiveUp, in_store: Callable[..., Any]) -> None:
+    give_up(*range(1, 6))
+    one = run("dead-letters", "discard", request_id(5).upper(), "--json")
+    assert (one.code, one.json(), one.err) == (0, {"discarded": 1}, "")
+    several = run("dead-letters", "discard", "--from", to_iso(START + 2001), "--to", to_iso(START + 4001))
+    assert (several.code, several.out) == (0, "discarded 2 dead letters\n")
+    assert [int(letter["request_id"][-2:], 16) for letter in listed(run)] == [4, 1]
+    for command in ("discard", "replay"):
+        again = run("dead-letters", command, request_id(5))
+        assert (again.code, again.err) == (1, "chargegate: no dead letter has this request id\n")
+
+    async def look(store: Offline) -> None:
+        found = await store.ledger.find(request_id(5))
+        assert found is not None
+        assert (found.status, found.callback.last_error) == (RequestStatus.FAILED, "HTTP 503")
+        assert await store.ledger.count_dead_letters() == 2
+
+    in_store(look)
+    with closing(sqlite3.connect("data/chargegate.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM charging_requests WHERE sealed NOTNULL").fetchone() == (2,)
 
 
 def test_a_queue_in_another_process_cannot_be_reached(

@@ -57,6 +57,28 @@ def test_the_file_can_be_named_in_the_environment(run: Run, folder: Path, monkey
     assert run("config", "show", "--json").json()["server"]["port"] == 9001
 
 
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('server.host = "0.0.0.0"', "security.api_keys"),
+        ('server.host = "::"', "security.api_keys"),
+        ('authorization.acl_file = "missing.csv"', "authorization.acl_file: missing.csv: No such file"),
+        ('authorization.acl_file = "drivers.csv"', "authorization.acl_file: drivers.csv: line 3: blocked: "),
+    ],
+)
+def test_check_refuses_what_serve_refuses(run: Run, folder: Path, token: str, content: str, named: str) -> None:
+    (folder / "drivers.csv").write_text(f"driver_token,blocked\n{token},no\n{token}2,perhaps\n")
+    (folder / "chargegate.toml").write_text(content)
+    results = [run(*command) for command in (["config", "check"], ["serve"])]
+    for result in results:
+        assert (result.code, result.out) == (1, "")
+        assert named in result.err
+        assert token not in result.err
+    (folder / "drivers.csv").write_text(f"driver_token,blocked\n{token},no\n")
+    (folder / "chargegate.toml").write_text('authorization.acl_file = "drivers.csv"\n')
+    assert run("config", "check").code == 0
+
+
 @pytest.mark.parametrize("role", ["client", "admin"])
 def test_a_new_key_and_the_line_that_lets_it_in(run: Run, role: str) -> None:
     made = run("keys", "create", "--role", role, "--json").json()

@@ -171,6 +171,19 @@ def test_every_field_at_fault_is_named(gate: Service) -> None:
     check_error(gate.post({}), 400, "validation_error", "station_id", "driver_token", "callback_url")
     body = {"station_id": "x", "driver_token": f"{TOKEN}!", "callback_url": "http://u@example.com/"}
     check_error(gate.post(body), 400, "validation_error", "station_id", "driver_token", "callback_url")
+    for blocked in ("http://10.0.0.1/", "http://[::ffff:169.254.169.254]/"):
+        body = {"station_id": STATION, "callback_url": blocked}
+        check_error(gate.post(body), 400, "validation_error", "driver_token", "callback_url")
+        answer = gate.post(body, Idempotency_Key="two words")
+        check_error(answer, 400, "validation_error", "driver_token", "callback_url", "Idempotency-Key")
+
+
+def test_https_where_it_is_required(service: Callable[..., Service]) -> None:
+    strict = service(callback__require_https=True)
+    body = strict.body("http://example.com/")
+    check_error(strict.post(body), 400, "validation_error", "callback_url")
+    check_error(strict.post({**body, "station_id": "x"}), 400, "validation_error", "station_id", "callback_url")
+    assert strict.post({**body, "callback_url": "https://example.com/"}).status_code == 202
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -153,3 +154,36 @@ def test_https_is_spoken_where_it_is_asked_for(service: Callable[..., Service], 
     asked = caller.ask(receiver.url("/plain").replace("http:", "https:"))
     assert caller.finished(asked)["status"] == "FAILED"  # the receiver speaks no TLS
     assert not receiver.calls_to("/plain")
+
+
+def test_a_decision_is_not_told_after_its_deadline(
+    service: Callable[..., Service], receiver: Site, reply: type[Reply], eventually: Callable[..., Any]
+) -> None:
+    """A late `allowed` could start a charge that nobody is waiting for, also when the service was away meanwhile."""
+    caller = service(callback__deadline_ms=1500)
+    url = receiver.planned(reply(how="held"))
+    asked = caller.ask(url)
+    eventually(lambda: receiver.calls_to(url))
+    caller.kill()
+    killed = time.monotonic()
+    eventually(lambda: time.monotonic() > killed + 1.6)
+    caller.start()
+    session = caller.finished(asked)
+    assert (session["status"], session["callback"]["last_error"]) == ("FAILED", "deadline_exceeded")
+    assert len(receiver.calls_to(url)) == 1
+    (letter,) = caller.client.get("/api/v1/dead-letters").json()["items"]
+    assert letter["request_id"] == asked.request_id
+
+
+def test_what_one_destination_leaves_waiting_keeps_no_other_from_being_served(
+    service: Callable[..., Service], site: Callable[..., Site], receiver: Site, eventually: Callable[..., Any]
+) -> None:
+    caller = service(callback__max_parked=20, callback__circuit__probe_interval_ms=600_000)
+    dead = site()
+    dead.down()
+    flood = [caller.ask(dead.url()) for _ in range(100)]
+    assert caller.finished(caller.ask(receiver.url()))["status"] == "COMPLETED"
+    statuses = {caller.session(asked.request_id)["status"] for asked in flood}
+    assert statuses == {"PROCESSING", "FAILED"}
+    given_up = caller.client.get("/api/v1/dead-letters").json()["items"]
+    assert "too_many_waiting" in {letter["last_error"] for letter in given_up}

@@ -140,7 +140,57 @@ def test_dead_letters_are_paged(kept: Service, asked: list[Asked]) -> None:
     assert listed(kept, "/api/v1/dead-letters", **{"from": "2020-01-01"}) == dead
 
 
-@pytest.mark.parametrize("path", ["/api/v1/decisions", "/api/v1/dead-letters", "/api/v1/acl"])
+def test_stations_are_counted_and_paged(kept: Service, asked: list[Asked]) -> None:
+    expected = {asked[0].station_id.lower(): (12, 4), asked[1].station_id.lower(): (11, 4)}
+    for limit in (1, 2, 3):
+        found = [item for page in pages(kept, "/api/v1/audit/stats", limit=limit) for item in page]
+        assert [item["station_id"] for item in found] == sorted(expected)
+        assert {item["station_id"]: (item["total"], item["allowed"]) for item in found} == expected
+    [[one]] = pages(kept, "/api/v1/audit/stats", station_id=asked[1].station_id.upper())
+    assert (one["station_id"], one["total"]) == (asked[1].station_id.lower(), 11)
+    assert list(pages(kept, "/api/v1/audit/stats", station_id=str(uuid.uuid4()))) == [[]]
+
+
+def test_timeouts(
+    service: Callable[..., Service], receiver: Site, authorizer: Site, answer: Callable[..., Reply]
+) -> None:
+    slow = service(authorization__backend="http", authorization__url=authorizer.url(), authorization__timeout_ms=300)
+    made = []
+    for how in ("held", "held", "at_once"):
+        token = f"driver-{uuid.uuid4().hex}"
+        authorizer.plan(token, answer("allowed", how=how))
+        made.append(slow.ask(receiver.url(), driver_token=token))
+        slow.finished(made[-1])
+        authorizer.release(token)
+    assert listed(slow, "/api/v1/audit/timeouts") == [made[1].request_id, made[0].request_id]
+    assert listed(slow, "/api/v1/audit/timeouts", station_id=made[0].station_id) == [made[0].request_id]
+    assert listed(slow, "/api/v1/audit/timeouts", station_id=made[2].station_id) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [
+        ("", {"from", "to"}),
+        ("form=2020-01-01", {"form"}),
+        ("from=2020-01-01&until=2021-01-01", {"until"}),
+        ("to=never", {"to"}),
+        ("from=2020-01-01&driver-0123456789.0123456789=", {"unknown parameter"}),
+    ],
+)
+def test_a_range_to_replay_has_a_bound(kept: Service, asked: list[Asked], query: str, fields: set[str]) -> None:
+    answer = kept.client.post(f"/api/v1/dead-letters/replay?{query}")
+    assert (answer.status_code, answer.json()["status"]) == (400, "validation_error")
+    assert answer.json()["details"].keys() == fields
+    assert "0123456789" not in answer.text
+    assert kept.metrics()["dead_letters"] == len(asked[::5])
+    empty = kept.client.post("/api/v1/dead-letters/replay?to=2020-01-01")
+    assert (empty.status_code, empty.json()["replayed"]) == (202, 0)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [f"/api/v1/{name}" for name in ("decisions", "dead-letters", "acl", "audit/timeouts", "audit/stats")],
+)
 @pytest.mark.parametrize(
     ("name", "value"),
     [("limit", "0"), ("limit", "1001"), ("limit", "-1"), ("limit", "x"), ("cursor", "x"), ("cursor", "")],
@@ -156,8 +206,9 @@ def test_a_wrong_page_is_refused(kept: Service, path: str, name: str, value: str
     [("station_id", "x"), ("status", "perhaps"), ("from", "yesterday"), ("to", "2026-13-01"), ("from", "99999-01-01")],
 )
 def test_a_wrong_filter_is_refused(kept: Service, name: str, value: str) -> None:
-    answer = kept.client.get("/api/v1/decisions", params={name: value})
-    assert (answer.status_code, answer.json()["details"].keys()) == (400, {name})
+    for path in ("/api/v1/decisions", *(["/api/v1/audit/timeouts", "/api/v1/audit/stats"] if name != "status" else [])):
+        answer = kept.client.get(path, params={name: value})
+        assert (answer.status_code, answer.json()["details"].keys()) == (400, {name})
 
 
 def test_the_access_list(service: Callable[..., Service]) -> None:

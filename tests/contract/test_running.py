@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import socket
 import subprocess
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -90,6 +92,143 @@ def test_a_drain_has_an_end(
     assert running.finished(asked)["decision"]["status"] == "allowed"
     assert running.stop() == 0
     assert len(running.audit_rows()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_drain(
+    service: Callable[..., Service],
+    receiver: Site,
+    authorizer: Site,
+    answer: Callable[..., Reply],
+    eventually: Callable[..., Any],
+    number: signal.Signals,
+) -> None:
+    running = service(
+        authorization__backend="http",
+        authorization__url=authorizer.url("/decide"),
+        authorization__timeout_ms=600_000,
+        server__shutdown_grace_ms=600_000,
+    )
+    token = f"driver-{uuid.uuid4().hex}"
+    authorizer.plan(token, answer("not_allowed", how="held"), answer("allowed"))
+    asked = running.ask(receiver.url(), driver_token=token)
+    eventually(lambda: authorizer.calls_to(token))
+    assert running.process is not None
+    running.process.send_signal(number)
+    eventually(lambda: running.ready() == 503)
+    running.process.send_signal(number)
+    assert running.ended() == 0, running.log
+    assert "Traceback" not in running.log
+    assert not receiver.calls_to(asked.callback_url)
+    running.start()
+    assert running.finished(asked)["decision"]["status"] == "allowed"
+    assert running.stop() == 0
+    assert len(running.audit_rows()) == 1
+
+
+HEALTH = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+def statuses(running: Service, stack: contextlib.ExitStack, count: int) -> list[int]:
+    """What so many clients that keep their connections are answered; 0 where a connection ended without an answer."""
+    found = []
+    for _ in range(count):
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=30))
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            client.sendall(HEALTH)
+            received = client.recv(65536)
+        found.append(int(received.split()[1]) if received else 0)
+        if found[-1] == 503:
+            head, _, body = received.partition(b"\r\n\r\n")
+            assert b"\r\nretry-after: " in head
+            assert b"\r\nconnection: close" in head
+            assert set(json.loads(body)) == {"status", "message", "timestamp"}
+            assert json.loads(body)["status"] == "service_unavailable"
+    return found
+
+
+def test_many_clients_take_no_files_from_callbacks(
+    service: Callable[..., Service], receiver: Site, command: str
+) -> None:
+    running = service(started=False)
+    running.start("sh", "-c", 'ulimit -n 128; exec "$0" "$@"', command)
+    assert running.client.get("/health").status_code == 200
+    with contextlib.ExitStack() as stack:
+        found = statuses(running, stack, 200)
+        assert found[:15] == [200] * 15
+        assert found[15:].count(503) > 100
+        assert not set(found[15:]) - {503, 0}
+        asked = [running.ask(receiver.url()) for _ in range(10)]
+        assert [running.finished(each)["status"] for each in asked] == ["COMPLETED"] * 10
+        assert 1 <= running.log.count("too many are open") < 100
+    # There is room again.
+    while running.ready() != 200 or httpx.get(f"{running.url}/health/live", trust_env=False).status_code != 200:
+        assert running.process is not None
+        assert running.process.poll() is None
+    assert running.stop() == 0
+
+
+def test_the_soft_limit_of_open_files_is_raised(service: Callable[..., Service], command: str) -> None:
+    running = service(started=False)
+    running.start("sh", "-c", 'ulimit -Hn 1000; ulimit -Sn 100; exec "$0" "$@"', command)
+    with contextlib.ExitStack() as stack:
+        assert statuses(running, stack, 200) == [200] * 200
+
+
+def test_what_was_lost_with_the_queue_has_an_end(
+    service: Callable[..., Service], receiver: Site, reply: type[Reply], eventually: Callable[..., Any]
+) -> None:
+    running = service(queue__url="memory://", callback__retry_delay_ms=600_000, callback__deadline_ms=700_000)
+    lost = running.ask(receiver.planned(reply(500)))
+    eventually(lambda: running.session(lost.request_id)["callback"])
+    running.kill()
+    running.start()
+    found = running.session(lost.request_id)
+    assert (found["status"], found["callback"]["last_error"]) == ("FAILED", "lost_with_the_queue")
+    assert found["decision"]["status"] == "not_allowed"
+    assert running.client.get("/api/v1/dead-letters").json()["items"] == []
+    assert running.client.post(f"/api/v1/dead-letters/{lost.request_id}/replay").status_code == 404
+    assert running.metrics()["dead_letters"] == 0
+    assert len(receiver.calls_to(lost.callback_url)) == 1
+    running.restart()
+    assert running.session(lost.request_id) == found
+
+
+def test_a_replay_that_was_lost_with_the_queue_is_a_dead_letter_again(
+    service: Callable[..., Service], receiver: Site, reply: type[Reply], eventually: Callable[..., Any]
+) -> None:
+    running = service(queue__url="memory://", callback__max_attempts=1)
+    asked = running.ask(receiver.planned(reply(500), reply(200, how="held"), reply(200)))
+    assert running.finished(asked)["status"] == "FAILED"
+    replay = f"/api/v1/dead-letters/{asked.request_id}/replay"
+    assert running.client.post(replay).status_code == 202
+    eventually(lambda: len(receiver.calls_to(asked.callback_url)) == 2)
+    running.kill()
+    running.start()
+    (letter,) = running.client.get("/api/v1/dead-letters").json()["items"]
+    assert (letter["request_id"], letter["last_error"]) == (asked.request_id, "lost_with_the_queue")
+    assert running.client.post(replay).status_code == 202
+    eventually(lambda: running.session(asked.request_id)["status"] == "COMPLETED")
+
+
+def test_what_waits_in_the_embedded_queue_is_told_and_not_given_up(
+    service: Callable[..., Service], receiver: Site, reply: type[Reply], eventually: Callable[..., Any]
+) -> None:
+    settings = {"callback.retry_delay_ms": 600_000, "callback.deadline_ms": 700_000}
+    running = service(**settings)
+    waiting = running.ask(receiver.planned(reply(500), reply(200)))
+    eventually(lambda: running.session(waiting.request_id)["callback"])
+    assert running.stop() == 0
+    running.configure(**settings, **{"queue.url": "memory://"})
+    running.start()
+    told = [json.loads(line) for line in running.log.splitlines() if "embedded queue" in line]
+    assert [(line["level"], line["requests"]) for line in told] == [("warning", 1)]
+    assert running.session(waiting.request_id)["status"] == "PROCESSING"
+    assert running.stop() == 0
+    running.configure(**settings)
+    running.start()
+    assert running.finished(waiting)["status"] == "COMPLETED"
 
 
 def test_a_client_that_keeps_its_connection_holds_no_shutdown_up(

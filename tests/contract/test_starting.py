@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
+import sqlite3
 import stat
+import subprocess
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -176,3 +180,66 @@ def test_keys_that_are_lost(service: Callable[..., Service], receiver: Site) -> 
 
 def test_an_open_door_on_purpose(service: Callable[..., Service]) -> None:
     assert service(server__host="0.0.0.0", security__allow_anonymous=True).ready() == 200
+
+
+def test_a_damaged_page_of_the_queue(service: Callable[..., Service], receiver: Site) -> None:
+    damaged = service()
+    damaged.finished(damaged.ask(receiver.url()))
+    assert damaged.stop() == 0
+    file = damaged.data / "chargegate.db"
+    with closing(sqlite3.connect(file)) as database:
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+        pages = database.execute("SELECT rootpage FROM sqlite_master WHERE tbl_name = 'queue'").fetchall()
+    with file.open("r+b") as content:
+        for (page,) in pages:
+            content.seek((page - 1) * size)
+            content.write(b"\xff" * size)
+    damaged.log_file.unlink()
+    refused(damaged, "data_dir", "chargegate.db", "malformed")
+
+
+def test_an_audit_log_that_cannot_be_read_back(service: Callable[..., Service], command: str) -> None:
+    wrong = service(started=False, audit__csv_path="/dev/stderr")
+    serve = [command, "serve"]
+    ended = subprocess.run(serve, cwd=wrong.folder, capture_output=True, text=True, timeout=60, check=False)
+    lines = [line for line in ended.stderr.splitlines() if not (is_event(line) or line.startswith("timestamp,"))]
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert len(lines) == 1
+    assert "audit.csv_path: /dev/stderr" in lines[0]
+
+
+def test_a_restart_undoes_no_change_of_the_access_list(service: Callable[..., Service], receiver: Site) -> None:
+    running = service(started=False, authorization__acl_file="list.csv")
+    file = running.folder / "list.csv"
+    file.write_text(f"driver_token\n{TOKEN}-1\n{TOKEN}-2\n")
+
+    def reason(number: int) -> str:
+        asked = running.ask(receiver.url(), driver_token=f"{TOKEN}-{number}")
+        return str(running.finished(asked)["decision"]["reason"])
+
+    running.start()
+    entry = {"driver_token": f"{TOKEN}-1", "blocked": True}
+    assert running.client.put("/api/v1/acl", json=entry).status_code == 200
+    running.restart()
+    assert (reason(1), reason(2)) == ("token_blocked", "")
+    assert running.log.count("access list file read") == 1
+    assert running.log.count("access list file unchanged") == 1
+    file.write_text(f"driver_token\n{TOKEN}-1\n{TOKEN}-3\n")
+    running.restart()
+    assert (reason(1), reason(2), reason(3)) == ("", "", "")
+    assert running.log.count("access list file read") == 2
+    assert TOKEN not in running.log
+
+
+def test_an_address_in_brackets(service: Callable[..., Service], eventually: Callable[..., Any]) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no IPv6 here")
+    running = service(started=False, server__host="::1")
+    process = running.spawn()
+    eventually(lambda: process.poll() is not None or f"http://[::1]:{running.port}" in running.log)
+    running.url = f"http://[::1]:{running.port}"
+    eventually(lambda: running.ready() == 200)
+    assert running.stop() == 0

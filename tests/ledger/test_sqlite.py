@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from chargegate.audit.base import AuditRow
 from chargegate.ledger.base import (
+    CLAIM_MS,
     CallbackRecord,
     Claim,
     DecisionFilter,
@@ -20,7 +21,7 @@ from chargegate.ledger.base import (
     Recorded,
     StationStats,
 )
-from chargegate.ledger.sqlite import CLAIM_MS, SqliteLedger
+from chargegate.ledger.sqlite import SqliteLedger
 from chargegate.model import Decision, RequestStatus, Status
 from chargegate.sqlite import Operation, SqliteStore
 

@@ -23,7 +23,7 @@ from chargegate.api.sessions import optional_iso
 from chargegate.authorizers.acl import judge
 from chargegate.authorizers.acl_entries import MAX_NOTE, entry_from
 from chargegate.ledger.base import AccessEntry
-from chargegate.model import Invalid, Status, now_ms, station_fault, token_fault
+from chargegate.model import Status, broken, now_ms, station_fault, token_fault
 
 _TIME = {"type": ["string", "null"], "format": "date-time"}
 _STATIONS = {"type": "array", "items": UUID, "default": []}
@@ -33,8 +33,6 @@ _ENTRY = Body(
         "type": "object",
         "additionalProperties": False,
         "required": ["driver_token"],
-        # Both may be given, but no schema can say that one is after the other: generated requests give one at most.
-        "anyOf": [{"properties": {name: {"type": "null"}}} for name in ("valid_from", "valid_until")],
         "properties": {
             "driver_token": TOKEN,
             "blocked": {"type": "boolean", "default": False},
@@ -127,7 +125,7 @@ class AccessListRoutes:
         }
         details = {name: fault for name, fault in faults.items() if fault}
         if details:
-            raise Invalid("The request breaks the rules of " + ", ".join(details) + ".", details)
+            raise broken(details)
         entry = await self._list.entry(self._token_hash(str(token)))
         verdict = judge(entry, str(station), now_ms())
         return respond(Judgement(str(station), verdict.status, verdict.reason))

@@ -35,7 +35,7 @@ def build(parts: Parts) -> ASGIApp:
         resources.setdefault(operation.path, {})[operation.method] = operation
     routes = [Route(path, _Resource(methods, guard)) for path, methods in resources.items()]
     hot = intake.Intake(parts, guard)
-    rest = _Rest(Router(routes, redirect_slashes=False, default=_nothing_here), parts)
+    rest = _Rest(Router(routes, redirect_slashes=False, default=_nothing_here))
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == intake.PATH and scope["method"] == "POST":
@@ -69,9 +69,8 @@ class _Resource:
 class _Rest:
     """What is around every route but the hot one: headers on each answer, and an answer to each fault."""
 
-    def __init__(self, router: ASGIApp, parts: Parts) -> None:
+    def __init__(self, router: ASGIApp) -> None:
         self._router = router
-        self._defects = parts.metrics.requests.labels("internal_error")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["trace_id"] = trace_id(dict(scope["headers"]))
@@ -86,10 +85,7 @@ class _Rest:
         except ClientGone:
             return
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is logged and the client gets an answer
-            refused = refusal(fault)
-            if refused.status == 500:
-                self._defects.inc()
-            await send_refusal(send_marked, refused)
+            await send_refusal(send_marked, refusal(fault))
 
 
 async def _nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:

@@ -40,10 +40,8 @@ class StationCounts(msgspec.Struct):
 
 
 class StationPage(msgspec.Struct):
-    """Every station, busiest first; it is always one page."""
-
     items: list[StationCounts]
-    next_cursor: None = None
+    next_cursor: str | None
 
 
 class Decisions:
@@ -65,14 +63,27 @@ class Decisions:
     async def timeouts(self, request: Request) -> Response:
         query = Query(request)
         return await self._page(
-            query, DecisionFilter(since=query.read(FROM), until=query.read(TO), reason=Reason.TIMEOUT)
+            query,
+            DecisionFilter(
+                station_id=query.read(STATION),
+                status=Status.UNKNOWN,  # follows from the reason, and has an index
+                since=query.read(FROM),
+                until=query.read(TO),
+                reason=Reason.TIMEOUT,
+            ),
         )
 
     async def stats(self, request: Request) -> Response:
         query = Query(request)
-        since, until = query.read(FROM), query.read(TO)
+        station, since, until = query.read(STATION), query.read(FROM), query.read(TO)
+        limit = query.read(LIMIT) or DEFAULT_LIMIT
+        after = query.read(CURSOR)
         query.check()
-        return respond(StationPage([_counts(station) for station in await self._ledger.station_stats(since, until)]))
+        found = await self._ledger.station_stats(
+            since, until, station_id=station, limit=limit + 1, after=after[1] if after else None
+        )
+        stations, cursor = page_of(found, limit, lambda station: (0, station.station_id))
+        return respond(StationPage([_counts(station) for station in stations], cursor))
 
     async def _page(self, query: Query, which: DecisionFilter) -> Response:
         limit = query.read(LIMIT) or DEFAULT_LIMIT
@@ -122,7 +133,7 @@ def operations(parts: Parts) -> list[Operation]:
             access="admin",
             tag="Audit",
             summary="Decisions for which the authorizer did not answer in time, newest first",
-            parameters=[FROM, TO, *PAGING],
+            parameters=[STATION, FROM, TO, *PAGING],
             answers={200: Answer("A page of decisions.", DecisionPage)},
             errors=[400, 503],
         ),
@@ -133,9 +144,9 @@ def operations(parts: Parts) -> list[Operation]:
             handler=decisions.stats,
             access="admin",
             tag="Audit",
-            summary="Decisions counted by station and status",
-            parameters=[FROM, TO],
-            answers={200: Answer("Every station that got a decision.", StationPage)},
+            summary="Decisions counted by station and status, in the order of station ids",
+            parameters=[STATION, FROM, TO, *PAGING],
+            answers={200: Answer("A page of stations that got a decision.", StationPage)},
             errors=[400, 503],
         ),
     ]

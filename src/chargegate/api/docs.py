@@ -12,7 +12,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from chargegate.api.openapi import MORE_PARAMETERS
 from chargegate.api.operations import Answer, Operation
 
 _STYLE: Final = files(__package__).joinpath("docs.css").read_text(encoding="utf-8")
@@ -103,10 +102,9 @@ def _security(document: _Document) -> str:
 def _operation(document: _Document, method: str, path: str, operation: _Document) -> Iterator[str]:
     yield f'<section id="{operation["operationId"]}"><h3><span class={method}>{method.upper()}</span> {escape(path)}'
     yield f"</h3><p>{escape(operation['summary'])}. {escape(operation.get('description', ''))}</p>"
-    more = [document["components"]["parameters"][_named(p)] for p in operation.get(MORE_PARAMETERS, ())]
-    if parameters := [*more, *operation.get("parameters", ())]:
+    if operation.get("parameters"):
         yield "<h4>Parameters</h4><table>"
-        for parameter in parameters:
+        for parameter in operation["parameters"]:
             yield _row(
                 f"{parameter['name']} <small>{parameter['in']}</small>", parameter["description"], parameter["schema"]
             )
@@ -128,7 +126,16 @@ def _operation(document: _Document, method: str, path: str, operation: _Document
         content = answer.get("content", {}).get("application/json", {})
         if "example" in content and content["schema"] != {"$ref": "#/components/schemas/Error"}:
             yield _example(content["example"])
+    yield from _callbacks(document, operation)
     yield "</section>"
+
+
+def _callbacks(document: _Document, operation: _Document) -> Iterator[str]:
+    for callback in operation.get("callbacks", {}).values():
+        yield "<h4>Callback</h4>"
+        for url, methods in callback.items():
+            for method, request in methods.items():
+                yield from _operation(document, method, url, request)
 
 
 def _row(name: str, description: str, schema: _Document) -> str:

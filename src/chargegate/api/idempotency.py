@@ -6,13 +6,12 @@ from typing import Final, NamedTuple
 import msgspec
 
 from chargegate.api.errors import Refused
-from chargegate.ledger.base import Claim, Ledger
+from chargegate.ledger.base import CLAIM_MS, Claim, Ledger
 from chargegate.model import ChargingRequest, now_ms
 from chargegate.queues.base import Queue
 from chargegate.queues.envelope import wrap
 from chargegate.secrets import Keyring
 
-REMEMBERED_MS: Final = 3_600_000
 _MAX_CONFIRMED: Final = 20_000
 
 
@@ -77,7 +76,7 @@ class Idempotency:
 
     def _known(self, digest: str) -> Claim | None:
         claim = self._confirmed.pop(digest, None)
-        if claim is None or claim.created_at <= now_ms() - REMEMBERED_MS:
+        if claim is None or claim.created_at <= now_ms() - CLAIM_MS:
             return None
         self._confirmed[digest] = claim
         return claim

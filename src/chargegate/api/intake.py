@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from chargegate.api.access import Guard, RateLimit
 from chargegate.api.bodies import read_json
+from chargegate.api.callback import DECISION
 from chargegate.api.errors import ClientGone, refusal, send_refusal, unavailable
 from chargegate.api.headers import SECURITY, new_trace_id, trace_id, without_token
 from chargegate.api.idempotency import Idempotency
@@ -19,8 +20,10 @@ from chargegate.api.schemas import EXAMPLE_ID, charging_request
 from chargegate.http1 import AddressBlocked
 from chargegate.model import (
     ACCEPTED_MESSAGE,
+    CallbackTarget,
     ChargingRequest,
     Invalid,
+    broken,
     new_request_id,
     now_ms,
     parse_body,
@@ -52,7 +55,6 @@ _KEY_HEADER = Parameter(
     {"type": "string", "pattern": f"^[!-~]{{1,{MAX_KEY}}}$"},
     "The same key with the same body is one request, for one hour; with another body it is refused.",
     str,
-    remembered=True,
 )
 _TRACE_HEADER = Parameter(
     "X-Request-ID", "header", _TEXT, "Comes back in the answer if it is 1 to 128 visible ASCII characters.", str
@@ -136,23 +138,26 @@ class Intake:
         await send({"type": "http.response.body", "body": answer})
 
     def _validate(self, body: bytes, key: bytes | None) -> tuple[str, str, str]:
-        details: dict[str, str] = {}
-        if key is not None and not _KEY(key):
-            details["Idempotency-Key"] = f"must be 1 to {MAX_KEY} visible ASCII characters"
+        if key is None or _KEY(key):
+            return parse_body(body, self._target_fault)[:3]
+        details = {"Idempotency-Key": f"must be 1 to {MAX_KEY} visible ASCII characters"}
         try:
-            station, token, url, target = parse_body(body)
+            parse_body(body, self._target_fault)
         except Invalid as fault:
-            raise Invalid(str(fault), {**fault.details, **details}) from None
+            if not fault.details:
+                raise Invalid(str(fault), details) from None
+            details = {**fault.details, **details}
+        raise broken(details)
+
+    def _target_fault(self, target: CallbackTarget) -> str | None:
         if self._require_https and target.scheme != "https":
-            details["callback_url"] = "must be an https URL"
-        elif target.literal is not None:
+            return "must be an https URL"
+        if target.literal is not None:
             try:
                 self._check_address(target.literal)
             except AddressBlocked:
-                details["callback_url"] = "leads to a blocked network"
-        if details:
-            raise Invalid("The request breaks the rules of " + ", ".join(details) + ".", details)
-        return station, token, url
+                return "leads to a blocked network"
+        return None
 
     async def _refuse(self, fault: Exception, send: Send, trace: bytes) -> None:
         refused = refusal(fault)
@@ -198,5 +203,6 @@ def operations(parts: Parts) -> list[Operation]:
                 )
             },
             errors=[400, 413, 415, 422, 503, *([429] if parts.rate_limit_per_second else [])],
+            callback=DECISION,
         )
     ]

@@ -7,7 +7,7 @@ import msgspec
 
 from chargegate import __version__
 from chargegate.api.errors import Error
-from chargegate.api.operations import Answer, Operation, Parameter
+from chargegate.api.operations import Answer, Body, Callback, Operation, Parameter
 
 _ERRORS: Final[dict[int, tuple[str, str, tuple[str, ...]]]] = {
     400: ("validation_error", "Something is missing or against its rule; details names every field at fault.", ()),
@@ -25,7 +25,6 @@ _HEADERS: Final[dict[str, tuple[str, str]]] = {
     "Retry-After": ("Seconds to wait.", "^[1-9][0-9]*$"),
     "WWW-Authenticate": ("How to authenticate.", "^Bearer$"),
 }
-MORE_PARAMETERS: Final = "x-remembered-parameters"
 _SCHEMES: Final = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer KEY"},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -45,8 +44,6 @@ def document(operations: Iterable[Operation], *, keys_required: bool) -> dict[st
             for name, (text, pattern) in _HEADERS.items()
         },
     }
-    if remembered := {p.name: _parameter(p) for o in listed for p in o.parameters if p.remembered}:
-        components["parameters"] = remembered
     if keys_required:
         components["securitySchemes"] = _SCHEMES
     return {
@@ -83,23 +80,38 @@ def _operation(operation: Operation, keys_required: bool) -> dict[str, Any]:
     if operation.description:
         described["description"] = operation.description
     if operation.parameters:
-        described["parameters"] = [_parameter(p) for p in operation.parameters if not p.remembered]
-    if remembered := [p.name for p in operation.parameters if p.remembered]:
-        # Among the parameters, generated tests would use one value with many bodies and expect each to be accepted.
-        described[MORE_PARAMETERS] = [{"$ref": f"#/components/parameters/{name}"} for name in remembered]
+        described["parameters"] = [_parameter(p) for p in operation.parameters]
     if operation.body:
-        content = {"schema": _reference(operation.body.name), "example": operation.body.example}
-        described["requestBody"] = {"required": True, "content": {"application/json": content}}
+        described["requestBody"] = _body(operation.body)
+    if operation.callback:
+        described["callbacks"] = {operation.callback.name: _callback(operation.callback)}
     if protected:
         described["security"] = [{name: []} for name in _SCHEMES]
     return described
+
+
+def _callback(callback: Callback) -> dict[str, Any]:
+    post = {
+        "operationId": callback.name,
+        "summary": callback.summary,
+        "description": callback.description,
+        "parameters": [_parameter(p) for p in callback.parameters],
+        "requestBody": _body(callback.body),
+        "responses": {status: {"description": meaning} for status, meaning in callback.answers.items()},
+    }
+    return {callback.url: {"post": post}}
+
+
+def _body(body: Body) -> dict[str, Any]:
+    content = {"schema": _reference(body.name), "example": body.example}
+    return {"required": True, "content": {"application/json": content}}
 
 
 def _parameter(parameter: Parameter[Any]) -> dict[str, Any]:
     return {
         "name": parameter.name,
         "in": parameter.place,
-        "required": parameter.place == "path",
+        "required": parameter.required or parameter.place == "path",
         "description": parameter.description,
         "schema": parameter.schema,
     }
@@ -143,5 +155,6 @@ def _schemas(operations: list[Operation]) -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(
         sorted({Error, *models}, key=lambda model: model.__name__), ref_template="#/components/schemas/{name}"
     )
-    bodies = {operation.body.name: dict(operation.body.schema) for operation in operations if operation.body}
-    return dict(sorted({**schemas, **bodies}.items()))
+    bodies = [operation.body for operation in operations if operation.body]
+    bodies += [operation.callback.body for operation in operations if operation.callback]
+    return dict(sorted({**schemas, **{body.name: dict(body.schema) for body in bodies}}.items()))

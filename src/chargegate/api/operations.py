@@ -24,15 +24,14 @@ IsoTime = Annotated[
 @dataclass(frozen=True, slots=True)
 class Parameter(Generic[T]):
     """A parameter of the path, the query or a header. ``parse`` raises ``ValueError`` with the rule that is broken;
-    ``schema`` says the same to machines. ``remembered``: whether it is right depends on earlier requests too, which
-    no schema can say."""
+    ``schema`` says the same to machines. What stands in a path is always required."""
 
     name: str
     place: Literal["path", "query", "header"]
     schema: Schema
     description: str
     parse: Callable[[str], T]
-    remembered: bool = False
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,20 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Callback:
+    """A POST that the service makes later, to what ``url`` is: a runtime expression (OpenAPI 3.1, 4.8.20.4).
+    ``answers`` maps a status, a range such as ``2XX``, or ``default`` to what the service takes it for."""
+
+    name: str
+    url: str
+    summary: str
+    description: str
+    parameters: Sequence[Parameter[Any]]
+    body: Body
+    answers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One method on one path. ``errors`` are the statuses it may be answered with besides 401 and 403, which follow
     from ``access``. The hot route has no handler: it is answered before the router is asked."""
@@ -72,6 +85,7 @@ class Operation:
     body: Body | None = None
     answers: Mapping[int, Answer]
     errors: Sequence[int] = ()
+    callback: Callback | None = None
 
 
 def respond(content: msgspec.Struct, status: int = 200) -> Response:

@@ -27,7 +27,8 @@ _number = re.compile("0*[0-9]{1,4}", re.ASCII).fullmatch
 
 
 class Query:
-    """A query string. Faults are gathered, so that one answer names them all; unknown names are ignored."""
+    """A query string. Faults are gathered, so that one answer names them all; unknown names are ignored,
+    unless they are refused."""
 
     def __init__(self, request: Request) -> None:
         self._pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
@@ -44,6 +45,15 @@ class Query:
             except ValueError as error:
                 self._faults[parameter.name] = str(error)
         return None
+
+    def refuse_all_but(self, *known: Parameter[Any]) -> None:
+        """Let every other name be a fault."""
+        names = {parameter.name for parameter in known}
+        for name, _ in self._pairs:
+            if name not in names:
+                # It may be a token in the wrong place; tokens have at least 20 characters.
+                shown = name if len(name) < 20 and name.isidentifier() else "unknown parameter"
+                self._faults[shown] = "is not a parameter of this path"
 
     def check(self) -> None:
         """Raises ``Invalid`` if anything read was wrong."""

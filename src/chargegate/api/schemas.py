@@ -13,11 +13,13 @@ EXAMPLE_TOKEN: Final = "EXAMPLE-DRIVER-TOKEN-0001"  # noqa: S105 - names itself 
 UUID: Final[Schema] = {"type": "string", "format": "uuid", "pattern": UUID_PATTERN}
 TOKEN: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9._~-]{20,80}$", "minLength": 20, "maxLength": 80}
 
-# Host names only: which addresses are blocked depends on the configuration.
-_AFTER_SCHEME: Final = (
-    r"://([A-Za-z0-9_-]{1,37}\.){0,5}[A-Za-z][A-Za-z0-9_-]{0,62}"
-    r"(:([1-9][0-9]{0,3}|[1-5][0-9]{4}))?([/?][!-\x22$-\x5b\x5d-~]*)?$"
+_LABEL: Final = "[A-Za-z0-9_-]{1,63}"
+_HOST: Final = rf"(({_LABEL}\.){{0,126}}{_LABEL}\.?|\[[0-9A-Fa-f:.]{{2,45}}\])"
+_PORT: Final = (
+    "(0{0,4}[1-9]|0{0,3}[1-9][0-9]|0{0,2}[1-9][0-9]{2}|0?[1-9][0-9]{3}|[1-5][0-9]{4}"
+    "|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 )
+_AFTER_SCHEME: Final = rf"://{_HOST}(:{_PORT})?([/?][!-\x22$-\x5b\x5d-~]*)?$"
 _SPELLINGS: Final = {"station_id": "stationId", "driver_token": "driverToken", "callback_url": "callbackUrl"}
 
 
@@ -28,8 +30,8 @@ def charging_request(*, require_https: bool) -> Body:
         "type": "string",
         "pattern": scheme + _AFTER_SCHEME,
         "maxLength": MAX_CALLBACK_URL,
-        "description": "Where the decision is posted. No user information, no fragment. An IP address outside the"
-        " blocked networks is accepted too, though the pattern shows host names only.",
+        "description": "Where the decision is posted. No user information, no fragment. The host is a name of at most"
+        " 253 characters or an IP address, in any of its notations, outside the blocked networks.",
     }
     fields: dict[str, dict[str, Any]] = {
         "station_id": {**UUID, "description": "Comes back in the callback as it was sent."},

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import hashlib
+import io
 import random
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -19,11 +22,13 @@ from chargegate.authorizers.simulated import SimulatedAuthorizer
 from chargegate.config import Settings
 from chargegate.http1 import HttpClient
 from chargegate.ledger.base import AccessEntry, AccessList, LedgerUnavailable
+from chargegate.ledger.sqlite import SqliteLedger
 from chargegate.model import parse_callback_url
 from chargegate.secrets import Keyring
 from chargegate.telemetry import Metrics, log
 
 _FOLLOW_S: Final = 0.25
+_APPLIED: Final = "access_list_file"
 
 
 def build_authorizer(settings: Settings, access_list: AccessList, cache: DecisionCache, metrics: Metrics) -> Authorizer:
@@ -62,22 +67,42 @@ def build_authorizer(settings: Settings, access_list: AccessList, cache: Decisio
     return Cached(authorizer, cache) if chosen.cache_ttl_ms else authorizer
 
 
-async def read_acl_file(name: str, access_list: AccessList, keyring: Keyring) -> None:
+async def apply_acl_file(name: str, access_list: AccessList, ledger: SqliteLedger, keyring: Keyring) -> None:
+    """Put a file's entries into the access list, unless it is the one that was put there last: what was changed by
+    other ways since then stands."""
     if not name:
         return
+    content = await asyncio.to_thread(_content, name)
+    # Keyed, because a digest of a file with one token could be guessed back.
+    digest = keyring.digest(_APPLIED, hashlib.sha256(content).hexdigest())
+    if await ledger.last_fact(_APPLIED) == digest:
+        log.info("access list file unchanged")
+        return
+    entries = await asyncio.to_thread(_entries, name, content, keyring.token_hash)
+    await access_list.put(entries)
+    await ledger.replace_fact(_APPLIED, digest)
+    log.info("access list file read", entries=len(entries))
 
-    def read() -> list[AccessEntry]:
-        with Path(name).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return list(read_csv(file, keyring.token_hash))
 
+def check_acl_file(settings: Settings) -> None:
+    """Raises ``StartError`` if ``authorization.acl_file`` cannot be read or has a malformed line."""
+    if name := settings.authorization.acl_file:
+        _entries(name, _content(name), lambda _: "")
+
+
+def _content(name: str) -> bytes:
     try:
-        entries = await asyncio.to_thread(read)
+        return Path(name).read_bytes()
     except OSError as error:
         raise StartError(f"authorization.acl_file: {name}: {error.strerror}") from None
+
+
+def _entries(name: str, content: bytes, token_hash: Callable[[str], str]) -> list[AccessEntry]:
+    lines = io.TextIOWrapper(io.BytesIO(content), "utf-8", errors="surrogateescape", newline="")
+    try:
+        return list(read_csv(lines, token_hash))
     except AclLineError as error:
         raise StartError(f"authorization.acl_file: {name}: {error}") from None
-    await access_list.put(entries)
-    log.info("access list file read", entries=len(entries))
 
 
 async def follow_access_list(access_list: AccessList, cache: DecisionCache, stack: AsyncExitStack) -> None:

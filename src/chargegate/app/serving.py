@@ -1,11 +1,11 @@
 """Joins the parts, opens and closes them in order."""
 
 import asyncio
-import ipaddress
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TypedDict
 
 import msgspec
@@ -13,8 +13,18 @@ import msgspec
 from chargegate import health
 from chargegate.api import Parts, build
 from chargegate.api.server import Server
-from chargegate.app.authorization import build_authorizer, follow_access_list, read_acl_file
-from chargegate.app.storage import StartError, audit_feed, audited, open_queue, open_store, start_feed
+from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
+from chargegate.app.open_files import inbound_connections
+from chargegate.app.storage import (
+    DATABASE,
+    StartError,
+    audit_feed,
+    audited,
+    database_named,
+    open_queue,
+    open_store,
+    start_feed,
+)
 from chargegate.authorizers.cache import DecisionCache
 from chargegate.callbacks.deliver import Sender
 from chargegate.callbacks.guard import AddressGuard
@@ -44,17 +54,15 @@ class Offline(msgspec.Struct, frozen=True):
 
 
 async def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
-    """The API and the worker in one process, until SIGTERM or SIGINT; then a drain.
+    """The API and the worker in one process, until SIGTERM or SIGINT; then a drain, which a second one cuts short.
 
     ``ready`` is given the base URL once requests are accepted. Raises ``StartError``.
     """
-    _refuse_open_door(settings)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    grace_s = settings.server.shutdown_grace_ms / 1000
+    stop, at_once = _signals()
+    outgoing = settings.callback.max_connections + settings.queue.consumer_concurrency
+    max_connections = inbound_connections(outgoing)
     async with AsyncExitStack() as stack:
+        stack.enter_context(database_named(settings))
         log.attach()
         stack.callback(log.detach)
         store, keyring = await open_store(settings, stack, exclusive=True)
@@ -64,8 +72,8 @@ async def serve(settings: Settings, *, ready: Callable[[str], None] | None = Non
         access_list = SqliteAccessList(store)
         queue = await open_queue(settings, store, keyring, stack)
         if feed is not None:
-            await start_feed(feed, ledger, stack)
-        await read_acl_file(settings.authorization.acl_file, access_list, keyring)
+            await start_feed(feed, settings.audit.csv_path, ledger, stack)
+        await apply_acl_file(settings.authorization.acl_file, access_list, ledger, keyring)
 
         cache = DecisionCache(ttl_ms=settings.authorization.cache_ttl_ms)
         await follow_access_list(access_list, cache, stack)
@@ -122,27 +130,45 @@ async def serve(settings: Settings, *, ready: Callable[[str], None] | None = Non
                 settings.server.host,
                 settings.server.port,
                 request_timeout_ms=settings.server.request_timeout_ms,
+                max_connections=max_connections,
             )
         except OSError as error:
             raise StartError(f"server.port: {error}") from None
         stack.push_async_callback(server.stop, 1.0)
         worker.start()
-        url = f"http://{settings.server.host}:{server.port}"
-        log.info("ready", url=url, queue=settings.queue.url, authorization=settings.authorization.backend)
+        url = f"http://{_authority(settings.server.host)}:{server.port}"
+        log.info(
+            "ready",
+            url=url,
+            queue=settings.queue.url,
+            authorization=settings.authorization.backend,
+            max_connections=max_connections,
+        )
         if ready is not None:
             ready(url)
         await stop.wait()
         draining.set()
         log.info("draining", grace_ms=settings.server.shutdown_grace_ms)
-        await worker.drain(grace_s)
+        await _drain(worker, settings.server.shutdown_grace_ms / 1000, at_once)
     log.info("stopped")
 
 
 @asynccontextmanager
-async def opened_store(settings: Settings) -> AsyncIterator[Offline]:
-    """The database for a command; a running service goes on using it. Raises ``StartError``."""
+async def opened_store(settings: Settings, *, made: Callable[[Path], None] | None = None) -> AsyncIterator[Offline]:
+    """The database for a command; a running service goes on using it. Where there is none, one is made and ``made`` is
+    told the folder, or without ``made`` that is an error. Raises ``StartError``."""
+    folder = settings.data_path
+    try:
+        missing = not (folder / DATABASE).exists()
+    except OSError as error:
+        raise StartError(f"data_dir: {folder}: {error.strerror}") from None
+    if missing and made is None:
+        raise StartError(f"data_dir: {folder} has no database; `chargegate serve` or `chargegate acl add` makes one")
     async with AsyncExitStack() as stack:
+        stack.enter_context(database_named(settings))
         store, keyring = await open_store(settings, stack, exclusive=False)
+        if missing and made is not None:
+            made(folder)
         queue = None
         if settings.queue.url == "sqlite":
             queue = await open_queue(settings, store, keyring, stack)
@@ -155,17 +181,34 @@ async def opened_store(settings: Settings) -> AsyncIterator[Offline]:
         yield Offline(SqliteLedger(store), SqliteAccessList(store), keyring, replay)
 
 
-def _refuse_open_door(settings: Settings) -> None:
-    host = settings.server.host
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not (loopback or settings.security.api_keys or settings.security.allow_anonymous):
-        raise StartError(
-            f"server.host: {host} is reachable by others and security.api_keys is empty; make keys with"
-            " `chargegate keys create`, or set security.allow_anonymous = true"
-        )
+def _signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Set by the first SIGTERM or SIGINT, and by the next."""
+    first, second = asyncio.Event(), asyncio.Event()
+
+    def signalled() -> None:
+        (second if first.is_set() else first).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, signalled)
+    return first, second
+
+
+async def _drain(worker: Worker, grace_s: float, at_once: asyncio.Event) -> None:
+    draining = asyncio.create_task(worker.drain(grace_s))
+    hurry = asyncio.create_task(at_once.wait())
+    await asyncio.wait((draining, hurry), return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if not draining.done():
+        log.info("ending at once, by a second signal")
+        draining.cancel()
+        await asyncio.wait((draining,))
+        draining = asyncio.create_task(worker.drain(0))
+    await draining
+
+
+def _authority(host: str) -> str:
+    """RFC 3986, 3.2.2."""
+    return f"[{host}]" if ":" in host else host
 
 
 class _WorkerLimits(TypedDict):

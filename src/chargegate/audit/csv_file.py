@@ -11,7 +11,7 @@ from chargegate.audit.base import AuditRow
 from chargegate.model import Decision, to_iso
 
 HEADER: Final = "timestamp,request_id,station_id,driver_token_hash,status,reason,processing_time_ms\n"
-_TAIL: Final = 64 * 1024 * 1024  # far more than is ever written between two saved positions
+_TAIL: Final = 16 * 1024 * 1024  # more than is written between two saved positions, five seconds apart
 _FORMULA: Final = frozenset("=+-@\t\r\n")
 _plain = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*|").fullmatch
 

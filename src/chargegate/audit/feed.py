@@ -111,6 +111,8 @@ class AuditFeed:
                 known = frozenset()
                 if turns % _SAVE_TURNS == 0:
                     await self._save(save)
+            except OSError:
+                continue  # told when it began, by _write
             except Exception as error:  # noqa: BLE001 - whatever it is, the rows are safe in the ledger
                 log.warning("audit sink is behind", sink=self._sink.name, error=type(error).__name__)
 

@@ -89,7 +89,7 @@ def add(
     }
 
     async def run() -> AccessEntry:
-        async with app.opened_store(config.load(config_file)) as store:
+        async with app.opened_store(config.load(config_file), made=_say_made) as store:
             entry = entry_from(fields, store.keyring.token_hash)
             await store.access_list.put([entry])
             return entry
@@ -173,7 +173,7 @@ def import_file(file: Path, as_json: bool, config_file: str | None) -> None:
     console = Console(stderr=True)
 
     async def run() -> int:
-        async with app.opened_store(config.load(config_file)) as store:
+        async with app.opened_store(config.load(config_file), made=_say_made) as store:
             with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
                 entries = []
                 for entry in _read(file, store.keyring, progress):
@@ -206,6 +206,10 @@ def _read(file: Path, keyring: Keyring, progress: Progress) -> Iterator[AccessEn
         raise click.ClickException(f"{file}: {error}") from None
     except OSError as error:
         raise click.ClickException(f"{file}: {error.strerror}") from None
+
+
+def _say_made(folder: Path) -> None:
+    click.echo(f"chargegate: made a new database in {folder} (data_dir)", err=True)
 
 
 def _token(argument: str) -> str:

@@ -79,7 +79,7 @@ def timeouts(
     Example:
       chargegate audit timeouts --from 2026-01-31 --to 2026-02-01 --all --json
     """
-    which = DecisionFilter(station, None, since, until, Reason.TIMEOUT)
+    which = DecisionFilter(station, Status.UNKNOWN, since, until, Reason.TIMEOUT)
     uvloop.run(_write(which, None if everything else limit, as_json, config_file))
 
 
@@ -98,12 +98,8 @@ def stats(station: str | None, since: int | None, until: int | None, as_json: bo
 
     async def run() -> None:
         async with app.opened_store(config.load(config_file)) as store:
-            counted = await store.ledger.station_stats(since, until)
-        rows = [
-            msgspec.to_builtins(line)
-            for line in counted
-            if station is None or station.lower() == line.station_id.lower()
-        ]
+            counted = await store.ledger.station_stats(since, until, station_id=station)
+        rows = [msgspec.to_builtins(line) for line in counted]
         await write_rows(_one(rows), StationStats.__struct_fields__, as_json=as_json)
 
     uvloop.run(run())

@@ -30,9 +30,12 @@ _COLUMNS = (
 )
 
 
+_NONE = "no dead letter has this request id"
+
+
 @click.group("dead-letters", no_args_is_help=False)
 def dead_letters() -> None:
-    """Callbacks that were given up, and how to send them again.
+    """Callbacks that were given up: send them again, or discard them.
 
     \b
     Examples:
@@ -85,11 +88,7 @@ def replay(
       chargegate dead-letters replay 018d5c1e-7f00-7000-8000-000000000001
       chargegate dead-letters replay --from 2026-01-31
     """
-    in_range = since is not None or until is not None
-    if (request_id is None) != in_range:
-        raise click.UsageError("give a REQUEST_ID, or --from and --to")
-    if request_id is not None and not is_uuid(request_id):
-        raise click.UsageError("REQUEST_ID: must be a UUID")
+    _check_which(request_id, since, until)
 
     async def run() -> int:
         async with app.opened_store(config.load(config_file)) as store:
@@ -97,7 +96,7 @@ def replay(
                 return await _replay(store, _found(store.ledger, since, until, None))
             letter = await store.ledger.dead_letter(request_id.lower())
             if letter is None:
-                raise click.ClickException("no dead letter has this request id")
+                raise click.ClickException(_NONE)
             await store.replay(letter)
             return 1
 
@@ -106,6 +105,54 @@ def replay(
         write_object({"replayed": replayed})
     else:
         click.echo(f"replayed {replayed} dead letter{'' if replayed == 1 else 's'}")
+
+
+@dead_letters.command()
+@click.argument("request_id", required=False)
+@time_range
+@as_json
+@config_file
+def discard(
+    request_id: str | None, since: int | None, until: int | None, as_json: bool, config_file: str | None
+) -> None:
+    """Forget dead letters for good: one request's, or all that were given up in a range of time.
+
+    The encrypted token and URL are dropped. The requests stay FAILED, and are listed and replayed no more.
+
+    \b
+    Examples:
+      chargegate dead-letters discard 018d5c1e-7f00-7000-8000-000000000001
+      chargegate dead-letters discard --to 2026-01-31
+    """
+    _check_which(request_id, since, until)
+
+    async def run() -> int:
+        async with app.opened_store(config.load(config_file)) as store:
+            if request_id is None:
+                return sum(
+                    [
+                        await store.ledger.discard([letter.request_id for letter in page])
+                        async for page in _found(store.ledger, since, until, None)
+                    ]
+                )
+            discarded = await store.ledger.discard([request_id.lower()])
+            if not discarded:
+                raise click.ClickException(_NONE)
+            return discarded
+
+    discarded = uvloop.run(run())
+    if as_json:
+        write_object({"discarded": discarded})
+    else:
+        click.echo(f"discarded {discarded} dead letter{'' if discarded == 1 else 's'}")
+
+
+def _check_which(request_id: str | None, since: int | None, until: int | None) -> None:
+    in_range = since is not None or until is not None
+    if (request_id is None) != in_range:
+        raise click.UsageError("give a REQUEST_ID, or --from and --to")
+    if request_id is not None and not is_uuid(request_id):
+        raise click.UsageError("REQUEST_ID: must be a UUID")
 
 
 async def _replay(store: app.Offline, found: AsyncIterator[Sequence[DeadLetter]]) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from chargegate.config import FILE_VARIABLE
 from chargegate.model import from_iso, station_fault
 
 Command = Callable[..., Any]
@@ -27,7 +28,7 @@ config_file = click.option(
     "--config",
     "config_file",
     metavar="FILE",
-    envvar="CHARGEGATE_CONFIG",
+    envvar=FILE_VARIABLE,
     help="Settings in TOML.  [default: ./chargegate.toml if there is one]",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="For machines: JSON, one object a line.")

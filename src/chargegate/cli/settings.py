@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from chargegate import config
+from chargegate import app, config
 from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import write_object
 
@@ -43,13 +43,13 @@ def show(as_json: bool, config_file: str | None) -> None:
 @as_json
 @config_file
 def check(as_json: bool, config_file: str | None) -> None:
-    """Check the settings without starting: every key, type and range.
+    """Check the settings without starting: every key, type and range, and the access list file.
 
     \b
     Example:
       chargegate config check --config /etc/chargegate.toml
     """
-    config.load(config_file)
+    app.check_acl_file(config.load(config_file))
     file = config_file or (str(config.DEFAULT_FILE) if config.DEFAULT_FILE.exists() else None)
     if as_json:
         write_object({"status": "ok", "file": file})

@@ -1,12 +1,15 @@
 """The promises that every ledger makes."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from chargegate.audit.base import AuditRow
 from chargegate.model import Decision, RequestStatus
+
+CLAIM_MS: Final = 3_600_000
+"""How long an idempotency key is remembered."""
 
 
 class LedgerUnavailable(Exception):
@@ -143,8 +146,17 @@ class Ledger(Protocol):
         self, which: DecisionFilter, limit: int, after: tuple[int, str] | None
     ) -> Sequence[Decision]: ...
 
-    async def station_stats(self, since: int | None, until: int | None) -> Sequence[StationStats]:
-        """Per-station counts of a time range, busiest first."""
+    async def station_stats(
+        self,
+        since: int | None,
+        until: int | None,
+        *,
+        station_id: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> Sequence[StationStats]:
+        """Per-station counts of a time range: all of them, busiest first, or with a ``limit`` a page in the order of
+        station ids, after one of them."""
         ...
 
     async def dead_letters(

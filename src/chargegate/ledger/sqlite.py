@@ -3,12 +3,13 @@
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from chargegate.audit.base import AuditRow
 from chargegate.ledger.base import (
+    CLAIM_MS,
     CallbackRecord,
     Claim,
     DeadLetter,
@@ -24,7 +25,6 @@ from chargegate.sqlite import Operation, SqliteStore, StoreUnavailable, many
 
 T = TypeVar("T")
 
-CLAIM_MS: Final = 3_600_000
 _PURGE = 200
 
 _AUDIT = "a.request_id, a.station_id, a.driver_token_hash, a.status, a.reason, a.processing_time_ms, a.timestamp"
@@ -34,7 +34,8 @@ FROM authorization_audit a JOIN charging_requests r USING (request_id) WHERE a.r
 _DEAD = """
 SELECT r.request_id, r.station_id, r.driver_token_hash, a.status, a.reason, r.created_at, r.processed_at, r.attempts,
     r.last_status_code, r.last_error, r.sealed
-FROM charging_requests r JOIN authorization_audit a USING (request_id) WHERE r.status = 'FAILED' AND r.sealed IS NOT NULL"""
+FROM charging_requests r JOIN authorization_audit a USING (request_id)
+WHERE r.status = 'FAILED' AND r.sealed NOTNULL"""
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -109,18 +110,32 @@ class SqliteLedger:
             values.extend(after)
         query = f"SELECT {_AUDIT} FROM authorization_audit a{_where(where)}"  # noqa: S608 - constants and placeholders
         order = " ORDER BY a.timestamp DESC, a.request_id DESC LIMIT ?"
-        return await self._read(
+        return await self._scan(
             lambda connection: [_decision(row) for row in connection.execute(query + order, (*values, limit))]
         )
 
-    async def station_stats(self, since: int | None, until: int | None) -> Sequence[StationStats]:
-        where, values = _conditions(DecisionFilter(since=since, until=until))
+    async def station_stats(
+        self,
+        since: int | None,
+        until: int | None,
+        *,
+        station_id: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> Sequence[StationStats]:
+        where, values = _conditions(DecisionFilter(station_id, since=since, until=until))
+        if after is not None:
+            where.append("a.station_id > ?")
+            values.append(after)
+        order = "count(*) DESC, 1" if limit is None else "a.station_id LIMIT ?"
+        if limit is not None:
+            values.append(limit)
         counts = ", ".join(f"sum(a.status = '{status}')" for status in Status)
         query = (
             f"SELECT lower(a.station_id), count(*), {counts} FROM authorization_audit a{_where(where)}"  # noqa: S608 - constants
-            " GROUP BY a.station_id ORDER BY count(*) DESC, 1"
+            f" GROUP BY a.station_id ORDER BY {order}"
         )
-        return await self._read(lambda connection: [StationStats(*row) for row in connection.execute(query, values)])
+        return await self._scan(lambda connection: [StationStats(*row) for row in connection.execute(query, values)])
 
     async def dead_letters(
         self, since: int | None, until: int | None, limit: int, after: tuple[int, str] | None
@@ -133,7 +148,7 @@ class SqliteLedger:
         if after is not None:
             query, values = query + " AND (r.processed_at, r.request_id) < (?, ?)", [*values, *after]
         query += " ORDER BY r.processed_at DESC, r.request_id DESC LIMIT ?"
-        return await self._read(
+        return await self._scan(
             lambda connection: [DeadLetter(*row) for row in connection.execute(query, (*values, limit))]
         )
 
@@ -143,7 +158,7 @@ class SqliteLedger:
         return DeadLetter(*row) if row else None
 
     async def count_dead_letters(self) -> int:
-        query = "SELECT count(*) FROM charging_requests WHERE status = 'FAILED' AND sealed IS NOT NULL"
+        query = "SELECT count(*) FROM charging_requests WHERE status = 'FAILED' AND sealed NOTNULL"
         return await self._read(lambda connection: int(connection.execute(query).fetchone()[0]))
 
     async def discard(self, request_ids: Sequence[str]) -> int:
@@ -190,7 +205,7 @@ class SqliteLedger:
 
     async def sealed_prefixes(self, length: int) -> frozenset[bytes]:
         """The different beginnings of everything sealed that is kept, to see early whether it can be opened."""
-        query = "SELECT DISTINCT substr(sealed, 1, ?) FROM charging_requests WHERE status = 'FAILED' AND sealed NOT NULL"
+        query = "SELECT DISTINCT substr(sealed, 1, ?) FROM charging_requests WHERE status = 'FAILED' AND sealed NOTNULL"
         return await self._read(lambda connection: frozenset(row[0] for row in connection.execute(query, (length,))))
 
     async def check(self) -> None:
@@ -202,6 +217,12 @@ class SqliteLedger:
     async def _write(self, operation: Operation, item: Any) -> Any:
         try:
             return await self._store.submit(operation, item)
+        except StoreUnavailable as error:
+            raise LedgerUnavailable(str(error)) from None
+
+    async def _scan(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await self._store.scan(query)
         except StoreUnavailable as error:
             raise LedgerUnavailable(str(error)) from None
 
@@ -354,8 +375,7 @@ def _fact(connection: sqlite3.Connection, items: list[tuple[str, str]]) -> list[
 def _discard(connection: sqlite3.Connection, items: list[Sequence[str]]) -> list[int]:
     return [
         connection.executemany(
-            "UPDATE charging_requests SET sealed = NULL"
-            " WHERE request_id = ? AND status = 'FAILED' AND sealed IS NOT NULL",
+            "UPDATE charging_requests SET sealed = NULL WHERE request_id = ? AND status = 'FAILED' AND sealed NOTNULL",
             [(request_id,) for request_id in request_ids],
         ).rowcount
         for request_ids in items

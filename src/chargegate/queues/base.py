@@ -8,6 +8,9 @@ import msgspec
 class QueueFull(Exception):
     """The queue holds as many waiting messages as it was told to; nothing was stored."""
 
+    def __init__(self) -> None:
+        super().__init__("the queue is full")
+
 
 class QueueUnavailable(Exception):
     """The queue cannot store or hand out messages now; nothing was stored. The message says why, without a secret."""
