@@ -23,7 +23,7 @@ from chargegate.api.parameters import (
 )
 from chargegate.api.parts import Parts
 from chargegate.ledger.base import DeadLetter
-from chargegate.model import broken, now_ms, to_iso
+from chargegate.model import now_ms, to_iso
 
 _AT_ONCE: Final = 100
 _AGAIN: Final = "The decision already made will be sent to the callback URL again."
@@ -88,8 +88,6 @@ class DeadLetters:
         query.refuse_all_but(FROM, TO)
         since, until = query.read(FROM), query.read(TO)
         query.check()
-        if since is None and until is None:
-            raise broken(dict.fromkeys(("from", "to"), "one of from and to is required"))
         replayed, after = 0, None
         while letters := await self._ledger.dead_letters(since, until, _AT_ONCE, after):
             outcomes = await asyncio.gather(*map(self._replay, letters), return_exceptions=True)
@@ -140,8 +138,8 @@ def operations(parts: Parts) -> list[Operation]:
             access="admin",
             tag="Dead letters",
             summary="Send a range of dead letters again",
-            description="One of from and to is required; both are about failed_at. A parameter that is not one of them"
-            " is refused, because misspelt it would replay everything. If it ends in 503, some may have been put back"
+            description="from and to are about failed_at; without them all are sent. Any other parameter is refused,"
+            " because a misspelt one would send all. If it ends in 503, some may have been put back"
             " already; sending it again does no harm.",
             parameters=[FROM, TO],
             answers={202: Answer("How many were put back into the queue.", RangeReplayed)},
