@@ -11,7 +11,7 @@ from typing import Any
 
 from chargegate import cli
 from chargegate.audit.feed import AuditFeed
-from chargegate.ledger import sqlite as ledger
+from chargegate.ledger import sqlite_writes as ledger
 from chargegate.queues import sqlite as queue
 from chargegate.sqlite import Lane
 
@@ -61,13 +61,13 @@ def main(point: str, nth: int, arguments: list[str]) -> int:
         case "accepted":
             around_commits(None, queue._insert, arrived)
         case "decided":
-            around_commits(None, ledger._record, arrived)
+            around_commits(None, ledger.record, arrived)
         case "decided_not_logged":
             before_csv(arrived)
         case "delivered_not_finished":
-            around_commits(ledger._finish, None, arrived)
+            around_commits(ledger.finish, None, arrived)
         case "finished_not_acked":
-            around_commits(None, ledger._finish, arrived)
+            around_commits(None, ledger.finish, arrived)
         case _:
             raise SystemExit(f"no such point: {point}")
     return cli.main(arguments)
