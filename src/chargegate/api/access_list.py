@@ -177,7 +177,7 @@ def operations(parts: Parts) -> list[Operation]:
             handler=routes.check,
             access="admin",
             tag="Access list",
-            summary="What would be decided; recorded nowhere",
+            summary="What the access list would decide; recorded nowhere",
             body=_QUESTION,
             answers={200: Answer("The verdict.", Judgement)},
             errors=[400, 413, 415, 503],
