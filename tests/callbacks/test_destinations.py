@@ -378,3 +378,21 @@ def test_nothing_rings_after_close() -> None:
         assert street.expired == []
 
     run(scenario, probe_interval_ms=5)
+
+
+def test_a_probe_that_is_no_longer_needed_forgets_nobody_else() -> None:
+    """The timer of an old circuit rings while a new callback to the same destination is under way."""
+
+    async def scenario(street: Street) -> None:
+        running = [street.started() for _ in range(6)]
+        for callback in running[:5]:
+            street.ended(callback, reachable=False)
+        assert street.destinations.open_circuits == 1
+        street.ended(running[5])
+        assert street.destinations.open_circuits == 0
+        late = street.started()
+        rung = asyncio.get_running_loop().time() + 0.2
+        await street.until(lambda: asyncio.get_running_loop().time() > rung)
+        assert street.ended(late)
+
+    run(scenario, failure_threshold=5, probe_interval_ms=50)

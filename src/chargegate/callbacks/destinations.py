@@ -200,10 +200,10 @@ class Destinations:
 
     def _rest(self, destination: _Destination) -> None:
         """Forget a destination with nothing to do, or remember that it failed; hostile clients name endless hosts."""
-        if not destination.idle:
-            return
+        if not destination.idle or self._known.get(destination.key) is not destination:
+            return  # a timer may outlive what it was set for
         if not destination.failures:
-            self._known.pop(destination.key, None)
+            del self._known[destination.key]
             return
         self._remembered[destination.key] = None
         if len(self._remembered) > _REMEMBERED:
