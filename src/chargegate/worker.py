@@ -217,16 +217,17 @@ class Worker:
 
     async def _decide(self, request: ChargingRequest, *, malformed: bool) -> Decision:
         token_hash = self._keyring.token_hash(request.driver_token)
-        started = time.perf_counter()
+        elapsed = 0.0
         if malformed:
             verdict = Verdict(Status.INVALID, Reason.MALFORMED)
         elif now_ms() - request.accepted_at > self._max_age:
             verdict = Verdict(Status.UNKNOWN, Reason.EXPIRED_IN_QUEUE)
         else:
+            started = time.perf_counter()
             verdict = await self._ask(request, token_hash)
             if not verdict.cached:
-                self._metrics.processing_time.observe(time.perf_counter() - started)
-        elapsed = 0.0 if verdict.cached else time.perf_counter() - started
+                elapsed = time.perf_counter() - started
+                self._metrics.processing_time.observe(elapsed)
         return Decision(
             request.request_id,
             request.station_id,
@@ -263,13 +264,12 @@ class Worker:
         """One attempt; its connection is taken already."""
         if callback.deadline <= time.monotonic():
             self._destinations.unused(callback)
-            callback.error = callback.error or _TOO_LATE
-            await self._give_up(callback)
+            self._expired(callback)
             return
         try:
             attempt = await self._sender.send(callback)
         except BaseException:
-            self._destinations.finished(callback, reachable=True)
+            self._destinations.unused(callback)
             raise
         callback.error, callback.last_status_code = attempt.error, attempt.status_code
         if self._destinations.finished(callback, reachable=attempt.reachable):
