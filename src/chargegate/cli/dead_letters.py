@@ -100,11 +100,7 @@ def replay(
             await store.replay(letter)
             return 1
 
-    replayed = uvloop.run(run())
-    if as_json:
-        write_object({"replayed": replayed})
-    else:
-        click.echo(f"replayed {replayed} dead letter{'' if replayed == 1 else 's'}")
+    _tell("replayed", uvloop.run(run()), as_json=as_json)
 
 
 @dead_letters.command()
@@ -140,11 +136,14 @@ def discard(
                 raise click.ClickException(_NONE)
             return discarded
 
-    discarded = uvloop.run(run())
+    _tell("discarded", uvloop.run(run()), as_json=as_json)
+
+
+def _tell(done: str, count: int, *, as_json: bool) -> None:
     if as_json:
-        write_object({"discarded": discarded})
+        write_object({done: count})
     else:
-        click.echo(f"discarded {discarded} dead letter{'' if discarded == 1 else 's'}")
+        click.echo(f"{done} {count} dead letter{'' if count == 1 else 's'}")
 
 
 def _check_which(request_id: str | None, since: int | None, until: int | None) -> None:
