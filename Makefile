@@ -7,7 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo run test check soak bench lock clean
+.PHONY: help install demo run servers test check soak bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,10 @@ demo: install ## Show the service at work on real input, and check every result
 run: install ## Serve on the default configuration
 	@exec $(BIN)/chargegate serve
 
-test: install ## Run the whole suite (ARGS="tests/cli -k acl" for a part of it)
+servers: install ## Provision the servers that the tests start
+	@scripts/provision || [ -z "$${CI:-}" ]
+
+test: servers ## Run the whole suite (ARGS="tests/cli -k acl" for a part of it)
 	@$(BIN)/pytest -m "not soak" $(ARGS)
 
 check: install ## Lint, format, types and import rules
@@ -29,7 +32,7 @@ check: install ## Lint, format, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: install ## Run the long tests
+soak: servers ## Run the long tests
 	@$(BIN)/pytest -m soak $(ARGS)
 
 bench: install ## Measure, beside the floor in the same run
@@ -37,7 +40,7 @@ bench: install ## Measure, beside the floor in the same run
 
 lock: install ## Write requirements.txt anew (ARGS=--upgrade for newer versions)
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
-		--group dev pyproject.toml -o requirements.txt $(ARGS)
+		--all-extras --group dev pyproject.toml -o requirements.txt $(ARGS)
 
 clean: ## Remove .venv and caches; data stay
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -10,6 +10,8 @@ import pytest
 
 from chargegate.telemetry import configure_logging, log
 
+pytest_plugins = ["servers.fixtures"]
+
 
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:

@@ -1,40 +1,130 @@
 """What the ledger's tests share: an open database, and decisions to put into it."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Coroutine
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+from uuid import uuid4
 
+import asyncpg
 import pytest
 import uvloop
 
+from chargegate.audit.base import AuditRow
 from chargegate.ledger import migrations
+from chargegate.ledger.access_list import SqliteAccessList
+from chargegate.ledger.base import AccessList, Ledger
+from chargegate.ledger.postgres import PostgresLedger
+from chargegate.ledger.postgres_access_list import PostgresAccessList
+from chargegate.ledger.sqlite import SqliteLedger
 from chargegate.model import Decision, Status, new_request_id
+from chargegate.postgres import PostgresStore
 from chargegate.sqlite import SqliteStore
 
 STATION = "123e4567-e89b-12d3-a456-426614174000"
 LIMIT_S = 20
 
-Run = Callable[[Callable[[SqliteStore], Coroutine[Any, Any, None]]], None]
+
+class Database(Protocol):
+    """An open database: what the contract promises of it, and a way around that."""
+
+    ledger: Callable[..., Ledger]
+    access_list: Callable[[], AccessList]
+
+    async def execute(self, statement: str) -> list[tuple[Any, ...]]: ...
+
+    async def close(self) -> None: ...
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
+class Sqlite:
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.ledger = partial(SqliteLedger, store)
+        self.access_list = partial(SqliteAccessList, store)
+
+    async def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self._store.path)) as connection, connection:
+            return connection.execute(statement).fetchall()
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+class Postgres:
+    def __init__(self, store: PostgresStore) -> None:
+        self._store = store
+        self.access_list = partial(PostgresAccessList, store)
+
+    def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "test") -> PostgresLedger:
+        return PostgresLedger(self._store, writer, on_audit)
+
+    async def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        rows = await self._store.transaction(lambda connection, _: connection.fetch(statement))
+        return [tuple(row) for row in rows]
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+Run = Callable[[Callable[[Database], Coroutine[Any, Any, None]]], None]
+
+
+def running(opened: Callable[[], Coroutine[Any, Any, Database]]) -> Run:
     """Runs a scenario with the database open; each run opens it anew."""
 
-    def running(scenario: Callable[[SqliteStore], Coroutine[Any, Any, None]]) -> None:
+    def run(scenario: Callable[[Database], Coroutine[Any, Any, None]]) -> None:
         async def main() -> None:
-            path = tmp_path / "ledger.db"
-            store = await SqliteStore.open(path, {"ledger": migrations.SQLITE}, exclusive=False)
+            database = await opened()
             try:
                 async with asyncio.timeout(LIMIT_S):
-                    await scenario(store)
+                    await scenario(database)
             finally:
-                await store.close()
+                await database.close()
 
         uvloop.run(main())
 
-    return running
+    return run
+
+
+@pytest.fixture
+def sqlite_run(tmp_path: Path) -> Run:
+    async def opened() -> Database:
+        path = tmp_path / "ledger.db"
+        return Sqlite(await SqliteStore.open(path, {"ledger": migrations.SQLITE}, exclusive=False))
+
+    return running(opened)
+
+
+@pytest.fixture
+def postgres_url(request: pytest.FixtureRequest) -> str:
+    """A schema of its own: empty."""
+    url, schema = request.getfixturevalue("postgres_server").url, f"t{uuid4().hex}"
+
+    async def make() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute(f"CREATE SCHEMA {schema}")
+        await connection.close()
+
+    asyncio.run(make())
+    return f"{url}?search_path={schema}"
+
+
+@pytest.fixture
+def postgres_run(postgres_url: str) -> Run:
+    async def opened() -> Database:
+        return Postgres(await PostgresStore.open(postgres_url, {"ledger": migrations.POSTGRES}))
+
+    return running(opened)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Each database in turn."""
+    chosen: Run = request.getfixturevalue(f"{request.param}_run")
+    return chosen
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import pytest
 import uvloop
 
 from chargegate.model import new_request_id, now_ms
 from chargegate.queues.base import Capabilities, Message, Queue
+from chargegate.queues.kafka import KafkaQueue
 from chargegate.queues.memory import MemoryQueue
+from chargegate.queues.postgres import PostgresQueue
+from chargegate.queues.rabbitmq import RabbitQueue
+from chargegate.queues.redis import RedisQueue
 from chargegate.queues.sqlite import MIGRATIONS, SqliteQueue
 from chargegate.sqlite import SqliteStore
 from chargegate.telemetry import configure_logging
@@ -25,11 +30,13 @@ STATION = "123e4567-e89b-12d3-a456-426614174000"
 
 
 class Backend(NamedTuple):
-    """``open(place, max_size)`` gives a queue, and closes it and all below it. A place is a folder or a server."""
+    """``open(place, max_size)`` gives a queue, and closes it and all below it. A place is a folder, or what ``server``
+    (a fixture) has for a URL, and after a ``#`` a name that is free there."""
 
     name: str
     capabilities: Capabilities
     open: Callable[[str, int], AbstractAsyncContextManager[Queue]]
+    server: str = ""
 
 
 @asynccontextmanager
@@ -48,9 +55,52 @@ async def open_sqlite(place: str, max_size: int) -> AsyncIterator[Queue]:
     await store.close()
 
 
+@asynccontextmanager
+async def open_postgres(place: str, max_size: int) -> AsyncIterator[Queue]:
+    url, _, name = place.partition("#")
+    queue = await PostgresQueue.open(f"{url}?table={name}", max_size, lease_ms=1500)
+    yield queue
+    await queue.close()
+
+
+redis_consumers: set[tuple[str, str]] = set()
+
+
+@asynccontextmanager
+async def open_redis(place: str, max_size: int) -> AsyncIterator[Queue]:
+    """Opened again, or in the process after a killed one, it is the same consumer; beside another it is a second."""
+    url, _, name = place.partition("#")
+    consumer = next(each for each in ("first", "second") if (name, each) not in redis_consumers)
+    redis_consumers.add((name, consumer))
+    queue = await RedisQueue.open(url, max_size=max_size, consumer=consumer, lease_ms=1500, name=name)
+    yield queue
+    await queue.close()
+    redis_consumers.remove((name, consumer))
+
+
+@asynccontextmanager
+async def open_kafka(place: str, max_size: int) -> AsyncIterator[Queue]:
+    url, _, name = place.partition("#")
+    queue = await KafkaQueue.open(f"{url}/{name}?create=1&partitions=4", max_size, lease_ms=3000)
+    yield queue
+    await queue.close()
+
+
+@asynccontextmanager
+async def open_rabbitmq(place: str, max_size: int) -> AsyncIterator[Queue]:
+    url, _, name = place.partition("#")
+    queue = await RabbitQueue.open(f"{url}?queue={name}", max_size=max_size)
+    yield queue
+    await queue.close()
+
+
 BACKENDS = (
     Backend("memory", Capabilities(durable=False, shared=False, find=True), open_memory),
     Backend("sqlite", Capabilities(durable=True, shared=False, find=True), open_sqlite),
+    Backend("kafka", Capabilities(durable=True, shared=True, find=False), open_kafka, "kafka_server"),
+    Backend("postgres", Capabilities(durable=True, shared=True, find=True), open_postgres, "postgres_server"),
+    Backend("rabbitmq", Capabilities(durable=True, shared=True, find=False), open_rabbitmq, "rabbitmq_server"),
+    Backend("redis", Capabilities(durable=True, shared=True, find=True), open_redis, "redis_server"),
 )
 
 
@@ -68,6 +118,14 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     """Each backend in turn."""
     chosen: Backend = request.param
     return chosen
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, backend: Backend, tmp_path: Path) -> str:
+    """Where nothing is yet."""
+    if not backend.server:
+        return str(tmp_path)
+    return f"{request.getfixturevalue(backend.server).url}#q{uuid4().hex[:12]}"
 
 
 async def use_until_killed(job: str, backend: Backend, place: str, count: int) -> None:

@@ -34,9 +34,9 @@ class Backend(Protocol):
 class Bench:
     """A backend at a place of its own. Each ``run`` opens it anew."""
 
-    def __init__(self, backend: Backend, place: Path) -> None:
+    def __init__(self, backend: Backend, place: str) -> None:
         self.backend = backend
-        self.place = str(place)
+        self.place = place
 
     def run(self, scenario: Scenario, max_size: int = 1000) -> None:
         async def main() -> None:
@@ -58,8 +58,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(backend: Backend, tmp_path: Path) -> Bench:
-    return Bench(backend, tmp_path)
+def bench(backend: Backend, place: str) -> Bench:
+    return Bench(backend, place)
 
 
 @pytest.fixture

@@ -1,0 +1,305 @@
+"""The ledger in PostgreSQL, for any number of processes.
+
+*One decision.* A request's row in ``charging_requests`` carries its decision, and its key is the request id: whoever
+inserts it first has decided. The audit row is inserted by the same statement. ``authorization_audit`` cannot keep
+request ids unique itself: it is partitioned by month, so that retention is a dropped partition, and a unique key of
+a partitioned table must hold the month too. Nothing is looked up there that is needed to go on: a dropped month takes
+no decision away.
+
+*Writers.* A process that feeds an audit sink has a writer's name, its own alone and the same after a restart. It
+numbers its audit rows 1, 2, 3, … in the order of their commits. ``audit_after`` and the sinks' positions are the
+writer's, so that each process's CSV file follows the decisions that this process made, and no two write one file.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from chargegate.audit.base import AuditRow
+from chargegate.ledger import postgres_sql as sql
+from chargegate.ledger.base import (
+    CallbackRecord,
+    Claim,
+    DeadLetter,
+    DecisionFilter,
+    Finished,
+    LedgerUnavailable,
+    Recorded,
+    RequestRecord,
+    StationStats,
+)
+from chargegate.model import Decision, RequestStatus, Status, now_ms
+from chargegate.postgres import Connection, Gatherer, PostgresStore, PostgresUnavailable
+
+T = TypeVar("T")
+
+_PURGE: Final = 200
+_LIST_S: Final = 10.0
+_DAY_MS: Final = 86_400_000
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    decision: Decision
+    created_at: int
+
+
+class PostgresLedger:
+    """Keeps the promises of ``Ledger``."""
+
+    def __init__(
+        self,
+        store: PostgresStore,
+        writer: str = "",
+        on_audit: Callable[[list[AuditRow]], None] | None = None,
+    ) -> None:
+        """``on_audit`` is told, in another thread, of this writer's committed audit rows, before anyone who waits for
+        them."""
+        self._store = store
+        self._writer = writer
+        self._on_audit = on_audit
+        self._last: int | None = None  # this writer's newest number; None where that must be read
+        self._next = 0
+        self._told: int | None = None
+        self._fresh: list[AuditRow] = []
+        self._months: set[str] = set()
+        self._record: Gatherer[_Entry, Recorded] = Gatherer(store, self._decide, committed=self._tell)
+        self._restart = _each(store, sql.RESTART)
+        self._attempted = _each(store, sql.ATTEMPTED)
+        self._finish = _each(store, sql.FINISH)
+        self._claim: Gatherer[tuple[str, Claim], Claim] = Gatherer(store, _claim)
+
+    async def record(self, decision: Decision, created_at: int) -> Recorded:
+        return await _answered(self._record.submit(_Entry(decision, created_at)))
+
+    async def _decide(self, connection: Connection, entries: list[_Entry], _again: bool) -> list[Recorded]:
+        last, self._last = self._last, None  # until it is known that this commit arrived
+        rows: list[AuditRow] = []
+        if last is None:
+            self._months.clear()
+            last = max(int(await connection.fetchval(sql.LAST, self._writer)), self._told or 0)
+            if self._told is None:
+                self._told = last
+            elif last > self._told:  # committed, though the answer was lost
+                lost = await connection.fetch(sql.AUDIT_AFTER, self._writer, self._told, last - self._told)
+                rows = [AuditRow(row[7], _decision(row)) for row in lost]
+        mine: dict[str, _Entry] = {}
+        for entry in sorted(entries, key=lambda entry: entry.decision.request_id):  # one order of locks for all
+            mine.setdefault(entry.decision.request_id, entry)
+        await self._provide_months(connection, [entry.decision.timestamp for entry in mine.values()])
+        decisions = [entry.decision for entry in mine.values()]
+        numbers = dict(
+            await connection.fetch(
+                sql.RECORD,
+                [d.request_id for d in decisions],
+                [_text(d.station_id) for d in decisions],
+                [d.driver_token_hash for d in decisions],
+                [d.status for d in decisions],
+                [_text(d.reason) for d in decisions],
+                [d.processing_time_ms for d in decisions],
+                [d.timestamp for d in decisions],
+                [entry.created_at for entry in mine.values()],
+                self._writer,
+                last,
+            )
+        )
+        held = {}
+        for request_id in numbers:
+            decision = mine[request_id].decision
+            held[request_id] = Recorded(decision, 0, decision.timestamp, None, RequestStatus.PROCESSING)
+        if others := [request_id for request_id in mine if request_id not in held]:
+            held |= {row[0]: _recorded(row) for row in await connection.fetch(sql.RECORDED, others)}
+        rows += sorted((AuditRow(n, held[key].decision) for key, n in numbers.items()), key=lambda row: row.sequence)
+        self._fresh = rows
+        self._next = last + len(numbers)
+        return [held[entry.decision.request_id] for entry in entries]
+
+    async def _tell(self) -> None:
+        rows, self._fresh = self._fresh, []
+        self._last = self._told = self._next
+        if rows and self._on_audit is not None:
+            await asyncio.to_thread(self._on_audit, rows)
+
+    async def _provide_months(self, connection: Connection, times: list[int]) -> None:
+        """Partitions for these times, and, ahead of its first decision, for the coming month."""
+        now = now_ms()
+        for day in {at // _DAY_MS for at in (*times, now, _month(now // _DAY_MS)[2])}:
+            name, start, end = _month(day)
+            if name in self._months:
+                continue
+            self._months.add(name)
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('authorization_audit'))")
+            if await connection.fetchval("SELECT to_regclass($1) IS NULL", name):
+                # attached, not made as a partition: that would wait for every reader, and all writers behind it
+                await connection.execute(
+                    f"CREATE TABLE {name} (LIKE authorization_audit INCLUDING DEFAULTS);"
+                    f" ALTER TABLE authorization_audit ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({end})"
+                )
+
+    async def drop_audit_before(self, at: int) -> list[str]:
+        """Drop the months of audit rows that ended by ``at`` (Unix ms), and return their tables' names. The requests
+        and their decisions stay."""
+
+        async def drop(connection: Connection, _again: bool) -> list[str]:
+            rows = await connection.fetch(sql.MONTHS, _month(at // _DAY_MS)[0])
+            for (name,) in rows:
+                await connection.execute(f"DROP TABLE {name}")
+            return [row[0] for row in rows]
+
+        dropped = await _answered(self._store.transaction(drop, within=_LIST_S))
+        self._months.difference_update(dropped)
+        return dropped
+
+    async def recorded(self, request_id: str) -> Recorded | None:
+        rows = await self._read(sql.RECORDED, [request_id])
+        return _recorded(rows[0]) if rows else None
+
+    async def restart(self, request_id: str, at: int) -> None:
+        await _answered(self._restart.submit((request_id, at)))
+
+    async def attempted(self, request_id: str, attempts: int, status_code: int | None, error: str | None) -> None:
+        await _answered(self._attempted.submit((request_id, attempts, status_code, error)))
+
+    async def finish(self, finished: Finished) -> None:
+        f = finished
+        item = (f.request_id, f.status, f.attempts, f.status_code, f.error, f.at, f.sealed)
+        await _answered(self._finish.submit(item))
+
+    async def find(self, request_id: str) -> RequestRecord | None:
+        rows = await self._read(sql.FIND, request_id)
+        if not rows:
+            return None
+        status, created_at, processed_at, attempts, code, error = rows[0][7:]
+        delivered = status in (RequestStatus.COMPLETED, RequestStatus.TIMEOUT)
+        callback = CallbackRecord(attempts, code, error, processed_at if delivered else None)
+        return RequestRecord(
+            rows[0][0],
+            rows[0][1],
+            RequestStatus(status),
+            created_at,
+            processed_at,
+            _decision(rows[0]),
+            callback if attempts or processed_at else None,
+        )
+
+    async def decisions(self, which: DecisionFilter, limit: int, after: tuple[int, str] | None) -> Sequence[Decision]:
+        w = which
+        rows = await self._list(
+            sql.DECISIONS, w.station_id, w.status, w.reason, w.since, w.until, *(after or (None, None)), limit
+        )
+        return [_decision(row) for row in rows]
+
+    async def station_stats(self, since: int | None, until: int | None) -> Sequence[StationStats]:
+        return [StationStats(*row) for row in await self._list(sql.STATS, since, until)]
+
+    async def dead_letters(
+        self, since: int | None, until: int | None, limit: int, after: tuple[int, str] | None
+    ) -> Sequence[DeadLetter]:
+        rows = await self._list(sql.DEAD_PAGE, since, until, *(after or (None, None)), limit)
+        return [DeadLetter(*row) for row in rows]
+
+    async def dead_letter(self, request_id: str) -> DeadLetter | None:
+        rows = await self._read(sql.DEAD + " AND request_id = $1", request_id)
+        return DeadLetter(*rows[0]) if rows else None
+
+    async def count_dead_letters(self) -> int:
+        return int((await self._read(sql.DEAD_LETTERS))[0][0])
+
+    async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
+        """This writer's."""
+        rows = await self._read(sql.AUDIT_AFTER, self._writer, sequence, limit)
+        return [AuditRow(row[7], _decision(row)) for row in rows]
+
+    async def sink_position(self, sink: str) -> int:
+        """This writer's."""
+        rows = await self._read(sql.SINK_POSITION, self._writer, sink)
+        return rows[0][0] if rows else 0
+
+    async def save_sink_position(self, sink: str, sequence: int) -> None:
+        await self._run(sql.SAVE_SINK_POSITION, self._writer, sink, sequence)
+
+    async def claim(self, key_digest: str, claim: Claim) -> Claim:
+        return await _answered(self._claim.submit((key_digest, claim)))
+
+    async def fact(self, name: str, value: str) -> str:
+        """Remember a fact about this database the first time; later, what was remembered then."""
+        await self._run(sql.REMEMBER, name, value)
+        return str((await self._read(sql.FACT, name))[0][0])
+
+    async def sealed_prefixes(self, length: int) -> frozenset[bytes]:
+        """The different beginnings of everything sealed that is kept, to see early whether it can be opened."""
+        return frozenset(row[0] for row in await self._list(sql.SEALED, length))
+
+    async def check(self) -> None:
+        await _answered(self._store.check())
+
+    async def _run(self, statement: str, *values: Any) -> None:
+        async def work(connection: Connection, _again: bool) -> None:
+            await connection.execute(statement, *values)
+
+        await _answered(self._store.transaction(work))
+
+    async def _read(self, query: str, *values: Any) -> list[Any]:
+        return await _answered(self._store.read(query, *values))
+
+    async def _list(self, query: str, *values: Any) -> list[Any]:
+        return await _answered(self._store.read(query, *values, within=_LIST_S))
+
+
+async def _answered(answer: Awaitable[T]) -> T:
+    try:
+        return await answer
+    except PostgresUnavailable as error:
+        raise LedgerUnavailable(str(error)) from None
+
+
+def _decision(row: Sequence[Any]) -> Decision:
+    return Decision(row[0], row[1], row[2], Status(row[3]), row[4], row[5], row[6])
+
+
+def _recorded(row: Sequence[Any]) -> Recorded:
+    return Recorded(_decision(row), row[7], row[8], row[9], RequestStatus(row[10]))
+
+
+def _text(text: str) -> str:
+    """PostgreSQL holds no NUL, and what a broker or an authorizer says may hold anything."""
+    return text.replace("\0", "\ufffd")
+
+
+@lru_cache(maxsize=100)
+def _month(day: int) -> tuple[str, int, int]:
+    """The partition of a day since 1970, and its bounds in Unix ms."""
+    first = datetime.fromtimestamp(day * 86_400, UTC).replace(day=1)
+    following = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
+    start, end = (int(moment.timestamp()) * 1000 for moment in (first, following))
+    return f"authorization_audit_{first:%Y_%m}", start, end
+
+
+def _each(store: PostgresStore, statement: str) -> Gatherer[tuple[Any, ...], None]:
+    """One statement for many rows."""
+
+    async def apply(connection: Connection, items: list[tuple[Any, ...]], _again: bool) -> None:
+        await connection.execute(statement, *map(list, zip(*items, strict=True)))
+
+    return Gatherer(store, apply)
+
+
+async def _claim(connection: Connection, items: list[tuple[str, Claim]], _again: bool) -> list[Claim]:
+    first: dict[str, Claim] = {}
+    for digest, claim in sorted(items, key=lambda item: item[0]):  # one order of locks for all
+        first.setdefault(digest, claim)
+    claims = list(first.values())
+    await connection.execute(
+        sql.CLAIM,
+        list(first),
+        [claim.body_digest for claim in claims],
+        [claim.request_id for claim in claims],
+        [claim.created_at for claim in claims],
+        max(claim.created_at for claim in claims) - sql.CLAIM_MS,
+        _PURGE * len(claims),
+    )
+    held = {row[0]: Claim(*row[1:]) for row in await connection.fetch(sql.HELD, list(first))}
+    return [held[digest] for digest, _ in items]

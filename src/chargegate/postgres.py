@@ -1,0 +1,333 @@
+"""One PostgreSQL database, many waiters: group commit over a few connections.
+
+Every statement runs inside an explicit transaction, is prepared without a name, and leaves nothing in its session, so
+that a transaction-mode pooler may stand between. asyncpg's pool and its timeouts are not used: they end in a cancel
+request that waits without limit for a server that is gone (asyncpg issue 1326). A connection that is late, or on
+which anything failed, is cut off here, and the next one is made anew.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Generic, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
+
+from chargegate.telemetry import log
+
+T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741 - an item, as R is its result
+R = TypeVar("R")
+
+Connection = Any  # asyncpg's
+
+LIMIT_S: Final = 1.8  # a caller is told within two seconds
+_CONNECTIONS: Final = 8
+_MIGRATING_S: Final = 60.0
+_RETRY_S: Final = 1.0
+_MAX_ITEMS: Final = 1000  # of one transaction
+_LOCK: Final = 0x63686172676567  # "chargeg": this service's advisory lock
+_REFUSED: Final = (ValueError, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+_BROKEN: Final = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # an ended session's last word may come in the middle of the next command
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.DeadlockDetectedError,
+)
+
+
+class PostgresUnavailable(Exception):
+    """The database does not answer now, or cannot write; what was asked for may be asked for again. The message holds
+    no value and no password."""
+
+
+class PostgresUnusable(Exception):
+    """The URL is no database's, or the tables were made by a newer release."""
+
+
+def split_url(url: str, own: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """The URL as asyncpg takes it, and those of its options that are ours."""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    theirs = urlencode([option for option in options if option[0] not in own])
+    return parts._replace(query=theirs).geturl(), {key: value for key, value in options if key in own}
+
+
+async def connect(url: str, within: float = LIMIT_S) -> Connection:
+    """A connection without a statement cache. Raises ``PostgresUnavailable`` or ``PostgresUnusable``."""
+    try:
+        return await asyncpg.connect(
+            url, timeout=within, statement_cache_size=0, server_settings={"application_name": "chargegate"}
+        )
+    except TimeoutError:
+        raise PostgresUnavailable("no connection in time") from None
+    except OSError as error:
+        raise PostgresUnavailable(error.strerror or "no connection") from None
+    except ValueError:
+        raise PostgresUnusable("not the URL of a PostgreSQL database") from None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise PostgresUnavailable(type(error).__name__) from None
+
+
+class PostgresStore:
+    """A database: a few connections, made when needed and again when lost, and the tables in it."""
+
+    def __init__(self, url: str, migrations: Mapping[str, Sequence[str]]) -> None:
+        self._url = url
+        self._migrations = migrations
+        self._idle: list[Connection] = []
+        self._room = asyncio.Semaphore(_CONNECTIONS)
+        self._slow = asyncio.Semaphore(_CONNECTIONS // 4)
+        self._migrating = asyncio.Lock()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, url: str, migrations: Mapping[str, Sequence[str]]) -> "PostgresStore":
+        """Bring the tables up to date; one process at a time does so. ``migrations`` maps a component to its scripts,
+        oldest first. Raises ``PostgresUnavailable`` or ``PostgresUnusable``."""
+        store = cls(url, migrations)
+        await store._prepare(_MIGRATING_S)
+        return store
+
+    async def _prepare(self, within: float) -> None:
+        async with self._migrating:
+            await self.transaction(self._migrate, within=within)
+
+    async def _migrate(self, connection: Connection, _again: bool) -> None:
+        await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_versions (component text PRIMARY KEY, version integer NOT NULL)"
+        )
+        for component, scripts in self._migrations.items():
+            version = await connection.fetchval("SELECT version FROM schema_versions WHERE component = $1", component)
+            if (version or 0) > len(scripts):
+                raise PostgresUnusable(f"made by a newer release ({component} tables have version {version})")
+            if version == len(scripts):
+                continue
+            for script in scripts[version or 0 :]:
+                await connection.execute(script)
+            await connection.execute(
+                "INSERT INTO schema_versions VALUES ($1, $2) ON CONFLICT (component) DO UPDATE SET version = $2",
+                component,
+                len(scripts),
+            )
+            log.info("tables migrated", component=component, version_from=version or 0, version_to=len(scripts))
+
+    async def transaction(
+        self,
+        work: Callable[[Connection, bool], Awaitable[T]],
+        *,
+        within: float = LIMIT_S,
+        read_only: bool = False,
+        lazy: bool = False,
+    ) -> T:
+        """Run ``work(connection, again)`` and commit. ``lazy``: a crash of the server may undo it.
+
+        A connection that breaks is replaced once, and ``again`` is True then: the first commit may have happened
+        although its answer was lost, so ``work`` must be one that can be repeated. Raises ``PostgresUnavailable``,
+        and ``ValueError`` for a value that the tables do not take.
+        """
+        begin = (
+            f"BEGIN{' READ ONLY' if read_only else ''}; SET LOCAL statement_timeout = {within * 1000:.0f};"
+            # a host that dies must not hold its row locks until TCP notices
+            f" SET LOCAL idle_in_transaction_session_timeout = {within * 1000 + 1000:.0f}"
+            f"{'; SET LOCAL synchronous_commit = off' if lazy else ''}"
+        )
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + within
+        again = False
+        while True:
+            if self._closed:
+                raise PostgresUnavailable("closed")
+            left = max(0.1, ends - loop.time())
+            try:
+                return await self._attempt(work, again, begin, left)
+            except TimeoutError:
+                raise PostgresUnavailable("no answer in time") from None
+            except _REFUSED:
+                raise ValueError("a value that the tables do not take") from None  # theirs would repeat the value
+            except asyncpg.UndefinedTableError as error:
+                if again:
+                    raise PostgresUnavailable(type(error).__name__) from None
+                log.warning("tables are missing and made anew: the database was emptied")
+                await self._prepare(left)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+                if again or not isinstance(error, _BROKEN):
+                    raise PostgresUnavailable(type(error).__name__) from None
+            again = True
+
+    async def _attempt(
+        self, work: Callable[[Connection, bool], Awaitable[T]], again: bool, begin: str, within: float
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + within
+        async with asyncio.timeout(within):
+            await self._room.acquire()
+        try:
+            connection = await self._connection(max(0.1, ends - loop.time()))
+            task = asyncio.ensure_future(_whole(connection, begin, work, again))
+            try:
+                await asyncio.wait((task,), timeout=max(0.1, ends - loop.time()))
+                if not task.done():
+                    raise TimeoutError
+                result = task.result()
+            except BaseException as error:
+                connection.terminate()
+                task.add_done_callback(_retrieved)
+                if isinstance(error, _BROKEN) and not isinstance(error, ValueError):
+                    self._hang_up()  # its sisters are hardly better off
+                raise
+            if self._closed:
+                connection.terminate()
+            else:
+                self._idle.append(connection)
+            return result
+        finally:
+            self._room.release()
+
+    async def _connection(self, within: float) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        return await connect(self._url, within)
+
+    def _hang_up(self) -> None:
+        while self._idle:
+            self._idle.pop().terminate()
+
+    async def read(self, query: str, *values: Any, within: float = LIMIT_S) -> list[Any]:
+        """The rows of a query. Raises ``PostgresUnavailable``."""
+
+        async def fetch(connection: Connection, _again: bool) -> list[Any]:
+            rows: list[Any] = await connection.fetch(query, *values)
+            return rows
+
+        if within <= LIMIT_S:
+            return await self.transaction(fetch, read_only=True)
+        async with self._slow:  # those who list must not keep those who write from a connection
+            return await self.transaction(fetch, within=within, read_only=True)
+
+    async def check(self) -> None:
+        """Raises ``PostgresUnavailable`` unless a commit reaches the disk now and the tables are there."""
+
+        async def probe(connection: Connection, _again: bool) -> None:
+            # a record in the write-ahead log that nobody reads: flushed at the commit, and nothing to clean up
+            await connection.fetch(
+                "SELECT pg_logical_emit_message(true, 'chargegate', ''), count(*) FROM schema_versions"
+            )
+
+        await self.transaction(probe)
+
+    async def close(self) -> None:
+        """May be called twice."""
+        self._closed = True
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(connection.close(timeout=_RETRY_S) for connection in idle), return_exceptions=True)
+
+
+async def _whole(
+    connection: Connection, begin: str, work: Callable[[Connection, bool], Awaitable[T]], again: bool
+) -> T:
+    await connection.execute(begin)
+    result = await work(connection, again)
+    await connection.execute("COMMIT")
+    return result
+
+
+def _retrieved(task: "asyncio.Future[Any]") -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+class Gatherer(Generic[I, R]):
+    """Group commit of items of one kind: what gathers while a batch is under way is the next batch, one transaction.
+
+    ``apply(connection, items, again)`` gives a result for each item, where an exception is that item's failure; or
+    None for no results. ``committed`` runs after the commit and before any waiter is woken. Batches of different
+    gatherers run side by side; those of one gatherer one after another, so that they never lock each other out.
+    """
+
+    def __init__(
+        self,
+        store: PostgresStore,
+        apply: Callable[[Connection, list[I], bool], Awaitable[Sequence[R | Exception] | None]],
+        *,
+        committed: Callable[[], Awaitable[None]] | None = None,
+        read_only: bool = False,
+        lazy: bool = False,
+    ) -> None:
+        self._store = store
+        self._apply = apply
+        self._committed = committed
+        self._read_only = read_only
+        self._lazy = lazy
+        self._gathered: list[tuple[I, asyncio.Future[R] | None]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def submit(self, item: I) -> "asyncio.Future[R]":
+        """The future of the item's result. It raises ``PostgresUnavailable``, or what became of the item."""
+        waiter: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._add(item, waiter)
+        return waiter
+
+    def post(self, item: I) -> None:
+        """Do it soon. While the database is away it is tried again."""
+        self._add(item, None)
+
+    def _add(self, item: I, waiter: "asyncio.Future[R] | None") -> None:
+        if self._closed:
+            raise PostgresUnavailable("closed")
+        self._gathered.append((item, waiter))
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._gathered:
+            batch, self._gathered = self._gathered[:_MAX_ITEMS], self._gathered[_MAX_ITEMS:]
+            try:
+                answers = await self._answers([item for item, _ in batch])
+            except PostgresUnavailable as error:
+                # those who came meanwhile have waited as long for the same database
+                batch, self._gathered = batch + self._gathered, []
+                answers = [error] * len(batch)
+            for (item, waiter), answer in zip(batch, answers, strict=True):
+                if waiter is None:
+                    if isinstance(answer, PostgresUnavailable) and not self._closed:
+                        asyncio.get_running_loop().call_later(_RETRY_S, self._post_again, item)
+                elif not waiter.done():
+                    if isinstance(answer, Exception):
+                        waiter.set_exception(answer)
+                    else:
+                        waiter.set_result(answer)
+        self._task = None
+
+    async def _answers(self, items: list[I]) -> Sequence[Any]:
+        async def work(connection: Connection, again: bool) -> Sequence[Any] | None:
+            return await self._apply(connection, items, again)
+
+        try:
+            answers = await self._store.transaction(work, read_only=self._read_only, lazy=self._lazy)
+        except PostgresUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - one item broke a rule; its company shall not suffer for it
+            return [error] if len(items) == 1 else [(await self._answers([item]))[0] for item in items]
+        if self._committed is not None:
+            try:
+                await self._committed()
+            except Exception:  # noqa: BLE001 - committed is committed
+                log.exception("after a commit")
+        return [None] * len(items) if answers is None else answers
+
+    def _post_again(self, item: I) -> None:
+        if not self._closed:
+            self.post(item)
+
+    async def close(self) -> None:
+        """Commit what has gathered. May be called twice."""
+        self._closed = True
+        if self._task is not None:
+            await asyncio.wait((self._task,))

@@ -1,0 +1,77 @@
+"""What a ``kafka://`` URL says."""
+
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+
+TOPIC: Final = "charging-requests"
+GROUP: Final = "chargegate"
+
+# librdkafka's defaults wait up to ten seconds before they dial again, and a minute for a silent broker.
+_SOON: Final = {
+    "reconnect.backoff.max.ms": "1000",
+    "socket.timeout.ms": "6000",
+    "socket.keepalive.enable": "true",
+    "topic.metadata.refresh.interval.ms": "10000",
+    "log_level": "0",  # our own lines say what state Kafka is in
+    "client.id": "chargegate",
+}
+
+
+class KafkaAddress(msgspec.Struct, frozen=True):
+    """Where to, and how. ``options`` are librdkafka's, a password among them: never to be shown."""
+
+    topic: str
+    group: str
+    create: bool
+    partitions: int
+    replication: int
+    options: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"KafkaAddress(topic={self.topic!r}, group={self.group!r})"
+
+    @property
+    def dead_topic(self) -> str:
+        """Takes what cannot be parsed, as it came."""
+        return f"{self.topic}.dead"
+
+
+def parse(url: str) -> KafkaAddress:
+    """``kafka://[user:password@]host:port[,host:port…]/[topic][?…]``.
+
+    ``group``, ``create`` (1: make the topics if they are missing), ``partitions`` and ``replication`` (for making them;
+    -1 is the broker's default) are ours. Every other parameter is an option of librdkafka (its CONFIGURATION.md), with
+    dots or underscores. A user needs ``sasl_mechanism``, and goes over TLS unless ``security_protocol`` says otherwise.
+
+    Raises ``ValueError``, without the password.
+    """
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    if parts.scheme != "kafka" or not hosts:
+        raise ValueError("must be kafka://host:port[,host:port…]/topic")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    group, create = query.pop("group", GROUP), query.pop("create", "0")
+    partitions, replication = _count(query, "partitions", 12), _count(query, "replication", -1)
+    options = _SOON | {"bootstrap.servers": hosts}
+    if credentials:
+        user, _, password = credentials.partition(":")
+        options |= {
+            "security.protocol": "sasl_ssl",
+            "sasl.username": unquote(user),
+            "sasl.password": unquote(password),
+        }
+    options |= {name if name == "log_level" else name.replace("_", "."): value for name, value in query.items()}
+    if credentials and not options.keys() & {"sasl.mechanism", "sasl.mechanisms"}:
+        raise ValueError("a user needs sasl_mechanism=PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
+    topic = unquote(parts.path.strip("/")) or TOPIC
+    return KafkaAddress(topic, group, create.lower() in {"1", "true"}, partitions, replication, options)
+
+
+def _count(query: dict[str, str], name: str, default: int) -> int:
+    text = query.pop(name, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{name}: must be a whole number") from None

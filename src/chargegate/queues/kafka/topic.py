@@ -1,0 +1,234 @@
+"""The topic as the cluster tells of it: how far it is written and done, and what it holds."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import Future
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+import msgspec
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka import Message as Record
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # all there; two are not declared as exported
+    AdminClient,
+    NewTopic,
+    OffsetSpec,
+)
+
+from chargegate.queues.base import Message, QueueUnavailable
+from chargegate.queues.kafka.address import KafkaAddress, parse
+from chargegate.queues.watermark import Watermark
+
+T = TypeVar("T")
+
+_ANSWER_S: Final = 1.5
+_SILENCE_S: Final = 10.0
+_SCHEMA: Final = b"1"
+_EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # a part of the library without types
+_LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # as above
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """The topic at one moment. ``topic_id`` tells a topic from an earlier one of the same name; ``ends`` are the
+    offsets after the last message, by partition; ``done`` is what the group has committed."""
+
+    topic_id: str
+    ends: dict[int, int]
+    done: dict[int, Watermark]
+
+
+class TopicMissing(QueueUnavailable):
+    """The topic, or that of its dead letters, does not exist."""
+
+
+class Malformed(Exception):
+    """A record is not a message of ours. The text says why, and nothing of the content."""
+
+
+_Body = tuple[str, str, int, bytes]
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Body).decode
+
+
+def pack(message: Message) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
+    """A message as value, key and headers of a record."""
+    headers = [("schema", _SCHEMA)]
+    if message.traceparent:
+        headers.append(("traceparent", message.traceparent.encode()))
+    value = _encode((message.request_id, message.station_id, message.accepted_at, message.body))
+    return value, message.station_id.lower().encode(), headers
+
+
+def unpack(record: Record) -> Message:
+    """Raises ``Malformed``."""
+    headers: dict[str, Any] = dict(record.headers() or ())
+    if headers.get("schema") != _SCHEMA:
+        raise Malformed("unknown schema version")
+    try:
+        request_id, station_id, accepted_at, body = _decode(record.value() or b"")
+        traceparent = (headers.get("traceparent") or b"").decode()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Malformed("not in the form of its schema version") from None
+    return Message(request_id, station_id, accepted_at, body, traceparent)
+
+
+class Topic:
+    """Questions to the cluster. Every method raises ``KafkaException`` without an answer."""
+
+    def __init__(self, address: KafkaAddress) -> None:
+        self._address = address
+        self._admin = AdminClient(address.options)
+        self._reader = Consumer(reading(address) | {"queued.min.messages": 1, "fetch.message.max.bytes": 65536})
+        self._reading = asyncio.Lock()
+
+    async def make(self) -> None:
+        """Make the topic and that of its dead letters, where they are missing."""
+        address = self._address
+        topics = [
+            NewTopic(address.topic, address.partitions, address.replication),
+            NewTopic(address.dead_topic, 1, address.replication),
+        ]
+        for made in self._admin.create_topics(topics, request_timeout=_ANSWER_S * 4).values():
+            try:
+                await _answer(made)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+
+    async def measure(self) -> Measured:
+        """Raises ``TopicMissing``."""
+        name = self._address.topic
+        asked = self._admin.describe_topics(
+            TopicCollection([name, self._address.dead_topic]), request_timeout=_ANSWER_S
+        )
+        try:
+            described, _ = [await _answer(future) for future in asked.values()]
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise TopicMissing(
+                    f"the topics {name} and {name}.dead must exist; make them, or add create=1 to the URL"
+                ) from None
+            raise
+        partitions = [TopicPartition(name, partition.id) for partition in described.partitions]
+        low, high = [
+            {
+                partition.partition: (await _answer(future)).offset
+                for partition, future in self._admin.list_offsets(
+                    dict.fromkeys(partitions, which), request_timeout=_ANSWER_S
+                ).items()
+            }
+            for which in (_EARLIEST, _LATEST)
+        ]
+        done = {}
+        for at in await self._ask(self._committed, partitions):
+            number = at.partition
+            known = low[number] <= at.offset <= high[number]
+            done[number] = (
+                Watermark.restored(at.offset, at.metadata or "", high[number]) if known else Watermark(low[number])
+            )
+        return Measured(str(described.topic_id), high, done)
+
+    async def first(self, heads: dict[int, int]) -> list[Message]:
+        """The message at each partition's offset, as far as they can be had within a moment."""
+        return await self._ask(self._first, heads)
+
+    async def close(self) -> None:
+        await self._ask(Consumer.close)
+
+    async def _ask(self, question: Callable[..., T], *arguments: Any) -> T:
+        async with self._reading:
+            return await asyncio.to_thread(question, self._reader, *arguments)
+
+    def _committed(self, reader: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        # Not asked of the admin client: that never finds the coordinator again once it was killed.
+        return reader.committed(partitions, timeout=_ANSWER_S)
+
+    def _first(self, reader: Consumer, heads: dict[int, int]) -> list[Message]:
+        topic = self._address.topic
+        reader.assign([TopicPartition(topic, number, offset) for number, offset in heads.items()])
+        found: dict[int, Message | None] = {}
+        while len(found) < len(heads) and (record := reader.poll(_ANSWER_S)):
+            number = record.partition()
+            if record.error() is None and number is not None and number not in found:
+                reader.pause([TopicPartition(topic, number)])
+                try:
+                    found[number] = unpack(record)
+                except Malformed:
+                    found[number] = None
+        reader.unassign()
+        return [message for message in found.values() if message]
+
+
+def reading(address: KafkaAddress) -> dict[str, Any]:
+    """The options of a consumer that commits nothing by itself."""
+    return address.options | {
+        "group.id": address.group,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        "allow.auto.create.topics": False,
+    }
+
+
+async def _answer(future: "Future[Any]") -> Any:
+    # Shielded: the library's thread must not find its future cancelled.
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
+async def messages_from(url: str, start: int | datetime) -> AsyncIterator[Message]:
+    """What the topic holds, from an offset in each partition or from a time, up to its end as it is now; in order
+    within each station. The group neither knows nor moves. What is malformed is passed over.
+
+    Raises ``QueueUnavailable`` where Kafka falls silent, ``ValueError`` for a wrong URL.
+    """
+    address = parse(url)
+    reader = Consumer(reading(address) | {"enable.partition.eof": True})
+    try:
+        unread = await asyncio.to_thread(_assign, reader, address.topic, start)
+        while unread:
+            records = await asyncio.to_thread(_next_batch, reader)
+            if not records:
+                raise QueueUnavailable("Kafka fell silent while the topic was read")
+            unread -= {record.partition() for record in records if _at_end(record)}
+            for record in records:
+                if record.error() is None:
+                    try:
+                        yield unpack(record)
+                    except Malformed:
+                        continue
+    except KafkaException as error:
+        raise QueueUnavailable(f"Kafka: {error.args[0].str()}") from None
+    finally:
+        await asyncio.to_thread(reader.close)
+
+
+def _assign(reader: Consumer, topic: str, start: int | datetime) -> set[int | None]:
+    numbers: Iterable[int] = reader.list_topics(topic, timeout=_SILENCE_S).topics[topic].partitions
+    at = int(start.timestamp() * 1000) if isinstance(start, datetime) else start
+    places = [TopicPartition(topic, number, at) for number in numbers]
+    if not places:
+        raise QueueUnavailable(f"the topic {topic} does not exist")
+    if isinstance(start, datetime):
+        places = reader.offsets_for_times(places, timeout=_SILENCE_S)
+    else:
+        for place in places:
+            first, end = reader.get_watermark_offsets(place, timeout=_SILENCE_S)
+            place.offset = min(max(at, first), end)
+    reader.assign(places)
+    return {place.partition for place in places}
+
+
+def _next_batch(reader: Consumer) -> list[Record]:
+    first = reader.poll(_SILENCE_S)
+    return [] if first is None else [first, *reader.consume(500, 0)]
+
+
+def _at_end(record: Record) -> bool:
+    error = record.error()
+    return error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001 - so named by the library

@@ -1,0 +1,52 @@
+"""A way to a PostgreSQL server on which the answer to a commit gets lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
+
+
+class Way:
+    """While ``losing`` is above 0, a commit reaches the server and happens, and then the connection breaks."""
+
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
+        self.url = ""
+        self.losing = 0
+
+    def listens(self, port: int) -> None:
+        self.url = self._target._replace(netloc=f"{self._target.username}:secret@127.0.0.1:{port}").geturl()
+
+    async def connected(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+        server, requests = await asyncio.open_connection(self._target.hostname, self._target.port)
+        lost = asyncio.Event()
+
+        async def forward() -> None:
+            while data := await client.read(65536):
+                if data == COMMIT and self.losing:
+                    self.losing -= 1
+                    lost.set()
+                requests.write(data)
+
+        async def answer() -> None:
+            while (data := await server.read(65536)) and not lost.is_set():
+                answers.write(data)
+
+        both = [asyncio.ensure_future(forward()), asyncio.ensure_future(answer())]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for each in both:
+            each.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
+        for writer in (requests, answers):
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def losing_answers(url: str) -> AsyncIterator[Way]:
+    way = Way(url)
+    server = await asyncio.start_server(way.connected, "127.0.0.1", 0)
+    way.listens(server.sockets[0].getsockname()[1])
+    yield way
+    server.close()

@@ -1,0 +1,229 @@
+"""How each server is started: fast, small, and as safe on disk as the tests of durability suppose."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from servers.server import Server, free_port
+
+POSTGRES_BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), default=None)
+RABBITMQ_BIN = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+KAFKA_POM = Path(__file__).parents[2] / "scripts" / "kafka.xml"
+
+
+def answer(port: int, question: bytes) -> bytes:
+    """The first bytes that a server says to a question; none if it does not talk."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
+        connection.sendall(question)
+        return connection.recv(64)
+    return b""
+
+
+class Redis(Server):
+    """With an append-only file, on disk before each answer."""
+
+    name = "redis"
+
+    @classmethod
+    def missing(cls) -> str:
+        return "" if shutil.which("redis-server") else "redis-server is not installed"
+
+    def url_at(self, port: int) -> str:
+        return f"redis://127.0.0.1:{port}/0"
+
+    def prepare(self) -> None:
+        self.data.mkdir()
+
+    def command(self) -> list[str]:
+        options = {"bind": "127.0.0.1", "port": str(self.port), "dir": str(self.data), "save": ""}
+        options |= {"appendonly": "yes", "appendfsync": "always"}
+        return ["redis-server", *(word for key, value in options.items() for word in (f"--{key}", value))]
+
+    def ready(self) -> bool:
+        return answer(self.port, b"PING\r\n") == b"+PONG\r\n"
+
+
+class Postgres(Server):
+    """With its defaults on disk (fsync, synchronous_commit), and any password taken for ``chargegate``."""
+
+    name = "postgres"
+    user = "postgres"  # it refuses root
+    stop_signal = signal.SIGINT  # "fast": does not wait for clients to leave
+
+    @classmethod
+    def missing(cls) -> str:
+        return "" if POSTGRES_BIN else "postgresql is not installed"
+
+    def url_at(self, port: int) -> str:
+        return f"postgresql://chargegate:secret@127.0.0.1:{port}/postgres"
+
+    def prepare(self) -> None:
+        options = ["--auth=trust", "--username=chargegate", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        self.run(f"{POSTGRES_BIN}/initdb", *options, self.data)
+
+    def command(self) -> list[str]:
+        options = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.folder}
+        options |= {"max_connections": 200, "shared_buffers": "32MB"}
+        settings = [word for key, value in options.items() for word in ("-c", f"{key}={value}")]
+        return [f"{POSTGRES_BIN}/postgres", "-D", str(self.data), *settings]
+
+    def ready(self) -> bool:
+        asked = [f"{POSTGRES_BIN}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port), "-t", "1"]
+        return subprocess.run(asked, check=False).returncode == 0
+
+
+class Rabbitmq(Server):
+    """One node without plugins. Quorum queues are there: a new node has all its feature flags on."""
+
+    name = "rabbitmq"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._distribution = free_port()
+        self._epmd = free_port()
+
+    @classmethod
+    def missing(cls) -> str:
+        return "" if RABBITMQ_BIN.exists() else "rabbitmq-server is not installed"
+
+    def url_at(self, port: int) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{port}/"
+
+    def prepare(self) -> None:
+        self.data.mkdir()
+        for name in ("env.conf", "plugins"):  # not the machine's
+            (self.folder / name).write_text("" if name == "env.conf" else "[].\n")
+        (self.folder / "rabbitmq.conf").write_text(
+            f"listeners.tcp.local = 127.0.0.1:{self.port}\nlog.console.level = warning\nlog.file = false\n"
+            "log.console = true\ndisk_free_limit.absolute = 50MB\n"
+        )
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "RABBITMQ_NODENAME": f"test{self.port}@localhost",
+            "RABBITMQ_MNESIA_BASE": str(self.data),
+            "RABBITMQ_LOG_BASE": str(self.folder),
+            "RABBITMQ_CONF_ENV_FILE": str(self.folder / "env.conf"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+            "RABBITMQ_DIST_PORT": str(self._distribution),
+            "ERL_EPMD_PORT": str(self._epmd),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RUNNING_UNDER_SYSTEMD": "true",  # the script becomes the server: signals reach it
+        }
+
+    def command(self) -> list[str]:
+        # An epmd of its own: the one that the node would start outlives it.
+        return ["/bin/sh", "-c", f"epmd -relaxed_command_check & exec {RABBITMQ_BIN}"]
+
+    def ready(self) -> bool:
+        return answer(self.port, b"AMQP\x00\x00\x09\x01")[:1] == b"\x01"  # a method frame: connection.start
+
+    def kill(self) -> None:
+        """As always, but not before the node has on disk which quorum queues it has.
+
+        It writes a new queue's name about half a second after it said that the queue is there (Ra's ``names.dets``);
+        killed in between, it comes back with a queue that is empty and has no leader, for good.
+        """
+        end = time.monotonic() + 10
+        while self.running and not self._queues_on_disk() and time.monotonic() < end:
+            time.sleep(0.05)
+        super().kill()
+
+    def _queues_on_disk(self) -> bool:
+        return all(
+            folder.name.encode() in names.read_bytes()
+            for names in self.data.glob("*/quorum/*/names.dets")
+            for folder in names.parent.iterdir()
+            if (folder / "config").exists()
+        )
+
+
+class Kafka(Server):
+    """One broker that is its own controller (KRaft). Topics must be made. Group time-outs may be short.
+
+    Its URL names a listener that sends clients to it directly; through ``proxied`` a second one sends them to the
+    proxy, whose port is fixed therefore.
+    """
+
+    name = "kafka"
+    java: ClassVar[list[str]] = ["java", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._controller = free_port()
+        self.behind_proxy = (free_port(), free_port())
+
+    @staticmethod
+    def jars() -> Path:
+        version = re.search("<kafka.version>(.*)</kafka.version>", KAFKA_POM.read_text())
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(os.environ.get("CHARGEGATE_KAFKA") or Path(cache) / f"chargegate/kafka-{version and version[1]}")
+
+    @classmethod
+    def missing(cls) -> str:
+        if not shutil.which("java"):
+            return "Java is not installed"
+        return "" if (cls.jars() / ".complete").exists() else f"Apache Kafka is not in {cls.jars()}"
+
+    def url_at(self, port: int) -> str:
+        return f"kafka://127.0.0.1:{port}"
+
+    def prepare(self) -> None:
+        proxy, proxied = self.behind_proxy
+        direct = f"PLAINTEXT://127.0.0.1:{self.port}"
+        options = {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"{direct},PROXIED://127.0.0.1:{proxied},CONTROLLER://127.0.0.1:{self._controller}",
+            "advertised.listeners": f"{direct},PROXIED://127.0.0.1:{proxy}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": self.data,
+            "auto.create.topics.enable": "false",
+            "offsets.topic.replication.factor": 1,
+            "offsets.topic.num.partitions": 4,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "transaction.state.log.num.partitions": 4,
+            "broker.heartbeat.interval.ms": 200,
+            "broker.session.timeout.ms": 1000,
+            "group.initial.rebalance.delay.ms": 0,
+            "group.min.session.timeout.ms": 1000,
+            "group.consumer.min.session.timeout.ms": 1000,
+            "group.consumer.session.timeout.ms": 6000,
+            "group.consumer.min.heartbeat.interval.ms": 500,
+            "group.consumer.heartbeat.interval.ms": 1000,
+        }
+        settings = self.folder / "server.properties"
+        settings.write_text("".join(f"{key}={value}\n" for key, value in options.items()))
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        self.run(*self._main("kafka.tools.StorageTool"), "format", "-t", cluster, "-c", settings)
+
+    def command(self) -> list[str]:
+        return [*self._main("kafka.Kafka"), str(self.folder / "server.properties")]
+
+    def _main(self, name: str) -> list[str]:
+        return [*self.java, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{self.jars()}/*", name]
+
+    def ready(self) -> bool:
+        # ApiVersions (key 18, version 0): asked first, as the client would try again in its own time.
+        if not answer(self.port, bytes.fromhex("0000000a 0012 0000 00000001 ffff")):
+            return False
+        client = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}", "log_level": 0})
+        with suppress(KafkaException):
+            return bool(client.list_topics(timeout=1).brokers)
+        return False

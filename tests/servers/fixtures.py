@@ -1,0 +1,61 @@
+"""``redis_server``, ``postgres_server``, ``rabbitmq_server``, ``kafka_server``: each a ``Server`` for the whole run.
+
+It is started when the first test asks for it. CHARGEGATE_TEST_REDIS_URL and the like name a running one instead. One
+that the machine lacks skips its tests, or fails them where CI is set.
+"""
+
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from servers.engines import Kafka, Postgres, Rabbitmq, Redis
+from servers.server import GivenServer, Server
+
+started: list[Server] = []
+
+
+def provide(kind: type[Server]) -> Iterator[Server | GivenServer]:
+    if url := os.environ.get(f"CHARGEGATE_TEST_{kind.name.upper()}_URL"):
+        yield GivenServer(kind.name, url)
+        return
+    if missing := kind.missing():
+        lacking = pytest.fail if os.environ.get("CI") else pytest.skip
+        lacking(f"{missing}; `make servers` provides it")
+    server = kind()
+    try:
+        server.start()
+        started.append(server)
+        yield server
+    finally:
+        if server in started:
+            started.remove(server)
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server | GivenServer]:
+    yield from provide(Redis)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server | GivenServer]:
+    yield from provide(Postgres)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[Server | GivenServer]:
+    yield from provide(Rabbitmq)
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[Server | GivenServer]:
+    yield from provide(Kafka)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    """A test that failed half way leaves no server down for the next."""
+    yield
+    for server in started if nextitem else []:
+        server.start()

@@ -1,0 +1,124 @@
+"""A network between a client and a server, to be cut: a TCP proxy in a thread of its own."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Self
+
+AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
+
+
+class Proxy:
+    """Forwards ``port`` of 127.0.0.1 (0: a free one) to ``target``, until told otherwise. Used by ``with``.
+
+    Each call returns when it is in force, and may be made from any thread.
+    """
+
+    url = ""
+
+    def __init__(self, target: int, port: int = 0) -> None:
+        self.port = port
+        self._target = target
+        self._delay_s = 0.0
+        self._listener: asyncio.Server | None = None
+        self._connections: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
+        self._runner = asyncio.Runner()
+        self._thread = threading.Thread(target=self._serve, name="proxy", daemon=True)
+        self._ready = threading.Event()
+
+    def drop(self) -> None:
+        """Nothing more arrives on either side, and nobody is told. What was sent meanwhile arrives after ``heal``."""
+        self._call(self._drop)
+
+    def delay(self, ms: float) -> None:
+        """Whatever is sent, either way, arrives this much later."""
+        self._call(self._set_delay, ms / 1000)
+
+    def reset(self) -> None:
+        """Every connection is reset, on both sides, and new ones are refused."""
+        self._call(self._reset)
+
+    def heal(self) -> None:
+        """All flows at full speed again."""
+        self._call(self._heal)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._ready.wait()
+        self._call(self._heal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call(self._reset)
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+    def _call(self, action: Callable[..., Coroutine[Any, Any, None]], *arguments: float) -> None:
+        asyncio.run_coroutine_threadsafe(action(*arguments), self._loop).result(10)
+
+    def _serve(self) -> None:
+        with self._runner as runner:
+            runner.run(self._until_end())
+
+    async def _until_end(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._end = asyncio.Event()
+        self._flowing = asyncio.Event()
+        self._ready.set()
+        await self._end.wait()
+
+    async def _drop(self) -> None:
+        self._flowing.clear()
+
+    async def _set_delay(self, seconds: float) -> None:
+        self._delay_s = seconds
+
+    async def _heal(self) -> None:
+        self._delay_s = 0.0
+        self._flowing.set()
+        if self._listener is None:
+            self._listener = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+            self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def _reset(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        ending = dict(self._connections)
+        for task, writers in ending.items():
+            for writer in writers:
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+                writer.transport.abort()
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        writers = self._connections[task] = [writer]
+        try:
+            await self._flowing.wait()
+            there, beyond = await asyncio.open_connection("127.0.0.1", self._target)
+            writers.append(beyond)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._forward(reader, beyond))
+                both.create_task(self._forward(there, writer))
+        except (OSError, ExceptionGroup, asyncio.CancelledError):
+            pass  # one side is gone: so is the other
+        finally:
+            del self._connections[task]
+            for open_one in writers:
+                open_one.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await asyncio.sleep(self._delay_s)
+            await self._flowing.wait()
+            writer.write(data)
+            await writer.drain()
+        await self._flowing.wait()
+        with contextlib.suppress(OSError):
+            writer.write_eof()

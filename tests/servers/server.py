@@ -1,0 +1,220 @@
+"""A real server that a test run starts for itself, and can stop, kill, start again and rob of its data.
+
+A test asks for a fixture (``fixtures.py``) and gets a ``Server`` that runs:
+
+    def test_survives(redis_server: Server) -> None:
+        use(redis_server.url)
+        redis_server.kill()
+        redis_server.start()            # the same port, the same data
+        redis_server.wipe()             # killed, and its data gone
+        redis_server.start()
+        with redis_server.proxied() as proxy:
+            use(proxy.url)
+            proxy.drop()                # proxy.py
+
+Calls wait until what they ask for is so. ``start`` returns once the server answers clients. A test may leave the
+server down: it is up again before the next one.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import pytest
+
+from servers.proxy import Proxy
+
+# Its standard input ends when the test run does, however that ends.
+WATCHDOG = """
+cat >/dev/null
+kill -s KILL -- "-$(cat "$1/pid")"
+until rm -rf -- "$1"; do sleep 0.1; done
+"""
+# The server's group is on file before the server is.
+WATCHED = 'echo $$ >"$0/pid" && exec "$@"'
+
+
+def free_port() -> int:
+    """A port that no outgoing connection takes while the server is down: below the range that those come from."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+
+
+def alive(pid: str) -> bool:
+    """A process that has ended but was not asked for its status yet is not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+class Server(ABC):
+    """A server on 127.0.0.1 with a folder of its own."""
+
+    name: ClassVar[str]
+    user: ClassVar[str | None] = None  # who runs it when the tests run as root
+    stop_signal: ClassVar[int] = signal.SIGTERM
+    limit_s: ClassVar[float] = 120  # to start, and to stop
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.behind_proxy = (0, self.port)  # where a proxy listens (0: anywhere), and where it forwards to
+        self.folder = Path(tempfile.mkdtemp(prefix=f"chargegate-{self.name}-"))
+        if self._user():
+            shutil.chown(self.folder, self._user())
+        self.data = self.folder / "data"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", WATCHDOG, "watchdog", self.folder],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @classmethod
+    @abstractmethod
+    def missing(cls) -> str:
+        """What this machine lacks to run it; empty: nothing."""
+
+    @abstractmethod
+    def url_at(self, port: int) -> str:
+        """The URL of this server when it is reached through a port of 127.0.0.1."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make ``data``, which is not there, and what else a first start needs."""
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """What runs the server in the foreground."""
+
+    @abstractmethod
+    def ready(self) -> bool:
+        """Does it answer clients?"""
+
+    def environment(self) -> dict[str, str]:
+        return {}
+
+    @property
+    def url(self) -> str:
+        return self.url_at(self.port)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        if self.running:
+            return
+        if not self.data.exists():
+            self.prepare()
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", WATCHED, self.folder, *self.command()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **self._as_user(),
+            )
+        end = time.monotonic() + self.limit_s
+        while not self.ready():
+            if not self.running or time.monotonic() > end:
+                self.kill()
+                log_end = (self.folder / "log").read_text(errors="replace")[-4000:]
+                raise RuntimeError(f"{self.name} did not start:\n{log_end}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Let it shut down in its own way."""
+        if self._process is not None:
+            self._process.send_signal(self.stop_signal)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(self.limit_s)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL, to it and all that it started."""
+        if self._process is None:
+            return
+        pid = self._process.pid
+        children: list[str] = []
+        with contextlib.suppress(OSError):  # PostgreSQL's each lead a group of their own
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for send, target in [(os.killpg, pid), *((os.kill, int(child)) for child in children)]:
+            with contextlib.suppress(ProcessLookupError):
+                send(target, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+        end = time.monotonic() + self.limit_s
+        while any(alive(child) for child in children):
+            if time.monotonic() > end:
+                raise RuntimeError(f"{self.name} left processes behind")
+            time.sleep(0.01)
+        (self.folder / "pid").write_text("")
+
+    def wipe(self) -> None:
+        """Kill it and throw its data away; ``start`` then starts it empty."""
+        self.kill()
+        shutil.rmtree(self.data, ignore_errors=True)
+
+    def close(self) -> None:
+        """Stop it for good. Its folder is gone after this."""
+        try:
+            self.stop()
+        finally:
+            self._watchdog.communicate()
+
+    @contextlib.contextmanager
+    def proxied(self) -> Iterator[Proxy]:
+        """A way to it that can be disturbed; ``proxy.url`` leads through it."""
+        port, target = self.behind_proxy
+        with Proxy(target, port) as proxy:
+            proxy.url = self.url_at(proxy.port)
+            yield proxy
+
+    def run(self, *command: str | Path) -> None:
+        """Run a tool of the server's to its end, as the server is run."""
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **self._as_user())
+        if done.returncode:
+            raise RuntimeError(f"{command[0]}: {done.stdout}{done.stderr}")
+
+    @classmethod
+    def _user(cls) -> str | None:
+        return cls.user if os.getuid() == 0 else None
+
+    def _as_user(self) -> dict[str, Any]:
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "JAVA_HOME") if name in os.environ}
+        user: dict[str, Any] = {"user": name, "group": name, "extra_groups": ()} if (name := self._user()) else {}
+        return user | {"cwd": self.folder, "env": kept | {"HOME": str(self.folder)} | self.environment()}
+
+
+class GivenServer:
+    """A server that somebody else runs: only its URL is ours."""
+
+    def __init__(self, name: str, url: str) -> None:
+        self.url = url
+        self.port = urlsplit(url).port
+        self.running = True
+        self._why = f"CHARGEGATE_TEST_{name.upper()}_URL is set, and this test needs a server of its own"
+
+    def _skip(self) -> Any:
+        pytest.skip(self._why)
+
+    start = stop = kill = wipe = proxied = _skip
+
+    def close(self) -> None:
+        """Nothing of ours to close."""
