@@ -48,5 +48,7 @@ async def losing_answers(url: str) -> AsyncIterator[Way]:
     way = Way(url)
     server = await asyncio.start_server(way.connected, "127.0.0.1", 0)
     way.listens(server.sockets[0].getsockname()[1])
-    yield way
-    server.close()
+    try:
+        yield way
+    finally:
+        server.close()  # uvloop waits for ever to close a loop that still listens

@@ -23,19 +23,21 @@ Connection = Any  # asyncpg's
 
 LIMIT_S: Final = 1.8  # a caller is told within two seconds
 _CONNECTIONS: Final = 8
-_MIGRATING_S: Final = 60.0
+MIGRATING_S: Final = 60.0
 _RETRY_S: Final = 1.0
 _MAX_ITEMS: Final = 1000  # of one transaction
 _LOCK: Final = 0x63686172676567  # "chargeg": this service's advisory lock
 _REFUSED: Final = (ValueError, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 _BROKEN: Final = (
     OSError,
+    RuntimeError,  # uvloop's, of a transport that just closed
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # an ended session's last word may come in the middle of the next command
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.DeadlockDetectedError,
 )
+_FAILED: Final = (*_BROKEN, asyncpg.PostgresError)
 
 
 class PostgresUnavailable(Exception):
@@ -67,7 +69,7 @@ async def connect(url: str, within: float = LIMIT_S) -> Connection:
         raise PostgresUnavailable(error.strerror or "no connection") from None
     except ValueError:
         raise PostgresUnusable("not the URL of a PostgreSQL database") from None
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+    except _FAILED as error:
         raise PostgresUnavailable(type(error).__name__) from None
 
 
@@ -85,13 +87,14 @@ class PostgresStore:
 
     @classmethod
     async def open(cls, url: str, migrations: Mapping[str, Sequence[str]]) -> "PostgresStore":
-        """Bring the tables up to date; one process at a time does so. ``migrations`` maps a component to its scripts,
-        oldest first. Raises ``PostgresUnavailable`` or ``PostgresUnusable``."""
+        """A store whose tables are up to date. ``migrations`` maps a component to its scripts, oldest first. Raises
+        ``PostgresUnavailable`` or ``PostgresUnusable``."""
         store = cls(url, migrations)
-        await store._prepare(_MIGRATING_S)
+        await store.prepare()
         return store
 
-    async def _prepare(self, within: float) -> None:
+    async def prepare(self, within: float = MIGRATING_S) -> None:
+        """Bring the tables up to date; one process at a time does so. Raises as ``open``."""
         async with self._migrating:
             await self.transaction(self._migrate, within=within)
 
@@ -146,14 +149,16 @@ class PostgresStore:
                 return await self._attempt(work, again, begin, left)
             except TimeoutError:
                 raise PostgresUnavailable("no answer in time") from None
-            except _REFUSED:
-                raise ValueError("a value that the tables do not take") from None  # theirs would repeat the value
+            except _REFUSED as error:
+                # No partition for it: the database was emptied, and another process has made the tables anew.
+                if again or not isinstance(error, asyncpg.CheckViolationError):
+                    raise ValueError("a value that the tables do not take") from None  # theirs would repeat the value
             except asyncpg.UndefinedTableError as error:
                 if again:
                     raise PostgresUnavailable(type(error).__name__) from None
                 log.warning("tables are missing and made anew: the database was emptied")
-                await self._prepare(left)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+                await self.prepare(left)
+            except _FAILED as error:
                 if again or not isinstance(error, _BROKEN):
                     raise PostgresUnavailable(type(error).__name__) from None
             again = True

@@ -2,8 +2,8 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Coroutine
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,14 +36,29 @@ class Database(Protocol):
 
     async def execute(self, statement: str) -> list[tuple[Any, ...]]: ...
 
+    def refusing(self) -> AbstractAsyncContextManager[None]:
+        """While it lasts, the database takes no request."""
+        ...
+
     async def close(self) -> None: ...
 
 
 class Sqlite:
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
-        self.ledger = partial(SqliteLedger, store)
         self.access_list = partial(SqliteAccessList, store)
+
+    def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "") -> SqliteLedger:
+        """Of one process, and so of one writer, whatever its name."""
+        return SqliteLedger(self._store, on_audit)
+
+    @asynccontextmanager
+    async def refusing(self) -> AsyncIterator[None]:
+        await self.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON charging_requests BEGIN SELECT raise(FAIL, 'no'); END"
+        )
+        yield
+        await self.execute("DROP TRIGGER refuse")
 
     async def execute(self, statement: str) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self._store.path)) as connection, connection:
@@ -60,6 +75,15 @@ class Postgres:
 
     def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "test") -> PostgresLedger:
         return PostgresLedger(self._store, writer, on_audit)
+
+    @asynccontextmanager
+    async def refusing(self) -> AsyncIterator[None]:
+        await self.execute("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$")
+        await self.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON charging_requests FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+        yield
+        await self.execute("DROP TRIGGER refuse ON charging_requests")
 
     async def execute(self, statement: str) -> list[tuple[Any, ...]]:
         rows = await self._store.transaction(lambda connection, _: connection.fetch(statement))

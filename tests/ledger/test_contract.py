@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import msgspec
@@ -10,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chargegate.audit.base import AuditRow
+from chargegate.ledger.accepted import MAX_WAITING
 from chargegate.ledger.base import (
+    CLAIM_MS,
     AccessList,
     CallbackRecord,
     Claim,
@@ -19,9 +22,10 @@ from chargegate.ledger.base import (
     Ledger,
     LedgerUnavailable,
     Recorded,
+    RequestRecord,
     StationStats,
 )
-from chargegate.model import Decision, RequestStatus, Status
+from chargegate.model import Decision, RequestStatus, Status, new_request_id
 
 
 class Database(Protocol):
@@ -29,6 +33,8 @@ class Database(Protocol):
     access_list: Callable[[], AccessList]
 
     async def execute(self, statement: str) -> list[tuple[Any, ...]]: ...
+
+    def refusing(self) -> AbstractAsyncContextManager[None]: ...
 
     async def close(self) -> None: ...
 
@@ -39,7 +45,6 @@ Decide = Callable[..., Decision]
 HERE = "123e4567-e89b-12d3-a456-426614174000"
 THERE = "00000000-0000-4000-8000-00000000000b"
 ANY = DecisionFilter()
-CLAIM_MS = 3_600_000
 
 
 def delivered(request_id: str, at: int = 3_000, attempts: int = 1) -> Finished:
@@ -174,6 +179,226 @@ def test_a_dead_letter_keeps_what_is_sealed_until_its_replay_is_delivered(run: R
     run(scenario)
 
 
+def test_what_is_discarded_stays_failed_and_is_no_dead_letter(run: Run, decide: Decide) -> None:
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        dead, other, fine = decide(), decide(), decide()
+        for decision in (dead, other, fine):
+            await ledger.record(decision, 1_000)
+        await ledger.finish(given_up(dead.request_id))
+        await ledger.finish(given_up(other.request_id, sealed=b"other"))
+        await ledger.finish(delivered(fine.request_id))
+        before = await ledger.find(dead.request_id)
+        assert await ledger.discard([dead.request_id, fine.request_id, "unknown", dead.request_id]) == 1
+        assert await ledger.discard([dead.request_id]) == 0
+        assert await ledger.discard([]) == 0
+        assert await ledger.find(dead.request_id) == before
+        assert await ledger.dead_letter(dead.request_id) is None
+        assert await ledger.count_dead_letters() == 1
+        assert [letter.request_id for letter in await ledger.dead_letters(None, None, 10, None)] == [other.request_id]
+        assert await ledger.sealed_prefixes(3) == {b"oth"}
+
+    run(scenario)
+
+
+def test_what_is_lost_with_the_queue_has_failed(run: Run, decide: Decide) -> None:
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        lost, kept, replayed, fine, dead = made = [decide() for _ in range(5)]
+        for decision in made:
+            await ledger.record(decision, 1_000)
+        await ledger.attempted(lost.request_id, 2, 500, "http_500")
+        await ledger.finish(given_up(replayed.request_id))
+        await ledger.restart(replayed.request_id, 4_000)
+        await ledger.finish(delivered(fine.request_id))
+        await ledger.finish(given_up(dead.request_id))
+        waiting = new_request_id()
+        ledger.accepted(waiting, HERE, 1_000)
+        await ledger.close()
+        untouched = [waiting, *(d.request_id for d in (kept, fine, dead))]
+        before = [await ledger.find(request_id) for request_id in untouched]
+        assert await ledger.fail_lost(iter([kept.request_id, "unknown"]), 9_000) == 2
+        assert [await ledger.find(request_id) for request_id in untouched] == before
+        record = await ledger.find(lost.request_id)
+        assert record is not None
+        assert (record.status, record.processed_at, record.decision) == (RequestStatus.FAILED, 9_000, lost)
+        assert record.callback == CallbackRecord(2, 500, "lost_with_the_queue", None)
+        assert await ledger.dead_letter(lost.request_id) is None
+        letter = await ledger.dead_letter(replayed.request_id)
+        assert letter is not None
+        assert (letter.sealed, letter.last_error) == (b"sealed", "lost_with_the_queue")
+        assert await ledger.fail_lost([kept.request_id], 9_500) == 0
+        assert await ledger.fail_lost([], 9_500) == 1
+
+    run(scenario)
+
+
+async def found(ledger: Ledger, request_id: str) -> RequestRecord:
+    """The record, once it is there."""
+    while (record := await ledger.find(request_id)) is None:
+        await asyncio.sleep(0.01)
+    return record
+
+
+QUEUED = "SELECT count(*) FROM charging_requests WHERE status = 'QUEUED'"
+
+
+def test_an_accepted_request_is_found_before_its_decision_and_nowhere_else(run: Run, decide: Decide) -> None:
+    told: list[AuditRow] = []
+
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger(told.extend)
+        decision = decide(2_000, station=HERE.upper())
+        request_id = decision.request_id
+        ledger.accepted(request_id, HERE.upper(), 1_000)
+        queued = RequestRecord(request_id, HERE.upper(), RequestStatus.QUEUED, 1_000, None, None, None)
+        assert await found(ledger, request_id) == queued
+        assert await ledger.recorded(request_id) is None
+        assert await ledger.decisions(ANY, 10, None) == []
+        assert await ledger.station_stats(None, None) == []
+        assert await ledger.audit_after(0, 10) == told == []
+        assert await ledger.dead_letters(None, None, 10, None) == []
+        assert await ledger.dead_letter(request_id) is None
+        assert await ledger.count_dead_letters() == 0
+        assert await ledger.discard([request_id]) == 0
+        assert await ledger.sealed_prefixes(3) == frozenset()
+        assert await database.execute(
+            "SELECT count(*) FROM charging_requests WHERE coalesce(driver_token_hash, '') = '' AND sealed IS NULL"
+        ) == [(1,)]
+
+        assert await ledger.record(decision, 1_000) == Recorded(decision, 0, 2_000, None, RequestStatus.PROCESSING)
+        record = RequestRecord(request_id, HERE.upper(), RequestStatus.PROCESSING, 1_000, None, decision, None)
+        assert await ledger.find(request_id) == record
+        again = await ledger.record(decide(3_000, request_id=request_id, status=Status.UNKNOWN), 1_000)
+        assert again == await ledger.recorded(request_id)
+        assert again.decision == decision
+        assert [row.decision for row in told] == [decision]
+        assert await ledger.decisions(ANY, 10, None) == [decision]
+        await ledger.finish(given_up(request_id))
+        letter = await ledger.dead_letter(request_id)
+        assert letter is not None
+        assert (letter.driver_token_hash, letter.created_at) == (decision.driver_token_hash, 1_000)
+
+    run(scenario)
+
+
+def test_what_is_known_of_a_request_is_not_overwritten_when_it_is_accepted(run: Run, decide: Decide) -> None:
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        under_way, fine, dead = made = [decide() for _ in range(3)]
+        for decision in made:
+            await ledger.record(decision, 1_000)
+        await ledger.attempted(under_way.request_id, 1, 500, "http_500")
+        await ledger.finish(delivered(fine.request_id))
+        await ledger.finish(given_up(dead.request_id))
+        ledger.accepted("waiting", HERE, 1_000)
+        await found(ledger, "waiting")
+        ids = [*(decision.request_id for decision in made), "waiting"]
+        before = [await ledger.find(request_id) for request_id in ids]
+        for request_id in ids:
+            ledger.accepted(request_id, THERE, 7_000)
+        await ledger.close()
+        assert [await ledger.find(request_id) for request_id in ids] == before
+        assert await database.execute("SELECT count(*) FROM charging_requests") == [(4,)]
+
+    run(scenario)
+
+
+def test_requests_accepted_and_decided_at_once_have_their_decision(run: Run, decide: Decide) -> None:
+    async def scenario(database: Database) -> None:
+        first, second = database.ledger(), database.ledger(writer="second")
+        made = [decide() for _ in range(200)]
+        recording = []
+        for number, decision in enumerate(made):
+            if number % 2:
+                second.accepted(decision.request_id, HERE, 1_000)
+            recording.append(asyncio.ensure_future(first.record(decision, 1_000)))
+            if number % 3:
+                second.accepted(decision.request_id, HERE, 1_000)
+        assert [recorded.decision for recorded in await asyncio.gather(*recording)] == made
+        await second.close()
+        assert await database.execute(QUEUED) == [(0,)]
+        for decision in made:
+            assert (await found(first, decision.request_id)).decision == decision
+
+    run(scenario)
+
+
+def test_two_writers_that_decide_one_accepted_request_at_once_agree(run: Run, decide: Decide) -> None:
+    told: list[AuditRow] = []
+
+    async def scenario(database: Database) -> None:
+        first, second = database.ledger(told.extend, writer="first"), database.ledger(told.extend, writer="second")
+        for ledger in (first, second):
+            await ledger.record(decide(request_id="before"), 0)  # what a first decision makes, one after the other
+        told.clear()
+        ids = sorted(f"request-{number:03}" for number in range(100))
+        for request_id in ids[::2]:
+            first.accepted(request_id, HERE, 1_000)
+        await first.close()
+        for request_id in ids[1::2]:
+            second.accepted(request_id, HERE, 1_000)
+        answers = await asyncio.gather(
+            *(
+                ledger.record(decide(request_id=request_id, status=status), 1_000)
+                for request_id in ids
+                for ledger, status in ((first, Status.ALLOWED), (second, Status.NOT_ALLOWED))
+            )
+        )
+        await second.close()
+        assert [one.decision for one in answers[::2]] == [other.decision for other in answers[1::2]]
+        held = {answer.decision.request_id: answer.decision for answer in answers}
+        assert sorted(held) == ids
+        audit = [d for d in await first.decisions(ANY, 1_000, None) if d.request_id != "before"]
+        assert len(audit) == 100
+        assert {d.request_id: d for d in audit} == held
+        assert sorted(row.decision.request_id for row in told) == ids
+        assert await database.execute(QUEUED) == [(0,)]
+
+    run(scenario)
+
+
+def test_accepted_requests_wait_for_the_database_in_bounded_number(run: Run, decide: Decide) -> None:
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        async with database.refusing():
+            ledger.accepted("first", HERE, 1_000)
+            with pytest.raises(LedgerUnavailable):
+                await ledger.record(decide(), 1_000)
+            for number in range(MAX_WAITING + 4):
+                ledger.accepted(f"request-{number}", HERE, 1_000)
+        while await database.execute(QUEUED) != [(MAX_WAITING,)]:
+            await asyncio.sleep(0.05)
+        assert await ledger.find("first") is not None
+        assert await ledger.find(f"request-{MAX_WAITING - 2}") is not None
+        ledger.accepted("last", HERE, 1_000)
+        await found(ledger, "last")
+        await ledger.close()
+        assert await database.execute(QUEUED) == [(MAX_WAITING + 1,)]
+
+    run(scenario)
+
+
+def test_closing_writes_what_was_accepted_if_the_database_answers(run: Run) -> None:
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        for number in range(2_500):
+            ledger.accepted(f"request-{number}", HERE, 1_000)
+        await ledger.close()
+        await ledger.close()
+        assert await database.execute(QUEUED) == [(2_500,)]
+        async with database.refusing():
+            ledger.accepted("later", HERE, 1_000)
+            await ledger.close()
+        await ledger.close()
+        assert await ledger.find("later") is not None
+        await database.close()
+        ledger.accepted("lost", HERE, 1_000)
+        await ledger.close()
+
+    run(scenario)
+
+
 def test_many_callbacks_end_in_one_commit(run: Run, decide: Decide) -> None:
     async def scenario(database: Database) -> None:
         ledger = database.ledger()
@@ -300,6 +525,32 @@ def test_stations_are_counted_busiest_first(run: Run, decide: Decide) -> None:
     run(scenario)
 
 
+def test_pages_of_stations_are_in_the_order_of_their_ids(run: Run, decide: Decide) -> None:
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        ids = [f"{number:08x}-0000-4000-8000-00000000abcd" for number in range(7)]
+        for number, station in enumerate(ids):
+            for count in range(number % 3 + 1):
+                await ledger.record(decide(1_000 + count, station=station.upper() if count else station), 0)
+        seen: list[StationStats] = []
+        while page := await ledger.station_stats(1_000, 1_002, limit=3, after=seen[-1].station_id if seen else None):
+            assert len(page) <= 3
+            seen += page
+        assert seen == [
+            StationStats(station, n, n, 0, 0, 0) for station, n in zip(ids, [1, 2, 2, 1, 2, 2, 1], strict=True)
+        ]
+        assert await ledger.station_stats(None, None, limit=2, after=ids[4].upper()) == [
+            StationStats(ids[5], 3, 3, 0, 0, 0),
+            StationStats(ids[6], 1, 1, 0, 0, 0),
+        ]
+        for limit in (None, 5):
+            one = await ledger.station_stats(1_001, None, station_id=ids[5].upper(), limit=limit)
+            assert one == [StationStats(ids[5], 2, 2, 0, 0, 0)]
+            assert await ledger.station_stats(None, None, station_id=THERE, limit=limit) == []
+
+    run(scenario)
+
+
 def test_a_sinks_position_is_its_own(run: Run) -> None:
     async def write(database: Database) -> None:
         ledger = database.ledger()
@@ -362,6 +613,22 @@ def test_a_fact_is_remembered_from_the_first_time(run: Run) -> None:
     run(scenario_again)
 
 
+def test_a_fact_that_is_replaced_is_the_last_one(run: Run) -> None:
+    async def write(database: Database) -> None:
+        ledger = database.ledger()
+        assert await ledger.last_fact("list") is None
+        await ledger.replace_fact("list", "a")
+        await ledger.replace_fact("list", "b")
+        await ledger.replace_fact("other", "c")
+
+    async def read(database: Database) -> None:
+        ledger = database.ledger()
+        assert [await ledger.last_fact(name) for name in ("list", "other", "third")] == ["b", "c", None]
+
+    run(write)
+    run(read)
+
+
 async def scenario_again(database: Database) -> None:
     assert await database.ledger().fact("key", "c") == "a"
 
@@ -371,7 +638,11 @@ def test_a_database_that_is_gone_is_unavailable(run: Run, decide: Decide) -> Non
         ledger = database.ledger()
         await ledger.check()
         await database.close()
-        for attempt in (ledger.check(), ledger.record(decide(), 0), ledger.finish(delivered("x")), ledger.find("x")):
+        for attempt in (
+            ledger.check(), ledger.record(decide(), 0), ledger.finish(delivered("x")), ledger.find("x"),
+            ledger.discard(["x"]), ledger.fail_lost([], 0), ledger.station_stats(None, None), ledger.fact("x", "y"),
+            ledger.last_fact("x"), ledger.replace_fact("x", "y"), ledger.sealed_prefixes(3),
+        ):  # fmt: skip
             with pytest.raises(LedgerUnavailable):
                 await attempt
 

@@ -54,12 +54,21 @@ def at(year: int, month: int) -> int:
     return int(datetime(year, month, 1, tzinfo=UTC).timestamp() * 1000)
 
 
-def test_workers_that_decide_one_request_at_once_agree(postgres_url: str, decide: Decide) -> None:
+@pytest.mark.parametrize("accepted", ["never", "before", "meanwhile"])
+def test_workers_that_decide_one_request_at_once_agree(postgres_url: str, decide: Decide, accepted: str) -> None:
     async def scenario() -> None:
         told: list[AuditRow] = []
         async with opened(postgres_url) as first, opened(postgres_url) as second, opened(postgres_url) as third:
             ledgers = [PostgresLedger(s, f"w{n}", told.extend) for n, s in enumerate((first, second, third))]
             requests = [f"request-{n:03}" for n in range(200)]
+            for ledger in ledgers:
+                await ledger.record(decide(request_id="before"), 0)  # makes the months, one process after another
+            told.clear()
+            accepting = PostgresLedger(third)
+            for request_id in requests if accepted != "never" else ():
+                accepting.accepted(request_id, "station", 0)
+            if accepted == "before":
+                await accepting.close()
             rivals = [
                 (ledger, [decide(request_id=r, status=status) for r in requests])
                 for ledger, status in zip(ledgers, list(Status), strict=False)
@@ -72,15 +81,59 @@ def test_workers_that_decide_one_request_at_once_agree(postgres_url: str, decide
                     for decision in [made[number]]
                 )
             )
+            await accepting.close()
+            assert await rows(third, "SELECT count(*) FROM charging_requests WHERE status = 'QUEUED'") == [(0,)]
             held: dict[str, set[Status]] = {}
             for recorded in answers:
                 held.setdefault(recorded.decision.request_id, set()).add(recorded.decision.status)
             assert len(held) == 200
             assert all(len(statuses) == 1 for statuses in held.values())
-            audit = await ledgers[0].decisions(ANY, 1_000, None)
+            audit = [d for d in await ledgers[0].decisions(ANY, 1_000, None) if d.request_id != "before"]
             assert {d.request_id: {d.status} for d in audit} == held
             assert len(audit) == 200
             assert sorted(row.decision.request_id for row in told) == requests
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_workers_that_wait_for_one_row_agree(postgres_url: str, decide: Decide, *, accepted: bool) -> None:
+    hold = (
+        "UPDATE charging_requests SET attempts = 0 WHERE request_id = 'one'"
+        if accepted
+        else "INSERT INTO charging_requests (request_id, station_id, status, created_at, started_at)"
+        " VALUES ('one', 'station', 'QUEUED', 0, 0)"
+    )
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+
+    async def scenario() -> None:
+        told: list[AuditRow] = []
+        async with opened(postgres_url) as first, opened(postgres_url) as second:
+            ledgers = [PostgresLedger(s, f"w{n}", told.extend) for n, s in enumerate((first, second))]
+            for ledger in ledgers:
+                await ledger.record(decide(), 0)  # makes the months, one process after another
+            if accepted:
+                ledgers[0].accepted("one", "station", 0)
+                await ledgers[0].close()
+            holder = await asyncpg.connect(postgres_url)
+            held = holder.transaction()
+            await held.start()
+            await holder.execute(hold)
+            rivals = [decide(request_id="one", status=status) for status in (Status.ALLOWED, Status.NOT_ALLOWED)]
+            recording = [
+                asyncio.create_task(ledger.record(rival, 0)) for ledger, rival in zip(ledgers, rivals, strict=True)
+            ]
+            while await holder.fetchval(waiting) < 2:
+                await asyncio.sleep(0.01)
+            await held.rollback()
+            await holder.close()
+            answers = [recorded.decision for recorded in await asyncio.gather(*recording)]
+            assert answers[0] == answers[1]
+            assert [row.decision for row in told if row.decision.request_id == "one"] == answers[:1]
+            assert [d for d in await ledgers[0].decisions(ANY, 10, None) if d.request_id == "one"] == answers[:1]
+            recorded = await ledgers[0].recorded("one")
+            assert recorded is not None
+            assert recorded.decision == answers[0]
 
     run(scenario())
 
@@ -167,6 +220,89 @@ def test_a_dropped_month_takes_its_audit_rows_and_no_decision(postgres_url: str,
     run(scenario())
 
 
+def test_the_month_that_is_going_on_is_not_dropped(postgres_url: str, decide: Decide) -> None:
+    async def scenario() -> None:
+        async with opened(postgres_url) as store:
+            ledger = PostgresLedger(store, "w")
+            decision = decide(now_ms())
+            await ledger.record(decision, 0)
+            assert await ledger.drop_audit_before(now_ms() + 400 * 86_400_000) == []
+            assert await ledger.decisions(ANY, 10, None) == [decision]
+
+    run(scenario())
+
+
+def test_another_process_goes_on_writing_to_a_month_that_was_dropped(postgres_url: str, decide: Decide) -> None:
+    async def scenario() -> None:
+        async with opened(postgres_url) as first, opened(postgres_url) as second:
+            ledger, other = PostgresLedger(first, "w"), PostgresLedger(second, "other")
+            await other.record(decide(at(2021, 2)), 0)
+            assert await ledger.drop_audit_before(at(2021, 3)) == ["authorization_audit_2021_02"]
+            late = [decide(at(2021, 2)) for _ in range(3)]
+            await asyncio.gather(*(other.record(decision, 0) for decision in late))
+            assert {row.decision for row in await other.audit_after(0, 10)} == set(late)
+
+    run(scenario())
+
+
+def test_months_are_not_dropped_while_someone_reads_them(postgres_url: str, decide: Decide) -> None:
+    async def scenario() -> None:
+        async with opened(postgres_url) as store:
+            ledger = PostgresLedger(store, "w")
+            old = decide(at(2021, 2))
+            await ledger.record(old, 0)
+            reader = await asyncpg.connect(postgres_url)
+            async with reader.transaction():
+                assert await reader.fetchval("SELECT count(*) FROM authorization_audit") == 1
+                with pytest.raises(LedgerUnavailable):
+                    await ledger.drop_audit_before(at(2021, 3))
+            await reader.close()
+            assert await ledger.decisions(ANY, 10, None) == [old]
+            assert await ledger.drop_audit_before(at(2021, 3)) == ["authorization_audit_2021_02"]
+            assert await ledger.decisions(ANY, 10, None) == []
+
+    run(scenario())
+
+
+def test_only_what_this_writer_decided_is_lost_with_its_queue(postgres_url: str, decide: Decide) -> None:
+    async def scenario() -> None:
+        async with opened(postgres_url) as first, opened(postgres_url) as second:
+            mine, other = PostgresLedger(first, "mine"), PostgresLedger(second, "other")
+            lost, kept, theirs = decide(), decide(at(2021, 2)), decide()
+            await mine.record(lost, 0)
+            await mine.record(kept, 0)
+            await other.record(theirs, 0)
+            assert (await mine.record(theirs, 0)).decision == theirs
+            assert await mine.fail_lost([kept.request_id], 9_000) == 1
+            statuses = [await mine.find(decision.request_id) for decision in (lost, kept, theirs)]
+            assert [record.status.value if record else None for record in statuses] == [
+                "FAILED", "PROCESSING", "PROCESSING",
+            ]  # fmt: skip
+
+    run(scenario())
+
+
+def test_what_was_changed_is_counted_although_the_answer_was_lost(
+    postgres_url: str, postgres_server: Server, decide: Decide
+) -> None:
+    async def scenario() -> None:
+        query = urlsplit(postgres_url).query
+        async with losing_answers(postgres_server.url) as way, opened(f"{way.url}?{query}") as store:
+            ledger = PostgresLedger(store, "w")
+            dead, lost = decide(), decide()
+            await ledger.record(dead, 0)
+            await ledger.finish(Finished(dead.request_id, RequestStatus.FAILED, 3, 503, "http_503", 1, b"sealed"))
+            await ledger.record(lost, 0)
+            way.losing = 1
+            assert await ledger.discard([dead.request_id]) == 1
+            way.losing = 1
+            assert await ledger.fail_lost([], 9_000) == 1
+            assert way.losing == 0
+            assert await ledger.count_dead_letters() == 0
+
+    run(scenario())
+
+
 def test_the_coming_month_is_there_ahead(postgres_url: str, decide: Decide) -> None:
     async def scenario() -> None:
         async with opened(postgres_url) as store:
@@ -220,6 +356,11 @@ def test_what_a_broker_may_say_is_recorded(postgres_url: str, decide: Decide) ->
             recorded = await ledger.recorded(odd.request_id)
             assert recorded is not None
             assert (recorded.decision.station_id, recorded.decision.reason) == ("a\ufffdb", "c\ufffdd")
+            ledger.accepted("odd", "a\0b", 0)
+            await ledger.close()
+            accepted = await ledger.find("odd")
+            assert accepted is not None
+            assert accepted.station_id == "a\ufffdb"
 
     run(scenario())
 
@@ -288,7 +429,11 @@ def test_it_heals_by_itself_after_the_server_was_away(
             ):  # fmt: skip
                 with pytest.raises(LedgerUnavailable):
                     await attempt
+            for number in range(2_000):
+                ledger.accepted(f"request-{number}", "station", 0)
             await asyncio.to_thread(postgres_server.start)
+            while await rows(store, "SELECT count(*) FROM charging_requests WHERE status = 'QUEUED'") != [(2_000,)]:
+                await asyncio.sleep(0.05)
             await ledger.check()
             await ledger.record(after, 0)
             assert [row.decision for row in await ledger.audit_after(0, 10)] == [before, after]

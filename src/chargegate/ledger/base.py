@@ -122,6 +122,11 @@ class Ledger(Protocol):
     disk. Lists are newest first, and continue after the ``(time, request_id)`` of the last item.
     """
 
+    def accepted(self, request_id: str, station_id: str, created_at: int) -> None:
+        """A request went into a queue that cannot look one up: it shall be found as QUEUED, without a decision, until
+        it has one. Best effort: returns at once, never raises, is written soon, and changes no request that is
+        known. While the database is away, up to 10,000 wait for it; later ones are dropped."""
+
     async def record(self, decision: Decision, created_at: int) -> Recorded:
         """Persist a request's decision and its audit row in one commit. If the request has a decision already, that
         one is returned and nothing changes."""
@@ -175,8 +180,9 @@ class Ledger(Protocol):
         ...
 
     async def fail_lost(self, kept: Iterable[str], at: int) -> int:
-        """The queue forgot: requests under way, other than ``kept``, are FAILED with ``lost_with_the_queue``. Nothing
-        is left to send again, unless one was a dead letter before. Returns how many there were."""
+        """This process's queue forgot: requests that it decided and that are under way, other than ``kept``, are
+        FAILED with ``lost_with_the_queue``. Nothing is left to send again, unless one was a dead letter before.
+        Returns how many there were."""
         ...
 
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
@@ -192,8 +198,25 @@ class Ledger(Protocol):
         an hour old, or this one."""
         ...
 
+    async def fact(self, name: str, value: str) -> str:
+        """Remember a fact about this database the first time; later, what was remembered then."""
+        ...
+
+    async def last_fact(self, name: str) -> str | None:
+        """What ``replace_fact`` remembered last."""
+        ...
+
+    async def replace_fact(self, name: str, value: str) -> None: ...
+
+    async def sealed_prefixes(self, length: int) -> frozenset[bytes]:
+        """The different beginnings of everything sealed that is kept, to see early whether it can be opened."""
+        ...
+
     async def check(self) -> None:
         """Raises ``LedgerUnavailable`` if it could not be written now."""
+
+    async def close(self) -> None:
+        """Write what ``accepted`` was told, if the database answers. It stays open. May be called twice."""
 
 
 class AccessList(Protocol):

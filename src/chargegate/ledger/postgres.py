@@ -1,10 +1,10 @@
 """The ledger in PostgreSQL, for any number of processes.
 
 *One decision.* A request's row in ``charging_requests`` carries its decision, and its key is the request id: whoever
-inserts it first has decided. The audit row is inserted by the same statement. ``authorization_audit`` cannot keep
-request ids unique itself: it is partitioned by month, so that retention is a dropped partition, and a unique key of
-a partitioned table must hold the month too. Nothing is looked up there that is needed to go on: a dropped month takes
-no decision away.
+puts the decision there first has decided. A request that was only accepted has a row without one. The audit row is
+inserted by the same statement. ``authorization_audit`` cannot keep request ids unique itself: it is partitioned by
+month, so that retention is a dropped partition, and a unique key of a partitioned table must hold the month too.
+Nothing is looked up there that is needed to go on: a dropped month takes no decision away.
 
 *Writers.* A process that feeds an audit sink has a writer's name, its own alone and the same after a restart. It
 numbers its audit rows 1, 2, 3, … in the order of their commits. ``audit_after`` and the sinks' positions are the
@@ -12,17 +12,16 @@ writer's, so that each process's CSV file follows the decisions that this proces
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from chargegate.audit.base import AuditRow
 from chargegate.ledger import postgres_sql as sql
+from chargegate.ledger.accepted import Accepted, AcceptedRequests
 from chargegate.ledger.base import (
-    CallbackRecord,
+    CLAIM_MS,
     Claim,
     DeadLetter,
     DecisionFilter,
@@ -32,14 +31,16 @@ from chargegate.ledger.base import (
     RequestRecord,
     StationStats,
 )
-from chargegate.model import Decision, RequestStatus, Status, now_ms
+from chargegate.ledger.postgres_months import Months
+from chargegate.ledger.rows import decision_of, recorded_of, request_of
+from chargegate.model import Decision, RequestStatus
 from chargegate.postgres import Connection, Gatherer, PostgresStore, PostgresUnavailable
 
 T = TypeVar("T")
 
 _PURGE: Final = 200
 _LIST_S: Final = 10.0
-_DAY_MS: Final = 86_400_000
+_WHOLE_S: Final = 60.0  # it looks at every request
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -65,12 +66,24 @@ class PostgresLedger:
         self._next = 0
         self._told: int | None = None
         self._fresh: list[AuditRow] = []
-        self._months: set[str] = set()
+        self._months = Months()
         self._record: Gatherer[_Entry, Recorded] = Gatherer(store, self._decide, committed=self._tell)
+        self._accepted = AcceptedRequests(self._accept)
         self._restart = _each(store, sql.RESTART)
         self._attempted = _each(store, sql.ATTEMPTED)
         self._finish = _each(store, sql.FINISH)
         self._claim: Gatherer[tuple[str, Claim], Claim] = Gatherer(store, _claim)
+
+    def accepted(self, request_id: str, station_id: str, created_at: int) -> None:
+        self._accepted.add(request_id, station_id, created_at)
+
+    async def _accept(self, batch: list[Accepted]) -> None:
+        ids, stations, times = map(list, zip(*batch, strict=True))
+
+        async def work(connection: Connection, _again: bool) -> None:
+            await connection.execute(sql.ACCEPT, ids, [_text(station) for station in stations], times)
+
+        await _answered(self._store.transaction(work, lazy=True))
 
     async def record(self, decision: Decision, created_at: int) -> Recorded:
         return await _answered(self._record.submit(_Entry(decision, created_at)))
@@ -79,17 +92,17 @@ class PostgresLedger:
         last, self._last = self._last, None  # until it is known that this commit arrived
         rows: list[AuditRow] = []
         if last is None:
-            self._months.clear()
+            self._months.forget()
             last = max(int(await connection.fetchval(sql.LAST, self._writer)), self._told or 0)
             if self._told is None:
                 self._told = last
             elif last > self._told:  # committed, though the answer was lost
                 lost = await connection.fetch(sql.AUDIT_AFTER, self._writer, self._told, last - self._told)
-                rows = [AuditRow(row[7], _decision(row)) for row in lost]
+                rows = [AuditRow(row[7], decision_of(row)) for row in lost]
         mine: dict[str, _Entry] = {}
         for entry in sorted(entries, key=lambda entry: entry.decision.request_id):  # one order of locks for all
             mine.setdefault(entry.decision.request_id, entry)
-        await self._provide_months(connection, [entry.decision.timestamp for entry in mine.values()])
+        await self._months.provide(connection, [entry.decision.timestamp for entry in mine.values()])
         decisions = [entry.decision for entry in mine.values()]
         numbers = dict(
             await connection.fetch(
@@ -111,7 +124,7 @@ class PostgresLedger:
             decision = mine[request_id].decision
             held[request_id] = Recorded(decision, 0, decision.timestamp, None, RequestStatus.PROCESSING)
         if others := [request_id for request_id in mine if request_id not in held]:
-            held |= {row[0]: _recorded(row) for row in await connection.fetch(sql.RECORDED, others)}
+            held |= {row[0]: recorded_of(row) for row in await connection.fetch(sql.RECORDED, others)}
         rows += sorted((AuditRow(n, held[key].decision) for key, n in numbers.items()), key=lambda row: row.sequence)
         self._fresh = rows
         self._next = last + len(numbers)
@@ -123,39 +136,18 @@ class PostgresLedger:
         if rows and self._on_audit is not None:
             await asyncio.to_thread(self._on_audit, rows)
 
-    async def _provide_months(self, connection: Connection, times: list[int]) -> None:
-        """Partitions for these times, and, ahead of its first decision, for the coming month."""
-        now = now_ms()
-        for day in {at // _DAY_MS for at in (*times, now, _month(now // _DAY_MS)[2])}:
-            name, start, end = _month(day)
-            if name in self._months:
-                continue
-            self._months.add(name)
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('authorization_audit'))")
-            if await connection.fetchval("SELECT to_regclass($1) IS NULL", name):
-                # attached, not made as a partition: that would wait for every reader, and all writers behind it
-                await connection.execute(
-                    f"CREATE TABLE {name} (LIKE authorization_audit INCLUDING DEFAULTS);"
-                    f" ALTER TABLE authorization_audit ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({end})"
-                )
-
     async def drop_audit_before(self, at: int) -> list[str]:
         """Drop the months of audit rows that ended by ``at`` (Unix ms), and return their tables' names. The requests
-        and their decisions stay."""
+        and their decisions stay. Raises ``LedgerUnavailable`` also while someone reads the audit for long."""
 
         async def drop(connection: Connection, _again: bool) -> list[str]:
-            rows = await connection.fetch(sql.MONTHS, _month(at // _DAY_MS)[0])
-            for (name,) in rows:
-                await connection.execute(f"DROP TABLE {name}")
-            return [row[0] for row in rows]
+            return await self._months.drop(connection, at)
 
-        dropped = await _answered(self._store.transaction(drop, within=_LIST_S))
-        self._months.difference_update(dropped)
-        return dropped
+        return await _answered(self._store.transaction(drop, within=_LIST_S))
 
     async def recorded(self, request_id: str) -> Recorded | None:
         rows = await self._read(sql.RECORDED, [request_id])
-        return _recorded(rows[0]) if rows else None
+        return recorded_of(rows[0]) if rows else None
 
     async def restart(self, request_id: str, at: int) -> None:
         await _answered(self._restart.submit((request_id, at)))
@@ -170,30 +162,27 @@ class PostgresLedger:
 
     async def find(self, request_id: str) -> RequestRecord | None:
         rows = await self._read(sql.FIND, request_id)
-        if not rows:
-            return None
-        status, created_at, processed_at, attempts, code, error = rows[0][7:]
-        delivered = status in (RequestStatus.COMPLETED, RequestStatus.TIMEOUT)
-        callback = CallbackRecord(attempts, code, error, processed_at if delivered else None)
-        return RequestRecord(
-            rows[0][0],
-            rows[0][1],
-            RequestStatus(status),
-            created_at,
-            processed_at,
-            _decision(rows[0]),
-            callback if attempts or processed_at else None,
-        )
+        return request_of(rows[0]) if rows else None
 
     async def decisions(self, which: DecisionFilter, limit: int, after: tuple[int, str] | None) -> Sequence[Decision]:
         w = which
         rows = await self._list(
             sql.DECISIONS, w.station_id, w.status, w.reason, w.since, w.until, *(after or (None, None)), limit
         )
-        return [_decision(row) for row in rows]
+        return [decision_of(row) for row in rows]
 
-    async def station_stats(self, since: int | None, until: int | None) -> Sequence[StationStats]:
-        return [StationStats(*row) for row in await self._list(sql.STATS, since, until)]
+    async def station_stats(
+        self,
+        since: int | None,
+        until: int | None,
+        *,
+        station_id: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> Sequence[StationStats]:
+        which = (since, until, station_id, after)
+        rows = await (self._list(sql.STATS, *which) if limit is None else self._list(sql.STATS_PAGE, *which, limit))
+        return [StationStats(*row) for row in rows]
 
     async def dead_letters(
         self, since: int | None, until: int | None, limit: int, after: tuple[int, str] | None
@@ -208,10 +197,17 @@ class PostgresLedger:
     async def count_dead_letters(self) -> int:
         return int((await self._read(sql.DEAD_LETTERS))[0][0])
 
+    async def discard(self, request_ids: Sequence[str]) -> int:
+        return await self._count(sql.DISCARD, list(request_ids), within=_LIST_S)
+
+    async def fail_lost(self, kept: Iterable[str], at: int) -> int:
+        """Of those that this writer decided."""
+        return await self._count(sql.FAIL_LOST, self._writer, list(kept), at, within=_WHOLE_S)
+
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
         """This writer's."""
         rows = await self._read(sql.AUDIT_AFTER, self._writer, sequence, limit)
-        return [AuditRow(row[7], _decision(row)) for row in rows]
+        return [AuditRow(row[7], decision_of(row)) for row in rows]
 
     async def sink_position(self, sink: str) -> int:
         """This writer's."""
@@ -225,16 +221,34 @@ class PostgresLedger:
         return await _answered(self._claim.submit((key_digest, claim)))
 
     async def fact(self, name: str, value: str) -> str:
-        """Remember a fact about this database the first time; later, what was remembered then."""
         await self._run(sql.REMEMBER, name, value)
         return str((await self._read(sql.FACT, name))[0][0])
 
+    async def last_fact(self, name: str) -> str | None:
+        rows = await self._read(sql.FACT, name)
+        return rows[0][0] if rows else None
+
+    async def replace_fact(self, name: str, value: str) -> None:
+        await self._run(sql.REPLACE_FACT, name, value)
+
     async def sealed_prefixes(self, length: int) -> frozenset[bytes]:
-        """The different beginnings of everything sealed that is kept, to see early whether it can be opened."""
         return frozenset(row[0] for row in await self._list(sql.SEALED, length))
 
     async def check(self) -> None:
         await _answered(self._store.check())
+
+    async def close(self) -> None:
+        await self._accepted.close()
+
+    async def _count(self, statement: str, *values: Any, within: float) -> int:
+        """How many rows it changed. If the answer to the first commit was lost, that one's count."""
+        counts: list[int] = []
+
+        async def work(connection: Connection, _again: bool) -> None:
+            counts.append(len(await connection.fetch(statement, *values)))
+
+        await _answered(self._store.transaction(work, within=within))
+        return max(counts)
 
     async def _run(self, statement: str, *values: Any) -> None:
         async def work(connection: Connection, _again: bool) -> None:
@@ -256,26 +270,9 @@ async def _answered(answer: Awaitable[T]) -> T:
         raise LedgerUnavailable(str(error)) from None
 
 
-def _decision(row: Sequence[Any]) -> Decision:
-    return Decision(row[0], row[1], row[2], Status(row[3]), row[4], row[5], row[6])
-
-
-def _recorded(row: Sequence[Any]) -> Recorded:
-    return Recorded(_decision(row), row[7], row[8], row[9], RequestStatus(row[10]))
-
-
 def _text(text: str) -> str:
     """PostgreSQL holds no NUL, and what a broker or an authorizer says may hold anything."""
     return text.replace("\0", "\ufffd")
-
-
-@lru_cache(maxsize=100)
-def _month(day: int) -> tuple[str, int, int]:
-    """The partition of a day since 1970, and its bounds in Unix ms."""
-    first = datetime.fromtimestamp(day * 86_400, UTC).replace(day=1)
-    following = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
-    start, end = (int(moment.timestamp()) * 1000 for moment in (first, following))
-    return f"authorization_audit_{first:%Y_%m}", start, end
 
 
 def _each(store: PostgresStore, statement: str) -> Gatherer[tuple[Any, ...], None]:
@@ -298,7 +295,7 @@ async def _claim(connection: Connection, items: list[tuple[str, Claim]], _again:
         [claim.body_digest for claim in claims],
         [claim.request_id for claim in claims],
         [claim.created_at for claim in claims],
-        max(claim.created_at for claim in claims) - sql.CLAIM_MS,
+        max(claim.created_at for claim in claims) - CLAIM_MS,
         _PURGE * len(claims),
     )
     held = {row[0]: Claim(*row[1:]) for row in await connection.fetch(sql.HELD, list(first))}

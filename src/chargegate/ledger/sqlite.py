@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from chargegate.audit.base import AuditRow
 from chargegate.ledger import sqlite_writes as writes
+from chargegate.ledger.accepted import Accepted, AcceptedRequests
 from chargegate.ledger.base import (
-    CallbackRecord,
     Claim,
     DeadLetter,
     DecisionFilter,
@@ -18,12 +18,17 @@ from chargegate.ledger.base import (
     RequestRecord,
     StationStats,
 )
+from chargegate.ledger.rows import decision_of, request_of
 from chargegate.model import Decision, RequestStatus, Status
 from chargegate.sqlite import Operation, SqliteStore, StoreUnavailable
 
 T = TypeVar("T")
 
 
+_FIND = """
+SELECT r.request_id, r.station_id, r.driver_token_hash, a.status, a.reason, a.processing_time_ms, a.timestamp, r.status,
+    r.created_at, r.processed_at, r.attempts, r.last_status_code, r.last_error
+FROM charging_requests r LEFT JOIN authorization_audit a USING (request_id) WHERE r.request_id = ?"""
 _DEAD = """
 SELECT r.request_id, r.station_id, r.driver_token_hash, a.status, a.reason, r.created_at, r.processed_at, r.attempts,
     r.last_status_code, r.last_error, r.sealed
@@ -39,12 +44,19 @@ class SqliteLedger:
         self._store = store
         self._on_audit = on_audit
         self._record = Operation(writes.record, committed=self._committed)
+        self._accepted = AcceptedRequests(self._accept)
 
     def _committed(self, written: Sequence[writes.Written]) -> None:
         if self._on_audit is not None:
             rows = [AuditRow(w.sequence, w.recorded.decision) for w in written if w.sequence]
             if rows:
                 self._on_audit(rows)
+
+    def accepted(self, request_id: str, station_id: str, created_at: int) -> None:
+        self._accepted.add(request_id, station_id, created_at)
+
+    async def _accept(self, batch: list[Accepted]) -> None:
+        await self._write(writes.ACCEPT, batch)
 
     async def record(self, decision: Decision, created_at: int) -> Recorded:
         written: writes.Written = await self._write(self._record, writes.Entry(decision, created_at))
@@ -63,29 +75,8 @@ class SqliteLedger:
         await self._write(writes.FINISH, finished)
 
     async def find(self, request_id: str) -> RequestRecord | None:
-        def query(connection: sqlite3.Connection) -> RequestRecord | None:
-            row = connection.execute(
-                f"SELECT {writes.AUDIT}, r.status, r.created_at, r.processed_at, r.attempts, r.last_status_code,"  # noqa: S608 - constant
-                " r.last_error FROM charging_requests r JOIN authorization_audit a USING (request_id)"
-                " WHERE r.request_id = ?",
-                (request_id,),
-            ).fetchone()
-            if row is None:
-                return None
-            status, created_at, processed_at, attempts, code, error = row[7:]
-            delivered = status in (RequestStatus.COMPLETED, RequestStatus.TIMEOUT)
-            callback = CallbackRecord(attempts, code, error, processed_at if delivered else None)
-            return RequestRecord(
-                row[0],
-                row[1],
-                RequestStatus(status),
-                created_at,
-                processed_at,
-                writes.decision_of(row),
-                callback if attempts or processed_at else None,
-            )
-
-        return await self._read(query)
+        row = await self._read(lambda connection: connection.execute(_FIND, (request_id,)).fetchone())
+        return request_of(row) if row else None
 
     async def decisions(self, which: DecisionFilter, limit: int, after: tuple[int, str] | None) -> Sequence[Decision]:
         where, values = _conditions(which)
@@ -95,7 +86,7 @@ class SqliteLedger:
         query = f"SELECT {writes.AUDIT} FROM authorization_audit a{_where(where)}"  # noqa: S608 - constants and placeholders
         order = " ORDER BY a.timestamp DESC, a.request_id DESC LIMIT ?"
         return await self._scan(
-            lambda connection: [writes.decision_of(row) for row in connection.execute(query + order, (*values, limit))]
+            lambda connection: [decision_of(row) for row in connection.execute(query + order, (*values, limit))]
         )
 
     async def station_stats(
@@ -159,7 +150,7 @@ class SqliteLedger:
         )
         return await self._read(
             lambda connection: [
-                AuditRow(row[7], writes.decision_of(row)) for row in connection.execute(query, (sequence, limit))
+                AuditRow(row[7], decision_of(row)) for row in connection.execute(query, (sequence, limit))
             ]
         )
 
@@ -176,12 +167,10 @@ class SqliteLedger:
         return holds
 
     async def fact(self, name: str, value: str) -> str:
-        """Remember a fact about this database the first time; later, what was remembered then."""
         remembered: str = await self._write(writes.FACT, (name, value))
         return remembered
 
     async def last_fact(self, name: str) -> str | None:
-        """What ``replace_fact`` remembered last."""
         query = "SELECT value FROM service_facts WHERE name = ?"
         row = await self._read(lambda connection: connection.execute(query, (name,)).fetchone())
         return row[0] if row else None
@@ -190,7 +179,6 @@ class SqliteLedger:
         await self._write(writes.REPLACE_FACT, (name, value))
 
     async def sealed_prefixes(self, length: int) -> frozenset[bytes]:
-        """The different beginnings of everything sealed that is kept, to see early whether it can be opened."""
         query = "SELECT DISTINCT substr(sealed, 1, ?) FROM charging_requests WHERE status = 'FAILED' AND sealed NOTNULL"
         return await self._read(lambda connection: frozenset(row[0] for row in connection.execute(query, (length,))))
 
@@ -199,6 +187,9 @@ class SqliteLedger:
             await self._store.check()
         except StoreUnavailable as error:
             raise LedgerUnavailable(str(error)) from None
+
+    async def close(self) -> None:
+        await self._accepted.close()
 
     async def _write(self, operation: Operation, item: Any) -> Any:
         try:

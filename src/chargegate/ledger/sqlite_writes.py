@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
+from chargegate.ledger.accepted import Accepted
 from chargegate.ledger.base import CLAIM_MS, Claim, Finished, Recorded
-from chargegate.model import Decision, RequestStatus, Status
+from chargegate.ledger.rows import recorded_of
+from chargegate.model import Decision, RequestStatus
 from chargegate.sqlite import Operation, many
 
 _PURGE = 200
@@ -28,13 +30,9 @@ class Written(msgspec.Struct, frozen=True):
     sequence: int  # 0: the request had its decision already
 
 
-def decision_of(row: Sequence[Any]) -> Decision:
-    return Decision(row[0], row[1], row[2], Status(row[3]), row[4], row[5], row[6])
-
-
 def one_recorded(connection: sqlite3.Connection, request_id: str) -> Recorded | None:
     row = connection.execute(_RECORDED, (request_id,)).fetchone()
-    return Recorded(decision_of(row), row[7], row[8], row[9], RequestStatus(row[10])) if row else None
+    return recorded_of(row) if row else None
 
 
 def record(connection: sqlite3.Connection, entries: list[Entry]) -> list[Written]:
@@ -92,7 +90,22 @@ def _insert_requests(connection: sqlite3.Connection, entries: list[Entry]) -> No
         "INSERT INTO charging_requests (request_id, station_id, driver_token_hash, created_at, started_at, status)"
         " VALUES",
         "(?, ?, ?, ?, ?, 'PROCESSING')",
-        "",
+        # of a request that was only accepted; any other has its audit row, and does not come here
+        "ON CONFLICT (request_id) DO UPDATE SET station_id = excluded.station_id,"
+        " driver_token_hash = excluded.driver_token_hash, started_at = excluded.started_at, status = excluded.status",
+        rows,
+    ):
+        pass
+
+
+def _accept(connection: sqlite3.Connection, batches: list[list[Accepted]]) -> None:
+    rows = [(request_id, station_id, at, at) for batch in batches for request_id, station_id, at in batch]
+    for _ in many(
+        connection,
+        "INSERT INTO charging_requests (request_id, station_id, driver_token_hash, created_at, started_at, status)"
+        " VALUES",
+        "(?, ?, '', ?, ?, 'QUEUED')",
+        "ON CONFLICT (request_id) DO NOTHING",
         rows,
     ):
         pass
@@ -179,6 +192,7 @@ ATTEMPTED = _each(
     "UPDATE charging_requests SET attempts = ?, last_status_code = ?, last_error = ? WHERE request_id = ?"
 )
 SINK = _each("INSERT OR REPLACE INTO sink_positions VALUES (?, ?)")
+ACCEPT = Operation(_accept)
 FINISH = Operation(finish)
 CLAIM = Operation(_claim)
 FACT = Operation(_fact)
