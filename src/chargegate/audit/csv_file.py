@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import fcntl
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +19,8 @@ _plain = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*|").fullmatch
 
 
 class CsvFile:
-    """Appends to a file; follows a rotation by renaming or truncating. A line is written whole or taken back."""
+    """Appends to a file; follows a rotation by renaming or truncating. A line is written whole or taken back. Several
+    processes on one host may write one file."""
 
     name = "csv"
     prompt = True
@@ -34,20 +37,18 @@ class CsvFile:
         if self._file >= 0:
             os.close(self._file)
         self._file = file
-        status = os.fstat(file)
-        self._inode = status.st_ino
-        if not status.st_size:
-            with contextlib.suppress(OSError):  # a full disk is told by the first line
-                self._append(HEADER)
+        self._inode = os.fstat(file).st_ino
+        with contextlib.suppress(OSError):  # a full disk is told by the first line
+            self._append("")
 
     def resume(self) -> frozenset[str]:
         """Cut off a line that a crash left unfinished."""
-        size = os.fstat(self._file).st_size
-        start = max(0, size - _TAIL)
-        text = os.pread(self._file, size - start, start)
-        whole = text[: text.rfind(b"\n") + 1]
-        if len(whole) < len(text):
-            os.ftruncate(self._file, start + len(whole))
+        with self._alone() as size:
+            start = max(0, size - _TAIL)
+            text = os.pread(self._file, size - start, start)
+            whole = text[: text.rfind(b"\n") + 1]
+            if len(whole) < len(text):
+                os.ftruncate(self._file, start + len(whole))
         return frozenset(map(_request_id, whole.decode(errors="replace").splitlines()))
 
     def write(self, rows: list[AuditRow]) -> None:
@@ -57,19 +58,27 @@ class CsvFile:
             rotated = True
         if rotated:
             self._open()
-        header = "" if os.fstat(self._file).st_size else HEADER
-        self._append(header + "".join(_line(row.decision) for row in rows))
+        self._append("".join(_line(row.decision) for row in rows))
 
-    def _append(self, text: str) -> None:
-        size = os.fstat(self._file).st_size
-        content = text.encode()
+    def _append(self, lines: str) -> None:
+        with self._alone() as size:
+            content = (lines if size else HEADER + lines).encode()
+            try:
+                if os.write(self._file, content) != len(content):
+                    raise OSError("the disk took only a part")
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file, size)
+                raise
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[int]:
+        """No other process writes meanwhile. The file's size."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
-            if os.write(self._file, content) != len(content):
-                raise OSError("the disk took only a part")
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, size)
-            raise
+            yield os.fstat(self._file).st_size
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def sync(self) -> None:
         os.fsync(self._file)
