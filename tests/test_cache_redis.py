@@ -341,3 +341,17 @@ def test_no_name_on_the_server_holds_a_token(place: Place) -> None:
             assert TOKEN.encode() in key
 
     run(scenario())
+
+
+def test_of_two_processes_that_claim_a_key_one_wins(place: Place) -> None:
+    async def scenario() -> None:
+        async with place.open() as one, place.open() as other:
+            await epoch_of(one)
+            await epoch_of(other)
+            mine, theirs = Claim("body", new_request_id(), now_ms()), Claim("other body", new_request_id(), now_ms())
+            assert await one.claim("key", mine, now_ms() + TTL_MS) == mine
+            assert await other.claim("key", theirs, now_ms() + TTL_MS) == mine
+            assert await other.confirmed("key") is None
+            assert await one.claim("past", mine, now_ms() - 1) is None
+
+    run(scenario())

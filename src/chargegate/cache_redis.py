@@ -65,6 +65,9 @@ _FORGET_ALL: Final = "redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'epoch'
 # KEYS: one for each claim. ARGV: claim and time to live in ms of each.
 _CONFIRM: Final = "for i = 1, #KEYS do redis.call('SET', KEYS[i], ARGV[2 * i - 1], 'PX', ARGV[2 * i]) end"
 
+# ARGV: the claim, and its time to live in ms.
+_CLAIM: Final = "return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'GET', 'PX', ARGV[2])"
+
 
 class _Kept(msgspec.Struct, array_like=True):
     status: Status
@@ -170,6 +173,21 @@ class RedisCache:
             return None
         with contextlib.suppress(msgspec.DecodeError):
             return _decode_claim(value) if value else None
+        return None
+
+    async def claim(self, key_digest: str, claim: Claim, until: int) -> Claim | None:
+        """Let an idempotency key stand for a request until then (Unix ms), safe or not. The claim that holds: an
+        earlier one, or this one; None while Redis is away."""
+        if until <= now_ms() or not self._usable():
+            return None
+        key = f"{self._prefix}claim:{key_digest}"
+        try:
+            earlier = await self._server.run(_CLAIM, (key,), _encode(claim), until - now_ms())
+        except RedisUnavailable as error:
+            self._away(str(error))
+            return None
+        with contextlib.suppress(msgspec.DecodeError):
+            return _decode_claim(earlier) if earlier else claim
         return None
 
     async def confirm(self, key_digest: str, claim: Claim, until: int) -> None:

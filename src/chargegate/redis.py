@@ -18,6 +18,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from chargegate.telemetry import log
+
 _PORTS: Final = {"": 6379, "cluster": 6379, "sentinel": 26379}
 _OPTIONS: Final = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
 
@@ -56,7 +58,7 @@ class RedisServer:
                 return await self._client.execute_command(*words)
         except TimeoutError:
             raise RedisUnavailable("Redis did not answer in time") from None
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, RuntimeError) as error:  # the last is uvloop's, of a transport that just closed
             raise RedisUnavailable(str(error).partition("\n")[0][:200]) from None
 
     async def close(self) -> None:
@@ -122,7 +124,9 @@ class Batches(Generic[Item, Answer]):
             batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
             try:
                 answers = await self._run([item for item, _ in batch])
-            except RedisUnavailable as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody shall wait for ever
+                if not isinstance(error, RedisUnavailable):
+                    log.exception("a batch for Redis failed")
                 # Those behind would wait as long again for the same.
                 for _, waiter in itertools.chain(batch, self._waiting):
                     if not waiter.done():

@@ -90,7 +90,8 @@ class Proxy:
         ending = dict(self._connections)
         for task, writers in ending.items():
             for writer in writers:
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+                with contextlib.suppress(OSError):  # closed already
+                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
                 writer.transport.abort()
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
