@@ -39,11 +39,15 @@ def opened(postgres_server: Server) -> Open:
     """Opens a store with a table of its own, ``items``: numbers, each once."""
     schema = f"t{uuid4().hex}"
 
+    async def make() -> None:
+        connection = await asyncpg.connect(postgres_server.url)
+        await connection.execute(f"CREATE SCHEMA {schema}")
+        await connection.close()
+
+    asyncio.run(make())
+
     @asynccontextmanager
     async def opening(url: str = "", scripts: tuple[str, ...] | None = None) -> AsyncIterator[PostgresStore]:
-        connection = await asyncpg.connect(postgres_server.url)
-        await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-        await connection.close()
         scripts = scripts or ("CREATE TABLE items (number integer PRIMARY KEY)",)
         store = await PostgresStore.open(f"{url or postgres_server.url}?search_path={schema}", {"items": scripts})
         try:
