@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
@@ -81,7 +81,7 @@ async def open_redis(place: str, max_size: int) -> AsyncIterator[Queue]:
 @asynccontextmanager
 async def open_kafka(place: str, max_size: int) -> AsyncIterator[Queue]:
     url, _, name = place.partition("#")
-    queue = await KafkaQueue.open(f"{url}/{name}?create=1&partitions=4", max_size, lease_ms=3000)
+    queue = await KafkaQueue.open(f"{url}/{name}?partitions=4", max_size, lease_ms=3000)
     yield queue
     await queue.close()
 
@@ -113,19 +113,30 @@ def make_message() -> Callable[..., Message]:
     return new_message
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    """Each backend in turn."""
-    chosen: Backend = request.param
-    return chosen
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "declares(capability=value): only the backends that declare so, none skipped")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each backend in turn, of those that the test is about."""
+    if "backend" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("declares")
+        asked = marker.kwargs.items() if marker else ()
+        chosen = [each for each in BACKENDS if all(getattr(each.capabilities, name) == value for name, value in asked)]
+        assert chosen, f"no backend declares {dict(asked)}"
+        metafunc.parametrize("backend", chosen, ids=[each.name for each in chosen])
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest, backend: Backend, tmp_path: Path) -> str:
+def server(request: pytest.FixtureRequest, backend: Backend) -> Any:
+    """The backend's server; None where it needs none."""
+    return request.getfixturevalue(backend.server) if backend.server else None
+
+
+@pytest.fixture
+def place(server: Any, tmp_path: Path) -> str:
     """Where nothing is yet."""
-    if not backend.server:
-        return str(tmp_path)
-    return f"{request.getfixturevalue(backend.server).url}#q{uuid4().hex[:12]}"
+    return f"{server.url}#q{uuid4().hex[:12]}" if server else str(tmp_path)
 
 
 async def use_until_killed(job: str, backend: Backend, place: str, count: int) -> None:

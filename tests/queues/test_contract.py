@@ -1,4 +1,5 @@
-"""One suite for every queue. What a backend does not claim is skipped by what it declares."""
+"""One suite for every queue. None skips a case: one for what a backend claims is run by those that claim it, and
+beside it stands one for what the others promise instead."""
 
 import asyncio
 import subprocess
@@ -12,9 +13,12 @@ import pytest
 import uvloop
 
 from chargegate.model import new_request_id, now_ms
-from chargegate.queues.base import Capabilities, Delivery, Message, Queue, QueueFull
+from chargegate.queues.base import Capabilities, Delivery, Message, Queue, QueueFull, QueueUnavailable
 
 LIMIT_S = 20
+OUTAGE_LIMIT_S = 120  # with the time that the server takes
+REFUSED_S = 2 + 1  # what is promised, and what a busy machine may add
+HEALED_S = 10
 
 Scenario = Callable[[Queue], Coroutine[Any, Any, None]]
 MakeMessage = Callable[..., Message]
@@ -38,9 +42,9 @@ class Bench:
         self.backend = backend
         self.place = place
 
-    def run(self, scenario: Scenario, max_size: int = 1000) -> None:
+    def run(self, scenario: Scenario, max_size: int = 1000, limit_s: float = LIMIT_S) -> None:
         async def main() -> None:
-            async with asyncio.timeout(LIMIT_S), self.backend.open(self.place, max_size) as queue:
+            async with asyncio.timeout(limit_s), self.backend.open(self.place, max_size) as queue:
                 await scenario(queue)
 
         uvloop.run(main())
@@ -60,20 +64,6 @@ class Bench:
 @pytest.fixture
 def bench(backend: Backend, place: str) -> Bench:
     return Bench(backend, place)
-
-
-@pytest.fixture
-def durable(bench: Bench) -> Bench:
-    if not bench.backend.capabilities.durable:
-        pytest.skip("declares that it is not durable")
-    return bench
-
-
-@pytest.fixture
-def findable(bench: Bench) -> Bench:
-    if not bench.backend.capabilities.find:
-        pytest.skip("declares that it cannot find")
-    return bench
 
 
 async def receive(queue: Queue, count: int) -> list[Delivery]:
@@ -145,7 +135,8 @@ def test_a_cancelled_receive_takes_nothing_away(bench: Bench, make_message: Make
     bench.run(scenario)
 
 
-def test_what_was_put_survives_a_reopen(durable: Bench, make_message: MakeMessage) -> None:
+@pytest.mark.declares(durable=True)
+def test_what_was_put_survives_a_reopen(bench: Bench, make_message: MakeMessage) -> None:
     put = [make_message() for _ in range(5)]
 
     async def fill(queue: Queue) -> None:
@@ -157,20 +148,37 @@ def test_what_was_put_survives_a_reopen(durable: Bench, make_message: MakeMessag
         assert sorted(ids(got)) == sorted(message.request_id for message in put)
         assert {delivery.message.request_id: delivery.message for delivery in got} == {m.request_id: m for m in put}
 
-    durable.run(fill)
-    durable.run(look)
+    bench.run(fill)
+    bench.run(look)
 
 
-def test_what_was_put_survives_the_putter_being_killed(durable: Bench) -> None:
-    put = durable.killed("put", 20)
+@pytest.mark.declares(durable=False)
+def test_what_does_not_survive_is_not_counted_either(bench: Bench, make_message: MakeMessage) -> None:
+    async def fill(queue: Queue) -> None:
+        await queue.put(make_message())
+
+    async def look(queue: Queue) -> None:
+        assert (await queue.depth()).waiting == 0
+        message = make_message()
+        await queue.put(message)
+        assert ids(await queue.receive(10)) == [message.request_id]
+
+    bench.run(fill)
+    bench.run(look)
+
+
+@pytest.mark.declares(durable=True)
+def test_what_was_put_survives_the_putter_being_killed(bench: Bench) -> None:
+    put = bench.killed("put", 20)
 
     async def look(queue: Queue) -> None:
         assert sorted(ids(await receive(queue, 20))) == sorted(put)
 
-    durable.run(look)
+    bench.run(look)
 
 
-def test_unacked_comes_back_after_its_consumer_was_killed(durable: Bench, make_message: MakeMessage) -> None:
+@pytest.mark.declares(durable=True)
+def test_unacked_comes_back_after_its_consumer_was_killed(bench: Bench, make_message: MakeMessage) -> None:
     put = [make_message() for _ in range(5)]
 
     async def fill(queue: Queue) -> None:
@@ -182,12 +190,13 @@ def test_unacked_comes_back_after_its_consumer_was_killed(durable: Bench, make_m
         assert sorted(ids(got)) == sorted(message.request_id for message in put)
         assert not any(delivery.fresh for delivery in got if delivery.message.request_id in held)
 
-    durable.run(fill)
-    held = durable.killed("hold", 3)
-    durable.run(look)
+    bench.run(fill)
+    held = bench.killed("hold", 3)
+    bench.run(look)
 
 
-def test_acks_out_of_order_never_skip_an_unacked_one(durable: Bench, make_message: MakeMessage) -> None:
+@pytest.mark.declares(durable=True)
+def test_acks_out_of_order_never_skip_an_unacked_one(bench: Bench, make_message: MakeMessage) -> None:
     put = [make_message() for _ in range(6)]
     kept = {put[0].request_id, put[2].request_id}
 
@@ -202,11 +211,12 @@ def test_acks_out_of_order_never_skip_an_unacked_one(durable: Bench, make_messag
         assert (await queue.depth()).waiting == 2
         assert set(ids(await receive(queue, 2))) == kept
 
-    durable.run(ack_some)
-    durable.run(look)
+    bench.run(ack_some)
+    bench.run(look)
 
 
-def test_an_ack_touches_no_other_delivery(findable: Bench, make_message: MakeMessage) -> None:
+@pytest.mark.declares(find=True)
+def test_an_ack_touches_no_other_delivery(bench: Bench, make_message: MakeMessage) -> None:
     async def scenario(queue: Queue) -> None:
         for _ in range(4):
             await queue.put(make_message())
@@ -220,7 +230,7 @@ def test_an_ack_touches_no_other_delivery(findable: Bench, make_message: MakeMes
             assert found is not None
             assert found.taken
 
-    findable.run(scenario)
+    bench.run(scenario)
 
 
 def test_two_consumers_never_share_a_message(bench: Bench, make_message: MakeMessage) -> None:
@@ -280,7 +290,8 @@ def test_puts_at_once_never_exceed_the_size(bench: Bench, make_message: MakeMess
     bench.run(scenario, max_size=10)
 
 
-def test_find_tells_where_a_message_is(findable: Bench, make_message: MakeMessage) -> None:
+@pytest.mark.declares(find=True)
+def test_find_tells_where_a_message_is(bench: Bench, make_message: MakeMessage) -> None:
     async def scenario(queue: Queue) -> None:
         first, second = make_message(accepted_at=1_000), make_message(accepted_at=2_000)
         assert await queue.find(first.request_id) is None
@@ -300,7 +311,21 @@ def test_find_tells_where_a_message_is(findable: Bench, make_message: MakeMessag
         assert not still.taken
         assert await queue.find(new_request_id()) is None
 
-    findable.run(scenario)
+    bench.run(scenario)
+
+
+@pytest.mark.declares(find=False)
+def test_what_cannot_find_says_nothing_of_any_message(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        message = make_message()
+        await queue.put(message)
+        assert await queue.find(message.request_id) is None
+        (delivery,) = await queue.receive(1)
+        assert await queue.find(message.request_id) is None
+        await queue.ack(delivery)
+        assert await queue.find(message.request_id) is None
+
+    bench.run(scenario)
 
 
 def test_depth_counts_what_nobody_took_and_how_long_it_waited(bench: Bench, make_message: MakeMessage) -> None:
@@ -346,3 +371,78 @@ def test_close_twice(bench: Bench, make_message: MakeMessage) -> None:
         await queue.close()
 
     bench.run(scenario)
+
+
+async def until(done: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    """As often as it is refused."""
+    while True:
+        try:
+            await done()
+        except QueueUnavailable:
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
+async def refused(doing: Coroutine[Any, Any, None]) -> None:
+    async with asyncio.timeout(REFUSED_S):
+        with pytest.raises(QueueUnavailable):
+            await doing
+
+
+def outage(begin: Callable[[], None], end: Callable[[], None], make_message: MakeMessage, *, lost: bool) -> Scenario:
+    """Messages from before it are taken, one of them waits; during it nothing is; then all goes on."""
+    before = [make_message() for _ in range(4)]
+    meanwhile, after = make_message(), make_message()
+    known = {message.request_id for message in [*before, meanwhile, after]}
+
+    async def scenario(queue: Queue) -> None:
+        for message in before:
+            await queue.put(message)
+        held = await receive(queue, 3)
+        got = {delivery.message.request_id: delivery for delivery in held}
+        again: set[str] = set()
+
+        async def take() -> None:
+            for delivery in await queue.receive(10):
+                request_id = delivery.message.request_id
+                assert not (delivery.fresh and request_id in got)
+                got[request_id] = delivery
+                again.add(request_id)
+
+        await asyncio.to_thread(begin)
+        await refused(queue.check())
+        await refused(queue.put(meanwhile))
+        await refused(queue.check())
+        await asyncio.to_thread(end)
+        async with asyncio.timeout(HEALED_S):
+            await until(lambda: queue.put(after))
+            await until(queue.check)
+            while after.request_id not in again:
+                await until(take)
+        while not (lost or got.keys() >= known - {meanwhile.request_id}):
+            await until(take)
+        assert got.keys() <= known  # the one that was refused may have arrived
+        for delivery in [*held, *got.values()]:
+            await queue.ack(delivery)
+
+    return scenario
+
+
+@pytest.mark.declares(shared=True)
+@pytest.mark.parametrize("how", ["stop", "kill", "wipe"])
+def test_while_its_server_is_away_it_refuses_and_then_it_heals_by_itself(
+    bench: Bench, server: Any, make_message: MakeMessage, how: str
+) -> None:
+    begin = getattr(server, how)
+    bench.run(outage(begin, server.start, make_message, lost=how == "wipe"), limit_s=OUTAGE_LIMIT_S)
+
+
+@pytest.mark.declares(shared=True)
+@pytest.mark.parametrize("how", ["drop", "reset"])
+def test_while_the_network_is_cut_it_refuses_and_then_it_heals_by_itself(
+    bench: Bench, server: Any, make_message: MakeMessage, how: str
+) -> None:
+    with server.proxied() as proxy:
+        bench.place = f"{proxy.url}#{bench.place.partition('#')[2]}"
+        bench.run(outage(getattr(proxy, how), proxy.heal, make_message, lost=False), limit_s=OUTAGE_LIMIT_S)

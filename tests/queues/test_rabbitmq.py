@@ -1,6 +1,7 @@
 """What is peculiar to RabbitMQ: limits that the server keeps, and connections that end in many ways."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,8 +11,11 @@ import aio_pika
 import pytest
 import uvloop
 
+from chargegate.model import ChargingRequest, now_ms
 from chargegate.queues.base import Delivery, Message, Queue, QueueFull, QueueUnavailable
+from chargegate.queues.envelope import examine, unwrap, wrap
 from chargegate.queues.rabbitmq import RabbitQueue
+from chargegate.secrets import Keyring
 from servers.server import Server
 
 LIMIT_S = 60
@@ -134,6 +138,23 @@ def test_what_is_no_message_is_a_dead_letter(place: Place, make_message: MakeMes
     run(scenario())
 
 
+def test_what_can_be_parsed_and_breaks_the_rules_is_handed_out_for_the_worker_to_refuse(place: Place) -> None:
+    keyring = Keyring([os.urandom(32)], os.urandom(32))
+    broken = wrap(keyring, ChargingRequest("r-1", "no station", "short", "ftp://nobody", now_ms()))
+
+    async def scenario() -> None:
+        async with place.opened() as queue, place.other_client() as channel:
+            headers: dict[str, Any] = {"schema": 1, "station_id": broken.station_id, "accepted_at": broken.accepted_at}
+            stranger = aio_pika.Message(broken.body, headers=headers, correlation_id=broken.request_id)
+            await channel.default_exchange.publish(stranger, place.name)
+            (delivery,) = await queue.receive(10)
+            request, _ = unwrap(keyring, delivery.message)
+            assert examine(request)[1].keys() == {"station_id", "driver_token", "callback_url"}
+        assert await place.waiting(f"{place.name}.dead") == 0
+
+    run(scenario())
+
+
 def test_trace_and_station_are_headers(place: Place, make_message: MakeMessage) -> None:
     async def scenario() -> None:
         plain = make_message()
@@ -211,6 +232,25 @@ def test_what_is_parked_does_not_stop_the_rest(place: Place, make_message: MakeM
             assert ids(await receive(queue, 6)) == ids(held[1::2])
 
     run(scenario())
+
+
+def test_a_server_that_keeps_its_messages_to_itself_is_asked_anew(
+    place: Place, make_message: MakeMessage, logged: Callable[[], list[dict[str, Any]]]
+) -> None:
+    async def scenario() -> None:
+        async with place.opened(prefetch=2) as queue:
+            held = [make_message(), make_message()]
+            for message in held:
+                await queue.put(message)
+            await receive(queue, 2)
+            queue._held = (
+                0  # as if both had been acked, and that been lost: the server waits for the acks, and we for it
+            )
+            await queue.put(message := make_message())
+            assert ids(await receive(queue, 3)) == ids([*held, message])
+
+    run(scenario())
+    assert any("to itself" in line.get("why", "") for line in logged())
 
 
 def test_acks_are_sent_before_it_closes(place: Place, make_message: MakeMessage) -> None:
@@ -319,52 +359,6 @@ def test_it_receives_again_after_its_connections_were_closed(
                         got += await queue.receive(10)
                     for delivery in got:
                         await queue.ack(delivery)
-
-    run(scenario())
-
-
-@pytest.mark.parametrize("how", ["stop", "kill"])
-def test_a_restart_of_the_server_loses_nothing(
-    rabbitmq_server: Server, place: Place, make_message: MakeMessage, how: str
-) -> None:
-    async def scenario() -> None:
-        put = [make_message() for _ in range(20)]
-        async with place.opened() as queue:
-            await asyncio.gather(*map(queue.put, put))
-            held = await receive(queue, 5)
-            await asyncio.to_thread(getattr(rabbitmq_server, how))
-            await refused(queue, make_message)
-            with pytest.raises(QueueUnavailable):
-                await queue.check()
-            with pytest.raises(QueueUnavailable):
-                await queue.depth()
-            await asyncio.to_thread(rabbitmq_server.start)
-            again = await receive(queue, 20)
-            assert ids(again) == ids(put)
-            assert not any(each.fresh for each in again if each.message.request_id in ids(held))
-            await put_when_possible(queue, make_message())
-            await queue.check()
-
-    run(scenario())
-
-
-def test_a_server_that_lost_its_data_is_used_again(
-    rabbitmq_server: Server, place: Place, make_message: MakeMessage
-) -> None:
-    async def scenario() -> None:
-        async with place.opened() as queue:
-            await queue.put(make_message())
-            (lost,) = await queue.receive(1)
-            await asyncio.to_thread(rabbitmq_server.wipe)
-            await refused(queue, make_message)
-            await asyncio.to_thread(rabbitmq_server.start)
-            await put_when_possible(queue, message := make_message())
-            (delivery,) = await queue.receive(1)
-            assert delivery.message == message
-            assert delivery.fresh
-            await queue.ack(lost)
-            await queue.ack(delivery)
-        assert await place.waiting(place.name) == 0
 
     run(scenario())
 

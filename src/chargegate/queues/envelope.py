@@ -26,7 +26,8 @@ _decode = msgspec.msgpack.Decoder(_Sealed).decode
 
 
 def wrap(keyring: Keyring, request: ChargingRequest, replayed_at: int = 0) -> Message:
-    """Seal a request. ``replayed_at`` (Unix ms) marks the replay of a dead letter: its decision is sent again."""
+    """Seal a request. ``replayed_at`` (Unix ms) marks a replay: the decision that was made is sent again, unless its
+    callback was delivered, or given up, at that time or later."""
     plain = _encode(_Sealed(request.driver_token, request.callback_url, request.traceparent, replayed_at))
     body = keyring.seal(plain, request.request_id)
     return Message(request.request_id, request.station_id, request.accepted_at, body, request.traceparent)
@@ -35,7 +36,8 @@ def wrap(keyring: Keyring, request: ChargingRequest, replayed_at: int = 0) -> Me
 def unwrap(keyring: Keyring, message: Message) -> tuple[ChargingRequest, int]:
     """The request and its ``replayed_at``.
 
-    Raises ``CannotOpen`` where the key is not at hand, and ``Invalid`` where the content is not a request.
+    Raises ``KeyMissing`` where the key is not at hand, another ``CannotOpen`` where no key will do, and ``Invalid``
+    where the content is not a request.
     """
     plain = keyring.open(message.body, message.request_id)
     try:

@@ -25,6 +25,7 @@ from chargegate.queues.rabbitmq_link import LIMIT_S, Link
 from chargegate.telemetry import log
 
 _SCHEMA: Final = 1
+_DEAF: Final = 6  # looks of the link, two a second
 
 
 class _Handle(NamedTuple):
@@ -59,6 +60,7 @@ class RabbitQueue:
         self._consumer = ""
         self._held = 0  # of the consumer, unacked
         self._wanting = False
+        self._starved = 0  # looks since the last message came, while there were some and room for them
         self._last_taken = 0
         self._buffer: deque[Delivery] = deque()
         self._arrival = asyncio.Event()
@@ -171,15 +173,18 @@ class RabbitQueue:
         await self._start_consumer(channel)
 
     async def _start_consumer(self, channel: Channel) -> None:
-        self._held, self._wanting, self._consumer = 0, False, uuid.uuid4().hex
+        self._held, self._wanting, self._starved, self._consumer = 0, False, 0, uuid.uuid4().hex
         await channel.basic_consume(self._name, self._arrived, consumer_tag=self._consumer)
 
     async def _tend(self, channel: Channel) -> None:
-        """See that the consumer lives. When the worker has parked all that it may hold, another takes its place:
-        callbacks that wait must not stop the rest."""
-        await self._ask_ready(channel)
+        """See that the consumer lives, and is given what waits. When the worker has parked all that it may hold,
+        another takes its place: callbacks that wait must not stop the rest."""
+        ready = await self._ask_ready(channel)
         if self._consumer not in channel.consumers:
             raise QueueUnavailable("the server ended the consumer")
+        self._starved = self._starved + 1 if ready and self._held < self._prefetch else 0
+        if self._starved >= _DEAF:
+            raise QueueUnavailable("the server keeps its messages to itself")
         if self._wanting and self._held >= self._prefetch:
             exhausted = self._consumer
             await self._start_consumer(channel)
@@ -190,6 +195,7 @@ class RabbitQueue:
         if handle.channel is not self._consuming:
             return
         self._unsettled[handle.tag] = None
+        self._starved = 0
         try:
             message = _message(incoming)
         except msgspec.ValidationError as error:

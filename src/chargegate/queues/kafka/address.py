@@ -39,11 +39,14 @@ class KafkaAddress(msgspec.Struct, frozen=True):
 
 
 def parse(url: str) -> KafkaAddress:
-    """``kafka://[user:password@]host:port[,host:port…]/[topic][?…]``.
+    """``kafka://[user:password@]host:port[,host:port…][/topic][?…]``; the topic is ``charging-requests`` by default.
 
-    ``group``, ``create`` (1: make the topics if they are missing), ``partitions`` and ``replication`` (for making them;
-    -1 is the broker's default) are ours. Every other parameter is an option of librdkafka (its CONFIGURATION.md), with
-    dots or underscores. A user needs ``sasl_mechanism``, and goes over TLS unless ``security_protocol`` says otherwise.
+    A missing topic is made, and ``<topic>.dead`` with one partition beside it, unless ``create=0``. For making it:
+    ``partitions`` (12: so many workers can share the work; each of them decides as much at once as it is set to) and
+    ``replication`` (-1: the broker's default). ``group`` is the consumer group.
+
+    Every other parameter is an option of librdkafka (its CONFIGURATION.md), with dots or underscores. A user needs
+    ``sasl_mechanism``, and goes over TLS unless ``security_protocol`` says otherwise.
 
     Raises ``ValueError``, without the password.
     """
@@ -52,7 +55,9 @@ def parse(url: str) -> KafkaAddress:
     if parts.scheme != "kafka" or not hosts:
         raise ValueError("must be kafka://host:port[,host:port…]/topic")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    group, create = query.pop("group", GROUP), query.pop("create", "0")
+    group, create = query.pop("group", GROUP), query.pop("create", "1")
+    if create not in {"0", "1"}:
+        raise ValueError("create: must be 0 or 1")
     partitions, replication = _count(query, "partitions", 12), _count(query, "replication", -1)
     options = _SOON | {"bootstrap.servers": hosts}
     if credentials:
@@ -66,7 +71,7 @@ def parse(url: str) -> KafkaAddress:
     if credentials and not options.keys() & {"sasl.mechanism", "sasl.mechanisms"}:
         raise ValueError("a user needs sasl_mechanism=PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
     topic = unquote(parts.path.strip("/")) or TOPIC
-    return KafkaAddress(topic, group, create.lower() in {"1", "true"}, partitions, replication, options)
+    return KafkaAddress(topic, group, create == "1", partitions, replication, options)
 
 
 def _count(query: dict[str, str], name: str, default: int) -> int:

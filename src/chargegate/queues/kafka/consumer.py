@@ -30,6 +30,7 @@ _BATCH: Final = 500
 _POLL_S: Final = 0.1
 _COMMIT_S: Final = 0.5
 _ASK_S: Final = 2.0
+_PAUSE_S: Final = 1.0
 _NOTE_LENGTH: Final = 4000  # the broker's offset.metadata.max.bytes is 4096
 _NEVER: Final = sys.maxsize
 
@@ -99,8 +100,9 @@ class GroupConsumer:
             await self._arrival.wait()
 
     def _take(self, limit: int) -> list[Delivery]:
+        """And see to what is malformed up to the next message: that must not wait for a worker with room."""
         taken: list[Delivery] = []
-        while self._buffer and len(taken) < limit:
+        while self._buffer and (len(taken) < limit or not isinstance(self._buffer[0][2], Message)):
             share, offset, content = self._buffer.popleft()
             if not share.open or share.watermark is None or not share.watermark.take(offset):
                 continue
@@ -155,27 +157,41 @@ class GroupConsumer:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            consumer = Consumer(self._options, logger=logging.getLogger("librdkafka"))
             try:
                 self._renew.clear()
-                consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
-                self._serve(consumer)
-                if self._renew.is_set():
-                    self._drop(list(self._shares))  # its offsets may be another topic's: not to be committed
-            except Exception:  # noqa: BLE001 - whatever it was, a new consumer starts from what is committed
-                log.exception("kafka consumer starts over")
-                self._closing.wait(1)
-            finally:
+                self._belong()
+            except Exception as error:  # noqa: BLE001 - whatever it was, a new consumer starts from what is committed
+                if self._closing.is_set():
+                    return
+                if isinstance(error, KafkaException):
+                    log.warning("kafka consumer starts over", error=error.args[0].str())
+                else:
+                    log.exception("kafka consumer starts over")
+                self._closing.wait(_PAUSE_S)
+
+    def _belong(self) -> None:
+        """Be a member of the group until told otherwise, and leave it."""
+        consumer = Consumer(self._options, logger=logging.getLogger("librdkafka"))
+        try:
+            consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+            self._serve(consumer)
+            if self._renew.is_set():
+                self._drop(list(self._shares))  # its offsets may be another topic's: not to be committed
+        finally:
+            try:
                 consumer.close()
+            finally:
                 self._drop(list(self._shares))
+                self._paused.clear()
 
     def _serve(self, consumer: Consumer) -> None:
         commit_at = time.monotonic() + _COMMIT_S
         while not self._closing.is_set() and not self._renew.is_set():
             first = consumer.poll(_POLL_S)
-            if first is not None:
-                # `consume` alone would wait until its batch is full.
-                self._fetched(consumer, [first, *consumer.consume(_BATCH - 1, 0)])
+            if first is not None:  # `consume` alone would wait until its batch is full
+                self._fetched(consumer, [first])  # before `consume`, in which its partition may move on
+                self._fetched(consumer, consumer.consume(_BATCH, 0))
+                self._wake()
             self._throttle(consumer)
             if time.monotonic() >= commit_at:
                 commit_at = time.monotonic() + _COMMIT_S
@@ -206,8 +222,6 @@ class GroupConsumer:
             self._mark(consumer, unmarked)
         with self._lock:
             self._buffer.extend(entries)
-        if entries:
-            self._wake()
 
     def _rewound(self, share: Share) -> Share:
         """The log lost data and is read from its start again: what was known of its offsets holds no more."""
@@ -221,12 +235,14 @@ class GroupConsumer:
         """A partition without a commit was never handed out; so its first owner commits before it hands out."""
         offsets = [TopicPartition(self._topic, share.number, offset) for share, offset in unmarked.items()]
         try:
-            consumer.commit(offsets=offsets, asynchronous=False)
-        except KafkaException:
-            for share in unmarked:
-                share.known = _NEVER
+            faults = [place.error for place in consumer.commit(offsets=offsets, asynchronous=False) or ()]
+        except KafkaException as error:
+            faults = [error.args[0]]
         for share in unmarked:
             share.marked = True
+            if any(faults):
+                share.known = _NEVER
+                share.dirty = True  # the next owner shall see that there was one
 
     def _throttle(self, consumer: Consumer) -> None:
         held = len(self._buffer)
@@ -296,13 +312,16 @@ class GroupConsumer:
         self._commit(consumer, shares)
         self._resume(consumer, numbers)  # else it would still be paused if it comes back
         self._drop(numbers)
-        log.info("kafka partitions handed on", partitions=sorted(numbers))
+        if not self._closing.is_set():  # then the process may be ending under this thread
+            log.info("kafka partitions handed on", partitions=sorted(numbers))
 
-    def _lost(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
+    def _lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         """Another may have them already: nothing of ours counts any more."""
-        self._paused.difference_update(place.partition for place in places)
-        self._drop([place.partition for place in places])
-        log.warning("kafka partitions lost", partitions=sorted(place.partition for place in places))
+        numbers = [place.partition for place in places]
+        self._resume(consumer, numbers)  # as above
+        self._drop(numbers)
+        if not self._closing.is_set():
+            log.warning("kafka partitions lost", partitions=sorted(numbers))
 
     def _drop(self, numbers: list[int]) -> None:
         with self._lock:
@@ -313,7 +332,12 @@ class GroupConsumer:
 
     def _wake(self) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._arrival.set)
+            self._loop.call_soon_threadsafe(self._arrived)
+
+    def _arrived(self) -> None:
+        with self._lock:
+            self._take(0)
+        self._arrival.set()
 
 
 def _content(record: Record) -> Message | Record:

@@ -27,12 +27,16 @@ Place = tuple[int, int]
 _Report = tuple["asyncio.Future[Place]", KafkaError | None, int, int]
 
 
+class TooLarge(QueueUnavailable):
+    """The cluster takes no message of this size, now or later."""
+
+
 class ConfirmingProducer:
     """Made in the event loop that calls ``send``. Raises ``KafkaException`` for options that librdkafka refuses."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self.fault = ""
-        """What librdkafka last complained of; empty once a message was confirmed again."""
+        self.fault: KafkaError | None = None
+        """What librdkafka last complained of; None once a message was confirmed again."""
         self._options = _TUNING | options | _PROMISED | {"error_cb": self._failed}
         self._loop = asyncio.get_running_loop()
         self._producer = self._new()
@@ -45,7 +49,7 @@ class ConfirmingProducer:
     async def send(
         self, topic: str, value: bytes | None, key: bytes | None, headers: list[tuple[str, Any]], timestamp: int = 0
     ) -> Place:
-        """Raises ``QueueUnavailable`` where Kafka did not confirm the message in time, or will not."""
+        """Raises ``QueueUnavailable`` where Kafka did not confirm the message in time, or will not (``TooLarge``)."""
         stored: asyncio.Future[Place] = self._loop.create_future()
         try:
             self._producer.produce(
@@ -59,6 +63,8 @@ class ConfirmingProducer:
             raise QueueUnavailable("too many messages wait to be confirmed by Kafka") from None
         except KafkaException as error:
             fault: KafkaError = error.args[0]
+            if fault.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                raise TooLarge(f"Kafka: {fault.str()}") from None
             self._failed(fault)
             raise QueueUnavailable(f"Kafka: {fault.str()}") from None
 
@@ -74,13 +80,16 @@ class ConfirmingProducer:
         return Producer(self._options, logger=logging.getLogger("librdkafka"))
 
     def _failed(self, error: KafkaError) -> None:
-        self.fault = error.str()
-        if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - so named by the library
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            return  # the fault of one message
+        if not self.fault or error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - so named by the library
+            self.fault = error  # which says more, such as that a password is wrong
+        if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - as above
             self.renew()
 
     def _report(self, stored: "asyncio.Future[Place]", error: KafkaError | None, message: Message) -> None:
         if error is None:
-            self.fault = ""
+            self.fault = None
         else:
             self._failed(error)
         self._reports.append((stored, error, message.partition() or 0, message.offset() or 0))
@@ -94,6 +103,7 @@ class ConfirmingProducer:
                 old, self._producer = self._producer, self._new()
                 old.purge()
                 old.poll(0)
+                del old  # ended here and now, not by the garbage collector in the event loop
             self._hand_back()
         self._producer.flush(PUT_S)
         self._producer.purge()

@@ -5,15 +5,15 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Final, Self
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import Message as Record
 
 from chargegate.model import now_ms
 from chargegate.queues.base import Capabilities, Delivery, Depth, Message, QueueFull, QueueUnavailable, Waiting
 from chargegate.queues.kafka.address import KafkaAddress, parse
 from chargegate.queues.kafka.consumer import GroupConsumer, Handle
-from chargegate.queues.kafka.producer import ConfirmingProducer
-from chargegate.queues.kafka.topic import Topic, TopicMissing, pack
+from chargegate.queues.kafka.producer import ConfirmingProducer, TooLarge
+from chargegate.queues.kafka.topic import Refused, Topic, pack
 from chargegate.queues.watermark import Watermark
 from chargegate.telemetry import log
 
@@ -56,7 +56,7 @@ class KafkaQueue:
         self._waiting = 0
         self._unconfirmed = 0
         self._trouble = ""
-        self._missing = False
+        self._refused = False
         self._doubt = False
         self._oldest: tuple[dict[int, int], int] = ({}, 0)
         self._burying: set[asyncio.Task[None]] = set()
@@ -77,7 +77,8 @@ class KafkaQueue:
         group's session time-out). ``drain_ms``: how long a partition that moves on waits for what is under way.
         ``on_malformed`` is called for each message that went into the dead-letter topic.
 
-        Raises ``ValueError`` for a wrong URL, and ``QueueUnavailable`` where Kafka does not answer or lacks the topic.
+        Raises ``ValueError`` for a wrong URL, and ``QueueUnavailable`` where Kafka does not answer within ten seconds,
+        or refuses what is needed (the text says what).
         """
         address = parse(url)
         try:
@@ -88,13 +89,15 @@ class KafkaQueue:
             async with asyncio.timeout(_START_S):
                 await queue._measure()
                 while queue._trouble:
-                    if queue._missing and not address.create:
+                    if queue._refused:
                         raise QueueUnavailable(queue._trouble)
                     await asyncio.sleep(0.1)
                     await queue._measure()
-        except (QueueUnavailable, TimeoutError):
+        except BaseException as error:
             await queue.close()
-            raise QueueUnavailable(queue._trouble or "Kafka does not answer") from None
+            if isinstance(error, QueueUnavailable | TimeoutError):
+                raise QueueUnavailable(queue._trouble or "Kafka does not answer") from None
+            raise
         queue._watcher = asyncio.create_task(queue._watch())
         return queue
 
@@ -157,6 +160,11 @@ class KafkaQueue:
         self._refuse_trouble()
         if self._doubt:
             await self._store(None, None, _PROBE, now_ms())
+            return
+        try:
+            await self._topic.answers()
+        except KafkaException as error:
+            raise QueueUnavailable(self._in_words(error)) from None
 
     async def close(self) -> None:
         if self._closed.is_set():
@@ -192,7 +200,10 @@ class KafkaQueue:
                 await asyncio.wait_for(self._closed.wait(), _MEASURE_S)
                 return
             trouble = self._trouble
-            await self._measure()
+            try:
+                await self._measure()
+            except Exception:  # noqa: BLE001 - an end of this task would leave what it knows as it was for ever
+                log.exception("kafka could not be measured")
             if self._trouble and not trouble:
                 log.warning("kafka is in trouble", error=self._trouble)
             elif trouble and not self._trouble:
@@ -200,17 +211,15 @@ class KafkaQueue:
 
     async def _measure(self) -> None:
         self._reported = {}
-        self._missing = False
         try:
             measured = await self._topic.measure()
-        except TopicMissing as error:
-            self._missing = True
-            self._trouble = str(error)
-            if self._address.create:
-                await self._make()
+        except QueueUnavailable as error:
+            self._trouble, self._refused = str(error), isinstance(error, Refused)
             return
         except KafkaException as error:
-            self._trouble = f"Kafka: {self._producer.fault or error.args[0].str()}"
+            fault = self._producer.fault
+            self._refused = fault is not None and fault.code() == KafkaError._AUTHENTICATION  # noqa: SLF001 - so named
+            self._trouble = self._in_words(error)
             return
         if self._topic_id not in ("", measured.topic_id):
             log.warning("kafka topic was made anew: what it held is lost")
@@ -223,13 +232,13 @@ class KafkaQueue:
         self._waiting = sum(number for number, _ in self._count().values())
         self._trouble = ""
 
-    async def _make(self) -> None:
-        try:
-            await self._topic.make()
-        except KafkaException as error:
-            self._trouble = f"Kafka did not make the topic: {error.args[0].str()}"
+    def _in_words(self, error: KafkaException) -> str:
+        fault: KafkaError = self._producer.fault or error.args[0]
+        return f"Kafka: {fault.str()}"
 
     def _malformed(self, record: Record, handle: Handle) -> None:
+        if self._closed.is_set():
+            return  # not acked: the next owner sees to it
         task = asyncio.create_task(self._bury(record, handle))
         self._burying.add(task)
         task.add_done_callback(self._burying.discard)
@@ -241,12 +250,14 @@ class KafkaQueue:
         headers = record.headers() or []
         if headers != _PROBE:
             origin = f"{record.topic()}/{record.partition()}/{record.offset()}"
+            headers = [*headers, ("origin", origin)]
+            value = record.value()
             while True:
                 try:
-                    await self._producer.send(
-                        self._address.dead_topic, record.value(), record.key(), [*headers, ("origin", origin)]
-                    )
+                    await self._producer.send(self._address.dead_topic, value, record.key(), headers)
                     break
+                except TooLarge:
+                    value, headers = None, [("origin", origin), ("omitted", b"too large")]
                 except QueueUnavailable:
                     await asyncio.sleep(_MEASURE_S)
                     if not consumer.owns(handle):

@@ -1,10 +1,11 @@
 """The topic as the cluster tells of it: how far it is written and done, and what it holds."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import Future
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 from confluent_kafka import (
@@ -30,6 +31,13 @@ T = TypeVar("T")
 _ANSWER_S: Final = 1.5
 _SILENCE_S: Final = 10.0
 _SCHEMA: Final = b"1"
+_REFUSALS: Final = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.POLICY_VIOLATION,
+    KafkaError.TOPIC_EXCEPTION,
+}
 _EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # a part of the library without types
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # as above
 
@@ -44,7 +52,11 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class TopicMissing(QueueUnavailable):
-    """The topic, or that of its dead letters, does not exist."""
+    """The topic, or that of its dead letters, does not exist; it may be about to."""
+
+
+class Refused(QueueUnavailable):
+    """The cluster answers, and will not do what is asked until somebody changes its configuration or the URL."""
 
 
 class Malformed(Exception):
@@ -85,37 +97,65 @@ class Topic:
         self._address = address
         self._admin = AdminClient(address.options)
         self._reader = Consumer(reading(address) | {"queued.min.messages": 1, "fetch.message.max.bytes": 65536})
-        self._reading = asyncio.Lock()
+        # One question after the other, also when whoever asked has stopped waiting: the reader is not for two threads.
+        self._thread = ThreadPoolExecutor(1, "kafka-reader")
 
-    async def make(self) -> None:
-        """Make the topic and that of its dead letters, where they are missing."""
+    async def answers(self) -> None:
+        """Raises ``TopicMissing``."""
+        name = self._address.topic
+        if (await self._describe([name]))[name] is None:
+            raise TopicMissing(f"Kafka has no topic {name}")
+
+    async def measure(self) -> Measured:
+        """Makes the topics where they are missing, if the address says so. Raises ``TopicMissing`` and ``Refused``."""
         address = self._address
+        try:
+            described = await self._describe([address.topic, address.dead_topic])
+            if missing := [name for name, topic in described.items() if topic is None]:
+                await self._make(missing)
+            return await self._measured(described[address.topic])
+        except KafkaException as error:
+            if error.args[0].code() not in _REFUSALS:
+                raise
+            raise Refused(
+                f"Kafka refuses ({error.args[0].str()}): who uses this URL needs Describe, Read and Write"
+                f" on the topics {address.topic} and {address.dead_topic}, and Read on the group {address.group}"
+            ) from None
+
+    async def _describe(self, names: list[str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        asked = self._admin.describe_topics(TopicCollection(names), request_timeout=_ANSWER_S)
+        for name, future in asked.items():
+            try:
+                found[name] = await _answer(future)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+                found[name] = None
+        return found
+
+    async def _make(self, missing: list[str]) -> NoReturn:
+        address, names = self._address, " and ".join(missing)
+        if not address.create:
+            raise Refused(f"Kafka has no topic {names}: make it, or take create=0 out of the URL")
         topics = [
-            NewTopic(address.topic, address.partitions, address.replication),
-            NewTopic(address.dead_topic, 1, address.replication),
+            NewTopic(name, address.partitions if name == address.topic else 1, address.replication) for name in missing
         ]
         for made in self._admin.create_topics(topics, request_timeout=_ANSWER_S * 4).values():
             try:
                 await _answer(made)
             except KafkaException as error:
+                if error.args[0].code() in _REFUSALS:
+                    raise Refused(
+                        f"Kafka refuses to make the topic {names} ({error.args[0].str()}):"
+                        " make it yourself, or let the user of this URL make it"
+                    ) from None
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
+        raise TopicMissing(f"Kafka is making the topic {names}")
 
-    async def measure(self) -> Measured:
-        """Raises ``TopicMissing``."""
-        name = self._address.topic
-        asked = self._admin.describe_topics(
-            TopicCollection([name, self._address.dead_topic]), request_timeout=_ANSWER_S
-        )
-        try:
-            described, _ = [await _answer(future) for future in asked.values()]
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                raise TopicMissing(
-                    f"the topics {name} and {name}.dead must exist; make them, or add create=1 to the URL"
-                ) from None
-            raise
-        partitions = [TopicPartition(name, partition.id) for partition in described.partitions]
+    async def _measured(self, described: Any) -> Measured:
+        partitions = [TopicPartition(self._address.topic, partition.id) for partition in described.partitions]
         low, high = [
             {
                 partition.partition: (await _answer(future)).offset
@@ -127,6 +167,8 @@ class Topic:
         ]
         done = {}
         for at in await self._ask(self._committed, partitions):
+            if at.error:
+                raise KafkaException(at.error)
             number = at.partition
             known = low[number] <= at.offset <= high[number]
             done[number] = (
@@ -140,20 +182,29 @@ class Topic:
 
     async def close(self) -> None:
         await self._ask(Consumer.close)
+        self._thread.shutdown()
 
     async def _ask(self, question: Callable[..., T], *arguments: Any) -> T:
-        async with self._reading:
-            return await asyncio.to_thread(question, self._reader, *arguments)
+        asked = asyncio.get_running_loop().run_in_executor(self._thread, question, self._reader, *arguments)
+        asked.add_done_callback(_seen)
+        return await asked
 
     def _committed(self, reader: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
         # Not asked of the admin client: that never finds the coordinator again once it was killed.
-        return reader.committed(partitions, timeout=_ANSWER_S)
+        try:
+            return reader.committed(partitions, timeout=_ANSWER_S)
+        except KafkaException:
+            for told in reversed(reader.consume(100, 0)):  # why there was no answer in time, such as a missing right
+                if error := told.error():
+                    raise KafkaException(error) from None
+            raise
 
     def _first(self, reader: Consumer, heads: dict[int, int]) -> list[Message]:
         topic = self._address.topic
         reader.assign([TopicPartition(topic, number, offset) for number, offset in heads.items()])
         found: dict[int, Message | None] = {}
-        while len(found) < len(heads) and (record := reader.poll(_ANSWER_S)):
+        end = time.monotonic() + _ANSWER_S
+        while len(found) < len(heads) and (record := reader.poll(max(0, end - time.monotonic()))):
             number = record.partition()
             if record.error() is None and number is not None and number not in found:
                 reader.pause([TopicPartition(topic, number)])
@@ -177,11 +228,19 @@ def reading(address: KafkaAddress) -> dict[str, Any]:
 
 
 async def _answer(future: "Future[Any]") -> Any:
+    answer = asyncio.wrap_future(future)
+    answer.add_done_callback(_seen)
     # Shielded: the library's thread must not find its future cancelled.
-    return await asyncio.shield(asyncio.wrap_future(future))
+    return await asyncio.shield(answer)
 
 
-async def messages_from(url: str, start: int | datetime) -> AsyncIterator[Message]:
+def _seen(future: "asyncio.Future[Any]") -> None:
+    """Whoever asked may have stopped waiting: then nobody else looks at how it failed."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def messages_from(url: str, start: int | datetime) -> AsyncGenerator[Message, None]:
     """What the topic holds, from an offset in each partition or from a time, up to its end as it is now; in order
     within each station. The group neither knows nor moves. What is malformed is passed over.
 
@@ -190,14 +249,19 @@ async def messages_from(url: str, start: int | datetime) -> AsyncIterator[Messag
     address = parse(url)
     reader = Consumer(reading(address) | {"enable.partition.eof": True})
     try:
-        unread = await asyncio.to_thread(_assign, reader, address.topic, start)
+        ends = await asyncio.to_thread(_assign, reader, address.topic, start)
+        unread = set(ends)
         while unread:
             records = await asyncio.to_thread(_next_batch, reader)
             if not records:
                 raise QueueUnavailable("Kafka fell silent while the topic was read")
-            unread -= {record.partition() for record in records if _at_end(record)}
             for record in records:
-                if record.error() is None:
+                number, offset = record.partition(), record.offset()
+                if number not in ends or offset is None:
+                    continue
+                if _at_end(record) or offset + 1 >= ends[number]:
+                    unread.discard(number)
+                if record.error() is None and offset < ends[number]:
                     try:
                         yield unpack(record)
                     except Malformed:
@@ -208,7 +272,8 @@ async def messages_from(url: str, start: int | datetime) -> AsyncIterator[Messag
         await asyncio.to_thread(reader.close)
 
 
-def _assign(reader: Consumer, topic: str, start: int | datetime) -> set[int | None]:
+def _assign(reader: Consumer, topic: str, start: int | datetime) -> dict[int, int]:
+    """The ends, now, of the partitions that hold something."""
     numbers: Iterable[int] = reader.list_topics(topic, timeout=_SILENCE_S).topics[topic].partitions
     at = int(start.timestamp() * 1000) if isinstance(start, datetime) else start
     places = [TopicPartition(topic, number, at) for number in numbers]
@@ -216,12 +281,14 @@ def _assign(reader: Consumer, topic: str, start: int | datetime) -> set[int | No
         raise QueueUnavailable(f"the topic {topic} does not exist")
     if isinstance(start, datetime):
         places = reader.offsets_for_times(places, timeout=_SILENCE_S)
-    else:
-        for place in places:
-            first, end = reader.get_watermark_offsets(place, timeout=_SILENCE_S)
-            place.offset = min(max(at, first), end)
-    reader.assign(places)
-    return {place.partition for place in places}
+    ends = {}
+    for place in places:
+        first, end = reader.get_watermark_offsets(place, timeout=_SILENCE_S)
+        place.offset = max(place.offset, first) if place.offset >= 0 else end
+        if place.offset < end:
+            ends[place.partition] = end
+    reader.assign([place for place in places if place.partition in ends])
+    return ends
 
 
 def _next_batch(reader: Consumer) -> list[Record]:
