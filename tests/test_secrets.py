@@ -18,6 +18,7 @@ from chargegate.secrets import (
     AccessKeys,
     CannotOpen,
     KeyFileError,
+    KeyMissing,
     Keyring,
     new_access_key,
     open_keyring,
@@ -67,7 +68,7 @@ def test_keys_are_rotated_by_putting_a_new_one_first() -> None:
     assert both.open(before, "id") == both.open(after, "id") == b"plain"
     new = Keyring([NEW], HASH)
     assert new.open(after, "id") == b"plain"
-    with pytest.raises(CannotOpen, match=before[1:SEALED_PREFIX].hex()):
+    with pytest.raises(KeyMissing, match=before[1:SEALED_PREFIX].hex()):
         new.open(before, "id")
     assert both.knows(before[:SEALED_PREFIX])
     assert both.knows(after[:SEALED_PREFIX])

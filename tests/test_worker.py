@@ -206,9 +206,9 @@ class Scene:
         await self.queue.put(wrap(KEYRING, request))
         return request.request_id
 
-    async def replay(self, request_id: str, url: str = "") -> None:
+    async def replay(self, request_id: str, url: str = "", at: int = 0) -> None:
         request = ChargingRequest(request_id, STATION, TOKEN, url or self.receiver.url, now_ms())
-        await self.queue.put(wrap(KEYRING, request, replayed_at=now_ms() + 1))
+        await self.queue.put(wrap(KEYRING, request, replayed_at=at or now_ms() + 1))
 
     async def until(self, condition: Callable[[], object]) -> None:
         while not condition():
@@ -526,11 +526,28 @@ def test_a_sealed_body_that_is_no_request_is_a_dead_letter(run: Run) -> None:
     run(scenario)
 
 
-def test_a_body_that_cannot_be_opened_stays_and_holds_nobody_up(run: Run) -> None:
+@pytest.mark.parametrize("body", [b"sealed by nobody", b"", KEYRING.seal(b"for another request", "another")])
+def test_a_body_that_no_key_opens_is_invalid_and_nothing_to_send_again(run: Run, body: bytes) -> None:
+    async def scenario(scene: Scene) -> None:
+        worker = scene.work()
+        request_id = new_request_id()
+        await scene.queue.put(Message(request_id, STATION, now_ms(), body))
+        record = await scene.ended(request_id)
+        assert record.status is RequestStatus.FAILED
+        assert record.decision is not None
+        assert (record.decision.status, record.decision.reason) == (Status.INVALID, "malformed_request")
+        assert await scene.ledger.dead_letter(request_id) is None
+        assert worker.stuck == 0
+
+    run(scenario)
+
+
+def test_a_body_whose_key_is_missing_stays_and_holds_nobody_up(run: Run) -> None:
     async def scenario(scene: Scene) -> None:
         worker = scene.work(concurrency=1)
         request_id = new_request_id()
-        await scene.queue.put(Message(request_id, STATION, now_ms(), b"sealed by nobody"))
+        sealed = Keyring([b"x" * 32], b"h" * 32).seal(b"plain", request_id)
+        await scene.queue.put(Message(request_id, STATION, now_ms(), sealed))
         await scene.ended(await scene.put())
         assert worker.stuck == 1
         assert await scene.queue.find(request_id) is not None
@@ -680,12 +697,49 @@ def test_a_dead_letter_is_replayed_with_the_decision_it_had(run: Run) -> None:
     run(scenario)
 
 
-def test_a_replay_of_what_was_delivered_meanwhile_sends_nothing(run: Run) -> None:
+def test_what_was_delivered_is_sent_again_with_the_decision_it_had(run: Run) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.work()
+        request_id = await scene.put()
+        first = await scene.ended(request_id)
+        scene.authorizer.outcome = Verdict(Status.NOT_ALLOWED)
+        await scene.replay(request_id)
+        await scene.until(lambda: len(scene.receiver.calls) == 2)
+        again = await scene.ended(request_id)
+        while again.processed_at == first.processed_at or again.status is not RequestStatus.COMPLETED:
+            await asyncio.sleep(0.005)
+            again = await scene.record(request_id)
+        assert again.decision == first.decision
+        assert [call.status for call in scene.receiver.calls] == ["allowed"] * 2
+        assert {call.headers["webhook-id"] for call in scene.receiver.calls} == {request_id}
+        assert scene.authorizer.asked == [request_id]
+
+    run(scenario)
+
+
+def test_a_message_that_was_moved_twice_is_delivered_once(run: Run) -> None:
     async def scenario(scene: Scene) -> None:
         scene.work()
         request_id = await scene.put()
         await scene.ended(request_id)
-        await scene.replay(request_id)
+        request = ChargingRequest(request_id, STATION, TOKEN, scene.receiver.url, now_ms())
+        await scene.queue.put(wrap(KEYRING, request))
+        await scene.put()
+        await scene.until(lambda: len(scene.receiver.calls) == 2)
+        while await scene.queue.find(request_id):
+            await asyncio.sleep(0.005)
+        assert [call.headers["webhook-id"] for call in scene.receiver.calls].count(request_id) == 1
+
+    run(scenario)
+
+
+def test_a_replay_of_what_was_delivered_meanwhile_sends_nothing(run: Run) -> None:
+    async def scenario(scene: Scene) -> None:
+        asked_at = now_ms()
+        scene.work()
+        request_id = await scene.put()
+        await scene.ended(request_id)
+        await scene.replay(request_id, at=asked_at)
         await scene.put()
         await scene.until(lambda: len(scene.receiver.calls) == 2)
         while await scene.queue.find(request_id):

@@ -20,6 +20,7 @@ KEY_FILE: Final = "secrets.json"
 _VERSION: Final = b"\x01"
 _KEY_ID: Final = 4
 _NONCE: Final = 12
+_TAG: Final = 16
 
 Role = Literal["client", "admin"]
 
@@ -29,7 +30,11 @@ class KeyFileError(Exception):
 
 
 class CannotOpen(Exception):
-    """Sealed data is damaged, or sealed with a key that is not configured. The message names the key's id."""
+    """Not sealed by this service, or damaged since: no key will open it."""
+
+
+class KeyMissing(CannotOpen):
+    """Sealed with a key that is not configured. The message names the key's id."""
 
 
 class Keyring:
@@ -59,11 +64,13 @@ class Keyring:
         return self._prefix + nonce + self._newest.encrypt(nonce, plain, bound_to.encode())
 
     def open(self, sealed: bytes, bound_to: str) -> bytes:
-        """Decrypt what ``seal`` gave. Raises ``CannotOpen``."""
+        """Decrypt what ``seal`` gave. Raises ``KeyMissing``, or another ``CannotOpen``."""
         start = 1 + _KEY_ID
         cipher = self._ciphers.get(sealed[1:start])
-        if sealed[:1] != _VERSION or cipher is None:
-            raise CannotOpen(f"sealed with the key {sealed[1:start].hex()}, which is not among the encryption keys")
+        if sealed[:1] != _VERSION or len(sealed) < start + _NONCE + _TAG:
+            raise CannotOpen("not sealed by this service")
+        if cipher is None:
+            raise KeyMissing(f"sealed with the key {sealed[1:start].hex()}, which is not among the encryption keys")
         try:
             return cipher.decrypt(sealed[start : start + _NONCE], sealed[start + _NONCE :], bound_to.encode())
         except (InvalidTag, ValueError):

@@ -35,7 +35,7 @@ from chargegate.model import (
 )
 from chargegate.queues.base import Delivery, Queue, QueueUnavailable
 from chargegate.queues.envelope import examine, unwrap
-from chargegate.secrets import SHORT_HASH, CannotOpen, Keyring
+from chargegate.secrets import SHORT_HASH, CannotOpen, KeyMissing, Keyring
 from chargegate.slots import Slots
 from chargegate.telemetry import Metrics, log
 
@@ -176,15 +176,16 @@ class Worker:
     async def _prepare(self, work: _Work) -> Callback | None:
         """Decide, unless that was done before; the callback that is to be sent, or None where there is none."""
         message = work.delivery.message
+        opened = True
         try:
             request, replayed_at = unwrap(self._keyring, message)
-        except CannotOpen as error:
+        except KeyMissing as error:
             self._unopened += 1
             log.error("request cannot be opened and stays in the queue", request_id=message.request_id, why=str(error))
             return None
-        except Invalid:
+        except (CannotOpen, Invalid) as error:
             request = ChargingRequest(message.request_id, message.station_id, "", "", message.accepted_at)
-            replayed_at = 0
+            replayed_at, opened = 0, isinstance(error, Invalid)
         target, broken = examine(request)
         recorded = None
         if replayed_at or not work.delivery.fresh:
@@ -194,8 +195,8 @@ class Worker:
             recorded = await self._persist(lambda: self._ledger.record(decision, request.accepted_at))
             if recorded.decision == decision:
                 self._count(decision)
-        elif recorded.finished_at is not None:
-            if recorded.request_status is not RequestStatus.FAILED or replayed_at <= recorded.finished_at:
+        if recorded.finished_at is not None:
+            if replayed_at <= recorded.finished_at:
                 await self._done(work)
                 return None
             started_at = work.created_at = now_ms()
@@ -203,7 +204,8 @@ class Worker:
             recorded = Recorded(recorded.decision, 0, started_at, None, RequestStatus.PROCESSING)
         work.decision = recorded.decision
         if target is None:
-            await self._finish(work, RequestStatus.FAILED, 0, None, Reason.MALFORMED.value, sealed=message.body)
+            sealed = message.body if opened else None
+            await self._finish(work, RequestStatus.FAILED, 0, None, Reason.MALFORMED.value, sealed=sealed)
             return None
         return Callback(
             request.request_id,
