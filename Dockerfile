@@ -14,11 +14,12 @@ RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin char
 COPY --from=build /opt/chargegate /opt/chargegate
 ENV PATH=/opt/chargegate/bin:$PATH \
     CHARGEGATE_DATA_DIR=/data \
-    CHARGEGATE_SERVER__HOST=0.0.0.0
+    CHARGEGATE_SERVER__HOST=0.0.0.0 \
+    CHARGEGATE_WORKER__HOST=0.0.0.0
 WORKDIR /data
 VOLUME /data
 USER 10001
-EXPOSE 8080
+EXPOSE 8080 8081
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/health/live', timeout=2)"]
 ENTRYPOINT ["chargegate"]

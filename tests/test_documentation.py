@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from chargegate.config import Settings
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -22,3 +24,11 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def test_configuration_lists_every_key_with_its_default() -> None:
     rows = re.findall(r"^\| `([a-z_.]+)` \| `(.+?)` \|", (DOCS / "configuration.md").read_text(), re.MULTILINE)
     assert {key: json.loads(default) for key, default in rows} == flat(msgspec.to_builtins(Settings()))
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "Dockerfile"])
+def test_what_containers_are_told_are_keys_of_the_settings(name: str) -> None:
+    named = re.findall(r"^ +CHARGEGATE_([A-Z_]+)[:=]", (ROOT / name).read_text(), re.MULTILINE)
+    assert named
+    keys = {key.upper().replace(".", "__") for key in flat(msgspec.to_builtins(Settings()))}
+    assert set(named) <= keys

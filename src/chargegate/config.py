@@ -50,6 +50,14 @@ class Queue(_Section, frozen=True):
     max_size: Count = 10000
     consumer_concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 256
     max_age_ms: PositiveMs = 300000
+    lease_ms: Annotated[int, Meta(ge=1000, le=1_800_000)] = 30000
+
+
+class Worker(_Section, frozen=True):
+    """Where ``chargegate worker`` answers probes; deciding has no door of its own."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8081
 
 
 class Database(_Section, frozen=True):
@@ -140,6 +148,7 @@ class Settings(_Section, frozen=True):
     data_dir: str = "data"
     server: Server = Server()
     queue: Queue = Queue()
+    worker: Worker = Worker()
     database: Database = Database()
     cache: Cache = Cache()
     authorization: Authorization = Authorization()
@@ -157,6 +166,14 @@ class Settings(_Section, frozen=True):
 SECRET_KEYS = frozenset(
     {"callback.signing_secrets", "security.api_keys", "security.encryption_keys", "security.token_hash_key"}
 )
+_REDIS = ("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+_POSTGRES = ("postgresql", "postgres")
+SCHEMES = {
+    "queue.url": ("sqlite", "memory", *_POSTGRES, *_REDIS, "kafka", "amqp", "amqps"),
+    "database.url": ("sqlite", *_POSTGRES),
+    "cache.url": ("memory", *_REDIS),
+}
+KAFKA_SHORTEST_LEASE_MS = 6000  # brokers refuse shorter sessions (group.min.session.timeout.ms)
 URL_KEYS = frozenset({"queue.url", "database.url", "cache.url", "authorization.url"})
 
 
@@ -238,13 +255,11 @@ def _in_words(error: str) -> str:
 
 def _check(settings: Settings) -> None:
     """The rules that join several keys, and the formats that a type cannot say."""
-    for key, known in {
-        "queue.url": (settings.queue.url, ("sqlite", "memory://")),
-        "database.url": (settings.database.url, ("sqlite",)),
-        "cache.url": (settings.cache.url, ("memory://",)),
-    }.items():
-        if known[0] not in known[1]:
-            raise ConfigError(f"{key}: must be {' or '.join(map(repr, known[1]))}")
+    check_url("queue.url", settings.queue.url)
+    check_url("database.url", settings.database.url)
+    check_url("cache.url", settings.cache.url)
+    if scheme(settings.queue.url) == "kafka" and settings.queue.lease_ms < KAFKA_SHORTEST_LEASE_MS:
+        raise ConfigError(f"queue.lease_ms: must be at least {KAFKA_SHORTEST_LEASE_MS} with kafka://")
     _check_door(settings)
     _check_authorization(settings.authorization)
     for text in settings.callback.allowed_networks:
@@ -253,6 +268,20 @@ def _check(settings: Settings) -> None:
         except ValueError:
             raise ConfigError(f"callback.allowed_networks: {text!r} is not a network such as '10.0.0.0/8'") from None
     _check_secrets(settings)
+
+
+def scheme(url: str) -> str:
+    """What comes before ``://``; the whole where there is no such thing, as in ``sqlite``."""
+    return url.partition("://")[0]
+
+
+def check_url(key: str, url: str) -> None:
+    """Raises ``ConfigError`` unless the URL has a scheme that the key knows. The message does not repeat the URL."""
+    name, separator, rest = url.partition("://")
+    right = (not separator) if name == "sqlite" else (separator and bool(rest) != (name == "memory"))
+    if name not in SCHEMES[key] or not right:
+        known = ", ".join(repr(each if each == "sqlite" else each + "://") for each in SCHEMES[key])
+        raise ConfigError(f"{key}: must be, or begin with, one of {known}")
 
 
 def _check_door(settings: Settings) -> None:
@@ -311,6 +340,7 @@ def shown(settings: Settings) -> dict[str, Any]:
 
 
 _USER_INFORMATION = re.compile(r"(?<=://)[^/?#]*@")
+_SECRET_OPTION = re.compile(r"(?i)(?<=[?&])([^=&#]*(?:password|secret|token|_url)[^=&#]*)=[^&#]*")
 
 
 def _hide(values: dict[str, Any], prefix: str) -> None:
@@ -321,4 +351,4 @@ def _hide(values: dict[str, Any], prefix: str) -> None:
         elif name in SECRET_KEYS and value:
             values[key] = ["***"] * len(value) if isinstance(value, list) else "***"
         elif name in URL_KEYS:
-            values[key] = _USER_INFORMATION.sub("***@", value)
+            values[key] = _SECRET_OPTION.sub(r"\1=***", _USER_INFORMATION.sub("***@", value))

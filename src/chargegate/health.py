@@ -1,5 +1,7 @@
 """What each component says of itself."""
 
+from typing import Protocol
+
 from chargegate.api import Component
 from chargegate.audit.feed import AuditFeed
 from chargegate.authorizers.base import AuthorizationError, Authorizer, CircuitOpen
@@ -8,8 +10,9 @@ from chargegate.queues.base import Queue, QueueUnavailable
 from chargegate.worker import Worker
 
 
-async def queue(queue: Queue, worker: Worker, max_size: int) -> Component:
-    """DOWN while it would refuse a request, also because it is full."""
+async def queue(queue: Queue, worker: Worker | None, max_size: int) -> Component:
+    """DOWN while it would refuse a request, also because it is full. ``worker`` is None where none is in this
+    process."""
     try:
         await queue.check()
         depth = await queue.depth()
@@ -20,9 +23,11 @@ async def queue(queue: Queue, worker: Worker, max_size: int) -> Component:
         "max_size": max_size,
         "oldest_age_ms": depth.oldest_age_ms,
         "durable": queue.capabilities.durable,
-        "stuck": worker.stuck,
     }
-    return Component("DOWN" if depth.waiting >= max_size else "DEGRADED" if worker.stuck else "UP", details)
+    stuck = 0
+    if worker is not None:
+        stuck = details["stuck"] = worker.stuck
+    return Component("DOWN" if depth.waiting >= max_size else "DEGRADED" if stuck else "UP", details)
 
 
 async def authorization(authorizer: Authorizer, backend: str) -> Component:
@@ -49,9 +54,27 @@ async def audit(feed: AuditFeed | None) -> Component:
     return Component("DEGRADED" if feed.failure else "UP", {"csv": feed.failure or "on"})
 
 
-async def database(ledger: Ledger, backend: str) -> Component:
+async def database(ledger: Ledger, backend: str, *, needed: bool) -> Component:
+    """DOWN while it cannot be written, or DEGRADED where requests are taken without it."""
     try:
         await ledger.check()
     except LedgerUnavailable as error:
-        return Component("DOWN", {"error": str(error)})
+        return Component("DOWN" if needed else "DEGRADED", {"error": str(error)})
     return Component("UP", {"backend": backend})
+
+
+class Failing(Protocol):
+    """Something that can be done without, and says why it does not work: ``failure`` is None while it does."""
+
+    @property
+    def failure(self) -> str | None: ...
+
+    async def check(self) -> None: ...
+
+
+async def cache(shared: Failing) -> Component:
+    """DEGRADED while decisions are not shared and keys are looked up in the ledger."""
+    await shared.check()
+    if shared.failure is not None:
+        return Component("DEGRADED", {"error": shared.failure})
+    return Component("UP", {"backend": "redis"})

@@ -15,6 +15,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from chargegate.api import Component, Parts, Server, build
+from chargegate.cache_redis import RedisCache
 from chargegate.callbacks.guard import AddressGuard
 from chargegate.ledger.access_list import SqliteAccessList
 from chargegate.ledger.base import DeadLetter, Finished
@@ -46,7 +47,7 @@ class Service:
         self._directory = directory
         self._options = options
         self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.run(self._start())
         self.port = self.server.port
@@ -64,7 +65,10 @@ class Service:
         self.access_list = SqliteAccessList(self.store)
         self.keyring = Keyring([b"k" * 32], b"h" * 32)
         self.metrics = Metrics()
+        cache = options.pop("cache", None)
+        self.shared = RedisCache(cache[0], ttl_ms=60_000, name=cache[1]) if cache else None
         everything = {
+            "claims": self.shared,
             "queue": self.queue,
             "ledger": self.ledger,
             "access_list": self.access_list,
@@ -97,6 +101,8 @@ class Service:
 
     async def _stop(self) -> None:
         await self.server.stop(0.2)
+        if self.shared is not None:
+            await self.shared.close()
         await self.store.close()
 
     def close(self) -> None:
@@ -142,11 +148,12 @@ class Service:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Start a service; options are those of ``Parts``, and keys, queue_size, request_timeout_ms."""
+    """Start a service; options are those of ``Parts``, and keys, queue_size, request_timeout_ms, folder (of its
+    ledger), and cache: Redis's URL and a name there."""
     started: list[Service] = []
 
     def start(**options: Any) -> Service:
-        service = Service(tmp_path, options)
+        service = Service(options.pop("folder", tmp_path), options)
         started.append(service)
         return service
 

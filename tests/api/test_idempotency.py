@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from chargegate.model import Status, new_request_id, now_ms
 from chargegate.queues.base import Message
 from chargegate.queues.memory import MemoryQueue
 from chargegate.secrets import new_access_key
+from servers.server import Server
 
 KEY = {"idempotency-key": "order-4711"}
 
@@ -166,14 +168,64 @@ def test_when_the_first_one_fails_the_others_get_the_same_error(serve: Callable[
 def test_without_the_ledger_only_keyless_requests_are_accepted(
     service: Service, client: httpx.Client, tmp_path: Path
 ) -> None:
-    connection = sqlite3.connect(tmp_path / "api.db")
-    connection.execute("DROP TABLE idempotency_keys")
-    connection.close()
+    lose_ledger(tmp_path)
     answer = client.post(SESSION, json=BODY, headers=KEY)
     assert answer.status_code == 503
     assert answer.json()["status"] == "service_unavailable"
     assert answer.headers["retry-after"]
     assert client.post(SESSION, json=BODY).status_code == 202
+
+
+def lose_ledger(folder: Path) -> None:
+    connection = sqlite3.connect(folder / "api.db")
+    connection.execute("DROP TABLE idempotency_keys")
+    connection.close()
+
+
+@pytest.fixture
+def cache(redis_server: Server) -> tuple[str, str]:
+    return redis_server.url, f"c{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def two(serve: Callable[..., Service], cache: tuple[str, str], tmp_path: Path) -> list[Service]:
+    """Two processes with one cache, and each with a queue and a ledger that the other does not see."""
+    services = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        service = serve(cache=cache, folder=tmp_path / name)
+        eventually(lambda shared=service.shared: shared._usable())
+        services.append(service)
+    return services
+
+
+def test_a_key_that_another_process_confirmed_is_known_by_the_cache(two: list[Service]) -> None:
+    answers = [service.http.post(SESSION, json=BODY, headers=KEY) for service in two]
+    assert answers[0].content == answers[1].content
+    assert [service.accepted() for service in two] == [1, 0]
+    changed = {**BODY, "callback_url": "https://example.com/other"}
+    assert [service.http.post(SESSION, json=changed, headers=KEY).status_code for service in two] == [422, 422]
+
+
+def test_while_the_ledger_is_away_the_cache_says_what_a_key_stands_for(two: list[Service], tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        lose_ledger(tmp_path / name)
+    answers = [answer for service in two for answer in together(service, [{"json": BODY, "headers": KEY}] * 20)]
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["request_id"] for answer in answers}) == 1
+    assert [service.accepted() for service in two] == [1, 0]
+
+
+def test_without_ledger_and_cache_a_key_is_refused(
+    serve: Callable[..., Service], tmp_path: Path, redis_server: Server
+) -> None:
+    with redis_server.proxied() as proxy:
+        service = serve(cache=(proxy.url, "away"))
+        eventually(service.shared._usable)
+        proxy.reset()
+        lose_ledger(tmp_path)
+        assert service.http.post(SESSION, json=BODY, headers=KEY).status_code == 503
+        assert service.http.post(SESSION, json=BODY).status_code == 202
 
 
 def test_a_key_is_forgotten_after_an_hour(service: Service, client: httpx.Client) -> None:

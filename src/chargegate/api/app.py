@@ -1,6 +1,6 @@
 """The whole surface as one ASGI application: the hot route in front, Starlette's router behind it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from starlette.requests import Request
 from starlette.routing import Route, Router
@@ -13,7 +13,8 @@ from chargegate.api.errors import ClientGone, Refused, not_found, refusal, send_
 from chargegate.api.headers import SECURITY, trace_id
 from chargegate.api.openapi import document
 from chargegate.api.operations import Operation
-from chargegate.api.parts import Parts
+from chargegate.api.parts import Parts, Watched
+from chargegate.secrets import AccessKeys
 
 
 def build(parts: Parts) -> ASGIApp:
@@ -30,12 +31,8 @@ def build(parts: Parts) -> ASGIApp:
         *docs.operations(),
     ]
     docs.publish(document(table, keys_required=guard.closed))
-    resources: dict[str, dict[str, Operation]] = {}
-    for operation in table:
-        resources.setdefault(operation.path, {})[operation.method] = operation
-    routes = [Route(path, _Resource(methods, guard)) for path, methods in resources.items()]
     hot = intake.Intake(parts, guard)
-    rest = _Rest(Router(routes, redirect_slashes=False, default=_nothing_here))
+    rest = _Rest(_router(table, guard))
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == intake.PATH and scope["method"] == "POST":
@@ -44,6 +41,19 @@ def build(parts: Parts) -> ASGIApp:
             await rest(scope, receive, send)
 
     return application
+
+
+def build_watched(watched: Watched) -> ASGIApp:
+    """Health and metrics alone, for a process that takes no requests."""
+    return _Rest(_router(health.operations(watched), Guard(AccessKeys([]))))
+
+
+def _router(table: Iterable[Operation], guard: Guard) -> Router:
+    resources: dict[str, dict[str, Operation]] = {}
+    for operation in table:
+        resources.setdefault(operation.path, {})[operation.method] = operation
+    routes = [Route(path, _Resource(methods, guard)) for path, methods in resources.items()]
+    return Router(routes, redirect_slashes=False, default=_nothing_here)
 
 
 class _Resource:

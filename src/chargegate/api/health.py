@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chargegate.api.operations import Answer, Millis, Operation, respond
-from chargegate.api.parts import Component, ComponentStatus, Parts
+from chargegate.api.parts import Component, ComponentStatus, Watched
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.model import now_ms
 from chargegate.queues.base import QueueUnavailable
@@ -34,7 +34,7 @@ class Probe(msgspec.Struct):
 
 
 class HealthRoutes:
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Watched) -> None:
         self._components = parts.components
         self._draining = parts.draining
 
@@ -66,7 +66,7 @@ async def _check(name: str, check: Callable[[], Awaitable[Component]]) -> Compon
 
 
 class MetricsRoute:
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Watched) -> None:
         self._metrics = parts.metrics
         self._queue = parts.queue
         self._ledger = parts.ledger
@@ -95,7 +95,7 @@ class MetricsRoute:
         self._metrics.dead_letters.set(count)
 
 
-def operations(parts: Parts) -> list[Operation]:
+def operations(parts: Watched) -> list[Operation]:
     found = []
     if parts.health_enabled:
         routes = HealthRoutes(parts)

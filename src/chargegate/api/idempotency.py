@@ -6,13 +6,16 @@ from typing import Final, NamedTuple
 import msgspec
 
 from chargegate.api.errors import Refused
-from chargegate.ledger.base import CLAIM_MS, Claim, Ledger
+from chargegate.api.parts import SharedClaims
+from chargegate.ledger.base import CLAIM_MS, Claim, Ledger, LedgerUnavailable
 from chargegate.model import ChargingRequest, now_ms
 from chargegate.queues.base import Queue
 from chargegate.queues.envelope import wrap
 from chargegate.secrets import Keyring
 
 _MAX_CONFIRMED: Final = 20_000
+_PUTTING_MS: Final = 2_000  # as long as a queue may take to say yes or no
+_LOOK_AGAIN_S: Final = 0.05
 
 
 class Accepted(NamedTuple):
@@ -26,12 +29,14 @@ class Accepted(NamedTuple):
 class Idempotency:
     """Accepts requests that come with a key.
 
-    The ledger's claim decides which request a key stands for. In front of it, keys under way share one attempt, and
-    keys confirmed lately need no look-up.
+    The ledger's claim decides which request a key stands for; a shared cache's while the ledger is away. In front of
+    it, keys under way share one attempt, and keys confirmed lately, by this process or by one that shares a cache
+    with it, need no look-up.
     """
 
-    def __init__(self, ledger: Ledger, queue: Queue, keyring: Keyring) -> None:
+    def __init__(self, ledger: Ledger, queue: Queue, keyring: Keyring, shared: SharedClaims | None = None) -> None:
         self._ledger = ledger
+        self._shared = shared
         self._queue = queue
         self._keyring = keyring
         self._under_way: dict[str, tuple[str, asyncio.Task[Accepted]]] = {}
@@ -59,20 +64,57 @@ class Idempotency:
         return accepted if first else accepted._replace(repeated=True)
 
     async def _attempt(self, digest: str, body: str, request: ChargingRequest) -> Accepted:
-        claim = await self._ledger.claim(digest, Claim(body, request.request_id, request.accepted_at))
+        if self._shared is not None and (held := await self._shared.confirmed(digest)):
+            _same(held.body_digest, body)
+            self._confirm(digest, held)
+            return Accepted(held.request_id, held.created_at, repeated=True)
+        claim = await self._claim(digest, Claim(body, request.request_id, request.accepted_at))
         _same(claim.body_digest, body)
-        repeated = claim.request_id != request.request_id and await self._is_safe(claim.request_id)
+        repeated = claim.request_id != request.request_id and await self._becomes_safe(digest, claim)
         if not repeated:
             # An earlier claim without its request: whoever made it died, or found the queue full, before the put.
             request = msgspec.structs.replace(request, request_id=claim.request_id)
             claim = msgspec.structs.replace(claim, created_at=request.accepted_at)
             await self._queue.put(wrap(self._keyring, request))
         self._confirm(digest, claim)
+        if self._shared is not None:
+            await self._shared.confirm(digest, claim, claim.created_at + CLAIM_MS)
         return Accepted(claim.request_id, claim.created_at, repeated)
+
+    async def _claim(self, digest: str, claim: Claim) -> Claim:
+        """The claim that holds. The ledger's word, or while it is away that of the shared cache."""
+        try:
+            return await self._ledger.claim(digest, claim)
+        except LedgerUnavailable:
+            held = None
+            if self._shared is not None:
+                held = await self._shared.claim(digest, claim, claim.created_at + CLAIM_MS)
+            if held is None:
+                raise
+            return held
+
+    async def _becomes_safe(self, digest: str, claim: Claim) -> bool:
+        """Whether the request of a claim is in the queue or was. Another process may be putting it there now."""
+        while True:
+            if await self._is_safe(claim.request_id):
+                return True
+            if self._shared is not None and await self._shared.confirmed(digest):
+                return True
+            putting = claim.created_at <= now_ms() < claim.created_at + _PUTTING_MS
+            if not (putting and self._queue.capabilities.shared):
+                return False
+            await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _is_safe(self, request_id: str) -> bool:
         # In this order, because a request is in the ledger before it leaves the queue.
-        return await self._queue.find(request_id) is not None or await self._ledger.find(request_id) is not None
+        if await self._queue.find(request_id) is not None:
+            return True
+        try:
+            return await self._ledger.find(request_id) is not None
+        except LedgerUnavailable:
+            if self._shared is None:
+                raise
+            return False  # put once more, it is still one request with one decision
 
     def _known(self, digest: str) -> Claim | None:
         claim = self._confirmed.pop(digest, None)

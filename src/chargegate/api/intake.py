@@ -88,7 +88,9 @@ class Intake:
         self._check_address = parts.check_address
         self._keyring = parts.keyring
         self._put = parts.queue.put
-        self._idempotency = Idempotency(parts.ledger, parts.queue, parts.keyring)
+        # Where the queue cannot say that it holds a request, the ledger can.
+        self._note = None if parts.queue.capabilities.find else parts.ledger.accepted
+        self._idempotency = Idempotency(parts.ledger, parts.queue, parts.keyring, parts.claims)
         self._count = {code: parts.metrics.requests.labels(outcome).inc for code, outcome in _OUTCOMES.items()}
         self._warned_at = -_WARN_EVERY_S
 
@@ -113,6 +115,8 @@ class Intake:
                 request_id, at, repeated = request.request_id, request.accepted_at, False
             else:
                 request_id, at, repeated = await self._idempotency.accept(client, key.decode(), request)
+            if self._note is not None and not repeated:
+                self._note(request_id, station, at)
         except ClientGone:
             return
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is logged and the client gets an answer

@@ -2,11 +2,11 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
-from chargegate.ledger.base import AccessList, DeadLetter, Ledger
+from chargegate.ledger.base import AccessList, Claim, DeadLetter, Ledger
 from chargegate.model import IPAddress
 from chargegate.queues.base import Queue
 from chargegate.secrets import AccessKeys, Keyring
@@ -23,29 +23,52 @@ class Component(msgspec.Struct, frozen=True):
 
 
 @dataclass(slots=True, kw_only=True)
-class Parts:
+class Watched:
+    """What health and metrics are told of. ``components`` are checked for ``/health``; one is called queue."""
+
+    queue: Queue
+    ledger: Ledger
+    metrics: Metrics
+    components: Mapping[str, Callable[[], Awaitable[Component]]]
+    draining: Callable[[], bool]
+    metrics_enabled: bool
+    health_enabled: bool
+
+
+class SharedClaims(Protocol):
+    """Claims of idempotency keys that several processes confirm to each other. All of it can be done without: nothing
+    here raises."""
+
+    async def confirmed(self, key_digest: str) -> Claim | None:
+        """What a key stands for, if its request is known to be safe."""
+        ...
+
+    async def claim(self, key_digest: str, claim: Claim, until: int) -> Claim | None:
+        """Let a key stand for a request until then (Unix ms), while the ledger cannot. The claim that holds: an
+        earlier one, or this one; None where nothing can be remembered."""
+        ...
+
+    async def confirm(self, key_digest: str, claim: Claim, until: int) -> None:
+        """The claimed request is safe. Remembered until then (Unix ms)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Parts(Watched):
     """The parts, and the values they need.
 
     ``check_address`` raises ``http1.AddressBlocked`` for an address that may not be called. ``access_changed`` is
     told the token hashes whose cached decisions must go. ``replay`` puts a dead letter back on its way, or raises
-    ``QueueFull`` or ``QueueUnavailable``. ``components`` are checked for ``/health``: queue, authorization,
-    callbacks, audit, database.
+    ``QueueFull`` or ``QueueUnavailable``. ``claims`` is None where no cache is shared.
     """
 
-    queue: Queue
-    ledger: Ledger
     access_list: AccessList
     keyring: Keyring
     access_keys: AccessKeys
-    metrics: Metrics
     check_address: Callable[[IPAddress], None]
     access_changed: Callable[[frozenset[str]], None]
     replay: Callable[[DeadLetter], Awaitable[None]]
-    components: Mapping[str, Callable[[], Awaitable[Component]]]
-    draining: Callable[[], bool]
+    claims: SharedClaims | None
     require_https: bool
     max_body_bytes: int
     rate_limit_per_second: float
     rate_limit_burst: int
-    metrics_enabled: bool
-    health_enabled: bool

@@ -5,12 +5,12 @@ import contextlib
 import hashlib
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from chargegate.app.storage import StartError
+from chargegate.app.start import StartError
 from chargegate.authorizers.acl import AclAuthorizer
 from chargegate.authorizers.acl_entries import AclLineError, read_csv
 from chargegate.authorizers.base import Authorizer
@@ -21,8 +21,7 @@ from chargegate.authorizers.http import HttpAuthorizer
 from chargegate.authorizers.simulated import SimulatedAuthorizer
 from chargegate.config import Settings
 from chargegate.http1 import HttpClient
-from chargegate.ledger.base import AccessEntry, AccessList, LedgerUnavailable
-from chargegate.ledger.sqlite import SqliteLedger
+from chargegate.ledger.base import AccessEntry, AccessList, Ledger, LedgerUnavailable
 from chargegate.model import parse_callback_url
 from chargegate.secrets import Keyring
 from chargegate.telemetry import Metrics, log
@@ -31,7 +30,14 @@ _FOLLOW_S: Final = 0.25
 _APPLIED: Final = "access_list_file"
 
 
-def build_authorizer(settings: Settings, access_list: AccessList, cache: DecisionCache, metrics: Metrics) -> Authorizer:
+def build_authorizer(
+    settings: Settings,
+    access_list: AccessList,
+    cache: DecisionCache,
+    share: Callable[[Authorizer], Authorizer] | None,
+    metrics: Metrics,
+) -> Authorizer:
+    """``share`` puts verdicts that other processes found between the cache and who decides."""
     chosen = settings.authorization
     authorizer: Authorizer = AclAuthorizer(access_list)
     if chosen.backend == "simulated":
@@ -64,10 +70,12 @@ def build_authorizer(settings: Settings, access_list: AccessList, cache: Decisio
             half_open_max_calls=breaker.half_open_max_calls,
             on_change=metrics.circuit("authorization"),
         )
-    return Cached(authorizer, cache) if chosen.cache_ttl_ms else authorizer
+    if not chosen.cache_ttl_ms:
+        return authorizer
+    return Cached(authorizer if share is None else share(authorizer), cache)
 
 
-async def apply_acl_file(name: str, access_list: AccessList, ledger: SqliteLedger, keyring: Keyring) -> None:
+async def apply_acl_file(name: str, access_list: AccessList, ledger: Ledger, keyring: Keyring) -> None:
     """Put a file's entries into the access list, unless it is the one that was put there last: what was changed by
     other ways since then stands."""
     if not name:
@@ -105,22 +113,30 @@ def _entries(name: str, content: bytes, token_hash: Callable[[str], str]) -> lis
         raise StartError(f"authorization.acl_file: {name}: {error}") from None
 
 
-async def follow_access_list(access_list: AccessList, cache: DecisionCache, stack: AsyncExitStack) -> None:
-    """Cached decisions go within a moment of any process's change."""
+class Forgetful(Protocol):
+    """A cache of verdicts."""
+
+    def forget(self, token_hashes: Iterable[str]) -> None: ...
+
+    def forget_all(self) -> None: ...
+
+
+async def follow_access_list(access_list: AccessList, caches: Sequence[Forgetful], stack: AsyncExitStack) -> None:
+    """Cached decisions go within a moment of any process's change: from the first of the caches first."""
     newest, _ = await access_list.changes(0)
 
     async def follow(seen: int) -> None:
         while True:
             await asyncio.sleep(_FOLLOW_S)
-            try:
+            changed = None
+            with contextlib.suppress(LedgerUnavailable):  # better asked again than allowed by what may have changed
                 seen, changed = await access_list.changes(seen)
-            except LedgerUnavailable:
-                cache.forget_all()  # better asked again than allowed by what may have changed
-                continue
             if changed is None:
-                cache.forget_all()
+                for cache in caches:
+                    cache.forget_all()
             elif changed:
-                cache.forget(changed)
+                for cache in caches:
+                    cache.forget(changed)
 
     task = asyncio.create_task(follow(newest))
     stack.push_async_callback(_end, task)

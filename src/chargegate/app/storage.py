@@ -1,32 +1,39 @@
-"""Opens what is on disk: the database, the queue, the keys, the audit file."""
+"""Opens the keys and the database. A URL's scheme picks the backend, imported only then."""
 
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from chargegate.app.start import Role, StartError, extra
 from chargegate.audit.base import AuditRow
 from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.feed import AuditFeed
 from chargegate.config import Settings
-from chargegate.ledger import migrations
-from chargegate.ledger.base import LedgerUnavailable
+from chargegate.ledger.access_list import SqliteAccessList
+from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
+from chargegate.ledger.migrations import POSTGRES, SQLITE
 from chargegate.ledger.sqlite import SqliteLedger
-from chargegate.model import now_ms
 from chargegate.queues import sqlite as sqlite_queue
-from chargegate.queues.base import Queue
-from chargegate.queues.memory import MemoryQueue
 from chargegate.secrets import SEALED_PREFIX, KeyFileError, Keyring, open_keyring
 from chargegate.sqlite import SqliteStore, StoreError, StoreUnavailable
 from chargegate.telemetry import Metrics, log
 
 DATABASE: Final = "chargegate.db"
 
+OnAudit = Callable[[list[AuditRow]], None]
 
-class StartError(Exception):
-    """The service cannot start, or a command cannot do its work. The message is one line and says what to change."""
+
+class Storage(NamedTuple):
+    """``feed`` is None where this process keeps no audit file, ``embedded`` where it has no use for the file in
+    ``data_dir``."""
+
+    keyring: Keyring
+    ledger: Ledger
+    access_list: AccessList
+    feed: AuditFeed | None
+    embedded: SqliteStore | None
 
 
 @contextmanager
@@ -35,59 +42,92 @@ def database_named(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (LedgerUnavailable, StoreUnavailable) as error:
-        raise StartError(f"data_dir: {settings.data_path / DATABASE}: {error}") from None
+        embedded = settings.database.url == "sqlite"
+        which = f"data_dir: {settings.data_path / DATABASE}" if embedded else "database.url"
+        raise StartError(f"{which}: {error}") from None
 
 
-async def open_store(settings: Settings, stack: AsyncExitStack, *, exclusive: bool) -> tuple[SqliteStore, Keyring]:
+async def open_storage(
+    settings: Settings, stack: AsyncExitStack, *, role: Role | None, name: str = "", metrics: Metrics | None = None
+) -> Storage:
+    """``role`` is None for a command, which may run beside the service. An ``api`` goes on without a database that is
+    away; any other raises ``StartError``."""
     folder = settings.data_path
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StartError(f"data_dir: {folder}: {error.strerror}") from None
+    embedded = await _open_embedded(settings, stack, exclusive=role in ("serve", "worker"))
     try:
-        store = await SqliteStore.open(
-            folder / DATABASE, {"queue": sqlite_queue.MIGRATIONS, "ledger": migrations.SQLITE}, exclusive=exclusive
-        )
-        stack.push_async_callback(store.close)
         keyring = open_keyring(folder, settings.security.encryption_keys, settings.security.token_hash_key)
-    except (StoreError, KeyFileError) as error:
+    except KeyFileError as error:
         raise StartError(f"data_dir: {error}") from None
-    ledger = SqliteLedger(store)
+    feed = None if role in (None, "api") or metrics is None else _audit_feed(settings, metrics)
+    on_audit = None if metrics is None else partial(_audited, metrics, feed)
+    if settings.database.url == "sqlite" and embedded is not None:
+        ledger: Ledger = SqliteLedger(embedded, on_audit)
+        access_list: AccessList = SqliteAccessList(embedded)
+    else:
+        ledger, access_list = await _open_postgres(settings.database.url, stack, name, on_audit, needed=role != "api")
+    stack.push_async_callback(ledger.close)
+    try:
+        await check_keys(keyring, ledger)
+    except LedgerUnavailable as error:
+        if role != "api" or embedded is not None:
+            raise
+        log.warning("the database is away; requests are accepted without it", error=str(error))
+    if feed is not None:
+        await _start_feed(feed, settings.audit.csv_path, ledger, stack)
+    return Storage(keyring, ledger, access_list, feed, embedded)
+
+
+async def _open_embedded(settings: Settings, stack: AsyncExitStack, *, exclusive: bool) -> SqliteStore | None:
+    """The file in ``data_dir``, where the database or the queue is in it, or might have been."""
+    queue, database = settings.queue.url, settings.database.url
+    if database != "sqlite" and queue != "sqlite":
+        return None
+    migrations = {"queue": sqlite_queue.MIGRATIONS}
+    if database == "sqlite":
+        migrations["ledger"] = SQLITE
+    try:
+        store = await SqliteStore.open(settings.data_path / DATABASE, migrations, exclusive=exclusive)
+    except StoreError as error:
+        raise StartError(f"data_dir: {error}") from None
+    stack.push_async_callback(store.close)
+    return store
+
+
+async def _open_postgres(
+    url: str, stack: AsyncExitStack, writer: str, on_audit: OnAudit | None, *, needed: bool
+) -> tuple[Ledger, AccessList]:
+    with extra("database.url", "postgres"):
+        from chargegate import postgres  # noqa: PLC0415 - only when picked
+        from chargegate.ledger.postgres import PostgresLedger  # noqa: PLC0415 - only when picked
+        from chargegate.ledger.postgres_access_list import PostgresAccessList  # noqa: PLC0415 - only when picked
+    store = postgres.PostgresStore(url, {"ledger": POSTGRES})
+    stack.push_async_callback(store.close)
+    try:
+        await store.prepare(postgres.MIGRATING_S if needed else postgres.LIMIT_S)
+    except postgres.PostgresUnavailable as error:
+        if needed:
+            raise StartError(f"database.url: {error}") from None
+    except (postgres.PostgresUnusable, ValueError) as error:
+        raise StartError(f"database.url: {error}") from None
+    return PostgresLedger(store, writer, on_audit), PostgresAccessList(store)
+
+
+async def check_keys(keyring: Keyring, ledger: Ledger) -> None:
+    """Raises ``StartError`` if the database's tokens were hashed, or its dead letters sealed, with keys that are not
+    at hand."""
     if await ledger.fact("token_hash_key", keyring.hash_key_id) != keyring.hash_key_id:
         raise StartError(
             "security.token_hash_key: not the key that this database's tokens were hashed with,"
             " so that no driver would be found"
         )
-    _refuse_unknown_keys(keyring, await ledger.sealed_prefixes(SEALED_PREFIX), "dead letters")
-    return store, keyring
+    refuse_unknown_keys(keyring, await ledger.sealed_prefixes(SEALED_PREFIX), "dead letters")
 
 
-async def open_queue(settings: Settings, store: SqliteStore, keyring: Keyring, stack: AsyncExitStack) -> Queue:
-    if settings.queue.url == "memory://":
-        log.warning("queue.url is memory://: what is waiting is lost when this process ends")
-        await _settle_lost(store)
-        return MemoryQueue(settings.queue.max_size)
-    queue = await sqlite_queue.SqliteQueue.open(store, settings.queue.max_size)
-    stack.push_async_callback(queue.close)
-    _refuse_unknown_keys(keyring, await queue.beginnings(SEALED_PREFIX), "waiting requests")
-    return queue
-
-
-async def _settle_lost(store: SqliteStore) -> None:
-    """What an earlier process left under way in its memory has an end too. What the embedded queue holds has not: it
-    goes on when that queue is used again."""
-
-    def waiting(connection: sqlite3.Connection) -> frozenset[str]:
-        return frozenset(row[0] for row in connection.execute("SELECT request_id FROM queue"))
-
-    kept = await store.read(waiting)
-    if kept:
-        log.warning("requests wait in the embedded queue, which queue.url does not name", requests=len(kept))
-    if lost := await SqliteLedger(store).fail_lost(kept, now_ms()):
-        log.warning("requests were lost with an earlier process's queue", requests=lost)
-
-
-def _refuse_unknown_keys(keyring: Keyring, beginnings: frozenset[bytes], what: str) -> None:
+def refuse_unknown_keys(keyring: Keyring, beginnings: frozenset[bytes], what: str) -> None:
     for beginning in beginnings:
         if not keyring.knows(beginning):
             raise StartError(
@@ -96,7 +136,7 @@ def _refuse_unknown_keys(keyring: Keyring, beginnings: frozenset[bytes], what: s
             )
 
 
-def audit_feed(settings: Settings, metrics: Metrics) -> AuditFeed | None:
+def _audit_feed(settings: Settings, metrics: Metrics) -> AuditFeed | None:
     if not settings.audit.csv_path:
         return None
     path = Path(settings.audit.csv_path)
@@ -106,13 +146,13 @@ def audit_feed(settings: Settings, metrics: Metrics) -> AuditFeed | None:
         raise StartError(f"audit.csv_path: {path}: {error.strerror}") from None
 
 
-def audited(metrics: Metrics, feed: AuditFeed | None, rows: list[AuditRow]) -> None:
+def _audited(metrics: Metrics, feed: AuditFeed | None, rows: list[AuditRow]) -> None:
     metrics.audit_entries.labels("database").inc(len(rows))
     if feed is not None:
         feed.offer(rows)
 
 
-async def start_feed(feed: AuditFeed, path: str, ledger: SqliteLedger, stack: AsyncExitStack) -> None:
+async def _start_feed(feed: AuditFeed, path: str, ledger: Ledger, stack: AsyncExitStack) -> None:
     save = partial(ledger.save_sink_position, feed.name)
     position = await ledger.sink_position(feed.name)
     try:

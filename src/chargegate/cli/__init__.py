@@ -16,9 +16,12 @@ import chargegate
 from chargegate import app, config, demo
 from chargegate.cli.acl import acl
 from chargegate.cli.audit import audit
+from chargegate.cli.database import database
 from chargegate.cli.dead_letters import dead_letters
 from chargegate.cli.keys import keys
 from chargegate.cli.options import config_file
+from chargegate.cli.queue import queue
+from chargegate.cli.replay import replay
 from chargegate.cli.settings import show_settings
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.queues.base import QueueFull, QueueUnavailable
@@ -94,11 +97,45 @@ def serve(config_file: str | None) -> None:
     Example:
       chargegate serve --config chargegate.toml
     """
+    _run(config_file, "serve")
+
+
+@chargegate_command.command()
+@config_file
+def api(config_file: str | None) -> None:
+    """Serve the API alone; workers elsewhere decide.
+
+    Any number of them, on a queue that processes share. It accepts also while the database is away. Health and metrics
+    are the API's own. Runs until SIGTERM or Ctrl-C.
+
+    \b
+    Example:
+      chargegate api --config chargegate.toml
+    """
+    _run(config_file, "api")
+
+
+@chargegate_command.command()
+@config_file
+def worker(config_file: str | None) -> None:
+    """Decide and call back, without an API.
+
+    Any number of them, on a queue that processes share. Health and metrics are at worker.host and worker.port. Runs
+    until SIGTERM or Ctrl-C, then finishes what is under way; what is left goes to the others.
+
+    \b
+    Example:
+      chargegate worker --config chargegate.toml
+    """
+    _run(config_file, "worker")
+
+
+def _run(config_file: str | None, role: app.Role) -> None:
     settings = config.load(config_file)
     configure_logging(settings.logging.level, settings.logging.format)
     # libuv resolves names in threads, four by default: a few that hang would hold up all others.
     os.environ.setdefault("UV_THREADPOOL_SIZE", "64")
-    uvloop.run(app.serve(settings))
+    uvloop.run(app.serve(settings, role=role))
 
 
 @chargegate_command.command("demo")
@@ -116,5 +153,5 @@ def run_demo(context: click.Context) -> None:
     context.exit(0 if uvloop.run(demo.run()) else 1)
 
 
-for command in (acl, audit, dead_letters, keys, show_settings):
+for command in (acl, audit, database, dead_letters, keys, queue, replay, show_settings):
     chargegate_command.add_command(command)

@@ -62,7 +62,8 @@ Told = Callable[[str, int], None]
 
 async def copy(source: SqliteStore, target: PostgresStore, on_copied: Told) -> None:
     """``on_copied`` is told which of ``KINDS``, and how many more of it are in the target now; at first none of each.
-    Raises ``PostgresUnavailable``, ``StoreUnavailable`` or ``LedgerUnavailable``."""
+    Raises ``PostgresUnavailable``, ``StoreUnavailable`` or ``LedgerUnavailable``, and ``ValueError`` for a value that
+    the target's tables do not take."""
     for kind in KINDS:
         on_copied(kind, 0)
     await _requests(source, target, on_copied)

@@ -1,0 +1,71 @@
+"""What a command uses, with or without a running service beside it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from chargegate.app.queueing import open_queue
+from chargegate.app.start import StartError
+from chargegate.app.storage import DATABASE, database_named, open_storage
+from chargegate.config import Settings
+from chargegate.ledger.base import AccessList, DeadLetter, Ledger
+from chargegate.model import now_ms
+from chargegate.queues.base import Message, Queue
+from chargegate.queues.envelope import unwrap, wrap
+from chargegate.secrets import Keyring
+
+COMMAND = "command"
+"""The name of the process that runs a command. It receives nothing from a queue."""
+
+
+class Offline(msgspec.Struct, frozen=True):
+    """``replay`` puts a dead letter back into the queue, and raises ``StartError`` where the queue lives in another
+    process's memory."""
+
+    ledger: Ledger
+    access_list: AccessList
+    keyring: Keyring
+    replay: Callable[[DeadLetter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def opened_store(settings: Settings, *, made: Callable[[Path], None] | None = None) -> AsyncIterator[Offline]:
+    """The database for a command; a running service goes on using it. Where there is none, one is made and ``made`` is
+    told the folder, or without ``made`` that is an error. Raises ``StartError``."""
+    folder = settings.data_path
+    missing = settings.database.url == "sqlite" and lacks_database(folder)
+    if missing and made is None:
+        raise StartError(f"data_dir: {folder} has no database; `chargegate serve` or `chargegate acl add` makes one")
+    async with AsyncExitStack() as stack:
+        stack.enter_context(database_named(settings))
+        storage = await open_storage(settings, stack, role=None)
+        if missing and made is not None:
+            made(folder)
+        queue: Queue | None = None
+
+        async def put_back(letter: DeadLetter) -> None:
+            nonlocal queue
+            if settings.queue.url == "memory://":
+                raise StartError("queue.url is memory://: only the serving process can replay, over HTTP")
+            if queue is None:
+                queue = await open_queue(settings, storage, stack, name=COMMAND)
+            await replay(queue, storage.keyring, letter)
+
+        yield Offline(storage.ledger, storage.access_list, storage.keyring, put_back)
+
+
+def lacks_database(folder: Path) -> bool:
+    """Whether there is no embedded database. Raises ``StartError``."""
+    try:
+        return not (folder / DATABASE).exists()
+    except OSError as error:
+        raise StartError(f"data_dir: {folder}: {error.strerror}") from None
+
+
+async def replay(queue: Queue, keyring: Keyring, letter: DeadLetter) -> None:
+    """Put a dead letter back on its way. Raises ``CannotOpen``, ``QueueFull`` or ``QueueUnavailable``."""
+    again = letter.failed_at + 1  # not now: if another replay is delivered meanwhile, this one has nothing to send
+    request, _ = unwrap(keyring, Message(letter.request_id, letter.station_id, max(now_ms(), again), letter.sealed))
+    await queue.put(wrap(keyring, request, replayed_at=again))

@@ -1,0 +1,20 @@
+"""How far long work is."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int], None]]:
+    """A line on standard error while it lasts, where that is a terminal. The callable is told how many are done."""
+    console = Console(stderr=True)
+    if not console.is_interactive:
+        yield lambda _: None  # a progress bar would still write an empty line
+        return
+    columns = (SpinnerColumn(), TextColumn(what), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done: progress.update(task, completed=done)

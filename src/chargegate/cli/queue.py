@@ -1,0 +1,67 @@
+"""``chargegate queue``: what waits."""
+
+import click
+import uvloop
+
+from chargegate import app, config
+from chargegate.cli.options import as_json, config_file
+from chargegate.cli.output import write_object
+from chargegate.cli.progress import counting
+from chargegate.queues.base import QueueUnavailable
+
+
+def _url(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    try:
+        config.check_url("queue.url", value)
+    except config.ConfigError as error:
+        raise click.BadParameter(str(error).removeprefix("queue.url: ")) from None
+    if value == "memory://":
+        raise click.BadParameter("memory:// is within a process, where no command reaches it")
+    return value
+
+
+@click.group("queue", no_args_is_help=False)
+def queue() -> None:
+    """Requests that wait for their decision, or for their callback.
+
+    \b
+    Example:
+      chargegate queue move --from sqlite --to redis://localhost
+    """
+
+
+@queue.command()
+@click.option("--from", "source", metavar="URL", required=True, callback=_url, help="As queue.url, but not memory://.")
+@click.option("--to", "target", metavar="URL", required=True, callback=_url, help="As queue.url, but not memory://.")
+@as_json
+@config_file
+def move(source: str, target: str, as_json: bool, config_file: str | None) -> None:
+    """Move all that waits to another queue.
+
+    Stop the service first. Each request leaves the one queue when the other has it; interrupted, run it again. Keys and
+    data_dir are those of the settings. Between different databases, `chargegate database move` comes first.
+
+    \b
+    Example:
+      chargegate queue move --from sqlite --to kafka://localhost:9092
+    """
+    if source == target:
+        raise click.UsageError("--from and --to are the same queue")
+    settings = config.load(config_file)
+    moved = 0
+    with counting("moving") as show:
+
+        def on_moved(more: int) -> None:
+            nonlocal moved
+            moved += more
+            show(moved)
+
+        try:
+            uvloop.run(app.move_queue(settings, source, target, on_moved))
+        except QueueUnavailable as error:
+            raise click.ClickException(f"{error} (moved {moved} before that; run it again to go on)") from None
+    if as_json:
+        write_object({"moved": moved})
+    else:
+        way = f"from {config.scheme(source)} to {config.scheme(target)}"
+        click.echo(f"moved {moved} request{'' if moved == 1 else 's'} {way}")
