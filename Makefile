@@ -35,7 +35,7 @@ check: install ## Lint, format, types and import rules
 soak: servers ## Run the long tests
 	@$(BIN)/pytest -m soak $(ARGS)
 
-bench: install ## Measure, beside the floor in the same run
+bench: servers ## Measure, beside the floor in the same run (ARGS="--only engines" for a part of it)
 	@$(BIN)/python bench/run.py $(ARGS)
 
 lock: install ## Write requirements.txt anew (ARGS=--upgrade for newer versions)

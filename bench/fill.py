@@ -15,6 +15,7 @@ from chargegate.queues import sqlite as sqlite_queue
 from chargegate.queues.envelope import wrap
 from chargegate.secrets import open_keyring
 from chargegate.sqlite import SqliteStore
+from chargegate.telemetry import configure_logging
 
 
 async def fill(count: int, url: str) -> None:
@@ -39,4 +40,5 @@ async def fill(count: int, url: str) -> None:
 
 
 if __name__ == "__main__":
+    configure_logging("error")
     uvloop.run(fill(int(sys.argv[1]), sys.argv[2]))

@@ -7,9 +7,16 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import ClassVar
 
 STATIONS = 5_000
+DRAIN_S = 60
+
+
+class Failed(Exception):
+    """What was measured did not do its work. The text says what is missing."""
 
 
 def tokens(count: int) -> list[str]:
@@ -17,24 +24,28 @@ def tokens(count: int) -> list[str]:
     return [f"bench-{number:010d}-{number * 7919 % 10**10:010d}" for number in range(count)]
 
 
-def bodies(callback_url: str, known: list[str]) -> Iterator[bytes]:
-    """Request bodies without end: random known drivers at random stations of a network."""
+def bodies(callback_url: str, known: list[str], *, numbered: bool = False) -> Iterator[bytes]:
+    """Request bodies without end: random known drivers at random stations of a network. ``numbered``: the callback's
+    path ends in the number of the request, from 0."""
     rng = random.Random(1)
     stations = [f"{rng.getrandbits(32):08x}-8b86-4011-b42d-{rng.getrandbits(48):012x}" for _ in range(STATIONS)]
-    while True:
+    for number in itertools.count():
+        path = f"/{number}" if numbered else ""
         yield (
             f'{{"station_id":"{rng.choice(stations)}","driver_token":"{rng.choice(known)}",'
-            f'"callback_url":"{callback_url}"}}'
+            f'"callback_url":"{callback_url}{path}"}}'
         ).encode()
 
 
 class Sink(asyncio.Protocol):
-    """Answers 200 to every callback and counts it."""
+    """Answers 200 to every callback and counts it. ``arrived``: when each numbered one came first."""
 
     ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
     received = 0
     wanted = 0
     enough: asyncio.Event
+    room: asyncio.Semaphore
+    arrived: ClassVar[dict[int, float]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -47,9 +58,13 @@ class Sink(asyncio.Protocol):
             length = int(self.data[at + 15 : self.data.find(b"\r\n", at)])
             if len(self.data) < end + 4 + length:
                 return
+            number = self.data[: self.data.find(b" HTTP/")].rpartition(b"/")[2]
+            if number.isdigit():
+                Sink.arrived.setdefault(int(number), time.perf_counter())
             self.data = self.data[end + 4 + length :]
             self.transport.write(self.ANSWER)  # type: ignore[attr-defined]  # a stream's
             Sink.received += 1
+            Sink.room.release()
             if Sink.received >= Sink.wanted:
                 Sink.enough.set()
 
@@ -73,7 +88,7 @@ class Client(asyncio.Protocol):
         length = int(self.data[at + 15 : self.data.find(b"\r\n", at)])
         if len(self.data) >= end + 4 + length:
             status, self.data = int(self.data[9:12]), b""
-            if self.answer is not None:
+            if self.answer is not None and not self.answer.done():  # it is, where the bench is being ended
                 self.answer.set_result(status)
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -93,7 +108,7 @@ class Client(asyncio.Protocol):
 
 async def sink() -> str:
     """Start the sink; its URL."""
-    Sink.enough = asyncio.Event()
+    Sink.enough, Sink.room = asyncio.Event(), asyncio.Semaphore(0)
     server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", 0)
     return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/callback"
 
@@ -163,3 +178,82 @@ async def steady(port: int, source: Iterator[bytes], rate: float, seconds: float
     for client in idle:
         client.transport.close()
     return sorted(latencies)
+
+
+async def until(condition: Callable[[], bool], limit_s: float, missing: str) -> None:
+    """Wait until it is so. Raises ``Failed`` where it never is."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > end:
+            raise Failed(missing)
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def pressed(port: int, source: Iterator[bytes], connections: int, ahead: int) -> AsyncIterator[None]:
+    """Within it requests are sent as fast as they are taken, but at most ``ahead`` of them wait for their callback.
+
+    It ends when the last callback was received. Raises ``Failed``, within an exception group, where a request is not
+    taken or a callback never comes.
+    """
+    clients = await connect(port, connections)
+    first, sent, ended = Sink.received, 0, False
+    room = Sink.room = asyncio.Semaphore(ahead)
+
+    async def one(client: Client) -> None:
+        nonlocal sent
+        while await room.acquire() and not ended:
+            sent += 1
+            status = await client.post(next(source))
+            if status != 202:
+                raise Failed(f"the service answered {status}")
+
+    async with asyncio.TaskGroup() as group:
+        for client in clients:
+            group.create_task(one(client))
+        yield
+        ended = True
+        for _ in clients:
+            room.release()
+        await until(lambda: Sink.received - first >= sent, DRAIN_S, "callbacks are missing")
+    for client in clients:
+        client.transport.close()
+
+
+async def paced(
+    port: int, callback_url: str, known: list[str], rate: float, seconds: float
+) -> tuple[list[float], list[float]]:
+    """Send at a fixed rate, whatever the answers do. Seconds from sending a request to its 202, and to its callback,
+    each sorted.
+
+    In steps of a few milliseconds: whoever shares its core with the service must not wait for the time busily.
+    """
+    source = bodies(callback_url, known, numbered=True)
+    idle = await connect(port, 64)
+    clock = time.perf_counter
+    count = int(rate * seconds)
+    began, answered = [0.0] * count, [0.0] * count
+    Sink.arrived.clear()
+
+    async def one(number: int, body: bytes) -> None:
+        client = idle.pop() if idle else (await connect(port, 1))[0]
+        began[number] = clock()
+        status = await client.post(body)
+        answered[number] = clock()
+        idle.append(client)
+        if status != 202:
+            raise Failed(f"the service answered {status}")
+
+    async with asyncio.timeout(seconds + DRAIN_S), asyncio.TaskGroup() as group:
+        started, number = clock(), 0
+        while number < count:
+            while number < min(count, (clock() - started) * rate):
+                group.create_task(one(number, next(source)))
+                number += 1
+            await asyncio.sleep(0.002)
+    await until(lambda: len(Sink.arrived) >= count, DRAIN_S, "callbacks are missing")
+    for client in idle:
+        client.transport.close()
+    numbers = range(count)
+    called = sorted(Sink.arrived[number] - began[number] for number in numbers)
+    return sorted(answered[number] - began[number] for number in numbers), called

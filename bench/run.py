@@ -1,47 +1,44 @@
-"""``make bench``: what the service does on one core, beside the floor, in one run.
+"""``make bench``: what the service does on one core, beside the floor; then the distributed set-up (``engines.py``).
 
-The service, and each floor, runs alone on one core; load and sink have the rest of the machine. Absolute numbers are
-this machine's; the ratios are what to compare.
+In the first part the service, and each floor, runs alone on one core; load and sink have the rest of the machine.
+Absolute numbers are this machine's; the ratios are what to compare. Tables on standard error, all figures as JSON on
+standard output. What could not be measured is said, left out, and makes the exit status 1.
 """
 
 import argparse
 import asyncio
 import json
 import os
-import shutil
+import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvloop
 from rich.console import Console
 from rich.table import Table
 
+import engines
 import load
+from processes import DRIVERS, ENVIRONMENT, configure, cpu_seconds, free_port, new_folder
 
 HERE = Path(__file__).parent
-DRIVERS = 2_000
 CORES = sorted(os.sched_getaffinity(0))
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+PARTS = ("core", "engines", "workers")
 
 
 @contextmanager
 def on_one_core(command: list[str], cwd: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A process alone on the first core, once it listens."""
     with (cwd / "log").open("wb") as out:
-        process = subprocess.Popen(["taskset", "-c", str(CORES[0]), *command], cwd=cwd, stderr=out, stdout=out)
+        process = subprocess.Popen(
+            ["taskset", "-c", str(CORES[0]), *command], cwd=cwd, env=ENVIRONMENT, stderr=out, stdout=out
+        )
     try:
         limit = time.monotonic() + 60
         while True:
@@ -57,33 +54,15 @@ def on_one_core(command: list[str], cwd: Path, port: int) -> Iterator[subprocess
         process.wait(30)
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
-
-
 def peak_memory_mib(pid: int) -> float:
     """Its largest resident size so far."""
     line = next(text for text in Path(f"/proc/{pid}/status").read_text().splitlines() if text.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
-def prepare(folder: Path, port: int, **changes: object) -> list[str]:
+def prepare(folder: Path, port: int, **changes: Any) -> list[str]:
     """A folder with a configuration and an access list; the command that serves it."""
-    keys = {"queue.max_size": 2_000_000, "queue.max_age_ms": 86_400_000, **changes}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
-    (folder / "drivers.csv").write_text("driver_token\n" + "\n".join(load.tokens(DRIVERS)) + "\n")
-    (folder / "chargegate.toml").write_text(
-        "\n".join(
-            [
-                f"server.port = {port}",
-                'callback.allowed_networks = ["127.0.0.0/8"]',
-                'authorization.acl_file = "drivers.csv"',
-                *lines,
-            ]
-        )
-    )
+    configure(folder, {"server.port": port, **changes})
     return [sys.executable, "-m", "chargegate", "serve"]
 
 
@@ -96,20 +75,11 @@ class Bench:
         self.figures: dict[str, float] = {}
         self.console = Console(stderr=True)
 
-    @contextmanager
-    def folder(self) -> Iterator[Path]:
-        """Empty, beside this file's disk, and gone afterwards."""
-        path = Path(tempfile.mkdtemp(prefix="chargegate-bench-"))
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path)
-
     async def bare_accept(self) -> None:
         """The floor of accepting, and its latency at half of what the service delivers."""
         port = free_port()
         source = load.bodies("http://127.0.0.1:1/callback", load.tokens(DRIVERS))
-        with self.folder() as folder, on_one_core([sys.executable, str(HERE / "bare.py"), str(port)], folder, port):
+        with new_folder() as folder, on_one_core([sys.executable, str(HERE / "bare.py"), str(port)], folder, port):
             await load.saturate(port, source, 3_000, 64, None)
             guess = await load.saturate(port, source, 10_000, 64, None)
             self.figures["bare_accept"] = await load.saturate(port, source, int(guess * self.seconds), 64, None)
@@ -130,7 +100,7 @@ class Bench:
         """End to end, durable, audit on: every request accepted, decided, recorded, delivered."""
         url, port = await load.sink(), free_port()
         source = load.bodies(url, load.tokens(DRIVERS))
-        with self.folder() as folder, on_one_core(prepare(folder, port), folder, port) as process:
+        with new_folder() as folder, on_one_core(prepare(folder, port), folder, port) as process:
             guess = await load.saturate(port, source, 4_000, 64, 1_000)
             before = cpu_seconds(process.pid)
             count = int(guess * self.seconds)
@@ -148,10 +118,10 @@ class Bench:
         for name, count in {"few": 10, "many": self.backlog}.items():
             url, port = await load.sink(), free_port()
             source = load.bodies(url, load.tokens(DRIVERS))
-            with self.folder() as folder:
+            with new_folder() as folder:
                 command = prepare(folder, port, **{"queue.consumer_concurrency": 8})
                 fill = [sys.executable, str(HERE / "fill.py"), str(count), url]
-                subprocess.run(fill, cwd=folder, check=True)
+                subprocess.run(fill, cwd=folder, env=ENVIRONMENT, check=True)
                 with on_one_core(command, folder, port) as process:
                     batch = 5_000
                     await load.saturate(port, source, 1_000, 16, None)
@@ -168,7 +138,7 @@ class Bench:
         return count
 
     def show(self) -> None:
-        """The table, and the same as JSON on standard output."""
+        """The table."""
         figures = self.figures
         for kind in ("own", "aiohttp"):
             floor = 1 / (1 / figures["bare_accept"] + 1 / figures[f"bare_post_{kind}"])
@@ -201,28 +171,57 @@ class Bench:
         for row in rows:
             table.add_row(*row)
         self.console.print(table)
-        print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
+
+    async def run(self) -> None:
+        """Everything once, in an order that lets the machine's drift hit floor and service alike."""
+        for step in (
+            self.service(),
+            self.bare_post("aiohttp"),
+            self.bare_post("own"),
+            self.bare_accept(),
+            self.waiting(),
+        ):
+            await step
+        self.show()
 
 
-async def run(seconds: float, backlog: int) -> None:
-    """Everything once, in an order that lets the machine's drift hit floor and service alike."""
-    bench = Bench(seconds, backlog)
-    for step in (
-        bench.service(),
-        bench.bare_post("aiohttp"),
-        bench.bare_post("own"),
-        bench.bare_accept(),
-        bench.waiting(),
-    ):
-        await step
-    bench.show()
+def rounded(figures: Any) -> Any:
+    """To three digits, however deep."""
+    if isinstance(figures, dict):
+        return {name: rounded(value) for name, value in figures.items()}
+    return round(figures, 3)
+
+
+def main(options: argparse.Namespace) -> bool:
+    """The parts that were asked for; whether all of it could be measured."""
+    figures: dict[str, Any] = {}
+    if "core" in options.only:
+        if len(CORES) > 1:
+            os.sched_setaffinity(0, CORES[1:])
+        bench = Bench(options.seconds, options.backlog)
+        uvloop.run(bench.run())
+        figures |= bench.figures
+        os.sched_setaffinity(0, CORES)
+    distributed = engines.Distributed(options.seconds, Console(stderr=True))
+    if "engines" in options.only:
+        distributed.run_engines(options.engines)
+        figures["engines"] = distributed.engines
+    if "workers" in options.only:
+        distributed.run_workers()
+        figures["workers"] = distributed.workers
+    distributed.show()
+    print(json.dumps(rounded(figures)))
+    return not distributed.failed
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
     parser.add_argument("--backlog", type=int, default=1_000_000, help="requests waiting")
-    options = parser.parse_args()
-    if len(CORES) > 1:
-        os.sched_setaffinity(0, CORES[1:])
-    uvloop.run(run(options.seconds, options.backlog))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
+    parser.add_argument("--engines", nargs="+", choices=engines.NAMES, default=engines.NAMES)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way nothing is left running
+    try:
+        sys.exit(not main(parser.parse_args()))
+    except KeyboardInterrupt:
+        sys.exit(130)

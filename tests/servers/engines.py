@@ -181,10 +181,10 @@ class Kafka(Server):
     def url_at(self, port: int) -> str:
         return f"kafka://127.0.0.1:{port}"
 
-    def prepare(self) -> None:
+    def options(self) -> dict[str, object]:
         proxy, proxied = self.behind_proxy
         direct = f"PLAINTEXT://127.0.0.1:{self.port}"
-        options = {
+        return {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
@@ -208,8 +208,10 @@ class Kafka(Server):
             "group.consumer.min.heartbeat.interval.ms": 500,
             "group.consumer.heartbeat.interval.ms": 1000,
         }
+
+    def prepare(self) -> None:
         settings = self.folder / "server.properties"
-        settings.write_text("".join(f"{key}={value}\n" for key, value in options.items()))
+        settings.write_text("".join(f"{key}={value}\n" for key, value in self.options().items()))
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         self.run(*self._main("kafka.tools.StorageTool"), "format", "-t", cluster, "-c", settings)
 

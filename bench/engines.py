@@ -1,0 +1,321 @@
+"""The distributed set-up: the service over each engine, beside a bare producer and consumer, and beside the embedded
+default; and how it grows with workers.
+
+Nothing is pinned: ``chargegate api``, ``chargegate worker``, the servers, load and sink share the whole machine, so the
+absolute numbers say little of a set-up with a machine for each. The ratios of one run are what to compare. PostgreSQL
+is the ledger of every engine; every server is set up as docs/scaling.md asks (Redis ``appendfsync always``, Kafka
+``acks=all`` on one broker, RabbitMQ quorum queue, PostgreSQL ``fsync`` and ``synchronous_commit``). Every measurement
+has a queue and a database of its own.
+"""
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import secrets
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
+import uvloop
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import load
+from processes import DRIVERS, Role, Service, cpu_seconds, service
+
+HERE: Final = Path(__file__).parent
+sys.path.append(str(HERE.parent / "tests"))  # the servers are started as the tests start them
+
+from servers import engines as servers  # type: ignore[import-not-found]  # noqa: E402 - found by the line above
+
+CONNECTIONS: Final = 64
+AHEAD: Final = 1_000
+WARM_S: Final = 2.0
+BARE_LIMIT_S: Final = 180
+SPLIT: Final[tuple[Role, ...]] = ("api", "worker")
+WORKERS: Final = (1, 2, 4)
+CONCURRENCIES: Final = (256, 32)
+SETTINGS: Final = {
+    "security.encryption_keys": [base64.b64encode(secrets.token_bytes(32)).decode()],
+    "security.token_hash_key": base64.b64encode(secrets.token_bytes(32)).decode(),
+}
+numbers = itertools.count(1)
+
+Figures = dict[str, float]
+
+
+class Engine(NamedTuple):
+    """``kind`` starts its server; ``queue`` gives the URL of a queue that is not there yet."""
+
+    name: str
+    kind: Any
+    queue: Callable[[Any], str]
+
+
+def new_database(postgres: Any) -> str:
+    """Makes a database; its URL."""
+    name = f"bench{next(numbers)}"
+
+    async def make() -> None:
+        connection = await asyncpg.connect(postgres.url)
+        await connection.execute(f"CREATE DATABASE {name}")
+        await connection.close()
+
+    uvloop.run(make())
+    return f"{postgres.url.rpartition('/')[0]}/{name}"
+
+
+def new_topic(kafka: Any) -> str:
+    """With a consumer group of its own."""
+    name = f"bench{next(numbers)}"
+    return f"{kafka.url}/{name}?partitions=4&group={name}"
+
+
+class Databases:
+    """Those of one Redis server, each used once."""
+
+    def __init__(self) -> None:
+        self._used: Counter[int] = Counter()
+
+    def __call__(self, redis: Any) -> str:
+        self._used[redis.port] += 1
+        return f"{redis.url.rpartition('/')[0]}/{self._used[redis.port]}"
+
+
+new_redis = Databases()
+ENGINES: Final = (
+    Engine("kafka", servers.Kafka, new_topic),
+    Engine("postgresql", servers.Postgres, new_database),
+    Engine("rabbitmq", servers.Rabbitmq, lambda server: f"{server.url}?queue=bench{next(numbers)}"),
+    Engine("redis", servers.Redis, new_redis),
+)
+NAMES: Final = tuple(engine.name for engine in ENGINES)
+
+
+@contextmanager
+def running(kind: Any) -> Iterator[Any]:
+    """A server of a kind. Raises ``Failed`` where this machine lacks it."""
+    if missing := kind.missing():
+        raise load.Failed(f"{missing}; `make servers` provides it")
+    server = kind()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def bare(engine: str, server: Any, seconds: float) -> float:
+    """Messages per second of a bare producer and consumer."""
+    command = [sys.executable, str(HERE / "barequeues.py"), engine, server.url, f"bare{next(numbers)}", str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=BARE_LIMIT_S, check=False)
+    if done.returncode:
+        raise load.Failed(f"barequeues.py: {done.stderr[-1000:]}")
+    return float(done.stdout)
+
+
+def percentiles(name: str, latencies: Sequence[float]) -> Figures:
+    """Median and 99th percentile of sorted seconds, in ms."""
+    middle, late = len(latencies) // 2, len(latencies) * 99 // 100
+    return {f"{name}_p50_ms": latencies[middle] * 1e3, f"{name}_p99_ms": latencies[late] * 1e3}
+
+
+class Measured:
+    """Measures a set-up that runs: its throughput, and, if asked for, its latencies at half of that."""
+
+    def __init__(self, running: Service, seconds: float, meters: Mapping[str, int]) -> None:
+        """``meters``: processes whose processor time a request is wanted, by name."""
+        self._service = running
+        self._seconds = seconds
+        self._meters = meters
+
+    async def throughput(self, url: str, ahead: int) -> Figures:
+        """Requests per second, accepted, decided, recorded and delivered."""
+        source = load.bodies(url, load.tokens(DRIVERS))
+        clock = time.perf_counter
+        async with load.pressed(self._service.port, source, CONNECTIONS, ahead):
+            first = load.Sink.received
+            await load.until(lambda: load.Sink.received > first + CONNECTIONS, load.DRAIN_S, "no callback comes")
+            await asyncio.sleep(min(WARM_S, self._seconds))
+            before, received, started = self._spent(), load.Sink.received, clock()
+            await asyncio.sleep(self._seconds)
+            after, done, elapsed = self._spent(), load.Sink.received - received, clock() - started
+        if not done:
+            raise load.Failed("callbacks stopped coming")
+        figures = {f"{name}_us": (after[name] - before[name]) / done * 1e6 for name in before}
+        return {"requests_per_second": done / elapsed, **figures}
+
+    async def all(self) -> Figures:
+        """Throughput, then latencies."""
+        url = await load.sink()
+        figures = await self.throughput(url, AHEAD)
+        rate = figures["requests_per_second"] / 2
+        answers, callbacks = await load.paced(self._service.port, url, load.tokens(DRIVERS), rate, self._seconds)
+        return figures | percentiles("accepted", answers) | percentiles("called_back", callbacks)
+
+    async def only_throughput(self, ahead: int = AHEAD) -> Figures:
+        """Without latencies."""
+        return await self.throughput(await load.sink(), ahead)
+
+    def _spent(self) -> dict[str, float]:
+        spent = {name: cpu_seconds(pid) for name, pid in self._meters.items()}
+        for role, pid in self._service.pids:
+            spent[role] = spent.get(role, 0) + cpu_seconds(pid)
+        return spent
+
+
+@contextmanager
+def measuring(
+    roles: Sequence[Role], settings: Mapping[str, Any], seconds: float, meters: Mapping[str, Any]
+) -> Iterator[Measured]:
+    """A set-up while it runs; ``meters`` are servers by name. What fails in it is ``Failed``, with what the processes
+    said."""
+    pids = {name: int((server.folder / "pid").read_text()) for name, server in meters.items()}
+    with service(roles, SETTINGS | dict(settings)) as started:
+        try:
+            yield Measured(started, seconds, pids)
+        except (load.Failed, OSError, ExceptionGroup) as error:
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            raise load.Failed(f"{str(error) or type(error).__name__}\n{started.said()}") from None
+
+
+class Distributed:
+    """One run; ``failed`` where something is missing in its figures."""
+
+    def __init__(self, seconds: float, console: Console) -> None:
+        self.seconds = seconds
+        self.console = console
+        self.engines: dict[str, Figures] = {}
+        self.workers: dict[int, dict[int, float]] = {}
+        """Requests per second, by ``consumer_concurrency`` and by the number of workers."""
+        self.failed = False
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """What fails in it is said, and left out."""
+        started = time.monotonic()
+        try:
+            yield
+        except (load.Failed, OSError, RuntimeError, subprocess.SubprocessError, asyncpg.PostgresError) as error:
+            self.failed = True
+            self.console.print(f"{name}: left out: {error}", markup=False, style="red")
+        else:
+            self.console.print(f"{name}: {time.monotonic() - started:.0f} s", style="dim")
+
+    def run_engines(self, names: Sequence[str]) -> None:
+        """Each engine in turn, between two measurements of the embedded default."""
+        with self.part("sqlite"), measuring(["serve"], {}, self.seconds, {}) as measured:
+            self.engines["sqlite"] = uvloop.run(measured.all())
+        with self.part("engines"), running(servers.Postgres) as postgres:
+            for engine in ENGINES:
+                if engine.name in names:
+                    with self.part(engine.name):
+                        self.engines[engine.name] = self.engine(engine, postgres)
+        if default := self.engines.get("sqlite"):
+            with self.part("sqlite, again"), measuring(["serve"], {}, self.seconds, {}) as measured:
+                again = uvloop.run(measured.only_throughput())
+                default |= {name: statistics.mean((default[name], figure)) for name, figure in again.items()}
+                for figures in self.engines.values():
+                    figures["of_embedded"] = figures["requests_per_second"] / default["requests_per_second"]
+
+    def engine(self, engine: Engine, postgres: Any) -> Figures:
+        """One engine: bare, apart, in one process, bare again, so that the machine's drift hits all alike."""
+        with contextlib.ExitStack() as stack:
+            carries = engine.kind is servers.Postgres
+            server = postgres if carries else stack.enter_context(running(engine.kind))
+            meters = {"database": postgres} if carries else {"queue": server, "database": postgres}
+            bare(engine.name, server, min(WARM_S, self.seconds))  # unmeasured: a virtual machine's first seconds
+            floors = [bare(engine.name, server, self.seconds)]
+            with measuring(SPLIT, self._urls(engine, server, postgres), self.seconds, meters) as measured:
+                figures = uvloop.run(measured.all())
+            with measuring(["serve"], self._urls(engine, server, postgres), self.seconds, meters) as measured:
+                together = uvloop.run(measured.only_throughput())
+            floors.append(bare(engine.name, server, self.seconds))
+        figures["one_process_per_second"], figures["serve_us"] = together["requests_per_second"], together["serve_us"]
+        figures["bare_per_second"] = statistics.mean(floors)
+        figures["of_bare"] = figures["requests_per_second"] / figures["bare_per_second"]
+        return figures
+
+    def _urls(self, engine: Engine, server: Any, postgres: Any) -> dict[str, str]:
+        return {"queue.url": engine.queue(server), "database.url": new_database(postgres)}
+
+    def run_workers(self) -> None:
+        """Several workers on Redis, with an authorizer that takes 50 to 200 ms and nothing cached."""
+        slow = {"authorization.backend": "simulated", "authorization.cache_ttl_ms": 0}
+        with self.part("workers"), running(servers.Postgres) as postgres, running(servers.Redis) as redis:
+            for concurrency, workers in itertools.product(CONCURRENCIES, WORKERS):
+                with self.part(f"workers, {workers} of {concurrency}"):
+                    urls = {"queue.url": new_redis(redis), "database.url": new_database(postgres)}
+                    settings = slow | urls | {"queue.consumer_concurrency": concurrency}
+                    roles: list[Role] = ["api", *["worker"] * workers]  # type: ignore[list-item]  # that it is a role
+                    ahead = AHEAD + workers * concurrency
+                    with measuring(roles, settings, self.seconds, {}) as measured:
+                        figures = uvloop.run(measured.only_throughput(ahead))
+                    self.workers.setdefault(concurrency, {})[workers] = figures["requests_per_second"]
+
+    def show(self) -> None:
+        """A table of the engines, and one of the workers."""
+        if self.engines:
+            self.console.print(self._engines_table())
+        if self.workers:
+            self.console.print(self._workers_table())
+
+    def _engines_table(self) -> Table:
+        table = Table(title="api, worker, servers and load together on one machine", box=box.SIMPLE_HEAD)
+        table.caption = (
+            "End to end: accepted, decided, recorded, called back. Bare: a producer and a consumer, nothing else."
+            " Latencies at half of the rate, from sending the request. µs: processor time a request."
+        )
+        table.add_column("")
+        for name in self.engines:
+            table.add_column(name, justify="right", no_wrap=True)
+        rows = [
+            ("end to end, /s", "{requests_per_second:,.0f}"),
+            ("  of the default's", "{of_embedded:.2f}"),
+            ("bare, /s", "{bare_per_second:,.0f}"),
+            ("  end to end of that", "{of_bare:.2f}"),
+            ("in one process, /s", "{one_process_per_second:,.0f}"),
+            ("202 p50, ms", "{accepted_p50_ms:.1f}"),
+            ("202 p99, ms", "{accepted_p99_ms:.1f}"),
+            ("callback p50, ms", "{called_back_p50_ms:.1f}"),
+            ("callback p99, ms", "{called_back_p99_ms:.1f}"),
+            ("api, µs", "{api_us:.0f}"),
+            ("worker, µs", "{worker_us:.0f}"),
+            ("one process, µs", "{serve_us:.0f}"),
+            ("queue's server, µs", "{queue_us:.0f}"),
+            ("database's server, µs", "{database_us:.0f}"),
+        ]
+        for title, form in rows:
+            table.add_row(title, *[_filled(form, figures) for figures in self.engines.values()])
+        return table
+
+    def _workers_table(self) -> Table:
+        table = Table(title="requests/s with an authorizer that takes 50 to 200 ms, on Redis", box=box.SIMPLE_HEAD)
+        table.add_column("consumer_concurrency")
+        for workers in WORKERS:
+            table.add_column(f"{workers} workers" if workers > 1 else "1 worker", justify="right")
+        for concurrency, rates in self.workers.items():
+            one = rates.get(1)
+            cells = [
+                f"{rates[workers]:,.0f}" + (f" ({rates[workers] / one:.2f})" if one else "") if workers in rates else ""
+                for workers in WORKERS
+            ]
+            table.add_row(str(concurrency), *cells)
+        return table
+
+
+def _filled(form: str, figures: Figures) -> str:
+    try:
+        return form.format_map(figures)
+    except KeyError:
+        return ""
