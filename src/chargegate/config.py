@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -173,7 +174,7 @@ SCHEMES = {
     "database.url": ("sqlite", *_POSTGRES),
     "cache.url": ("memory", *_REDIS),
 }
-KAFKA_SHORTEST_LEASE_MS = 6000  # brokers refuse shorter sessions (group.min.session.timeout.ms)
+KAFKA_SHORTEST_LEASE_MS = 10000  # six tenths are the session, and brokers refuse one of less than 6 s
 URL_KEYS = frozenset({"queue.url", "database.url", "cache.url", "authorization.url"})
 
 
@@ -282,6 +283,13 @@ def check_url(key: str, url: str) -> None:
     if name not in SCHEMES[key] or not right:
         known = ", ".join(repr(each if each == "sqlite" else each + "://") for each in SCHEMES[key])
         raise ConfigError(f"{key}: must be, or begin with, one of {known}")
+    try:
+        for host in urlsplit(url).netloc.rpartition("@")[2].split(","):
+            _ = urlsplit(f"//{host}").port
+    except ValueError:  # whose message may show the password
+        raise ConfigError(
+            f"{key}: a host or port is malformed, or a password holds characters that must be percent-encoded"
+        ) from None
 
 
 def _check_door(settings: Settings) -> None:
@@ -339,8 +347,10 @@ def shown(settings: Settings) -> dict[str, Any]:
     return values
 
 
-_USER_INFORMATION = re.compile(r"(?<=://)[^/?#]*@")
-_SECRET_OPTION = re.compile(r"(?i)(?<=[?&])([^=&#]*(?:password|secret|token|_url)[^=&#]*)=[^&#]*")
+_USER_INFORMATION = re.compile(r"(?<=://).*@")  # up to the last: a password that is not percent-encoded may hold any
+_SECRET_OPTION = re.compile(
+    r"(?i)(?<=[?&])([^=&#]*(?:password|passphrase|secret|token|pem|_url|oauthbearer.config)[^=&#]*)=[^&#]*"
+)
 
 
 def _hide(values: dict[str, Any], prefix: str) -> None:
@@ -351,4 +361,4 @@ def _hide(values: dict[str, Any], prefix: str) -> None:
         elif name in SECRET_KEYS and value:
             values[key] = ["***"] * len(value) if isinstance(value, list) else "***"
         elif name in URL_KEYS:
-            values[key] = _SECRET_OPTION.sub(r"\1=***", _USER_INFORMATION.sub("***@", value))
+            values[key] = _USER_INFORMATION.sub("***@", _SECRET_OPTION.sub(r"\1=***", value))

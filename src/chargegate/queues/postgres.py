@@ -92,8 +92,8 @@ _BEGINNINGS: Final = "SELECT DISTINCT substring(body FROM 1 FOR $1::integer) FRO
 
 
 class PostgresQueue:
-    """Keeps the promises of ``Queue`` across the death of processes and hosts. A message comes back ``lease_ms`` after
-    its consumer died, and at once when its consumer closed."""
+    """Keeps the promises of ``Queue`` across the death of processes and hosts. A message comes back within ``lease_ms``
+    of its consumer's death, and at once when its consumer closed."""
 
     capabilities = Capabilities(durable=True, shared=True, find=True)
 
@@ -102,7 +102,7 @@ class PostgresQueue:
         self._table = table
         self._listen_url = listen_url
         self._max_size = max_size
-        self._lease_s = lease_ms / 1000
+        self._lease_s = lease_ms * 0.8 / 1000  # what is left is for others to look
         self._waiting = 0  # as counted last, and what this process did since
         self._counted_at = float("-inf")
         self._window: deque[Delivery] = deque()

@@ -66,9 +66,10 @@ class GroupConsumer:
         self._topic = address.topic
         self._drain_s = drain_ms / 1000
         self._on_malformed = on_malformed
+        session_ms = lease_ms * 6 // 10  # what is left of the lease is for the others to share out and read
         tuning = {
-            "session.timeout.ms": lease_ms,
-            "heartbeat.interval.ms": max(1, lease_ms // 4),
+            "session.timeout.ms": session_ms,
+            "heartbeat.interval.ms": max(1, session_ms // 4),
             "queued.min.messages": BUFFER,
             "queued.max.messages.kbytes": 8192,
             "fetch.queue.backoff.ms": 20,  # a second by default: a full buffer would make the next fetch late

@@ -1,6 +1,7 @@
 """An idempotent producer in a thread; the event loop learns of each message when all in-sync replicas have it."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 from functools import partial
@@ -96,18 +97,24 @@ class ConfirmingProducer:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._producer.poll(_POLL_S)
+            try:
+                self._producer.poll(_POLL_S)
+            except KafkaException as error:  # a fatal one is raised here, not given to the callback
+                self._failed(error.args[0])
             if self._renew.is_set():
                 self._renew.clear()
                 log.warning("kafka producer starts over")
                 old, self._producer = self._producer, self._new()
                 old.purge()
-                old.poll(0)
+                with contextlib.suppress(KafkaException):
+                    old.poll(0)
                 del old  # ended here and now, not by the garbage collector in the event loop
             self._hand_back()
-        self._producer.flush(PUT_S)
+        with contextlib.suppress(KafkaException):
+            self._producer.flush(PUT_S)
         self._producer.purge()
-        self._producer.poll(0)
+        with contextlib.suppress(KafkaException):
+            self._producer.poll(0)
         self._hand_back()
 
     def _hand_back(self) -> None:

@@ -73,9 +73,9 @@ class KafkaQueue:
         drain_ms: int = 1_000,
         on_malformed: Callable[[], None] = lambda: None,
     ) -> Self:
-        """``url`` as ``address.parse`` says. ``lease_ms``: after this, what a dead consumer held goes to others (the
-        group's session time-out). ``drain_ms``: how long a partition that moves on waits for what is under way.
-        ``on_malformed`` is called for each message that went into the dead-letter topic.
+        """``url`` as ``address.parse`` says. ``lease_ms``: within this, what a dead consumer held goes to others; six
+        tenths of it are the group's session time-out. ``drain_ms``: how long a partition that moves on waits for what
+        is under way. ``on_malformed`` is called for each message that went into the dead-letter topic.
 
         Raises ``ValueError`` for a wrong URL, and ``QueueUnavailable`` where Kafka does not answer within ten seconds,
         or refuses what is needed (the text says what).
