@@ -1,0 +1,163 @@
+"""Processes that die, join and leave."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from outside import eventually
+from scaling.engines import ENGINES, Engine
+from scaling.load import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from outside import Site
+    from scaling.cluster import Cluster, Process
+
+LEASE_S = 10
+WORK_S = 15  # for the decisions and callbacks, on a small machine that is busy with the next engine's
+UNDER_WAY = 500
+
+
+def kill_some(cluster: Cluster, load: Load, rounds: int) -> None:
+    """At random moments a worker and an API at once. They are started again right away."""
+    for _ in range(rounds):
+        load.more(random.randint(5, 60))
+        victims = random.choice(cluster.workers), random.choice(cluster.apis)
+        for victim in victims:
+            victim.kill()
+        cluster.start()
+
+
+def test_nothing_is_lost_when_processes_are_killed(cluster: Cluster, receiver: Site) -> None:
+    with Load(cluster, receiver) as load:
+        kill_some(cluster, load, 3)
+        load.more(20)
+    load.check()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_nothing_is_lost_when_processes_are_killed_for_long(cluster: Cluster, receiver: Site) -> None:
+    with Load(cluster, receiver) as load:
+        kill_some(cluster, load, 50)
+        load.more(20)
+    load.check(limit_s=120)
+
+
+class Takeover:
+    """One after another the engines get a cluster whose worker is killed with its hands full. While the lease of one
+    runs out, the next is prepared."""
+
+    def __init__(self, clusters: Callable[..., Cluster], receiver: Site, authorizer: Site) -> None:
+        self._clusters = clusters
+        self._receiver = receiver
+        self._authorizer = authorizer
+        self._preparing = threading.Lock()
+
+    def run(self, engine: Engine) -> str:
+        paths = [f"/held/{uuid.uuid4().hex}" for _ in range(2)]
+        with self._clusters(engine.new_queue(), queue__lease_ms=LEASE_S * 1000) as cluster:
+            with self._preparing:
+                victim, load = self._prepare(cluster, *paths)
+            left = [request_id for request_id in load.accepted if not load.delivered(request_id)]
+            killed_at = time.monotonic()
+            victim.kill()
+            self._authorizer.release(paths[1])
+            load.await_delivered(left, LEASE_S + WORK_S)
+            taken = time.monotonic() - killed_at
+            self._authorizer.release(paths[0])
+            with self._preparing:
+                load.check()
+        return f"{engine.name}: {len(left)} requests, all finished {taken:.1f} s after the kill"
+
+    def _prepare(self, cluster: Cluster, victims: str, others: str) -> tuple[Process, Load]:
+        """Both workers' authorizers keep quiet, and the other one's hands are small."""
+        hold = self._authorizer.url
+        cluster.add("api")
+        patient = {"authorization__timeout_ms": 120_000}
+        cluster.add("worker", queue__consumer_concurrency=100, authorization__url=hold(others), **patient)
+        victim = cluster.add(
+            "worker", queue__consumer_concurrency=UNDER_WAY + 100, authorization__url=hold(victims), **patient
+        )
+        cluster.start()
+        with Load(cluster, self._receiver, per_second=400, flaky=0) as load:
+            eventually(
+                lambda: len(self._authorizer.calls_to(victims)) >= UNDER_WAY,
+                60,
+                lambda: f"{len(self._authorizer.calls_to(victims))} of {len(load.accepted)} held\n{cluster.tails()}",
+            )
+        cluster.workers.remove(victim)
+        return victim, load
+
+
+@pytest.fixture(scope="session")
+def takeovers(
+    request: pytest.FixtureRequest,
+    new_engine: Callable[[str], Engine],
+    clusters: Callable[..., Cluster],
+    receiver: Site,
+    authorizer: Site,
+) -> Iterator[dict[str, Future[str]]]:
+    """What came of it, by engine, for those that this run asks for."""
+    asking = [item for item in request.session.items if takeovers.__name__ in getattr(item, "fixturenames", ())]
+    engines = [new_engine(item.callspec.params["name"]) for item in asking if isinstance(item, pytest.Function)]
+    takeover = Takeover(clusters, receiver, authorizer)
+    with ThreadPoolExecutor(len(engines)) as at_once:
+        yield {engine.name: at_once.submit(takeover.run, engine) for engine in engines}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_others_finish_what_a_killed_worker_held(name: str, takeovers: dict[str, Future[str]]) -> None:
+    print(takeovers[name].result())
+
+
+def come_and_go(cluster: Cluster, load: Load, for_s: float, callbacks: int) -> int:
+    """A worker joins, another leaves, again and again; how often."""
+    end = time.monotonic() + for_s
+    changes = 0
+    while time.monotonic() < end:
+        enough = len(load.told()) + callbacks
+        cluster.add("worker").start()
+        eventually(lambda enough=enough: len(load.told()) >= enough, 30, cluster.tails)
+        cluster.leave(cluster.workers[0])
+        changes += 2
+    return changes
+
+
+def rebalance(engine: Engine, cluster: Cluster, receiver: Site, for_s: float) -> None:
+    with Load(cluster, receiver, per_second=150) as load:
+        load.more(100)
+        changes = come_and_go(cluster, load, for_s, 150)
+    load.check()
+    repeats, first = load.repeats()
+    print(f"{engine.name}: {changes} changes of {first} callbacks' worth, {repeats} repeats ({repeats / first:.2%})")
+    assert repeats < first * 0.05
+    assert not load.refused
+
+
+@pytest.fixture
+def changing_cluster(engine: Engine, clusters: Callable[..., Cluster]) -> Cluster:
+    with clusters(engine.new_queue()) as cluster:
+        for role in ("api", "worker", "worker"):
+            cluster.add(role)
+        cluster.start()
+        yield cluster
+
+
+@pytest.mark.parametrize("engine", ["kafka"], indirect=True)
+def test_workers_come_and_go(engine: Engine, changing_cluster: Cluster, receiver: Site) -> None:
+    rebalance(engine, changing_cluster, receiver, 10)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_workers_come_and_go_for_a_minute(engine: Engine, changing_cluster: Cluster, receiver: Site) -> None:
+    rebalance(engine, changing_cluster, receiver, 60)
