@@ -165,6 +165,7 @@ def test_a_key_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) ->
         json.dumps({"encryption_keys": [7], "token_hash_key": b64(HASH)}).encode(),
         json.dumps({"encryption_keys": b64(OLD), "token_hash_key": b64(HASH)}).encode(),
     ],
+    ids=range(15),
 )  # fmt: skip
 def test_a_damaged_key_file_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / KEY_FILE

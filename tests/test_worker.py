@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from chargegate import worker
 from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, CircuitOpen, Verdict
 from chargegate.callbacks.deliver import Sender
 from chargegate.callbacks.schedule import RetryPolicy
@@ -24,7 +25,7 @@ from chargegate.ledger.base import Recorded, RequestRecord
 from chargegate.ledger.sqlite import SqliteLedger
 from chargegate.model import ChargingRequest, Decision, RequestStatus, Status, new_request_id, now_ms
 from chargegate.queues import sqlite as sqlite_queue
-from chargegate.queues.base import Message, Queue
+from chargegate.queues.base import Delivery, Message, Queue
 from chargegate.queues.envelope import wrap
 from chargegate.queues.memory import MemoryQueue
 from chargegate.secrets import Keyring
@@ -526,7 +527,11 @@ def test_a_sealed_body_that_is_no_request_is_a_dead_letter(run: Run) -> None:
     run(scenario)
 
 
-@pytest.mark.parametrize("body", [b"sealed by nobody", b"", KEYRING.seal(b"for another request", "another")])
+@pytest.mark.parametrize(
+    "body",
+    [b"sealed by nobody", b"", KEYRING.seal(b"for another request", "another")],
+    ids=["not sealed", "empty", "moved"],
+)
 def test_a_body_that_no_key_opens_is_invalid_and_nothing_to_send_again(run: Run, body: bytes) -> None:
     async def scenario(scene: Scene) -> None:
         worker = scene.work()
@@ -552,6 +557,26 @@ def test_a_body_whose_key_is_missing_stays_and_holds_nobody_up(run: Run) -> None
         assert worker.stuck == 1
         assert await scene.queue.find(request_id) is not None
         assert await scene.ledger.find(request_id) is None
+
+    run(scenario)
+
+
+def test_a_defect_of_a_queue_does_not_end_the_receiving(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(scene: Scene) -> None:
+        whole = scene.queue.receive
+        fail = True
+
+        async def receive(limit: int) -> list[Delivery]:
+            nonlocal fail
+            if fail:
+                fail = False
+                raise IndexError("a client's defect")
+            return await whole(limit)
+
+        monkeypatch.setattr(scene.queue, "receive", receive)
+        monkeypatch.setattr(worker, "_PAUSE_S", 0)
+        scene.work()
+        assert (await scene.ended(await scene.put())).status is RequestStatus.COMPLETED
 
     run(scenario)
 

@@ -14,7 +14,7 @@ from tests.api.conftest import BODY, SESSION, STATION, Service, eventually
 from chargegate.api import idempotency
 from chargegate.ledger.base import CLAIM_MS, Claim
 from chargegate.model import Status, new_request_id, now_ms
-from chargegate.queues.base import Message
+from chargegate.queues.base import Capabilities, Message
 from chargegate.queues.memory import MemoryQueue
 from chargegate.secrets import new_access_key
 from servers.server import Server
@@ -214,6 +214,23 @@ def test_while_the_ledger_is_away_the_cache_says_what_a_key_stands_for(two: list
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["request_id"] for answer in answers}) == 1
     assert [service.accepted() for service in two] == [1, 0]
+
+
+def test_a_ledger_and_a_queue_that_are_silent_are_not_waited_for(
+    two: list[Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they are where one database carries both, and the way to it is cut."""
+
+    async def silent(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    one, other = two
+    for service in two:
+        monkeypatch.setattr(service.ledger, "claim", silent)
+    monkeypatch.setattr(one.queue, "put", silent)
+    monkeypatch.setattr(type(one.queue), "capabilities", Capabilities(durable=True, shared=True, find=True))
+    assert one.http.post(SESSION, json=BODY, headers=KEY).status_code == 503
+    assert other.http.post(SESSION, json=BODY, headers=KEY).status_code == 202
 
 
 def test_without_ledger_and_cache_a_key_is_refused(

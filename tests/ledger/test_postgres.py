@@ -232,6 +232,21 @@ def test_the_month_that_is_going_on_is_not_dropped(postgres_url: str, decide: De
     run(scenario())
 
 
+def test_a_partition_that_somebody_else_attached_is_not_dropped(postgres_url: str, decide: Decide) -> None:
+    async def scenario() -> None:
+        async with opened(postgres_url) as store:
+            ledger = PostgresLedger(store, "w")
+            await store.transaction(
+                lambda connection, _: connection.execute(
+                    "CREATE TABLE archive PARTITION OF authorization_audit FOR VALUES FROM (0) TO (1000)"
+                )
+            )
+            assert await ledger.drop_audit_before(at(2021, 3)) == []
+            assert await rows(store, "SELECT count(*) FROM archive") == [(0,)]
+
+    run(scenario())
+
+
 def test_another_process_goes_on_writing_to_a_month_that_was_dropped(postgres_url: str, decide: Decide) -> None:
     async def scenario() -> None:
         async with opened(postgres_url) as first, opened(postgres_url) as second:

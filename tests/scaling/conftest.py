@@ -104,7 +104,7 @@ def clusters(
         named = {name.replace("__", "."): value for name, value in settings.items()}
         values = {
             "queue.url": queue_url,
-            "queue.lease_ms": 6000,
+            "queue.lease_ms": 10_000,
             "database.url": database_url or new_database(),
             "authorization.backend": "http",
             "authorization.url": authorizer.url("/decide"),
@@ -169,7 +169,7 @@ def proxy(engine: Engine) -> Iterator[Proxy]:
 @pytest.fixture
 def distant_cluster(engine: Engine, proxy: Proxy, clusters: Callable[..., Cluster]) -> Iterator[Cluster]:
     """An API and a worker, running, whose way to the queue leads through ``proxy``."""
-    lease_ms = 6000 if engine.name == "kafka" else 2000
+    lease_ms = 10_000 if engine.name == "kafka" else 2000
     with clusters(engine.new_queue(proxy.url), queue__lease_ms=lease_ms) as cluster:
         cluster.add("api")
         cluster.add("worker")

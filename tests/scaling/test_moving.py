@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 VERDICTS = (verdict("allowed"), verdict("not_allowed", "token_blocked"), verdict("invalid"))
 HOUR_MS = 3_600_000
+WAITING = 2_000
 FINAL = {"good": "COMPLETED", "late": "COMPLETED", "held": "COMPLETED", "gone": "FAILED"}
 STREAM = "{chargegate}:queue"
 
@@ -66,7 +67,7 @@ class World:
             "authorization.timeout_ms": HOUR_MS,
             "authorization.circuit_breaker.enabled": False,
             "queue.max_age_ms": HOUR_MS,
-            "queue.lease_ms": 6000,
+            "queue.lease_ms": 10_000,
             "callback.allowed_networks": ["127.0.0.0/8"],
             "callback.deadline_ms": HOUR_MS,
         }
@@ -250,7 +251,7 @@ def test_to_each_engine_with_work_still_queued(
     scheme = queue.partition(":")[0]
     again = run(service, "queue", "move", "--from", "sqlite", "--to", queue, **there)
     assert again == (0, f"moved 0 requests from sqlite to {scheme}\n", "")
-    lease_ms = "6000" if engine.name == "kafka" else "1000"
+    lease_ms = "10000" if engine.name == "kafka" else "1000"
     back = run(service, "queue", "move", "--from", queue, "--to", "sqlite", queue__lease_ms=lease_ms, **there)
     assert back == (0, f"moved {waiting} requests from {scheme} to sqlite\n", "")
     assert service.waiting() == waiting
@@ -285,10 +286,10 @@ def test_a_move_that_is_cut_off_and_killed_goes_on(
     service = embedded(queue__consumer_concurrency=5)
     service.start()
     with ThreadPoolExecutor(8) as at_once:
-        asked = list(at_once.map(lambda _: world.ask(service, "held"), range(2000)))
+        asked = list(at_once.map(lambda _: world.ask(service, "held"), range(WAITING)))
     service.kill()
     database, queue = new_database(), engine.new_queue()
-    assert done(service, "database", "move", "--to", database)["requests"] == 2000
+    assert done(service, "database", "move", "--to", database)["requests"] == WAITING
 
     slow = f"{proxy.url.rpartition('/')[0]}/{queue.rpartition('/')[2]}"
     proxy.delay(100)
@@ -310,20 +311,20 @@ def test_a_move_that_is_cut_off_and_killed_goes_on(
         assert (cut_off.returncode, out) == (1, "")
         told = re.fullmatch(r"chargegate: --to: .* \(moved (\d+) before that; run it again to go on\)\n", err)
         assert told is not None, err
-        assert service.waiting() == 2000 - int(told[1])
+        assert service.waiting() == WAITING - int(told[1])
         proxy.heal()
         proxy.delay(100)
         killed = start(service, *command)
         interrupt(killed, killed.kill)
         stored = client.xlen(STREAM)
         left = service.waiting()
-        assert 0 < left < 2000, "not killed in the middle"
-        assert stored + left >= 2000
+        assert 0 < left < WAITING, "not killed in the middle"
+        assert stored + left >= WAITING
         assert done(service, "queue", "move", "--from", "sqlite", "--to", queue) == {"moved": left}
         ids = {fields[b"request_id"].decode() for _, fields in client.xrange(STREAM)}
         assert ids == {each.request_id for each in asked}
         assert client.xlen(STREAM) == stored + left
-        print(f"killed with {stored} of 2000 stored; {stored + left - 2000} were moved twice")
+        print(f"killed with {stored} of {WAITING} stored; {stored + left - WAITING} were moved twice")
     assert service.waiting() == 0
 
     world.open = True

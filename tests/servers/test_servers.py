@@ -117,6 +117,10 @@ CLIENTS = {
 }
 
 
+# Tests of the tests' own servers. The slow ones are started and wiped by every other suite anyway.
+SLOW_LATER = ["redis", "postgres", *(pytest.param(each, marks=pytest.mark.soak) for each in ("rabbitmq", "kafka"))]
+
+
 @pytest.fixture(params=CLIENTS)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -132,6 +136,7 @@ def client(name: str) -> Client:
     return CLIENTS[name]
 
 
+@pytest.mark.parametrize("name", SLOW_LATER)
 def test_it_keeps_its_data_until_they_are_wiped(server: Server, client: Client) -> None:
     server.wipe()
     server.start()
@@ -152,6 +157,7 @@ def test_it_keeps_its_data_until_they_are_wiped(server: Server, client: Client) 
     assert not client.read(server.url)
 
 
+@pytest.mark.parametrize("name", SLOW_LATER)
 def test_a_client_that_goes_through_the_proxy_depends_on_it(server: Server, client: Client) -> None:
     server.wipe()
     server.start()
