@@ -315,7 +315,37 @@ def test_credentials_in_a_url_are_hidden() -> None:
     assert shown(settings_)["authorization"]["url"] == "http://***@authorizer.example:81/x?y"
 
 
-@pytest.mark.parametrize("url", ["http://[::1", "http://user:hidden@[x", "not a url", "//@"])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://u:hidden@h:1/0", "redis://***@h:1/0"),
+        ("postgresql://u:hidden@h/d?listen_url=postgresql://u:hidden@h/d", "postgresql://***@h/d?listen_url=***"),
+        (
+            "kafka://h/t?sasl_password=hidden&ssl_key_pem=hidden&group=g",
+            "kafka://h/t?sasl_password=***&ssl_key_pem=***&group=g",
+        ),
+        (
+            "kafka://h/t?sasl.oauthbearer.config=hidden&ssl.key.passphrase=hidden",
+            "kafka://h/t?sasl.oauthbearer.config=***&ssl.key.passphrase=***",
+        ),
+    ],
+)
+def test_credentials_of_a_queue_are_hidden(url: str, said: str) -> None:
+    assert shown(load(None, {"CHARGEGATE_QUEUE__URL": url}))["queue"]["url"] == said
+
+
+@pytest.mark.parametrize(
+    "rest", ["u:hidden/hidden@h", "u:hidden#hidden@h", "u:hidden@h:hidden", "u:hidden\u2100@h", "[h"]
+)
+def test_a_url_that_is_malformed_is_told_without_it(rest: str) -> None:
+    with pytest.raises(ConfigError, match=r"queue\.url: .*percent-encoded") as raised:
+        load(None, {"CHARGEGATE_QUEUE__URL": f"redis://{rest}"})
+    assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://user:hidden/hidden@x", "http://user:hidden@[x", "not a url", "//@"]
+)
 def test_showing_never_fails_and_never_tells(url: str) -> None:
     values = shown(load(None, {"CHARGEGATE_AUTHORIZATION__URL": url}))
     assert "hidden" not in json.dumps(values)

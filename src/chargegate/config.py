@@ -20,6 +20,8 @@ from chargegate.secrets import AccessKeys
 PREFIX = "CHARGEGATE_"
 FILE_VARIABLE = PREFIX + "CONFIG"
 TEST_PREFIX = PREFIX + "TEST_"  # where the tests' servers are
+MOVE_FROM, MOVE_TO = PREFIX + "MOVE_FROM", PREFIX + "MOVE_TO"
+_NO_KEYS = frozenset({FILE_VARIABLE, MOVE_FROM, MOVE_TO})
 DEFAULT_FILE = Path("chargegate.toml")
 
 Ms = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
@@ -185,7 +187,7 @@ def load(file: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
     """
     values = _read(file)
     for name, text in sorted(environ.items()):
-        if name.startswith(PREFIX) and name != FILE_VARIABLE and not name.startswith(TEST_PREFIX):
+        if name.startswith(PREFIX) and name not in _NO_KEYS and not name.startswith(TEST_PREFIX):
             _set_from_environment(values, name, text)
     try:
         settings = msgspec.convert(values, Settings)

@@ -3,9 +3,11 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from chargegate.telemetry import log
+
+_HEEDED_S: Final = 0.5  # a library may swallow a cancellation
 
 Step = Callable[[Any], Coroutine[Any, Any, None]]
 
@@ -67,6 +69,8 @@ class Slots:
         self._idle.clear()
         if self._slots:
             await asyncio.wait(self._slots, timeout=grace_s)
-        for slot in self._slots:
-            slot.cancel()
-        await asyncio.gather(*self._slots, return_exceptions=True)
+        running = set(self._slots)
+        while running:
+            for slot in running:
+                slot.cancel()
+            _, running = await asyncio.wait(running, timeout=_HEEDED_S)

@@ -156,6 +156,10 @@ class Worker:
                 log.warning("queue unavailable", error=str(error))
                 await asyncio.sleep(_PAUSE_S)
                 continue
+            except Exception:  # noqa: BLE001 - whatever it is, a worker that no longer receives would look well
+                log.exception("the queue could not be read")
+                await asyncio.sleep(_PAUSE_S)
+                continue
             for delivery in deliveries:
                 self._accept(delivery)
 

@@ -90,6 +90,23 @@ def test_nobody_else_may_use_the_embedded_database(run: Run, folder: Path, argum
     assert "another process" in error
 
 
+def test_urls_may_be_in_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARGEGATE_MOVE_FROM", f"redis://u:hidden@{NOBODY}")
+    monkeypatch.setenv("CHARGEGATE_MOVE_TO", f"postgresql://u:hidden@{NOBODY}/d")
+    code, error = fails(run, "queue", "move")
+    assert code == 1
+    assert "--from: " in error
+    code, error = fails(run, "database", "move", "--to", "sqlite")
+    assert code == 2
+    assert "hidden" not in error
+
+
+def test_a_url_in_the_wrong_place_is_not_repeated_with_its_password(run: Run) -> None:
+    code, error = fails(run, "queue", "move", "--from", "sqlite", "--to", "amqp://x", "redis://u:hidden@redis.example")
+    assert code == 2
+    assert "redis://***@redis.example" in error
+
+
 def test_a_lease_that_brokers_refuse(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHARGEGATE_QUEUE__LEASE_MS", "1000")
     code, error = fails(run, "queue", "move", "--from", f"kafka://{NOBODY}", "--to", "sqlite")

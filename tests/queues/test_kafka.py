@@ -287,7 +287,7 @@ def test_what_cannot_be_parsed_and_is_too_large_for_us_to_pass_on_holds_nothing_
 
 def test_what_can_be_parsed_and_breaks_the_rules_is_handed_out_for_the_worker_to_refuse(url: str) -> None:
     address, keyring = parse(url), Keyring([os.urandom(32)], os.urandom(32))
-    broken = wrap(keyring, ChargingRequest("r-1", "no station", "short", "ftp://nobody", now_ms()))
+    broken = wrap(keyring, ChargingRequest(new_request_id(), "no station", "short", "ftp://nobody", now_ms()))
     fields = (broken.request_id, broken.station_id, broken.accepted_at, broken.body)
 
     async def scenario() -> None:

@@ -11,7 +11,7 @@ import aio_pika
 import pytest
 import uvloop
 
-from chargegate.model import ChargingRequest, now_ms
+from chargegate.model import ChargingRequest, new_request_id, now_ms
 from chargegate.queues.base import Delivery, Message, Queue, QueueFull, QueueUnavailable
 from chargegate.queues.envelope import examine, unwrap, wrap
 from chargegate.queues.rabbitmq import RabbitQueue
@@ -140,7 +140,7 @@ def test_what_is_no_message_is_a_dead_letter(place: Place, make_message: MakeMes
 
 def test_what_can_be_parsed_and_breaks_the_rules_is_handed_out_for_the_worker_to_refuse(place: Place) -> None:
     keyring = Keyring([os.urandom(32)], os.urandom(32))
-    broken = wrap(keyring, ChargingRequest("r-1", "no station", "short", "ftp://nobody", now_ms()))
+    broken = wrap(keyring, ChargingRequest(new_request_id(), "no station", "short", "ftp://nobody", now_ms()))
 
     async def scenario() -> None:
         async with place.opened() as queue, place.other_client() as channel:

@@ -9,13 +9,15 @@ from chargegate.api.errors import Refused
 from chargegate.api.parts import SharedClaims
 from chargegate.ledger.base import CLAIM_MS, Claim, Ledger, LedgerUnavailable
 from chargegate.model import ChargingRequest, now_ms
-from chargegate.queues.base import Queue
+from chargegate.queues.base import Message, Queue, QueueUnavailable
 from chargegate.queues.envelope import wrap
 from chargegate.secrets import Keyring
 
 _MAX_CONFIRMED: Final = 20_000
 _PUTTING_MS: Final = 2_000  # as long as a queue may take to say yes or no
 _LOOK_AGAIN_S: Final = 0.05
+_ANSWER_S: Final = 1.9  # claim and put together: a client is told within two seconds
+_LEDGER_S: Final = 1.0  # of these, where a cache can take the ledger's place
 
 
 class Accepted(NamedTuple):
@@ -68,29 +70,43 @@ class Idempotency:
             _same(held.body_digest, body)
             self._confirm(digest, held)
             return Accepted(held.request_id, held.created_at, repeated=True)
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + _ANSWER_S
         claim = await self._claim(digest, Claim(body, request.request_id, request.accepted_at))
         _same(claim.body_digest, body)
-        repeated = claim.request_id != request.request_id and await self._becomes_safe(digest, claim)
+        repeated = False
+        if claim.request_id != request.request_id:
+            repeated = await self._becomes_safe(digest, claim)
+            ends = loop.time() + _ANSWER_S
         if not repeated:
             # An earlier claim without its request: whoever made it died, or found the queue full, before the put.
             request = msgspec.structs.replace(request, request_id=claim.request_id)
             claim = msgspec.structs.replace(claim, created_at=request.accepted_at)
-            await self._queue.put(wrap(self._keyring, request))
+            await self._put(wrap(self._keyring, request), ends)
         self._confirm(digest, claim)
         if self._shared is not None:
             await self._shared.confirm(digest, claim, claim.created_at + CLAIM_MS)
         return Accepted(claim.request_id, claim.created_at, repeated)
 
+    async def _put(self, message: Message, ends: float) -> None:
+        """By then, if the queue is one that may be silent. A message that comes through later is a repeat."""
+        try:
+            async with asyncio.timeout_at(ends if self._queue.capabilities.shared else None):
+                await self._queue.put(message)
+        except TimeoutError:
+            raise QueueUnavailable("no answer in time") from None
+
     async def _claim(self, digest: str, claim: Claim) -> Claim:
         """The claim that holds. The ledger's word, or while it is away that of the shared cache."""
-        try:
+        if self._shared is None:
             return await self._ledger.claim(digest, claim)
-        except LedgerUnavailable:
-            held = None
-            if self._shared is not None:
-                held = await self._shared.claim(digest, claim, claim.created_at + CLAIM_MS)
+        try:
+            async with asyncio.timeout(_LEDGER_S):
+                return await self._ledger.claim(digest, claim)
+        except (LedgerUnavailable, TimeoutError):
+            held = await self._shared.claim(digest, claim, claim.created_at + CLAIM_MS)
             if held is None:
-                raise
+                raise LedgerUnavailable("neither the database nor the cache answers") from None
             return held
 
     async def _becomes_safe(self, digest: str, claim: Claim) -> bool:

@@ -2,7 +2,7 @@
 
 from chargegate.app.authorization import check_acl_file
 from chargegate.app.moving import move_database, move_queue
-from chargegate.app.offline import Offline, opened_store
+from chargegate.app.offline import Offline, opened_store, prune_audit
 from chargegate.app.replaying import Replayed, replay_from
 from chargegate.app.serving import serve
 from chargegate.app.start import Role, StartError
@@ -18,6 +18,7 @@ __all__ = [
     "move_database",
     "move_queue",
     "opened_store",
+    "prune_audit",
     "replay_from",
     "serve",
 ]

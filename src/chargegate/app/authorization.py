@@ -1,7 +1,6 @@
 """Builds who decides, and keeps what it remembers in step with the access list."""
 
 import asyncio
-import contextlib
 import hashlib
 import io
 import random
@@ -129,9 +128,13 @@ async def follow_access_list(access_list: AccessList, caches: Sequence[Forgetful
         while True:
             await asyncio.sleep(_FOLLOW_S)
             changed = None
-            with contextlib.suppress(LedgerUnavailable):  # better asked again than allowed by what may have changed
+            try:
                 seen, changed = await access_list.changes(seen)
-            if changed is None:
+            except LedgerUnavailable:
+                pass
+            except Exception:  # noqa: BLE001 - whatever it is, an end of this task would leave what is cached true for long
+                log.exception("changes of the access list cannot be read")
+            if changed is None:  # better asked again than allowed by what may have changed
                 for cache in caches:
                     cache.forget_all()
             elif changed:
@@ -144,5 +147,4 @@ async def follow_access_list(access_list: AccessList, caches: Sequence[Forgetful
 
 async def _end(task: "asyncio.Task[None]") -> None:
     task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await asyncio.wait((task,))

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -15,6 +16,9 @@ from chargegate.model import now_ms
 from chargegate.queues.base import Message, Queue
 from chargegate.queues.envelope import unwrap, wrap
 from chargegate.secrets import Keyring
+
+if TYPE_CHECKING:
+    from chargegate.ledger.postgres import PostgresLedger
 
 COMMAND = "command"
 """The name of the process that runs a command. It receives nothing from a queue."""
@@ -54,6 +58,17 @@ async def opened_store(settings: Settings, *, made: Callable[[Path], None] | Non
             await replay(queue, storage.keyring, letter)
 
         yield Offline(storage.ledger, storage.access_list, storage.keyring, put_back)
+
+
+async def prune_audit(settings: Settings, before: int) -> list[str]:
+    """Drop the months of the audit that ended by then (Unix ms), and return their tables' names. Raises ``StartError``
+    and ``LedgerUnavailable``."""
+    if settings.database.url == "sqlite":
+        raise StartError(
+            "database.url is sqlite, which keeps all months in one table; only PostgreSQL's can be dropped"
+        )
+    async with opened_store(settings) as store:
+        return await cast("PostgresLedger", store.ledger).drop_audit_before(before)
 
 
 def lacks_database(folder: Path) -> bool:

@@ -19,11 +19,17 @@ OF_ONE_PROCESS: Final = ("sqlite", "memory")
 
 
 async def open_queue(settings: Settings, storage: Storage, stack: AsyncExitStack, *, name: str) -> Queue:
-    """``name`` is this process's. Raises ``StartError``."""
+    """``name`` is this process's. Raises ``StartError``, also where the queue's server is away or refuses."""
     if settings.queue.url == "memory://":
         log.warning("queue.url is memory://: what is waiting is lost when this process ends")
         await _settle_lost(storage)
-    return await queue_at("queue.url", settings.queue.url, settings, storage, stack, name=name)
+    queue = await queue_at("queue.url", settings.queue.url, settings, storage, stack, name=name)
+    if queue.capabilities.shared:
+        try:
+            await queue.check()
+        except QueueUnavailable as error:
+            raise StartError(f"queue.url: {error}") from None
+    return queue
 
 
 async def queue_at(

@@ -3,8 +3,9 @@
 import asyncio
 import gc
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from typing import Any, Final, NamedTuple, TypeVar
 
 from starlette.types import ASGIApp
 
@@ -13,10 +14,22 @@ from chargegate.app.building import Opened, build_surface, build_worker, open_sh
 from chargegate.app.open_files import inbound_connections
 from chargegate.app.queueing import OF_ONE_PROCESS, open_queue, warn_of_left_behind
 from chargegate.app.start import Role, StartError, process_name
-from chargegate.app.storage import database_named, open_storage
+from chargegate.app.storage import check_keys, database_named, open_storage
 from chargegate.config import Settings, scheme
+from chargegate.ledger.base import LedgerUnavailable
 from chargegate.telemetry import Metrics, log
 from chargegate.worker import Worker
+
+T = TypeVar("T")
+
+_ANSWER_S: Final = 2.5  # longer than a queue may take to say yes or no
+_PAUSE_S: Final = 1.0
+
+
+class _Started(NamedTuple):
+    url: str
+    opened: Opened
+    worker: Worker | None
 
 
 async def serve(settings: Settings, *, role: Role = "serve", ready: Callable[[str], None] | None = None) -> None:
@@ -31,44 +44,75 @@ async def serve(settings: Settings, *, role: Role = "serve", ready: Callable[[st
             " amqp:// or postgresql://"
         )
     stop, at_once = _signals()
-    outgoing = settings.callback.max_connections + settings.queue.consumer_concurrency
-    max_connections = inbound_connections(outgoing)
     async with AsyncExitStack() as stack:
         stack.enter_context(database_named(settings))
         log.attach()
         stack.callback(log.detach)
-        metrics = Metrics()
-        name = _named(settings, role, stack)
-        storage = await open_storage(settings, stack, role=role, name=name, metrics=metrics)
-        queue = await open_queue(settings, storage, stack, name=name)
-        await warn_of_left_behind(settings, storage)
-        opened = Opened(settings, role, storage, queue, open_shared_cache(settings, stack), metrics)
-        deciding = None if role == "api" else await build_worker(opened, stack)
-        draining = asyncio.Event()
-        url = await _listen(settings, role, build_surface(opened, deciding, draining.is_set), max_connections, stack)
-        # What is there now stays, and a request leaves few cycles behind: looking for them is a tenth of its cost.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
-        if deciding is not None:
-            deciding.worker.start()
-        log.info(
-            "ready",
-            url=url,
-            role=role,
-            queue=scheme(settings.queue.url),
-            database=scheme(settings.database.url),
-            authorization=settings.authorization.backend,
-            max_connections=max_connections,
-        )
-        if ready is not None:
-            ready(url)
-        await stop.wait()
-        draining.set()
-        log.info("draining", grace_ms=settings.server.shutdown_grace_ms)
-        if deciding is not None:
-            await _drain(deciding.worker, settings.server.shutdown_grace_ms / 1000, at_once)
+        started = await _unless(stop, _start(settings, role, stack, stop.is_set))
+        if started is None:
+            log.info("stopped before the start was done")
+        else:
+            worker = started.worker
+            if worker is not None:
+                worker.start()
+            if ready is not None:
+                ready(started.url)
+            if not started.opened.storage.keys_checked:
+                await _unless(stop, _check_keys(started.opened))
+            await stop.wait()
+            log.info("draining", grace_ms=settings.server.shutdown_grace_ms)
+            if worker is not None:
+                await _drain(worker, settings.server.shutdown_grace_ms / 1000, at_once)
     log.info("stopped")
+
+
+async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining: Callable[[], bool]) -> _Started:
+    outgoing = settings.callback.max_connections + settings.queue.consumer_concurrency
+    max_connections = inbound_connections(outgoing)
+    metrics = Metrics()
+    name = _named(settings, role, stack)
+    storage = await open_storage(settings, stack, role=role, name=name, metrics=metrics)
+    queue = await open_queue(settings, storage, stack, name=name)
+    await warn_of_left_behind(settings, storage)
+    opened = Opened(settings, role, storage, queue, open_shared_cache(settings, stack), metrics)
+    deciding = None if role == "api" else await build_worker(opened, stack)
+    url = await _listen(settings, role, build_surface(opened, deciding, draining), max_connections, stack)
+    # What is there now stays, and a request leaves few cycles behind: looking for them is a tenth of its cost.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    log.info(
+        "ready",
+        url=url,
+        role=role,
+        queue=scheme(settings.queue.url),
+        database=scheme(settings.database.url),
+        authorization=settings.authorization.backend,
+        max_connections=max_connections,
+    )
+    return _Started(url, opened, None if deciding is None else deciding.worker)
+
+
+async def _check_keys(opened: Opened) -> None:
+    """What the start could not see, because the database was away. With other keys than the workers have, what this
+    process accepts could never be opened. Raises ``StartError``."""
+    while True:
+        try:
+            return await check_keys(opened.storage.keyring, opened.storage.ledger)
+        except LedgerUnavailable:
+            await asyncio.sleep(_PAUSE_S)
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What the work gives; None if it was to stop before that, and was cancelled."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        return working.result()
+    working.cancel()
+    await asyncio.wait((working,))
+    return None if working.cancelled() else working.result()
 
 
 def _named(settings: Settings, role: Role, stack: AsyncExitStack) -> str:
@@ -96,7 +140,7 @@ async def _listen(settings: Settings, role: Role, surface: ASGIApp, max_connecti
         )
     except OSError as error:
         raise StartError(f"{section}.port: {error}") from None
-    stack.push_async_callback(server.stop, 1.0)
+    stack.push_async_callback(server.stop, _ANSWER_S)
     return f"http://{_authority(place.host)}:{server.port}"
 
 

@@ -27,13 +27,14 @@ OnAudit = Callable[[list[AuditRow]], None]
 
 class Storage(NamedTuple):
     """``feed`` is None where this process keeps no audit file, ``embedded`` where it has no use for the file in
-    ``data_dir``."""
+    ``data_dir``. ``keys_checked`` is False where the database was away: see ``check_keys``."""
 
     keyring: Keyring
     ledger: Ledger
     access_list: AccessList
     feed: AuditFeed | None
     embedded: SqliteStore | None
+    keys_checked: bool
 
 
 @contextmanager
@@ -70,15 +71,17 @@ async def open_storage(
     else:
         ledger, access_list = await _open_postgres(settings.database.url, stack, name, on_audit, needed=role != "api")
     stack.push_async_callback(ledger.close)
+    keys_checked = True
     try:
         await check_keys(keyring, ledger)
     except LedgerUnavailable as error:
+        keys_checked = False
         if role != "api" or embedded is not None:
             raise
         log.warning("the database is away; requests are accepted without it", error=str(error))
     if feed is not None:
         await _start_feed(feed, settings.audit.csv_path, ledger, stack)
-    return Storage(keyring, ledger, access_list, feed, embedded)
+    return Storage(keyring, ledger, access_list, feed, embedded, keys_checked)
 
 
 async def _open_embedded(settings: Settings, stack: AsyncExitStack, *, exclusive: bool) -> SqliteStore | None:

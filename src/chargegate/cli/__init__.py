@@ -38,8 +38,8 @@ _EXPECTED = (
     QueueFull,
     QueueUnavailable,
 )
-# Click's messages quote the arguments, and one of those may be a driver token.
-_could_be_token = re.compile(r"[\w.~-]{20,}").sub
+# Click's messages quote the arguments, and one of those may be a driver token, or a URL with a password.
+_could_be_token = re.compile(r"[\w.~-]{20,}|(?<=://)\S*(?=@)").sub
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

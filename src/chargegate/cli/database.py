@@ -33,7 +33,15 @@ def database() -> None:
 
 
 @database.command()
-@click.option("--to", "target", metavar="URL", required=True, callback=_url, help="As database.url: postgresql://…")
+@click.option(
+    "--to",
+    "target",
+    metavar="URL",
+    required=True,
+    callback=_url,
+    envvar=config.MOVE_TO,
+    help="As database.url: postgresql://… Not seen by others on this machine where it is in CHARGEGATE_MOVE_TO.",
+)
 @as_json
 @config_file
 def move(target: str, as_json: bool, config_file: str | None) -> None:

@@ -34,6 +34,8 @@ config_file = click.option(
 as_json = click.option("--json", "as_json", is_flag=True, help="For machines: JSON, one object a line.")
 station = click.option("--station", metavar="UUID", callback=_station, help="Only this station.")
 
+before = click.option("--before", metavar="TIME", required=True, callback=_moment, help="ISO 8601, such as 2026-01-31.")
+
 
 def time_range(command: Command) -> Command:
     """``--from`` (included) and ``--to`` (not included), as ``since`` and ``until`` in Unix milliseconds."""

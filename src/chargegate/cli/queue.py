@@ -31,15 +31,33 @@ def queue() -> None:
 
 
 @queue.command()
-@click.option("--from", "source", metavar="URL", required=True, callback=_url, help="As queue.url, but not memory://.")
-@click.option("--to", "target", metavar="URL", required=True, callback=_url, help="As queue.url, but not memory://.")
+@click.option(
+    "--from",
+    "source",
+    metavar="URL",
+    required=True,
+    callback=_url,
+    envvar=config.MOVE_FROM,
+    help="As queue.url, but not memory://.",
+)
+@click.option(
+    "--to",
+    "target",
+    metavar="URL",
+    required=True,
+    callback=_url,
+    envvar=config.MOVE_TO,
+    help="As queue.url, but not memory://.",
+)
 @as_json
 @config_file
 def move(source: str, target: str, as_json: bool, config_file: str | None) -> None:
     """Move all that waits to another queue.
 
     Stop the service first. Each request leaves the one queue when the other has it; interrupted, run it again. Keys and
-    data_dir are those of the settings. Between different databases, `chargegate database move` comes first.
+    data_dir are those of the settings. Between different databases, `chargegate database move` comes first. Others on
+    this machine see arguments, and no environment: a URL with a password may be in CHARGEGATE_MOVE_FROM and
+    CHARGEGATE_MOVE_TO.
 
     \b
     Example:

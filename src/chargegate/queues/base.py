@@ -1,8 +1,9 @@
 """The promise that every queue makes."""
 
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
+from msgspec import Meta
 
 
 class QueueFull(Exception):
@@ -20,11 +21,12 @@ class Message(msgspec.Struct, frozen=True):
     """What a queue carries: an id, a key to partition by, when it was accepted (Unix ms), and a sealed body.
 
     ``traceparent`` is for backends whose messages have headers; the body holds it too, so that none must keep it.
+    The bounds hold for what others may have written to a broker, where it is converted: what every database can keep.
     """
 
-    request_id: str
-    station_id: str
-    accepted_at: int
+    request_id: Annotated[str, Meta(pattern=r"\A[0-9a-f-]{36}\Z")]
+    station_id: Annotated[str, Meta(max_length=256)]
+    accepted_at: Annotated[int, Meta(ge=0, lt=2**53)]
     body: bytes
     traceparent: str = ""
 

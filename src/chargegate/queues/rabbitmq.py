@@ -25,6 +25,7 @@ from chargegate.queues.rabbitmq_link import LIMIT_S, Link
 from chargegate.telemetry import log
 
 _SCHEMA: Final = 1
+_OPTIONS: Final = frozenset({"auth", "cafile", "capath", "certfile", "heartbeat", "keyfile", "name", "no_verify_ssl"})
 _DEAF: Final = 6  # looks of the link, two a second
 
 
@@ -74,7 +75,8 @@ class RabbitQueue:
 
     @classmethod
     async def open(cls, url: str, *, max_size: int, prefetch: int = 256, delivery_limit: int = 100) -> "RabbitQueue":
-        """``amqp[s]://user:password@host:port/vhost?queue=NAME``; other parameters are aio-pika's.
+        """``amqp[s]://user:password@host:port/vhost?queue=NAME``; of aio-pika's parameters ``heartbeat`` in seconds,
+        ``auth``, ``name``, and for TLS ``cafile``, ``capath``, ``certfile``, ``keyfile``, ``no_verify_ssl``.
 
         ``prefetch``: messages fetched ahead. ``delivery_limit``: a message that came back so often is dead; the end of
         a worker or a connection counts too. A server that is away is waited for in the background. Raises
@@ -85,6 +87,10 @@ class RabbitQueue:
         if not (parsed.host and name):
             raise ValueError("a host is missing, or the name after ?queue=")
         options = {"heartbeat": "10"} | {key: value for key, value in parsed.query.items() if key != "queue"}
+        if unknown := options.keys() - _OPTIONS:  # aio-pika passes them over
+            raise ValueError(f"unknown option {min(unknown)!r}")
+        if not options["heartbeat"].isdecimal():  # as above
+            raise ValueError("heartbeat: must be a whole number of seconds")
         queue = cls(parsed.with_query(options), name, max_size, prefetch, delivery_limit)
         await queue._putter.wait()
         return queue

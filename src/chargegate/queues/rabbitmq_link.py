@@ -14,6 +14,7 @@ from aio_pika import connect
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError, PublishError
 from aiormq.channel import Channel
+from aiormq.exceptions import InvalidFrameError
 from yarl import URL
 
 from chargegate.queues.base import QueueFull, QueueUnavailable
@@ -53,6 +54,7 @@ class Link:
         self._look = look
         self._lost = lost
         self._connection: AbstractConnection | None = None
+        self._trouble = "not connected: no sign of life"
         self._up = asyncio.Event()
         self._wake = asyncio.Event()
         self._alive = 0.0
@@ -71,7 +73,7 @@ class Link:
             await self._tear_down()
             if why != told:
                 log.warning("no connection to RabbitMQ", to=self._name, why=why)
-            told = why
+            told, self._trouble = why, f"not connected: {why}"
             await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
 
     async def _use(self) -> None:
@@ -119,7 +121,7 @@ class Link:
         """Raises ``QueueUnavailable``."""
         channel = self.channel
         if channel is None:
-            raise QueueUnavailable("not connected")
+            raise QueueUnavailable(self._trouble)
         answer = _observed(question(channel))
         with self.guarded(channel):
             async with asyncio.timeout(LIMIT_S):
@@ -169,4 +171,6 @@ def _in_words(error: BaseException | None) -> str:
         return "the queue is gone, and will be declared again"
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, InvalidFrameError):  # in its words, an object's address
+        return "the server did not let us in; is there such a virtual host, and is it open to the user?"
     return "connection lost" if isinstance(error, ChannelInvalidStateError) else str(error or "connection lost")
