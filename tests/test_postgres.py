@@ -1,7 +1,8 @@
 """Connections that break, batches, and tables, on a real server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -19,6 +20,7 @@ from chargegate.postgres import (
     split_url,
 )
 from lost_answer import losing_answers
+from servers.engines import Postgres
 from servers.server import Server
 
 LIMIT_S = 60
@@ -278,6 +280,171 @@ def test_what_is_no_database_is_refused_without_its_password() -> None:
             with pytest.raises((PostgresUnusable, PostgresUnavailable)) as refused:
                 await PostgresStore.open(url, {})
             assert "sesame" not in str(refused.value)
+
+    run(scenario())
+
+
+async def for_ever(asked: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asked()
+
+
+async def configure(server: Server, *statements: str) -> None:
+    connection = await asyncpg.connect(server.url)
+    for statement in statements:
+        await connection.execute(statement)
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
+
+
+def test_a_database_that_was_made_read_only_is_unavailable_and_heals(opened: Open, postgres_server: Server) -> None:
+    """As a standby is after a failover, and as providers do when a disk is nearly full."""
+
+    async def scenario() -> None:
+        async with opened() as store:
+            gatherer = Gatherer(store, insert)
+            await gatherer.submit(1)
+            await configure(postgres_server, "ALTER SYSTEM SET default_transaction_read_only = on")
+            try:
+                for asked in (store.check, lambda: gatherer.submit(2)):
+                    with pytest.raises(PostgresUnavailable):
+                        await for_ever(asked)  # the server reads its settings in its own time
+            finally:
+                await configure(
+                    postgres_server,
+                    "SET default_transaction_read_only = off",
+                    "ALTER SYSTEM RESET default_transaction_read_only",
+                )
+            while True:
+                try:
+                    await store.check()
+                    await gatherer.submit(3)
+                    break
+                except PostgresUnavailable:
+                    await asyncio.sleep(0.01)
+            assert {1, 3} <= set(await numbers(store))
+
+    run(scenario())
+
+
+def test_a_table_that_cannot_grow_fails_the_check_for_a_while(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chargegate.postgres._FULL_S", 0.2)
+    full = (
+        "CREATE TABLE items (number integer PRIMARY KEY);"
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'could not extend file' USING ERRCODE = 'disk_full'; END $$;"
+        "CREATE TRIGGER full_disk BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION full_disk()"
+    )
+
+    async def scenario() -> None:
+        async with opened(scripts=(full,)) as store:
+            await store.check()
+            with pytest.raises(PostgresUnavailable):
+                await Gatherer(store, insert).submit(1)
+            with pytest.raises(PostgresUnavailable, match="full"):
+                await store.check()
+            while True:
+                try:
+                    await store.check()
+                    break
+                except PostgresUnavailable:
+                    await asyncio.sleep(0.01)
+
+    run(scenario())
+
+
+def limit_files(server: Postgres, size: str) -> None:
+    """Of the server, and of its sessions to come."""
+    assert server._process is not None
+    server.run("prlimit", "--pid", str(server._process.pid), f"--fsize={size}:unlimited")
+
+
+def test_files_that_cannot_grow_end_in_unavailable_and_nothing_that_was_stored_is_lost(
+    opened: Open, postgres_server: Server
+) -> None:
+    assert isinstance(postgres_server, Postgres)
+
+    async def scenario() -> None:
+        table = "CREATE TABLE items (number integer PRIMARY KEY, more bytea)"
+        async with opened(scripts=(table,)) as store:
+
+            async def fill(connection: Connection, items: list[int], _again: bool) -> None:
+                await connection.execute(
+                    "INSERT INTO items SELECT n, $2 FROM unnest($1::integer[]) AS n ON CONFLICT DO NOTHING",
+                    items,
+                    random.randbytes(100_000),
+                )
+
+            stored: list[int] = []
+
+            async def fill_for_ever() -> None:
+                while True:
+                    await Gatherer(store, fill).submit(len(stored))
+                    stored.append(len(stored))
+
+            limit_files(postgres_server, str(16 * 2**20))  # as long as a segment of its log: that is still written
+            await terminate_others(postgres_server)  # those that follow have the limit
+            try:
+                with pytest.raises(PostgresUnavailable):
+                    await fill_for_ever()
+                with pytest.raises(PostgresUnavailable):
+                    await Gatherer(store, fill).submit(len(stored))
+            finally:
+                limit_files(postgres_server, "unlimited")
+            await Gatherer(store, fill).submit(len(stored))
+            assert len(stored) > 10
+            assert await numbers(store) == [*stored, len(stored)]
+
+    run(scenario())
+
+
+def test_a_url_that_was_usable_once_is_unavailable_later(opened: Open) -> None:
+    async def scenario() -> None:
+        async with opened() as store:
+            store._hang_up()
+            store._url = "http://127.0.0.1/"  # what the URL names, a certificate's file say, is gone
+            with pytest.raises(PostgresUnavailable):
+                await Gatherer(store, insert).submit(1)
+
+    run(scenario())
+
+
+GARBAGE = [
+    b"",
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
+    b"R\0\0\0\x17\0\0\0\nSCRAM-SHA-256\0\0R\0\0\0\x0c\0\0\0\x0bwhat",
+    b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05IE\0\0\0\x04",
+]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # asyncpg's half-made connections
+@pytest.mark.parametrize("answer", GARBAGE)
+def test_whatever_answers_there_it_is_said_to_be_unavailable(answer: bytes) -> None:
+    """A proxy's error page, another service's port, an answer cut short."""
+
+    talking: list[asyncio.StreamWriter] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talking.append(writer)
+        while await reader.read(65536):
+            writer.write(answer)
+            if not answer:
+                break
+        writer.close()
+
+    async def scenario() -> None:
+        server = await asyncio.start_server(talk, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            store = PostgresStore(f"postgresql://u:p@127.0.0.1:{port}/d?sslmode=disable", {})
+            attempts = [store.check(), Gatherer(store, insert).submit(1), store.read("SELECT 1")]
+            outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [PostgresUnavailable] * 3
+            await store.close()
+        finally:
+            server.close()  # uvloop waits for ever to close a loop that still listens, or is connected
+            for writer in talking:
+                writer.transport.abort()
 
     run(scenario())
 

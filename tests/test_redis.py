@@ -3,12 +3,14 @@
 import asyncio
 import datetime as dt
 import ipaddress
+import resource
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import uvloop
@@ -18,10 +20,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from chargegate.cache_redis import RedisCache
+from chargegate.model import new_request_id
 from chargegate.queues.base import Message, QueueUnavailable
 from chargegate.queues.redis import RedisQueue
 from chargegate.redis import Batches, RedisServer, RedisUnavailable
 from servers.engines import Redis
+from servers.proxy import Proxy
 from servers.server import Server, free_port
 
 LIMIT_S = 30
@@ -29,6 +33,7 @@ PASSWORD = "p@ss/w:rd"
 QUOTED = "p%40ss%2Fw%3Ard"
 
 MakeMessage = Callable[..., Message]
+T = TypeVar("T")
 
 
 class SecuredRedis(Redis):
@@ -66,14 +71,52 @@ class ClusterNode(Redis):
     def url_at(self, port: int) -> str:
         return f"redis+cluster://127.0.0.1:{port}"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.bus = free_port()
+
     def command(self) -> list[str]:
-        return [*super().command(), "--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+        return [*super().command(), "--cluster-enabled", "yes", "--cluster-port", str(self.bus)]
 
     def start(self) -> None:
         super().start()
         redis_cli(self.port, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         while "cluster_state:ok" not in redis_cli(self.port, "CLUSTER", "INFO"):
             time.sleep(0.02)
+
+
+class PartOfCluster(ClusterNode):
+    """A node that has no slots yet."""
+
+    def start(self) -> None:
+        Redis.start(self)
+
+    @property
+    def node_id(self) -> str:
+        return redis_cli(self.port, "CLUSTER", "MYID").strip()
+
+
+class OnASmallDisk(Redis):
+    """Whose files may be told to grow no more."""
+
+    def __init__(self, fsync: str) -> None:
+        super().__init__()
+        self._fsync = fsync
+
+    def command(self) -> list[str]:
+        # A full disk is an error of the write, not a signal.
+        return ["/bin/sh", "-c", 'trap \'\' XFSZ; exec "$0" "$@"', *super().command(), "--appendfsync", self._fsync]
+
+    def fill(self, *, leaving: int) -> None:
+        (log,) = self.data.glob("*/*.incr.aof")
+        self._limit(log.stat().st_size + leaving)
+
+    def make_room(self) -> None:
+        self._limit(resource.RLIM_INFINITY)
+
+    def _limit(self, size: int) -> None:
+        assert self._process is not None
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 class Replica(Redis):
@@ -270,6 +313,188 @@ def test_the_master_behind_sentinels_and_its_successor(redis_server: Server) -> 
         running(Sentinel(master)) as sentinel,
     ):
         run(scenario(master, replica, sentinel.url))
+
+
+def test_sentinels_that_are_silent_are_passed_over_in_time(redis_server: Server) -> None:
+    async def scenario(sentinel: Redis) -> None:
+        deaf = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+        others = ",".join(f"127.0.0.1:{each.getsockname()[1]}" for each in deaf)
+        client = RedisServer(f"redis+sentinel://{others},127.0.0.1:{sentinel.port}/gate", timeout_s=1.5, at_once=1)
+        assert await client.command("PING")
+        await client.close()
+        for each in deaf:
+            each.close()
+
+    with running(Redis()) as master, running(Sentinel(master)) as sentinel:
+        run(scenario(sentinel))
+
+
+def test_a_name_that_leads_to_a_new_master_is_followed(redis_server: Server) -> None:
+    async def scenario(first: Redis, second: Redis) -> None:
+        with Proxy(first.port) as proxy:
+            queue = await RedisQueue.open(first.url_at(proxy.port), max_size=100, consumer="first")
+            await queue.put(new_message())
+            await queue.ack(*await queue.receive(1))
+            while await queue.find(new_message().request_id):
+                await asyncio.sleep(0.01)
+            proxy._target = second.port  # of new connections; the old ones stay
+            redis_cli(first.port, "REPLICAOF", "127.0.0.1", str(second.port))
+            while True:
+                try:
+                    await queue.put(new_message())
+                    (delivery,) = await queue.receive(1)
+                    break
+                except QueueUnavailable:
+                    await asyncio.sleep(0.01)
+            assert "role:slave" in redis_cli(first.port, "INFO", "replication")
+            assert delivery.message == new_message()
+            await queue.close()
+            first.kill()  # in order, it would wait for a copy to end
+            second.kill()
+
+    with running(Redis()) as first, running(Redis()) as second:
+        run(scenario(first, second))
+
+
+async def until_it_does(asked: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    while True:
+        try:
+            return await asked()
+        except QueueUnavailable:
+            await asyncio.sleep(0.05)
+
+
+def test_a_cluster_that_hands_the_queue_over_and_then_loses_its_new_node(redis_server: Server) -> None:
+    async def scenario(old: PartOfCluster, new: PartOfCluster, heir: PartOfCluster) -> None:
+        redis_cli(old.port, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        for other in (new, heir):
+            redis_cli(old.port, "CLUSTER", "MEET", "127.0.0.1", str(other.port), str(other.bus))
+        nodes = (old, new, heir)
+        while any("cluster_known_nodes:3" not in redis_cli(node.port, "CLUSTER", "INFO") for node in nodes):
+            await asyncio.sleep(0.02)
+        redis_cli(heir.port, "CLUSTER", "REPLICATE", new.node_id)
+        while "cluster_state:ok" not in redis_cli(old.port, "CLUSTER", "INFO"):
+            await asyncio.sleep(0.02)
+        queue = await RedisQueue.open(old.url, max_size=10, consumer="first")
+        await until_it_does(lambda: queue.put(new_message()))
+        held = await until_it_does(lambda: queue.receive(1))
+        await until_it_does(lambda: queue.put(new_message()))
+
+        slot = redis_cli(old.port, "CLUSTER", "KEYSLOT", "{chargegate}").strip()
+        redis_cli(new.port, "CLUSTER", "SETSLOT", slot, "IMPORTING", old.node_id)
+        redis_cli(old.port, "CLUSTER", "SETSLOT", slot, "MIGRATING", new.node_id)
+        keys = redis_cli(old.port, "CLUSTER", "GETKEYSINSLOT", slot, "10").split()
+        redis_cli(old.port, "MIGRATE", "127.0.0.1", str(new.port), "", "0", "5000", "KEYS", *keys)
+        for node in (new, old):
+            redis_cli(node.port, "CLUSTER", "SETSLOT", slot, "NODE", new.node_id)
+        await until_it_does(lambda: queue.put(new_message()))
+        assert redis_cli(new.port, "XLEN", "{chargegate}:queue").strip() == "3"
+        held += await until_it_does(lambda: queue.receive(1))
+
+        while f"port={heir.port},state=online" not in redis_cli(new.port, "INFO", "replication"):
+            await asyncio.sleep(0.02)
+        redis_cli(new.port, "WAIT", "1", "0")
+        while redis_cli(heir.port, "--raw", "CONFIG", "GET", "cluster-enabled") and (
+            "master_link_status:up" not in redis_cli(heir.port, "INFO", "replication")
+        ):
+            await asyncio.sleep(0.02)
+        new.kill()
+        async with asyncio.timeout(2):
+            with pytest.raises(QueueUnavailable):
+                await queue.put(new_message())
+        redis_cli(heir.port, "CLUSTER", "FAILOVER", "TAKEOVER")
+        await until_it_does(lambda: queue.put(new_message()))
+        for _ in range(2):
+            held += await until_it_does(lambda: queue.receive(1))
+        assert len({delivery.handle for delivery in held}) == 4
+        await queue.close()
+
+    with running(PartOfCluster()) as old, running(PartOfCluster()) as new, running(PartOfCluster()) as heir:
+        assert isinstance(old, PartOfCluster)
+        assert isinstance(new, PartOfCluster)
+        assert isinstance(heir, PartOfCluster)
+        run(scenario(old, new, heir))
+
+
+@pytest.mark.parametrize("fsync", ["always", "everysec"])
+def test_a_full_disk(redis_server: Server, fsync: str) -> None:
+    """By the first, the server ends itself; by the second it lives, and refuses."""
+
+    async def scenario(server: OnASmallDisk) -> None:
+        queue = await RedisQueue.open(server.url, max_size=10_000, consumer="first")
+        stored = set()
+
+        async def put_for_ever() -> None:
+            while True:
+                message = Message(new_request_id(), "station", 1, b"sealed")
+                await queue.put(message)
+                stored.add(message.request_id)
+
+        server.fill(leaving=20_000)
+        with pytest.raises(QueueUnavailable):
+            await put_for_ever()
+        with pytest.raises(QueueUnavailable):
+            await queue.check()
+        assert len(stored) > 10
+        assert server.running == (fsync == "everysec")
+        server.make_room() if server.running else server.start()
+        await until_it_does(queue.check)
+        while stored:
+            for delivery in await until_it_does(lambda: queue.receive(100)):
+                stored.discard(delivery.message.request_id)
+        await queue.close()
+
+    server = OnASmallDisk(fsync)
+    with running(server):
+        run(scenario(server))
+
+
+GARBAGE = [
+    b"",
+    b"\0" * 64,
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
+    b"-\r\n",
+    b"-\xff\xfe\r\n",
+    b"-MOVED\r\n",
+    b"-MOVED x y\r\n",
+    b"-ASK 1 nowhere\r\n",
+    b":nine\r\n",
+    b"*-7\r\n",
+    b"$99999999999999999999\r\nx",
+    b"$10\r\nhalf",
+]
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis+sentinel", "redis+cluster"])
+def test_whatever_answers_there_it_is_said_to_be_unavailable(kind: str) -> None:
+    """A proxy's error page, another service's port, an answer cut short."""
+
+    async def scenario() -> None:
+        answer = b""
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while await reader.read(65536):
+                writer.write(answer)
+                if answer.endswith(b"half") or not answer:
+                    break
+            writer.close()
+
+        server = await asyncio.start_server(talk, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        path = "/gate" if kind == "redis+sentinel" else ""
+        try:
+            for answer in GARBAGE:  # noqa: B007 - what the server says
+                queue = await RedisQueue.open(f"{kind}://127.0.0.1:{port}{path}", max_size=10, consumer="first")
+                for asked in (queue.put(new_message()), queue.check(), queue.find("x"), queue.depth()):
+                    with pytest.raises(QueueUnavailable):
+                        await asked
+                with pytest.raises(QueueUnavailable):
+                    await queue.receive(1)
+                await queue.close()
+        finally:
+            server.close()
+
+    run(scenario())
 
 
 @pytest.mark.parametrize(

@@ -22,22 +22,28 @@ R = TypeVar("R")
 Connection = Any  # asyncpg's
 
 LIMIT_S: Final = 1.8  # a caller is told within two seconds
+_CONNECT_S: Final = 10.0
 _CONNECTIONS: Final = 8
 MIGRATING_S: Final = 60.0
 _RETRY_S: Final = 1.0
+_FULL_S: Final = 5.0
 _MAX_ITEMS: Final = 1000  # of one transaction
 _LOCK: Final = 0x63686172676567  # "chargeg": this service's advisory lock
 _REFUSED: Final = (ValueError, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 _BROKEN: Final = (
-    OSError,
-    RuntimeError,  # uvloop's, of a transport that just closed
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # an ended session's last word may come in the middle of the next command
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.DeadlockDetectedError,
+    asyncpg.ReadOnlySQLTransactionError,  # it was the primary
 )
-_FAILED: Final = (*_BROKEN, asyncpg.PostgresError)
+
+
+def _broken(error: BaseException) -> bool:
+    """Whether a connection made anew may do better. What is no answer of the server's has no one kind: asyncpg's, the
+    system's, uvloop's of a transport that just closed, a parser's."""
+    if isinstance(error, asyncpg.PostgresError):
+        return isinstance(error, _BROKEN)
+    return isinstance(error, Exception) and not isinstance(error, (ValueError, PostgresUnavailable, PostgresUnusable))
 
 
 class PostgresUnavailable(Exception):
@@ -69,7 +75,9 @@ async def connect(url: str, within: float = LIMIT_S) -> Connection:
         raise PostgresUnavailable(error.strerror or "no connection") from None
     except ValueError:
         raise PostgresUnusable("not the URL of a PostgreSQL database") from None
-    except _FAILED as error:
+    except asyncpg.PostgresError as error:  # it names the user, the database or the option, and no value of ours
+        raise PostgresUnavailable(error.message or type(error).__name__) from None
+    except Exception as error:  # noqa: BLE001 - see _broken
         raise PostgresUnavailable(type(error).__name__) from None
 
 
@@ -83,6 +91,7 @@ class PostgresStore:
         self._room = asyncio.Semaphore(_CONNECTIONS)
         self._slow = asyncio.Semaphore(_CONNECTIONS // 4)
         self._migrating = asyncio.Lock()
+        self._full_until = float("-inf")
         self._closed = False
 
     @classmethod
@@ -147,21 +156,23 @@ class PostgresStore:
             left = max(0.1, ends - loop.time())
             try:
                 return await self._attempt(work, again, begin, left)
-            except TimeoutError:
-                raise PostgresUnavailable("no answer in time") from None
-            except _REFUSED as error:
-                # No partition for it: the database was emptied, and another process has made the tables anew.
-                if again or not isinstance(error, asyncpg.CheckViolationError):
-                    raise ValueError("a value that the tables do not take") from None  # theirs would repeat the value
             except asyncpg.UndefinedTableError as error:
                 if again:
                     raise PostgresUnavailable(type(error).__name__) from None
-                log.warning("tables are missing and made anew: the database was emptied")
-                await self.prepare(left)
-            except _FAILED as error:
-                if again or not isinstance(error, _BROKEN):
-                    raise PostgresUnavailable(type(error).__name__) from None
+                await self._make_again(left)
+            except Exception as error:  # noqa: BLE001 - see _broken
+                if isinstance(error, asyncpg.DiskFullError):
+                    self._full_until = loop.time() + _FULL_S
+                if failure := _failure(error, again=again, opening=work == self._migrate):
+                    raise failure from None
             again = True
+
+    async def _make_again(self, within: float) -> None:
+        log.warning("tables are missing and made anew: the database was emptied")
+        try:
+            await self.prepare(within)
+        except PostgresUnusable as error:
+            raise PostgresUnavailable(str(error)) from None
 
     async def _attempt(
         self, work: Callable[[Connection, bool], Awaitable[T]], again: bool, begin: str, within: float
@@ -181,7 +192,7 @@ class PostgresStore:
             except BaseException as error:
                 connection.terminate()
                 task.add_done_callback(_retrieved)
-                if isinstance(error, _BROKEN) and not isinstance(error, ValueError):
+                if _broken(error):
                     self._hang_up()  # its sisters are hardly better off
                 raise
             if self._closed:
@@ -197,7 +208,7 @@ class PostgresStore:
             connection = self._idle.pop()
             if not connection.is_closed():
                 return connection
-        return await connect(self._url, within)
+        return await connect(self._url, min(within, _CONNECT_S))
 
     def _hang_up(self) -> None:
         while self._idle:
@@ -216,13 +227,19 @@ class PostgresStore:
             return await self.transaction(fetch, within=within, read_only=True)
 
     async def check(self) -> None:
-        """Raises ``PostgresUnavailable`` unless a commit reaches the disk now and the tables are there."""
+        """Raises ``PostgresUnavailable`` unless a commit reaches the disk now and the tables are there; also for some
+        seconds after a table could not grow, because on a full disk the log may still have room."""
+        if asyncio.get_running_loop().time() < self._full_until:
+            raise PostgresUnavailable("the database's disk is full")
 
         async def probe(connection: Connection, _again: bool) -> None:
             # a record in the write-ahead log that nobody reads: flushed at the commit, and nothing to clean up
-            await connection.fetch(
-                "SELECT pg_logical_emit_message(true, 'chargegate', ''), count(*) FROM schema_versions"
+            ((_, _, read_only),) = await connection.fetch(
+                "SELECT pg_logical_emit_message(true, 'chargegate', ''), count(*),"
+                " current_setting('transaction_read_only') FROM schema_versions"
             )
+            if read_only == "on":  # as providers set it when the disk is nearly full
+                raise PostgresUnavailable("the database is read-only")
 
         await self.transaction(probe)
 
@@ -231,6 +248,22 @@ class PostgresStore:
         self._closed = True
         idle, self._idle = self._idle, []
         await asyncio.gather(*(connection.close(timeout=_RETRY_S) for connection in idle), return_exceptions=True)
+
+
+def _failure(error: Exception, *, again: bool, opening: bool) -> Exception | None:
+    """What to raise; None where another attempt may do better."""
+    if isinstance(error, TimeoutError):
+        return PostgresUnavailable("no answer in time")
+    if isinstance(error, PostgresUnusable) and not opening:  # it was usable: a file that its URL names is gone
+        return PostgresUnavailable(str(error))
+    if isinstance(error, (PostgresUnavailable, PostgresUnusable)):
+        return error
+    # No partition for a row: the database was emptied, and another process has made the tables anew.
+    if not again and (_broken(error) or isinstance(error, asyncpg.CheckViolationError)):
+        return None
+    if isinstance(error, _REFUSED):
+        return ValueError("a value that the tables do not take")  # their message would repeat the value
+    return PostgresUnavailable(type(error).__name__)
 
 
 async def _whole(

@@ -6,6 +6,7 @@
 """
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -16,7 +17,7 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import MasterDownError, ReadOnlyError, RedisClusterException, RedisError
 
 from chargegate.telemetry import log
 
@@ -44,6 +45,7 @@ class RedisServer:
         self._timeout_s = timeout_s
         self._free = asyncio.Semaphore(at_once)
         self._sentinels: list[Any] = []
+        self._pool: Any = None  # a Cluster's client has none
         self._client = self._connect(_address(url))
 
     async def run(self, script: str, keys: tuple[str, ...], *arguments: Any) -> Any:
@@ -58,8 +60,12 @@ class RedisServer:
                 return await self._client.execute_command(*words)
         except TimeoutError:
             raise RedisUnavailable("Redis did not answer in time") from None
-        except (RedisError, OSError, RuntimeError) as error:  # the last is uvloop's, of a transport that just closed
-            raise RedisUnavailable(str(error).partition("\n")[0][:200]) from None
+        except Exception as error:  # noqa: BLE001 - the client has no one kind: its own, the system's, uvloop's, a parser's
+            if self._pool is not None and isinstance(error, (ReadOnlyError, MasterDownError)):
+                with contextlib.suppress(Exception):  # connected anew, the same name may lead to the new master
+                    await self._pool.disconnect(inuse_connections=False)
+            said = str(error) if isinstance(error, (RedisError, RedisClusterException, OSError, RuntimeError)) else ""
+            raise RedisUnavailable(said.partition("\n")[0][:200] or type(error).__name__) from None
 
     async def close(self) -> None:
         await asyncio.gather(*(client.aclose() for client in (self._client, *self._sentinels)))
@@ -79,14 +85,19 @@ class RedisServer:
             return RedisCluster(startup_nodes=[ClusterNode(*node) for node in where.nodes], ssl=where.tls, **options)
         options["redis_connect_func"] = self._connected
         if where.kind == "sentinel":
-            asking = {"socket_timeout": self._timeout_s / 2, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
+            # They are asked one after the other: all but the last may be silent.
+            each = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), self._timeout_s / (len(where.nodes) + 1))
+            asking = each | {"protocol": 2, "retry": Retry(NoBackoff(), 0)}
             sentinel = Sentinel(where.nodes, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]  # redis-py's omission
             self._sentinels = sentinel.sentinels
-            return sentinel.master_for(where.service, ssl=where.tls, **options)
+            master = sentinel.master_for(where.service, ssl=where.tls, **options)
+            self._pool = master.connection_pool
+            return master
         ((options["host"], options["port"]),) = where.nodes
         if where.tls:
             options["connection_class"] = SSLConnection
-        return Redis.from_pool(ConnectionPool(**options))
+        self._pool = ConnectionPool(**options)
+        return Redis.from_pool(self._pool)
 
     async def _connected(self, connection: Any) -> None:
         await connection.on_connect()

@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from chargegate.app import Offline
-from chargegate.model import Decision, Reason, Status, to_iso
+from chargegate.model import Decision, Reason, Status, now_ms, to_iso
+from servers.server import Server
 
 Run = Callable[..., Any]
 Record = Callable[..., None]
@@ -96,3 +99,59 @@ def test_counts_by_station_busiest_first(run: Run, record: Record) -> None:
     assert run("audit", "stats", "--json", "--station", STATIONS[1]).lines() == [quiet]
     later = run("audit", "stats", "--json", "--from", to_iso(START + 4000)).json()
     assert (later["total"], later["invalid"]) == (1, 1)
+
+
+@pytest.fixture
+def in_postgres(postgres_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Commands use a schema of their own there."""
+    schema = f"t{uuid4().hex}"
+
+    async def make() -> None:
+        connection = await asyncpg.connect(postgres_server.url)
+        await connection.execute(f"CREATE SCHEMA {schema}")
+        await connection.close()
+
+    asyncio.run(make())
+    url = f"{postgres_server.url}?search_path={schema}"
+    monkeypatch.setenv("CHARGEGATE_DATABASE__URL", url)
+    return url
+
+
+def test_months_that_ended_are_dropped_and_no_other(run: Run, in_postgres: str, record: Record) -> None:
+    record(decision(1), decision(2 + 31 * 86_400))
+    record(Decision(decision(3).request_id, STATIONS[0], "0123456789abcdef", Status.ALLOWED, "", 0, now_ms()))
+
+    def left() -> int:
+        return len(run("audit", "list", "--json").lines())
+
+    assert run("audit", "prune", "--before", "2024-10-31").out == "dropped nothing: no month ended by then\n"
+    assert left() == 3
+    assert run("audit", "prune", "--before", "2024-11-01", "--json").json() == {
+        "dropped": ["authorization_audit_2024_10"]
+    }
+    assert left() == 2
+    assert run("audit", "prune", "--before", "2999-01-01").out == "dropped authorization_audit_2024_11\n"
+    assert left() == 1
+    assert run("audit", "prune").code == 2
+
+
+def test_months_that_are_being_read_are_not_dropped(run: Run, in_postgres: str, record: Record) -> None:
+    record(decision(1))
+
+    async def read_meanwhile() -> Any:
+        reader = await asyncpg.connect(in_postgres)
+        async with reader.transaction():
+            await reader.execute("SELECT FROM authorization_audit")
+            result = await asyncio.to_thread(run, "audit", "prune", "--before", "2025-01-01")
+        await reader.close()
+        return result
+
+    result = asyncio.run(read_meanwhile())
+    assert (result.code, result.out) == (1, "")
+    assert result.err.endswith("the audit is being read for long, and nothing was dropped\n")
+
+
+def test_the_embedded_audit_has_no_months(run: Run, database: None) -> None:
+    result = run("audit", "prune", "--before", "2025-01-01")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("chargegate: database.url is sqlite")

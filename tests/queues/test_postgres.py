@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ import pytest
 import uvloop
 
 from chargegate.postgres import PostgresUnusable
+from chargegate.queues import postgres as module
 from chargegate.queues.base import Delivery, Message, Queue, QueueFull, QueueUnavailable
 from chargegate.queues.postgres import PostgresQueue
 from lost_answer import losing_answers
@@ -283,6 +285,47 @@ def test_it_refuses_while_the_server_is_away_and_heals_by_itself(
                 return await queue.find(held[0].message.request_id) is None
 
             await until(acked)
+
+    run(scenario())
+
+
+def test_what_the_living_held_through_an_outage_stays_theirs(
+    place: Place, postgres_server: Server, make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chargegate.postgres._RETRY_S", 0.1)
+
+    async def scenario() -> None:
+        async with place.opened(lease_ms=1600) as holder, place.opened(lease_ms=1600) as other:
+            await holder.put(make_message())
+            (held,) = await holder.receive(1)
+            ((until_then,),) = await place.rows("SELECT lease_until FROM QUEUE")
+            taking = [asyncio.create_task(receive(each, 1)) for each in (holder, other)]
+            await asyncio.to_thread(postgres_server.stop)
+            while datetime.now(UTC) <= until_then:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(postgres_server.start)
+            await until(
+                lambda: place.rows(f"SELECT 1 FROM QUEUE WHERE lease_until > '{until_then}'::timestamptz + '4s'")
+            )
+            assert await place.rows("SELECT seq, lease FROM QUEUE") == [held.handle]
+            for task in taking:
+                assert not task.done()
+                task.cancel()
+
+    run(scenario())
+
+
+def test_a_message_in_a_long_queue_is_looked_up_whatever_the_planner_knows(place: Place) -> None:
+    async def scenario() -> None:
+        async with place.opened():
+            await place.rows(
+                "INSERT INTO QUEUE (request_id, station_id, accepted_at, body, deliveries)"
+                " SELECT gen_random_uuid(), '', n, '', 0 FROM generate_series(1, 20000) AS n"
+            )
+            for knows in ("SELECT", "ANALYZE QUEUE"):  # nothing, and how many there are
+                await place.rows(knows)
+                plan = await place.rows("EXPLAIN " + module._FIND.replace("$1", "'x'"))
+                assert "Index Cond: (request_id = 'x'::text)" in str(plan).replace("\\", "")
 
     run(scenario())
 

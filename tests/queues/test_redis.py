@@ -1,6 +1,7 @@
 """What is peculiar to Redis Streams, on a real server."""
 
 import asyncio
+import itertools
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -12,11 +13,13 @@ from uuid import uuid4
 import pytest
 import uvloop
 
+from chargegate.model import new_request_id
 from chargegate.queues import redis as module
+from chargegate.queues import redis_scripts as scripts
 from chargegate.queues.base import Delivery, Message, Queue, QueueFull, QueueUnavailable
 from chargegate.queues.redis import RedisQueue, consumer_name
-from chargegate.redis import RedisServer
-from servers.server import Server
+from chargegate.redis import RedisServer, RedisUnavailable
+from servers.server import Server, free_port
 
 LEASE_MS = 1500
 LIMIT_S = 20
@@ -31,6 +34,7 @@ class Place:
         self.server = server
         self.name = f"q{uuid4().hex[:12]}"
         self.stream, self.ids = f"{{{self.name}}}:queue", f"{{{self.name}}}:queue:ids"
+        self.dead = f"{{{self.name}}}:queue:dead"
 
     @asynccontextmanager
     async def open(
@@ -106,6 +110,15 @@ async def receive(queue: Queue, count: int) -> list[Delivery]:
 
 def ids(deliveries: list[Delivery]) -> list[str]:
     return [delivery.message.request_id for delivery in deliveries]
+
+
+async def receive_for_ever(queue: Queue) -> None:
+    while True:
+        await queue.receive(1)
+
+
+def ids_of(messages: list[Message]) -> list[str]:
+    return [message.request_id for message in messages]
 
 
 def test_another_takes_over_from_the_dead_and_nobody_from_the_living(place: Place, make_message: MakeMessage) -> None:
@@ -356,18 +369,123 @@ def test_a_server_that_takes_no_writes_fails_the_check(place: Place, make_messag
     run(scenario())
 
 
-def test_an_entry_that_is_not_ours_stays_and_stops_nothing(
-    place: Place, make_message: MakeMessage, logged: Callable[[], list[dict[str, Any]]]
+SOUND = {"request_id": new_request_id(), "station_id": "s", "accepted_at": "1", "body": "sealed", "traceparent": ""}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"greeting": "secret"},
+        {name: value for name, value in SOUND.items() if name != "body"},
+        SOUND | {"request_id": "secret\0"},
+        SOUND | {"request_id": new_request_id() + "\n"},
+        SOUND | {"station_id": "secret" * 1000},
+        SOUND | {"accepted_at": "soon"},
+        SOUND | {"accepted_at": str(2**63)},
+        SOUND | {"accepted_at": "-1"},
+        {f"secret-{number}": "" for number in range(5000)},
+    ],
+)
+def test_an_entry_that_is_no_message_goes_to_the_dead_stream(
+    place: Place, make_message: MakeMessage, logged: Callable[[], list[dict[str, Any]]], fields: dict[str, str]
 ) -> None:
     async def scenario() -> None:
         async with place.open() as queue:
-            foreign = (await place.ask("XADD", place.stream, "*", "greeting", "hello")).decode()
+            strange = await place.ask("XADD", place.stream, "*", *itertools.chain(*fields.items()))
             message = make_message()
             await queue.put(message)
             await queue.depth()
             assert ids(await receive(queue, 1)) == [message.request_id]
-            assert foreign in await place.pending()
-            assert foreign in [event.get("entry") for event in logged()]
+            waiting = asyncio.ensure_future(queue.receive(1))
+            while not await place.ask("EXISTS", place.dead):
+                await asyncio.sleep(0.01)
+            waiting.cancel()
+            assert len(await place.pending()) == await place.ask("XLEN", place.stream) == 1
+            ((_, kept),) = await place.ask("XRANGE", place.dead, "-", "+")
+            assert kept == {k.encode(): v.encode() for k, v in list(fields.items())[:500]}
+            assert strange.decode() in [event.get("entry") for event in logged()]
+            assert "secret" not in str(logged())
+
+    run(scenario())
+
+
+def test_the_dead_stream_is_bounded_and_what_is_gone_leaves_no_claim(
+    place: Place, make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_DEAD_KEPT", 100)
+
+    async def scenario() -> None:
+        async with place.open("first", lease_ms=600_000) as queue:
+            await queue.put(make_message())
+            (gone,) = await queue.receive(1)
+        await place.ask("XDEL", place.stream, gone.handle)
+        fill = "for i = 1, 1000 do redis.call('XADD', KEYS[1], '*', 'number', i) end"
+        await place.ask("EVAL", fill, 1, place.stream)
+        async with place.open("first", lease_ms=600_000) as queue:
+            message = make_message()
+            await queue.put(message)
+            assert ids(await receive(queue, 1)) == [message.request_id]
+            waiting = asyncio.ensure_future(queue.receive(1))
+            while len(await place.pending()) > 1:
+                await asyncio.sleep(0.01)
+            waiting.cancel()
+            assert 100 <= await place.ask("XLEN", place.dead) < 300
+
+    run(scenario())
+
+
+def test_without_memory_nothing_is_taken_in_and_all_is_worked_off(place: Place, make_message: MakeMessage) -> None:
+    async def scenario() -> None:
+        async with place.open() as queue:
+            await place.ask("XADD", place.stream, "*", "greeting", "hello")
+            messages = [make_message() for _ in range(3)]
+            for message in messages:
+                await queue.put(message)
+            await place.ask("CONFIG", "SET", "maxmemory", "1")
+            try:
+                with pytest.raises(QueueUnavailable, match="memory"):
+                    await queue.put(make_message())
+                with pytest.raises(QueueUnavailable, match="memory"):
+                    await queue.check()
+                deliveries = await receive(queue, 3)
+                assert ids(deliveries) == ids_of(messages)
+                for delivery in deliveries:
+                    await queue.ack(delivery)
+                while await queue.find(messages[-1].request_id):
+                    await asyncio.sleep(0.01)
+            finally:
+                await place.ask("CONFIG", "SET", "maxmemory", "0")
+            await queue.check()
+            await queue.put(make_message())
+
+    run(scenario())
+
+
+def test_a_server_that_is_no_master_now_is_unavailable_and_knows_of_nothing_less(
+    place: Place, make_message: MakeMessage
+) -> None:
+    async def scenario() -> None:
+        async with place.open(lease_ms=800) as queue:
+            await queue.put(make_message())
+            (held,) = await queue.receive(1)
+            waiting = make_message()
+            await queue.put(waiting)
+            await place.ask("CONFIG", "SET", "replica-serve-stale-data", "no")
+            await place.ask("REPLICAOF", "127.0.0.1", free_port())
+            try:
+                questions = (queue.put(make_message()), queue.check(), queue._ask(scripts.DEPTH, "workers"))
+                for question in (*questions, queue.find(waiting.request_id)):
+                    with pytest.raises(QueueUnavailable):
+                        await question
+                with pytest.raises(RedisUnavailable):
+                    await queue._renew([held.handle], idle_ms=0)
+                with pytest.raises(QueueUnavailable):
+                    await receive_for_ever(queue)
+            finally:
+                await place.ask("REPLICAOF", "NO", "ONE")
+                await place.ask("CONFIG", "SET", "replica-serve-stale-data", "yes")
+            assert list(queue._held) == [held.handle]
+            assert ids(await receive(queue, 1)) == [waiting.request_id]
 
     run(scenario())
 

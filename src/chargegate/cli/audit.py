@@ -8,9 +8,9 @@ import msgspec
 import uvloop
 
 from chargegate import app, config
-from chargegate.cli.options import as_json, config_file, time_range
+from chargegate.cli.options import as_json, before, config_file, time_range
 from chargegate.cli.options import station as only_station
-from chargegate.cli.output import Row, write_rows
+from chargegate.cli.output import Row, write_object, write_rows
 from chargegate.cli.paging import pages, paging
 from chargegate.ledger.base import DecisionFilter, StationStats
 from chargegate.model import Decision, Reason, Status
@@ -26,6 +26,7 @@ def audit() -> None:
     Examples:
       chargegate audit list --status not_allowed --from 2026-01-31
       chargegate audit stats --json
+      chargegate audit prune --before 2026-01-01
     """
 
 
@@ -103,6 +104,28 @@ def stats(station: str | None, since: int | None, until: int | None, as_json: bo
         await write_rows(_one(rows), StationStats.__struct_fields__, as_json=as_json)
 
     uvloop.run(run())
+
+
+@audit.command()
+@before
+@as_json
+@config_file
+def prune(before: int, as_json: bool, config_file: str | None) -> None:
+    """Drop whole months of the audit, for good.
+
+    Only with PostgreSQL, where each month is a table of its own: of those that ended by then, the rows go. Requests and
+    their decisions stay, and so do CSV files. Beside a running service.
+
+    \b
+    Example:
+      chargegate audit prune --before 2026-01-01
+    """
+
+    dropped = uvloop.run(app.prune_audit(config.load(config_file), before))
+    if as_json:
+        write_object({"dropped": dropped})
+    else:
+        click.echo("dropped " + (", ".join(dropped) or "nothing: no month ended by then"))
 
 
 async def _one(rows: Sequence[Row]) -> AsyncIterator[Sequence[Row]]:

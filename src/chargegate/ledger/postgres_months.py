@@ -5,13 +5,17 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
+from asyncpg import LockNotAvailableError  # type: ignore[import-untyped]  # it ships no types
+
 from chargegate.model import now_ms
-from chargegate.postgres import Connection
+from chargegate.postgres import Connection, PostgresUnavailable
 
 _DAY_MS: Final = 86_400_000
 _OLD: Final = """
 SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-WHERE i.inhparent = 'authorization_audit'::regclass AND c.relname < $1 ORDER BY 1"""
+WHERE i.inhparent = 'authorization_audit'::regclass AND c.relname < $1
+    AND c.relname ~ '^authorization_audit_[0-9]{4}_[0-9]{2}$'  -- none that somebody else attached
+ORDER BY 1"""
 
 
 class Months:
@@ -40,11 +44,15 @@ class Months:
                 )
 
     async def drop(self, connection: Connection, at: int) -> list[str]:
-        """The names of the months that ended by ``at`` (Unix ms) and by now."""
+        """The names of the months that ended by ``at`` (Unix ms) and by now. Raises ``PostgresUnavailable`` while
+        someone reads them."""
         dropped = [row[0] for row in await connection.fetch(_OLD, _month(min(at, now_ms()) // _DAY_MS)[0])]
         await connection.execute("SET LOCAL lock_timeout = '1s'")  # all writers queue behind it
-        for name in dropped:
-            await connection.execute(f"DROP TABLE IF EXISTS {name}")
+        try:
+            for name in dropped:
+                await connection.execute(f"DROP TABLE IF EXISTS {name}")
+        except LockNotAvailableError:
+            raise PostgresUnavailable("the audit is being read for long, and nothing was dropped") from None
         self._known.difference_update(dropped)
         return dropped
 

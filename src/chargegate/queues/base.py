@@ -17,16 +17,22 @@ class QueueUnavailable(Exception):
     """The queue cannot store or hand out messages now; nothing was stored. The message says why, without a secret."""
 
 
+# What every database can keep.
+RequestId = Annotated[str, Meta(pattern=r"\A[0-9a-f-]{36}\Z")]
+StationId = Annotated[str, Meta(max_length=256)]
+AcceptedAt = Annotated[int, Meta(ge=0, lt=2**53)]
+
+
 class Message(msgspec.Struct, frozen=True):
     """What a queue carries: an id, a key to partition by, when it was accepted (Unix ms), and a sealed body.
 
     ``traceparent`` is for backends whose messages have headers; the body holds it too, so that none must keep it.
-    The bounds hold for what others may have written to a broker, where it is converted: what every database can keep.
+    The bounds hold where what others may have written to a broker is converted.
     """
 
-    request_id: Annotated[str, Meta(pattern=r"\A[0-9a-f-]{36}\Z")]
-    station_id: Annotated[str, Meta(max_length=256)]
-    accepted_at: Annotated[int, Meta(ge=0, lt=2**53)]
+    request_id: RequestId
+    station_id: StationId
+    accepted_at: AcceptedAt
     body: bytes
     traceparent: str = ""
 

@@ -33,6 +33,7 @@ OPTIONS: Final = ("table", "listen_url")
 LEASE_MS: Final = 30_000
 
 _COUNTED_S: Final = 0.25
+_COUNTING: Final = 10  # a long queue is counted for a tenth of the time
 _POLL_S: Final = 0.25  # while no notification was ever heard
 _IDLE_POLL_S: Final = 1.0
 _RECONNECT_S: Final = 1.0
@@ -63,7 +64,7 @@ SELECT *, $5 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) ON C
 _COUNT: Final = "SELECT count(*) FROM (SELECT FROM QUEUE WHERE lease_until IS NULL LIMIT $1) AS free"
 _TAKE: Final = """
 WITH late AS (
-    SELECT seq FROM QUEUE WHERE lease_until < now() ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED
+    SELECT seq FROM QUEUE WHERE lease_until < now() AND $4 ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED
 ), free AS (
     SELECT seq FROM QUEUE WHERE lease_until IS NULL ORDER BY seq LIMIT $1 - (SELECT count(*) FROM late)
     FOR UPDATE SKIP LOCKED
@@ -86,7 +87,7 @@ UPDATE QUEUE SET lease_until = NULL, deliveries = deliveries - $3::integer
 WHERE (seq, lease) IN (SELECT * FROM unnest($1::bigint[], $2::uuid[])) AND lease_until IS NOT NULL"""
 _FIND: Final = """
 SELECT station_id, accepted_at, coalesce(lease_until >= now(), false), seq FROM QUEUE
-WHERE request_id = $1 ORDER BY seq LIMIT 1"""
+WHERE request_id = $1 ORDER BY accepted_at LIMIT 1"""
 _DEPTH: Final = "SELECT count(*), min(accepted_at) FROM QUEUE WHERE lease_until IS NULL OR lease_until < now()"
 _BEGINNINGS: Final = "SELECT DISTINCT substring(body FROM 1 FOR $1::integer) FROM QUEUE"
 
@@ -104,12 +105,13 @@ class PostgresQueue:
         self._max_size = max_size
         self._lease_s = lease_ms * 0.8 / 1000  # what is left is for others to look
         self._waiting = 0  # as counted last, and what this process did since
-        self._counted_at = float("-inf")
+        self._known_until = float("-inf")
         self._window: deque[Delivery] = deque()
         self._held: set[_Handle] = set()
         self._gone: set[_Handle] = set()
         self._arrival = asyncio.Event()
         self._taking: asyncio.Task[None] | None = None
+        self._late_from = float("-inf")
         self._heard = False
         self._puts: Gatherer[Message, None] = Gatherer(store, self._insert, committed=self._stored)
         self._acks: Gatherer[_Handle | None, None] = Gatherer(store, self._delete, committed=self._forget, lazy=True)
@@ -131,7 +133,7 @@ class PostgresQueue:
         return text.replace("QUEUE", self._table)
 
     async def put(self, message: Message) -> None:
-        if self._waiting >= self._max_size and time.monotonic() < self._counted_at + _COUNTED_S:
+        if self._waiting >= self._max_size and time.monotonic() < self._known_until:
             raise QueueFull
         try:
             await self._puts.submit(message)
@@ -139,9 +141,11 @@ class PostgresQueue:
             raise QueueUnavailable(str(error)) from None
 
     async def _insert(self, connection: Connection, messages: list[Message], again: bool) -> list[Exception | None]:
-        if again or time.monotonic() >= self._counted_at + _COUNTED_S:
+        began = time.monotonic()
+        if again or began >= self._known_until:
             self._waiting = await connection.fetchval(self._sql(_COUNT), self._max_size)
-            self._counted_at = time.monotonic()
+            now = time.monotonic()
+            self._known_until = now + max(_COUNTED_S, _COUNTING * (now - began))
         stored = messages if again else messages[: max(0, self._max_size - self._waiting)]
         if stored:
             self._waiting += len(stored)
@@ -184,13 +188,18 @@ class PostgresQueue:
 
     async def _take(self, limit: int) -> None:
         lease = uuid4()
+        late = time.monotonic() >= self._late_from
 
         async def take(connection: Connection, again: bool) -> list[Any]:
             taken: list[Any] = await connection.fetch(self._sql(_TAKEN), lease) if again else []
-            return taken or await connection.fetch(self._sql(_TAKE), limit, self._lease_s, lease)
+            return taken or await connection.fetch(self._sql(_TAKE), limit, self._lease_s, lease, late and not again)
 
         try:
             rows = await self._store.transaction(take)
+        except PostgresUnavailable:
+            # After an outage everybody's leases look late: the living are given time to renew them.
+            self._late_from = time.monotonic() + self._lease_s / 4
+            raise
         finally:
             self._taking = None
         rows.sort(key=lambda row: (row[5] == 1, row[0]))

@@ -1,7 +1,8 @@
 """A durable queue on Redis Streams, for any number of processes. Needs Redis 7.0 or later.
 
 A message is an entry of one stream, read through one consumer group; a hash beside it leads from a request id to its
-entry. Whoever holds an entry renews its claim; what a dead process held is claimed by another within the lease.
+entry. Whoever holds an entry renews its claim; what a dead process held is claimed by another within the lease. What
+is no message of ours goes to a dead stream, ``{chargegate}:queue:dead``.
 A message is as safe as the server's configuration makes it: ``appendonly yes`` and ``appendfsync always``.
 """
 
@@ -16,6 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from chargegate.model import now_ms
 from chargegate.queues import redis_scripts as scripts
 from chargegate.queues.base import Capabilities, Delivery, Depth, Message, QueueFull, QueueUnavailable, Waiting
@@ -29,6 +32,7 @@ _BATCH: Final = 256
 _PAUSE_S: Final = 0.2
 _DEPTH_KNOWN_S: Final = 0.25
 _FORGOTTEN_MS: Final = 24 * 3600 * 1000
+_DEAD_KEPT: Final = 10_000
 
 
 class RedisQueue:
@@ -40,8 +44,8 @@ class RedisQueue:
         self._server = RedisServer(url, timeout_s=_TIMEOUT_S, at_once=8)
         # Apart, so that it connects anew only when its connection was lost.
         self._reader = RedisServer(url, timeout_s=_TIMEOUT_S, at_once=1)
-        # One hash tag: on a Cluster both are on one node, and scripts may use them together.
-        self._keys = (f"{{{name}}}:queue", f"{{{name}}}:queue:ids")
+        # One hash tag: on a Cluster all are on one node, and scripts may use them together.
+        self._keys = (f"{{{name}}}:queue", f"{{{name}}}:queue:ids", f"{{{name}}}:queue:dead")
         self._max_size = max_size
         self._consumer = consumer
         self._lease_ms = lease_ms
@@ -49,6 +53,7 @@ class RedisQueue:
         self._acks: list[tuple[str, str]] = []
         self._ready: deque[Delivery] = deque()
         self._held: dict[str, float] = {}  # entries handed out, and when their claim was last renewed
+        self._strange: set[str] = set()  # entries taken that are no messages
         self._reading: asyncio.Task[None] | None = None
         self._acking: asyncio.Task[None] | None = None
         self._keeper = asyncio.create_task(self._keep())
@@ -127,6 +132,8 @@ class RedisQueue:
             self._prepared = -1
             if not str(error).startswith(("NOGROUP", "UNBLOCKED")):  # those: the server lost its data, and is well
                 raise QueueUnavailable(str(error)) from None
+        if self._strange:
+            await self._bury()
 
     async def _prepare(self) -> None:
         """Make the group where it is missing, and take up what this consumer holds and does not know of: from before
@@ -160,11 +167,20 @@ class RedisQueue:
                 continue
             try:
                 message = _message(fields)
-            except (KeyError, ValueError):
-                log.error("an entry that is not a message stays in the stream", entry=entry)
+            except (KeyError, ValueError, msgspec.ValidationError):
+                self._strange.add(entry)
                 continue
             self._held[entry] = now
             self._ready.append(Delivery(message, entry, fresh and _order(entry) > self._newest))
+
+    async def _bury(self) -> None:
+        """What cannot go there now, because no memory is left, is claimed again later, and stops nothing until then."""
+        strange, self._strange = self._strange, set()
+        with contextlib.suppress(RedisUnavailable):
+            for entry in await self._server.run(scripts.BURY, self._keys, _GROUP, _DEAD_KEPT, *strange):
+                log.error(
+                    "an entry that is no message went to the dead stream", stream=self._keys[2], entry=entry.decode()
+                )
 
     async def ack(self, delivery: Delivery) -> None:
         self._acks.append((delivery.handle, delivery.message.request_id))
@@ -260,13 +276,9 @@ def consumer_name(folder: Path) -> Iterator[str]:
 
 
 def _message(fields: dict[bytes, bytes]) -> Message:
-    return Message(
-        fields[b"request_id"].decode(),
-        fields[b"station_id"].decode(),
-        int(fields[b"accepted_at"]),
-        fields[b"body"],
-        fields[b"traceparent"].decode(),
-    )
+    """Raises ``KeyError``, ``ValueError`` or ``msgspec.ValidationError``."""
+    texts = {name: fields[name.encode()].decode() for name in ("request_id", "station_id", "traceparent")}
+    return msgspec.convert({"accepted_at": int(fields[b"accepted_at"]), "body": fields[b"body"], **texts}, Message)
 
 
 def _order(entry: str | bytes) -> tuple[int, int]:

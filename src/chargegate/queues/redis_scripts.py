@@ -1,7 +1,7 @@
 """What ``RedisQueue`` has the server do in one step, in Lua.
 
-KEYS: the stream, the hash of request ids. ARGV begins with the group. ``pcall`` where the stream or its group may be
-missing, because the server lost its data.
+KEYS: the stream, the hash of request ids, the dead stream. ARGV begins with the group. ``pcall`` where the stream or
+its group may be missing, because the server lost its data.
 """
 
 from typing import Final
@@ -58,6 +58,22 @@ for i = 3, #ARGV, 2 do
   end
   if redis.call('HGET', KEYS[2], ARGV[i + 1]) == ARGV[i] then redis.call('HDEL', KEYS[2], ARGV[i + 1]) end
 end
+"""
+
+# ARGV: the most that the dead stream keeps, about; entries that are no messages. They go there as they came, up to 500
+# fields: Lua's stack has a limit. Those that did; of the others only their claim was left.
+BURY: Final = """
+local buried = {}
+for i = 3, #ARGV do
+  local found = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1]
+  if found then
+    redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', unpack(found[2], 1, math.min(#found[2], 1000)))
+    buried[#buried + 1] = ARGV[i]
+  end
+  redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
+  redis.call('XDEL', KEYS[1], ARGV[i])
+end
+return buried
 """
 
 # ARGV: the consumer; the idle time in ms that its claims get; entries. Those that are no longer the consumer's.

@@ -22,7 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # all there; 
     OffsetSpec,
 )
 
-from chargegate.queues.base import Message, QueueUnavailable
+from chargegate.queues.base import AcceptedAt, Message, QueueUnavailable, RequestId, StationId
 from chargegate.queues.kafka.address import KafkaAddress, parse
 from chargegate.queues.watermark import Watermark
 
@@ -63,7 +63,7 @@ class Malformed(Exception):
     """A record is not a message of ours. The text says why, and nothing of the content."""
 
 
-_Body = tuple[str, str, int, bytes]
+_Body = tuple[RequestId, StationId, AcceptedAt, bytes]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Body).decode
 
