@@ -24,7 +24,7 @@ servers: install ## Provision the servers that the tests start
 	@scripts/provision || [ -z "$${CI:-}" ]
 
 test: servers ## Run the whole suite (ARGS="tests/cli -k acl" for a part of it)
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not soak" $(ARGS)
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak" $(ARGS)
 
 check: install ## Lint, format, types and import rules
 	@$(BIN)/ruff check

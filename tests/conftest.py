@@ -13,6 +13,11 @@ from chargegate.telemetry import configure_logging, log
 pytest_plugins = ["servers.fixtures"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits longest begins first, so that those who share the work end together."""
+    items.sort(key=lambda item: item.path.parent.name not in ("scaling", "queues"))
+
+
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     """Logging is set up once for a process; here a process is many tests."""
