@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar, cast
 
-from aio_pika import connect
+from aio_pika import Connection
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError, PublishError
 from aiormq.channel import Channel
@@ -77,7 +77,9 @@ class Link:
             await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
 
     async def _use(self) -> None:
-        self._connection = await connect(self._url, client_properties={"connection_name": f"chargegate {self._name}"})
+        # Not aio_pika.connect: what that could not connect, nobody could close.
+        self._connection = Connection(self._url, client_properties={"connection_name": f"chargegate {self._name}"})
+        await self._connection.connect()
         self._alive = _now()
         pika = await self._connection.channel(on_return_raises=True)
         pika.close_callbacks.add(lambda *_: self._wake.set())
