@@ -17,7 +17,7 @@ from chargegate.model import new_request_id
 from chargegate.queues import redis as module
 from chargegate.queues import redis_scripts as scripts
 from chargegate.queues.base import Delivery, Message, Queue, QueueFull, QueueUnavailable
-from chargegate.queues.redis import RedisQueue, consumer_name
+from chargegate.queues.redis import RedisQueue
 from chargegate.redis import RedisServer, RedisUnavailable
 from servers.server import Server, free_port
 
@@ -522,10 +522,3 @@ def test_a_closed_queue_takes_and_gives_nothing(place: Place, make_message: Make
                 await queue.receive(1)
 
     run(scenario())
-
-
-def test_a_consumers_name_is_kept_and_never_shared(tmp_path: Path) -> None:
-    with consumer_name(tmp_path) as first, consumer_name(tmp_path) as second:
-        assert first != second
-    with consumer_name(tmp_path) as again:
-        assert again == first

@@ -5,13 +5,12 @@ from typing import Any
 
 import click
 import uvloop
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from chargegate import app, config
 from chargegate.cli.options import as_json, config_file, time_range
 from chargegate.cli.output import Row, write_object, write_rows
 from chargegate.cli.paging import pages, paging
+from chargegate.cli.progress import counting
 from chargegate.ledger.base import DeadLetter, Ledger
 from chargegate.model import is_uuid, to_iso
 from chargegate.queues.base import QueueFull, QueueUnavailable
@@ -156,11 +155,7 @@ def _check_which(request_id: str | None, since: int | None, until: int | None) -
 
 async def _replay(store: app.Offline, found: AsyncIterator[Sequence[DeadLetter]]) -> int:
     done = 0
-    progress = Progress(
-        SpinnerColumn(), TextColumn("replaying"), MofNCompleteColumn(), console=Console(stderr=True), transient=True
-    )
-    with progress:
-        task = progress.add_task("", total=None)
+    with counting("replaying") as show:
         async for page in found:
             for letter in page:
                 try:
@@ -168,7 +163,7 @@ async def _replay(store: app.Offline, found: AsyncIterator[Sequence[DeadLetter]]
                 except (QueueFull, QueueUnavailable) as error:
                     raise click.ClickException(f"{error} (replayed {done} before that)") from None
                 done += 1
-                progress.update(task, completed=done)
+                show(done)
     return done
 
 

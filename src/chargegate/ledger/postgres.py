@@ -83,10 +83,10 @@ class PostgresLedger:
         async def work(connection: Connection, _again: bool) -> None:
             await connection.execute(sql.ACCEPT, ids, [_text(station) for station in stations], times)
 
-        await _answered(self._store.transaction(work, lazy=True))
+        await answered(self._store.transaction(work, lazy=True))
 
     async def record(self, decision: Decision, created_at: int) -> Recorded:
-        return await _answered(self._record.submit(_Entry(decision, created_at)))
+        return await answered(self._record.submit(_Entry(decision, created_at)))
 
     async def _decide(self, connection: Connection, entries: list[_Entry], _again: bool) -> list[Recorded]:
         last, self._last = self._last, None  # until it is known that this commit arrived
@@ -143,22 +143,22 @@ class PostgresLedger:
         async def drop(connection: Connection, _again: bool) -> list[str]:
             return await self._months.drop(connection, at)
 
-        return await _answered(self._store.transaction(drop, within=_LIST_S))
+        return await answered(self._store.transaction(drop, within=_LIST_S))
 
     async def recorded(self, request_id: str) -> Recorded | None:
         rows = await self._read(sql.RECORDED, [request_id])
         return recorded_of(rows[0]) if rows else None
 
     async def restart(self, request_id: str, at: int) -> None:
-        await _answered(self._restart.submit((request_id, at)))
+        await answered(self._restart.submit((request_id, at)))
 
     async def attempted(self, request_id: str, attempts: int, status_code: int | None, error: str | None) -> None:
-        await _answered(self._attempted.submit((request_id, attempts, status_code, error)))
+        await answered(self._attempted.submit((request_id, attempts, status_code, error)))
 
     async def finish(self, finished: Finished) -> None:
         f = finished
         item = (f.request_id, f.status, f.attempts, f.status_code, f.error, f.at, f.sealed)
-        await _answered(self._finish.submit(item))
+        await answered(self._finish.submit(item))
 
     async def find(self, request_id: str) -> RequestRecord | None:
         rows = await self._read(sql.FIND, request_id)
@@ -218,7 +218,7 @@ class PostgresLedger:
         await self._run(sql.SAVE_SINK_POSITION, self._writer, sink, sequence)
 
     async def claim(self, key_digest: str, claim: Claim) -> Claim:
-        return await _answered(self._claim.submit((key_digest, claim)))
+        return await answered(self._claim.submit((key_digest, claim)))
 
     async def fact(self, name: str, value: str) -> str:
         await self._run(sql.REMEMBER, name, value)
@@ -235,7 +235,7 @@ class PostgresLedger:
         return frozenset(row[0] for row in await self._list(sql.SEALED, length))
 
     async def check(self) -> None:
-        await _answered(self._store.check())
+        await answered(self._store.check())
 
     async def close(self) -> None:
         await self._accepted.close()
@@ -247,23 +247,24 @@ class PostgresLedger:
         async def work(connection: Connection, _again: bool) -> None:
             counts.append(len(await connection.fetch(statement, *values)))
 
-        await _answered(self._store.transaction(work, within=within))
+        await answered(self._store.transaction(work, within=within))
         return max(counts)
 
     async def _run(self, statement: str, *values: Any) -> None:
         async def work(connection: Connection, _again: bool) -> None:
             await connection.execute(statement, *values)
 
-        await _answered(self._store.transaction(work))
+        await answered(self._store.transaction(work))
 
     async def _read(self, query: str, *values: Any) -> list[Any]:
-        return await _answered(self._store.read(query, *values))
+        return await answered(self._store.read(query, *values))
 
     async def _list(self, query: str, *values: Any) -> list[Any]:
-        return await _answered(self._store.read(query, *values, within=_LIST_S))
+        return await answered(self._store.read(query, *values, within=_LIST_S))
 
 
-async def _answered(answer: Awaitable[T]) -> T:
+async def answered(answer: Awaitable[T]) -> T:
+    """The answer; ``LedgerUnavailable`` in the place of ``PostgresUnavailable``."""
     try:
         return await answer
     except PostgresUnavailable as error:

@@ -5,8 +5,9 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
-from chargegate.ledger.base import AccessEntry, LedgerUnavailable
-from chargegate.postgres import Connection, Gatherer, PostgresStore, PostgresUnavailable
+from chargegate.ledger.base import AccessEntry
+from chargegate.ledger.postgres import answered
+from chargegate.postgres import Connection, Gatherer, PostgresStore
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ class PostgresAccessList:
         self._entries: Gatherer[str, AccessEntry | None] = Gatherer(store, _look_up, read_only=True)
 
     async def entry(self, token_hash: str) -> AccessEntry | None:
-        return await _answered(self._entries.submit(token_hash))
+        return await answered(self._entries.submit(token_hash))
 
     async def put(self, entries: Sequence[AccessEntry]) -> None:
         last = {entry.driver_token_hash: entry for entry in entries}
@@ -57,7 +58,7 @@ class PostgresAccessList:
         if last:
             await self._write(work)
         else:
-            await _answered(self._store.check())
+            await answered(self._store.check())
 
     async def remove(self, token_hash: str) -> bool:
         async def work(connection: Connection, again: bool) -> bool:
@@ -72,10 +73,10 @@ class PostgresAccessList:
         return await self._write(work)
 
     async def entries(self, limit: int, after: str | None) -> Sequence[AccessEntry]:
-        return [_entry(row) for row in await _answered(self._store.read(_PAGE, after or "", limit))]
+        return [_entry(row) for row in await answered(self._store.read(_PAGE, after or "", limit))]
 
     async def changes(self, since: int) -> tuple[int, frozenset[str] | None]:
-        rows = await _answered(self._store.read(_CHANGES, since))
+        rows = await answered(self._store.read(_CHANGES, since))
         newest = rows[0][0]
         numbered = [row[1:] for row in rows if row[1] is not None]
         if newest < since:
@@ -85,14 +86,7 @@ class PostgresAccessList:
         return newest, frozenset(row[1] for row in numbered)
 
     async def _write(self, work: Callable[[Connection, bool], Awaitable[T]]) -> T:
-        return await _answered(self._store.transaction(work, within=_WRITE_S))
-
-
-async def _answered(answer: Awaitable[T]) -> T:
-    try:
-        return await answer
-    except PostgresUnavailable as error:
-        raise LedgerUnavailable(str(error)) from None
+        return await answered(self._store.transaction(work, within=_WRITE_S))
 
 
 def _row(entry: AccessEntry) -> tuple[Any, ...]:

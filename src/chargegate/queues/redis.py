@@ -8,13 +8,9 @@ A message is as safe as the server's configuration makes it: ``appendonly yes`` 
 
 import asyncio
 import contextlib
-import fcntl
 import itertools
-import secrets
-import socket
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -36,7 +32,7 @@ _DEAD_KEPT: Final = 10_000
 
 
 class RedisQueue:
-    """Keeps the promises of ``Queue``. One consumer name is for one process at a time: see ``consumer_name``."""
+    """Keeps the promises of ``Queue``. One consumer name is for one process at a time."""
 
     capabilities = Capabilities(durable=True, shared=True, find=True)
 
@@ -253,26 +249,6 @@ class RedisQueue:
             return await self._server.run(script, self._keys, *arguments)
         except RedisUnavailable as error:
             raise QueueUnavailable(str(error)) from None
-
-
-@contextlib.contextmanager
-def consumer_name(folder: Path) -> Iterator[str]:
-    """A consumer name for one process, which gets it again after a restart. A file ``redis-consumer-…`` keeps it, and a
-    lock on that file keeps it from other processes on the same folder."""
-    for number in itertools.count(1):
-        with (folder / f"redis-consumer-{number}").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            file.seek(0)
-            name = file.read()
-            if not name:
-                name = f"{socket.gethostname()}-{secrets.token_hex(4)}"
-                file.write(name)
-                file.flush()
-            yield name
-            return
 
 
 def _message(fields: dict[bytes, bytes]) -> Message:
