@@ -1,11 +1,10 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import uvloop
 
 from chargegate.authorizers.base import Verdict
 from chargegate.authorizers.cache import Cached, DecisionCache
@@ -13,9 +12,9 @@ from chargegate.cache_redis import RedisCache, SharedVerdicts
 from chargegate.ledger.base import Claim
 from chargegate.model import ChargingRequest, Status, new_request_id, now_ms
 from chargegate.redis import RedisServer
+from scenario import run
 from servers.server import Server
 
-LIMIT_S = 20
 TTL_MS = 60_000
 TOKEN, OTHER = "a" * 64, "b" * 64
 HERE, THERE = "123e4567-e89b-12d3-a456-426614174000", "00000000-0000-4000-8000-00000000000b"
@@ -68,14 +67,6 @@ class Scripted:
 @pytest.fixture
 def place(redis_server: Server) -> Place:
     return Place(redis_server)
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(LIMIT_S):
-            await scenario
-
-    uvloop.run(main())
 
 
 async def epoch_of(cache: RedisCache) -> bytes:

@@ -2,14 +2,13 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
-import uvloop
 
 from chargegate.postgres import (
     Connection,
@@ -20,20 +19,11 @@ from chargegate.postgres import (
     split_url,
 )
 from lost_answer import losing_answers
+from scenario import run
 from servers.engines import Postgres
 from servers.server import Server
 
-LIMIT_S = 60
-
 Open = Callable[..., Any]
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(LIMIT_S):
-            await scenario
-
-    uvloop.run(limited())
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,11 +23,11 @@ from chargegate.model import new_request_id
 from chargegate.queues.base import Message, QueueUnavailable
 from chargegate.queues.redis import RedisQueue
 from chargegate.redis import Batches, RedisServer, RedisUnavailable
+from scenario import run
 from servers.engines import Redis
 from servers.proxy import Proxy
 from servers.server import Server, free_port
 
-LIMIT_S = 30
 PASSWORD = "p@ss/w:rd"
 QUOTED = "p%40ss%2Fw%3Ard"
 
@@ -180,14 +179,6 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return paths
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(LIMIT_S):
-            await scenario
-
-    uvloop.run(main())
 
 
 def new_message() -> Message:

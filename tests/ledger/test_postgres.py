@@ -1,7 +1,7 @@
 """What is peculiar to the ledger in PostgreSQL: several processes, months, writers, and servers that come and go."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-import uvloop
 
 from chargegate.audit.base import AuditRow
 from chargegate.ledger import migrations
@@ -21,9 +20,9 @@ from chargegate.model import Decision, RequestStatus, Status, now_ms
 from chargegate.postgres import PostgresStore
 from lost_answer import losing_answers
 from pooler import pooled
+from scenario import run
 from servers.server import Server
 
-LIMIT_S = 60
 ANY = DecisionFilter()
 
 Decide = Callable[..., Decision]
@@ -36,14 +35,6 @@ async def opened(url: str) -> AsyncIterator[PostgresStore]:
         yield store
     finally:
         await store.close()
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(LIMIT_S):
-            await scenario
-
-    uvloop.run(limited())
 
 
 async def rows(store: PostgresStore, query: str) -> list[tuple[Any, ...]]:

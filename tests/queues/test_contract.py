@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-import uvloop
 
 from chargegate.model import new_request_id, now_ms
 from chargegate.queues.base import Capabilities, Delivery, Message, Queue, QueueFull, QueueUnavailable
+from scenario import run
 
 LIMIT_S = 20
 OUTAGE_LIMIT_S = 120  # with the time that the server takes
@@ -44,10 +44,10 @@ class Bench:
 
     def run(self, scenario: Scenario, max_size: int = 1000, limit_s: float = LIMIT_S) -> None:
         async def main() -> None:
-            async with asyncio.timeout(limit_s), self.backend.open(self.place, max_size) as queue:
+            async with self.backend.open(self.place, max_size) as queue:
                 await scenario(queue)
 
-        uvloop.run(main())
+        run(main(), limit_s)
 
     def killed(self, job: str, count: int) -> list[str]:
         """Let another process use the queue, kill it without warning, and return the ids that it named."""

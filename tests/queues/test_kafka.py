@@ -13,7 +13,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -30,37 +31,14 @@ from chargegate.queues.kafka.address import KafkaAddress, parse
 from chargegate.queues.kafka.consumer import BUFFER
 from chargegate.queues.kafka.topic import Topic
 from chargegate.secrets import Keyring
+from scenario import run
+from servers.proxy import Proxy
+from servers.server import Server
 
-LIMIT_S = 60
 LEASE_MS = 3000
 SCHEMA = [("schema", b"1")]
 
 MakeMessage = Callable[..., Message]
-
-
-class Proxy(Protocol):
-    url: str
-
-    def drop(self) -> None: ...
-    def heal(self) -> None: ...
-
-
-class Server(Protocol):
-    url: str
-
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-    def kill(self) -> None: ...
-    def wipe(self) -> None: ...
-    def proxied(self) -> contextlib.AbstractContextManager[Proxy]: ...
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(LIMIT_S):
-            await scenario
-
-    uvloop.run(main())
 
 
 @pytest.fixture
@@ -332,7 +310,9 @@ def test_acks_out_of_order_and_a_kill_skip_nothing_and_repeat_nothing_committed(
             assert ids(await receive(queue, 1)) == ids(late)  # nothing else was waiting
 
     run(fill())
-    with subprocess.Popen([sys.executable, __file__, url, "60"], stdout=subprocess.PIPE, text=True) as child:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, __file__, url, "60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
         assert child.stdout is not None
         held = child.stdout.readline().split()
         child.kill()
@@ -584,6 +564,7 @@ def test_an_open_that_is_given_up_leaves_no_thread(kafka_server: Server) -> None
         with pytest.raises(asyncio.CancelledError):
             await opening
         assert not threads()
+        proxy.heal()  # it holds on to connections while it drops
 
     with kafka_server.proxied() as proxy:
         run(scenario(proxy))
@@ -611,6 +592,7 @@ def test_questions_that_nobody_waits_for_any_more_meet_no_other(kafka_server: Se
             await asyncio.sleep(0.01)
             asking.cancel()
             await queue.close()
+            proxy.heal()  # it holds on to connections while it drops
             assert overlaps
             assert not any(overlaps)
 

@@ -1,14 +1,11 @@
 """The queue on a Kafka that asks who is there, over TLS, and lets nobody do what no rule allows."""
 
-import asyncio
 import datetime as dt
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Any
 from uuid import uuid4
 
 import pytest
-import uvloop
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
@@ -25,11 +22,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from chargegate.model import new_request_id, now_ms
 from chargegate.queues.base import Message, QueueUnavailable
 from chargegate.queues.kafka import KafkaQueue
+from scenario import run
 from servers.engines import Kafka
 from servers.fixtures import provide
 from servers.server import GivenServer, Server, free_port
 
-LIMIT_S = 60
 PASSWORD = "p%40ss-word"
 WHO_MAY = "User:gate"
 
@@ -112,14 +109,6 @@ def kafka() -> Iterator[Server | GivenServer]:
 @pytest.fixture
 def topic() -> str:
     return f"t{uuid4().hex[:12]}"
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(LIMIT_S):
-            await scenario
-
-    uvloop.run(limited())
 
 
 def test_a_user_over_tls_puts_and_receives(kafka: SecuredKafka, topic: str) -> None:

@@ -1,7 +1,7 @@
 """What is peculiar to the queue in PostgreSQL: leases, locks, and servers that come and go."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-import uvloop
 
 from chargegate.postgres import PostgresUnusable
 from chargegate.queues import postgres as module
@@ -17,9 +16,8 @@ from chargegate.queues.base import Delivery, Message, Queue, QueueFull, QueueUna
 from chargegate.queues.postgres import PostgresQueue
 from lost_answer import losing_answers
 from pooler import pooled
+from scenario import run
 from servers.server import Server
-
-LIMIT_S = 60
 
 MakeMessage = Callable[..., Message]
 
@@ -52,14 +50,6 @@ class Place:
 @pytest.fixture
 def place(postgres_server: Server) -> Place:
     return Place(postgres_server.url)
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(LIMIT_S):
-            await scenario
-
-    uvloop.run(limited())
 
 
 async def until(condition: Callable[[], Awaitable[Any]]) -> None:

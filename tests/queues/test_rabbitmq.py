@@ -2,23 +2,21 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 import aio_pika
 import pytest
-import uvloop
 
 from chargegate.model import ChargingRequest, new_request_id, now_ms
 from chargegate.queues.base import Delivery, Message, Queue, QueueFull, QueueUnavailable
 from chargegate.queues.envelope import examine, unwrap, wrap
 from chargegate.queues.rabbitmq import RabbitQueue
 from chargegate.secrets import Keyring
+from scenario import run
 from servers.server import Server
-
-LIMIT_S = 60
 
 MakeMessage = Callable[..., Message]
 
@@ -53,14 +51,6 @@ class Place:
 @pytest.fixture
 def place(rabbitmq_server: Server) -> Place:
     return Place(rabbitmq_server.url)
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(LIMIT_S):
-            await scenario
-
-    uvloop.run(limited())
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:

@@ -4,14 +4,13 @@ import asyncio
 import itertools
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import uvloop
 
 from chargegate.model import new_request_id
 from chargegate.queues import redis as module
@@ -19,10 +18,10 @@ from chargegate.queues import redis_scripts as scripts
 from chargegate.queues.base import Delivery, Message, Queue, QueueFull, QueueUnavailable
 from chargegate.queues.redis import RedisQueue
 from chargegate.redis import RedisServer, RedisUnavailable
+from scenario import run
 from servers.server import Server, free_port
 
 LEASE_MS = 1500
-LIMIT_S = 20
 
 MakeMessage = Callable[..., Message]
 
@@ -78,14 +77,6 @@ class Place:
 @pytest.fixture
 def place(redis_server: Server) -> Place:
     return Place(redis_server)
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(LIMIT_S):
-            await scenario
-
-    uvloop.run(main())
 
 
 async def put(queue: Queue, message: Message) -> None:

@@ -105,16 +105,13 @@ class ConfirmingProducer:
                 self._renew.clear()
                 log.warning("kafka producer starts over")
                 old, self._producer = self._producer, self._new()
-                old.purge()
-                with contextlib.suppress(KafkaException):
-                    old.poll(0)
-                del old  # ended here and now, not by the garbage collector in the event loop
+                _abandon(old)
+                del old  # its connections end here and now, not when the garbage collector comes by in the event loop
             self._hand_back()
         with contextlib.suppress(KafkaException):
             self._producer.flush(PUT_S)
-        self._producer.purge()
-        with contextlib.suppress(KafkaException):
-            self._producer.poll(0)
+        _abandon(self._producer)
+        del self._producer  # as above
         self._hand_back()
 
     def _hand_back(self) -> None:
@@ -122,6 +119,12 @@ class ConfirmingProducer:
         reports, self._reports = self._reports, []
         if reports and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_resolve, reports)
+
+
+def _abandon(producer: Producer) -> None:
+    producer.purge()
+    with contextlib.suppress(KafkaException):
+        producer.poll(0)
 
 
 def _resolve(reports: list[_Report]) -> None:

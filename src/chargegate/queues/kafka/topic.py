@@ -183,6 +183,7 @@ class Topic:
     async def close(self) -> None:
         await self._ask(Consumer.close)
         self._thread.shutdown()
+        await asyncio.to_thread(self._admin.__exit__, None, None, None)  # it has no other way to be closed
 
     async def _ask(self, question: Callable[..., T], *arguments: Any) -> T:
         asked = asyncio.get_running_loop().run_in_executor(self._thread, question, self._reader, *arguments)
