@@ -36,7 +36,7 @@ import load
 from chargegate.model import ChargingRequest, new_request_id, now_ms
 from chargegate.queues.base import Message
 from chargegate.queues.envelope import wrap
-from chargegate.queues.kafka.topic import pack
+from chargegate.queues.kafka.record import pack
 from chargegate.secrets import Keyring
 
 WINDOW: Final = 256

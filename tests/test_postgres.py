@@ -12,12 +12,12 @@ import pytest
 
 from chargegate.postgres import (
     Connection,
-    Gatherer,
     PostgresStore,
     PostgresUnavailable,
     PostgresUnusable,
     split_url,
 )
+from chargegate.postgres_gatherer import Gatherer
 from lost_answer import losing_answers
 from scenario import run
 from servers.engines import Postgres

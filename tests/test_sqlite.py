@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from chargegate.sqlite import Operation, SqliteStore, StoreError, StoreUnavailable, many
+from chargegate.sqlite import SqliteStore, StoreError, many
+from chargegate.sqlite_lane import Operation, StoreUnavailable
 
 TABLE: dict[str, Sequence[str]] = {"test": ("CREATE TABLE test (value INTEGER NOT NULL UNIQUE, padding BLOB)",)}
 LIMIT_S = 20

@@ -12,13 +12,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from chargegate.authorizers.base import (
-    AuthorizationError,
-    AuthorizationTimeout,
-    Authorizer,
-    CircuitOpen,
-    Verdict,
-)
+from chargegate.authorizers.base import Authorizer
+from chargegate.authorizers.decider import Decider
 from chargegate.callbacks.deliver import Attempt, Sender
 from chargegate.callbacks.destinations import Callback, Destinations
 from chargegate.callbacks.schedule import RetryPolicy
@@ -30,12 +25,11 @@ from chargegate.model import (
     Invalid,
     Reason,
     RequestStatus,
-    Status,
     now_ms,
 )
 from chargegate.queues.base import Delivery, Queue, QueueUnavailable
 from chargegate.queues.envelope import examine, unwrap
-from chargegate.secrets import SHORT_HASH, CannotOpen, KeyMissing, Keyring
+from chargegate.secrets import CannotOpen, KeyMissing, Keyring
 from chargegate.slots import Slots
 from chargegate.telemetry import Metrics, log
 
@@ -83,12 +77,11 @@ class Worker:
     ) -> None:
         self._queue = queue
         self._ledger = ledger
-        self._authorizer = authorizer
+        self._decider = Decider(authorizer, keyring, metrics, max_age_ms=max_age_ms)
         self._keyring = keyring
         self._sender = sender
         self._retries = retries
         self._metrics = metrics
-        self._max_age = max_age_ms
         self._deadline = deadline_ms
         self._max_parked = max_parked
         self._destinations = Destinations(
@@ -106,7 +99,6 @@ class Worker:
         self._room = asyncio.Event()
         self._slots = Slots(concurrency, self._room.set)
         self._receiver: asyncio.Task[None] | None = None
-        self._decided = {status: metrics.decisions.labels(status.value) for status in Status}
         self._delivered, self._retried, self._given_up = (
             metrics.deliveries.labels(outcome) for outcome in ("delivered", "retry", "dead_letter")
         )
@@ -195,10 +187,10 @@ class Worker:
         if replayed_at or not work.delivery.fresh:
             recorded = await self._persist(lambda: self._ledger.recorded(request.request_id))
         if recorded is None:
-            decision = await self._decide(request, malformed=bool(broken))
+            decision = await self._decider.decide(request, malformed=bool(broken))
             recorded = await self._persist(lambda: self._ledger.record(decision, request.accepted_at))
             if recorded.decision == decision:
-                self._count(decision)
+                self._decider.count(decision)
         if recorded.finished_at is not None:
             if replayed_at <= recorded.finished_at:
                 await self._done(work)
@@ -219,51 +211,6 @@ class Worker:
             attempts=recorded.attempts,
             deadline=recorded.started_at + self._deadline,
             work=work,
-        )
-
-    async def _decide(self, request: ChargingRequest, *, malformed: bool) -> Decision:
-        token_hash = self._keyring.token_hash(request.driver_token)
-        elapsed = 0.0
-        if malformed:
-            verdict = Verdict(Status.INVALID, Reason.MALFORMED)
-        elif now_ms() - request.accepted_at > self._max_age:
-            verdict = Verdict(Status.UNKNOWN, Reason.EXPIRED_IN_QUEUE)
-        else:
-            started = time.perf_counter()
-            verdict = await self._ask(request, token_hash)
-            if not verdict.cached:
-                elapsed = time.perf_counter() - started
-                self._metrics.processing_time.observe(elapsed)
-        return Decision(
-            request.request_id,
-            request.station_id,
-            token_hash[:SHORT_HASH],
-            verdict.status,
-            verdict.reason,
-            round(elapsed * 1000),
-            now_ms(),
-        )
-
-    async def _ask(self, request: ChargingRequest, token_hash: str) -> Verdict:
-        try:
-            return await self._authorizer.decide(request, token_hash)
-        except CircuitOpen:
-            return Verdict(Status.UNKNOWN, Reason.CIRCUIT_OPEN)
-        except AuthorizationTimeout:
-            return Verdict(Status.UNKNOWN, Reason.TIMEOUT)
-        except AuthorizationError as error:
-            log.warning("authorization failed", request_id=request.request_id, error=str(error))
-            return Verdict(Status.UNKNOWN, Reason.ERROR)
-
-    def _count(self, decision: Decision) -> None:
-        self._decided[decision.status].inc()
-        log.info(
-            "decided",
-            request_id=decision.request_id,
-            station_id=decision.station_id,
-            status=decision.status,
-            reason=decision.reason,
-            processing_time_ms=decision.processing_time_ms,
         )
 
     async def _resume(self, callback: Callback) -> None:

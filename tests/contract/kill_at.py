@@ -13,7 +13,7 @@ from chargegate import cli
 from chargegate.audit.feed import AuditFeed
 from chargegate.ledger import sqlite_writes as ledger
 from chargegate.queues import sqlite as queue
-from chargegate.sqlite import Lane
+from chargegate.sqlite_lane import Lane
 
 
 def countdown(nth: int) -> Callable[[], None]:

@@ -20,7 +20,8 @@ from chargegate.config import KAFKA_SHORTEST_LEASE_MS, Settings, scheme
 from chargegate.ledger.base import Ledger, LedgerUnavailable
 from chargegate.ledger.migrations import POSTGRES
 from chargegate.queues.base import Delivery, Message, Queue, QueueUnavailable
-from chargegate.sqlite import SqliteStore, StoreUnavailable
+from chargegate.sqlite import SqliteStore
+from chargegate.sqlite_lane import StoreUnavailable
 
 _BATCH: Final = 500
 _ASKED_AT_ONCE: Final = 100

@@ -17,7 +17,8 @@ from chargegate.ledger.migrations import POSTGRES, SQLITE
 from chargegate.ledger.sqlite import SqliteLedger
 from chargegate.queues import sqlite as sqlite_queue
 from chargegate.secrets import SEALED_PREFIX, KeyFileError, Keyring, open_keyring
-from chargegate.sqlite import SqliteStore, StoreError, StoreUnavailable
+from chargegate.sqlite import SqliteStore, StoreError
+from chargegate.sqlite_lane import StoreUnavailable
 from chargegate.telemetry import Metrics, log
 
 DATABASE: Final = "chargegate.db"

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from chargegate.ledger.base import AccessEntry, LedgerUnavailable
-from chargegate.sqlite import Operation, SqliteStore, StoreUnavailable, many
+from chargegate.sqlite import SqliteStore, many
+from chargegate.sqlite_lane import Operation, StoreUnavailable
 
 T = TypeVar("T")
 

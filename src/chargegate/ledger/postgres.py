@@ -34,7 +34,8 @@ from chargegate.ledger.base import (
 from chargegate.ledger.postgres_months import Months
 from chargegate.ledger.rows import decision_of, recorded_of, request_of
 from chargegate.model import Decision, RequestStatus
-from chargegate.postgres import Connection, Gatherer, PostgresStore, PostgresUnavailable
+from chargegate.postgres import Connection, PostgresStore, PostgresUnavailable
+from chargegate.postgres_gatherer import Gatherer
 
 T = TypeVar("T")
 

@@ -7,7 +7,8 @@ from typing import Any, Final, TypeVar
 
 from chargegate.ledger.base import AccessEntry
 from chargegate.ledger.postgres import answered
-from chargegate.postgres import Connection, Gatherer, PostgresStore
+from chargegate.postgres import Connection, PostgresStore
+from chargegate.postgres_gatherer import Gatherer
 
 T = TypeVar("T")
 

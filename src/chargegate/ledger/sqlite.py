@@ -20,7 +20,8 @@ from chargegate.ledger.base import (
 )
 from chargegate.ledger.rows import decision_of, request_of
 from chargegate.model import Decision, RequestStatus, Status
-from chargegate.sqlite import Operation, SqliteStore, StoreUnavailable
+from chargegate.sqlite import SqliteStore
+from chargegate.sqlite_lane import Operation, StoreUnavailable
 
 T = TypeVar("T")
 

@@ -10,7 +10,8 @@ from chargegate.ledger.accepted import Accepted
 from chargegate.ledger.base import CLAIM_MS, Claim, Finished, Recorded
 from chargegate.ledger.rows import recorded_of
 from chargegate.model import Decision, RequestStatus
-from chargegate.sqlite import Operation, many
+from chargegate.sqlite import many
+from chargegate.sqlite_lane import Operation
 
 _PURGE = 200
 

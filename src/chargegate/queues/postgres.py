@@ -20,13 +20,13 @@ from uuid import UUID, uuid4
 from chargegate.model import now_ms
 from chargegate.postgres import (
     Connection,
-    Gatherer,
     PostgresStore,
     PostgresUnavailable,
     PostgresUnusable,
     connect,
     split_url,
 )
+from chargegate.postgres_gatherer import Gatherer
 from chargegate.queues.base import Capabilities, Delivery, Depth, Message, QueueFull, QueueUnavailable, Waiting
 
 OPTIONS: Final = ("table", "listen_url")

@@ -14,7 +14,8 @@ from typing import Final
 
 from chargegate.model import now_ms
 from chargegate.queues.base import Capabilities, Delivery, Depth, Message, QueueFull, QueueUnavailable, Waiting
-from chargegate.sqlite import Operation, SqliteStore, StoreUnavailable, many
+from chargegate.sqlite import SqliteStore, many
+from chargegate.sqlite_lane import Operation, StoreUnavailable
 
 MIGRATIONS: Final = (
     """

@@ -19,7 +19,8 @@ from confluent_kafka import Message as Record
 from chargegate.model import now_ms
 from chargegate.queues.base import Delivery, Message
 from chargegate.queues.kafka.address import KafkaAddress
-from chargegate.queues.kafka.topic import Malformed, reading, unpack
+from chargegate.queues.kafka.record import Malformed, unpack
+from chargegate.queues.kafka.topic import reading
 from chargegate.queues.watermark import Watermark
 from chargegate.telemetry import log
 

@@ -13,7 +13,8 @@ from chargegate.queues.base import Capabilities, Delivery, Depth, Message, Queue
 from chargegate.queues.kafka.address import KafkaAddress, parse
 from chargegate.queues.kafka.consumer import GroupConsumer, Handle
 from chargegate.queues.kafka.producer import ConfirmingProducer, TooLarge
-from chargegate.queues.kafka.topic import Refused, Topic, pack
+from chargegate.queues.kafka.record import pack
+from chargegate.queues.kafka.topic import Refused, Topic
 from chargegate.queues.watermark import Watermark
 from chargegate.telemetry import log
 

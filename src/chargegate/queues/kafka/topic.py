@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
@@ -15,22 +14,20 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka import Message as Record
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # all there; two are not declared as exported
     AdminClient,
     NewTopic,
     OffsetSpec,
 )
 
-from chargegate.queues.base import AcceptedAt, Message, QueueUnavailable, RequestId, StationId
-from chargegate.queues.kafka.address import KafkaAddress, parse
+from chargegate.queues.base import Message, QueueUnavailable
+from chargegate.queues.kafka.address import KafkaAddress
+from chargegate.queues.kafka.record import Malformed, unpack
 from chargegate.queues.watermark import Watermark
 
 T = TypeVar("T")
 
 _ANSWER_S: Final = 1.5
-_SILENCE_S: Final = 10.0
-_SCHEMA: Final = b"1"
 _REFUSALS: Final = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
@@ -57,37 +54,6 @@ class TopicMissing(QueueUnavailable):
 
 class Refused(QueueUnavailable):
     """The cluster answers, and will not do what is asked until somebody changes its configuration or the URL."""
-
-
-class Malformed(Exception):
-    """A record is not a message of ours. The text says why, and nothing of the content."""
-
-
-_Body = tuple[RequestId, StationId, AcceptedAt, bytes]
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Body).decode
-
-
-def pack(message: Message) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
-    """A message as value, key and headers of a record."""
-    headers = [("schema", _SCHEMA)]
-    if message.traceparent:
-        headers.append(("traceparent", message.traceparent.encode()))
-    value = _encode((message.request_id, message.station_id, message.accepted_at, message.body))
-    return value, message.station_id.lower().encode(), headers
-
-
-def unpack(record: Record) -> Message:
-    """Raises ``Malformed``."""
-    headers: dict[str, Any] = dict(record.headers() or ())
-    if headers.get("schema") != _SCHEMA:
-        raise Malformed("unknown schema version")
-    try:
-        request_id, station_id, accepted_at, body = _decode(record.value() or b"")
-        traceparent = (headers.get("traceparent") or b"").decode()
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise Malformed("not in the form of its schema version") from None
-    return Message(request_id, station_id, accepted_at, body, traceparent)
 
 
 class Topic:
@@ -239,64 +205,3 @@ def _seen(future: "asyncio.Future[Any]") -> None:
     """Whoever asked may have stopped waiting: then nobody else looks at how it failed."""
     if not future.cancelled():
         future.exception()
-
-
-async def messages_from(url: str, start: int | datetime) -> AsyncGenerator[Message, None]:
-    """What the topic holds, from an offset in each partition or from a time, up to its end as it is now; in order
-    within each station. The group neither knows nor moves. What is malformed is passed over.
-
-    Raises ``QueueUnavailable`` where Kafka falls silent, ``ValueError`` for a wrong URL.
-    """
-    address = parse(url)
-    reader = Consumer(reading(address) | {"enable.partition.eof": True})
-    try:
-        ends = await asyncio.to_thread(_assign, reader, address.topic, start)
-        unread = set(ends)
-        while unread:
-            records = await asyncio.to_thread(_next_batch, reader)
-            if not records:
-                raise QueueUnavailable("Kafka fell silent while the topic was read")
-            for record in records:
-                number, offset = record.partition(), record.offset()
-                if number not in ends or offset is None:
-                    continue
-                if _at_end(record) or offset + 1 >= ends[number]:
-                    unread.discard(number)
-                if record.error() is None and offset < ends[number]:
-                    try:
-                        yield unpack(record)
-                    except Malformed:
-                        continue
-    except KafkaException as error:
-        raise QueueUnavailable(f"Kafka: {error.args[0].str()}") from None
-    finally:
-        await asyncio.to_thread(reader.close)
-
-
-def _assign(reader: Consumer, topic: str, start: int | datetime) -> dict[int, int]:
-    """The ends, now, of the partitions that hold something."""
-    numbers: Iterable[int] = reader.list_topics(topic, timeout=_SILENCE_S).topics[topic].partitions
-    at = int(start.timestamp() * 1000) if isinstance(start, datetime) else start
-    places = [TopicPartition(topic, number, at) for number in numbers]
-    if not places:
-        raise QueueUnavailable(f"the topic {topic} does not exist")
-    if isinstance(start, datetime):
-        places = reader.offsets_for_times(places, timeout=_SILENCE_S)
-    ends = {}
-    for place in places:
-        first, end = reader.get_watermark_offsets(place, timeout=_SILENCE_S)
-        place.offset = max(place.offset, first) if place.offset >= 0 else end
-        if place.offset < end:
-            ends[place.partition] = end
-    reader.assign([place for place in places if place.partition in ends])
-    return ends
-
-
-def _next_batch(reader: Consumer) -> list[Record]:
-    first = reader.poll(_SILENCE_S)
-    return [] if first is None else [first, *reader.consume(500, 0)]
-
-
-def _at_end(record: Record) -> bool:
-    error = record.error()
-    return error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001 - so named by the library
