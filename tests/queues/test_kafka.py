@@ -20,7 +20,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 import uvloop
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupState, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from chargegate.model import ChargingRequest, new_request_id, now_ms
@@ -35,7 +35,7 @@ from scenario import run
 from servers.proxy import Proxy
 from servers.server import Server
 
-LEASE_MS = 3000
+LEASE_MS = 10_000
 SCHEMA = [("schema", b"1")]
 
 MakeMessage = Callable[..., Message]
@@ -410,6 +410,32 @@ def test_consumers_that_join_and_leave_lose_nothing_and_repeat_little(url: str) 
     assert set(got) == set(ids(put))
     print(f"{len(got) - total} repeats of {total}")
     assert len(got) - total < total * 0.05
+
+
+def test_a_consumer_that_got_no_partition_leaves_the_group_at_once(kafka_server: Server) -> None:
+    group = f"g{uuid4().hex[:12]}"
+    url = f"{kafka_server.url}/t{uuid4().hex[:12]}?partitions=1&group={group}"
+
+    async def members(count: int) -> None:
+        async def are() -> bool:
+            with AdminClient(parse(url).options) as admin:
+                told = await asyncio.wrap_future(admin.describe_consumer_groups([group])[group])
+            return told.state is ConsumerGroupState.STABLE and len(told.members) == count
+
+        async with asyncio.timeout(10):  # long before the lease is over
+            await eventually(are)
+
+    async def scenario() -> None:
+        async with opened(url, lease_ms=60_000) as busy:
+            await busy.put(messages(1)[0])
+            await receive(busy, 1)
+            async with opened(url, lease_ms=60_000) as idle:
+                waiting = asyncio.ensure_future(idle.receive(1))
+                await members(2)
+                waiting.cancel()
+            await members(1)
+
+    run(scenario())
 
 
 def test_a_backlog_is_not_read_into_memory(url: str) -> None:

@@ -5,6 +5,7 @@ Kafka is asked.
 """
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
@@ -70,7 +71,7 @@ class GroupConsumer:
         session_ms = lease_ms * 6 // 10  # what is left of the lease is for the others to share out and read
         tuning = {
             "session.timeout.ms": session_ms,
-            "heartbeat.interval.ms": max(1, session_ms // 4),
+            "heartbeat.interval.ms": min(1000, session_ms // 4),  # by which a member learns that another came or went
             "queued.min.messages": BUFFER,
             "queued.max.messages.kbytes": 8192,
             "fetch.queue.backoff.ms": 20,  # a second by default: a full buffer would make the next fetch late
@@ -181,6 +182,9 @@ class GroupConsumer:
                 self._drop(list(self._shares))  # its offsets may be another topic's: not to be committed
         finally:
             try:
+                with contextlib.suppress(KafkaException):
+                    if not consumer.assignment():
+                        consumer.unsubscribe()  # librdkafka's close does not tell the group if it had no partition
                 consumer.close()
             finally:
                 self._drop(list(self._shares))
