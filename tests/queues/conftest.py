@@ -58,7 +58,7 @@ async def open_sqlite(place: str, max_size: int) -> AsyncIterator[Queue]:
 @asynccontextmanager
 async def open_postgres(place: str, max_size: int) -> AsyncIterator[Queue]:
     url, _, name = place.partition("#")
-    queue = await PostgresQueue.open(f"{url}?table={name}", max_size, lease_ms=1500)
+    queue = await PostgresQueue.open(f"{url}?table={name}", max_size, lease_ms=4000)
     yield queue
     await queue.close()
 
@@ -72,7 +72,7 @@ async def open_redis(place: str, max_size: int) -> AsyncIterator[Queue]:
     url, _, name = place.partition("#")
     consumer = next(each for each in ("first", "second") if (name, each) not in redis_consumers)
     redis_consumers.add((name, consumer))
-    queue = await RedisQueue.open(url, max_size=max_size, consumer=consumer, lease_ms=1500, name=name)
+    queue = await RedisQueue.open(url, max_size=max_size, consumer=consumer, lease_ms=4000, name=name)
     yield queue
     await queue.close()
     redis_consumers.remove((name, consumer))
@@ -81,7 +81,7 @@ async def open_redis(place: str, max_size: int) -> AsyncIterator[Queue]:
 @asynccontextmanager
 async def open_kafka(place: str, max_size: int) -> AsyncIterator[Queue]:
     url, _, name = place.partition("#")
-    queue = await KafkaQueue.open(f"{url}/{name}?partitions=4", max_size, lease_ms=3000)
+    queue = await KafkaQueue.open(f"{url}/{name}?partitions=4", max_size, lease_ms=10_000)
     yield queue
     await queue.close()
 

@@ -21,7 +21,7 @@ from chargegate.redis import RedisServer, RedisUnavailable
 from scenario import run
 from servers.server import Server, free_port
 
-LEASE_MS = 1500
+LEASE_MS = 4000
 
 MakeMessage = Callable[..., Message]
 
