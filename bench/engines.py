@@ -77,7 +77,7 @@ def new_database(postgres: Any) -> str:
 def new_topic(kafka: Any) -> str:
     """With a consumer group of its own."""
     name = f"bench{next(numbers)}"
-    return f"{kafka.url}/{name}?partitions=4&group={name}"
+    return f"{kafka.url}/{name}?partitions=4"
 
 
 class Databases:

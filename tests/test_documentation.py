@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from chargegate.config import Settings
+from chargegate.config import Settings, check_url
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -32,3 +32,12 @@ def test_what_containers_are_told_are_keys_of_the_settings(name: str) -> None:
     assert named
     keys = {key.upper().replace(".", "__") for key in flat(msgspec.to_builtins(Settings()))}
     assert set(named) <= keys
+
+
+def test_every_form_of_a_url_is_one_that_the_settings_take() -> None:
+    forms = re.findall(
+        r"`([a-z+]+://[^`]+)`", (DOCS / "scaling.md").read_text().partition("## URLs")[2].partition("## ")[0]
+    )
+    assert len(forms) >= 6
+    for form in forms:
+        check_url("queue.url", form)

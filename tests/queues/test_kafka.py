@@ -105,7 +105,7 @@ def test_the_url_names_brokers_topic_group_and_any_option_of_the_library() -> No
     assert address.options["session.timeout.ms"] == "7000"
     assert address.options["sasl.oauth"] == "x"
     plain = parse("kafka://a:9092")
-    assert (plain.topic, plain.group, plain.create) == ("charging-requests", "chargegate", True)
+    assert (plain.topic, plain.group, plain.create) == ("charging-requests", "charging-requests", True)
     assert not parse("kafka://a:9092?create=0").create
 
 

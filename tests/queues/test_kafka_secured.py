@@ -113,7 +113,7 @@ def topic() -> str:
 
 def test_a_user_over_tls_puts_and_receives(kafka: SecuredKafka, topic: str) -> None:
     kafka.allow(topic, ResourceType.TOPIC, AclOperation.ALL)
-    kafka.allow("chargegate", ResourceType.GROUP, AclOperation.READ)
+    kafka.allow(topic, ResourceType.GROUP, AclOperation.READ)
 
     async def scenario() -> None:
         queue = await KafkaQueue.open(kafka.secured_url(topic, "partitions=2"), 10)

@@ -32,7 +32,7 @@ class Engine:
         """The URL of a queue that is not there yet; ``url``: of the server, as a proxy has it."""
         base, name = url or self.server.url, f"q{uuid.uuid4().hex[:12]}"
         if self.name == "kafka":
-            return f"{base}/{name}?create=1&partitions=4&replication=1&group={name}"
+            return f"{base}/{name}?create=1&partitions=4&replication=1"
         if self.name == "rabbitmq":
             return f"{base}?queue={name}"
         if self.name == "redis":

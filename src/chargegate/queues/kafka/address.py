@@ -6,7 +6,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 TOPIC: Final = "charging-requests"
-GROUP: Final = "chargegate"
 
 # librdkafka's defaults wait up to ten seconds before they dial again, and a minute for a silent broker.
 _SOON: Final = {
@@ -43,7 +42,8 @@ def parse(url: str) -> KafkaAddress:
 
     A missing topic is made, and ``<topic>.dead`` with one partition beside it, unless ``create=0``. For making it:
     ``partitions`` (12: so many workers can share the work; each of them decides as much at once as it is set to) and
-    ``replication`` (-1: the broker's default). ``group`` is the consumer group.
+    ``replication`` (-1: the broker's default). ``group`` is the consumer group, by default the topic's name: services
+    on one cluster then never wait for each other's workers.
 
     Every other parameter is an option of librdkafka (its CONFIGURATION.md), with dots or underscores. A user needs
     ``sasl_mechanism``, and goes over TLS unless ``security_protocol`` says otherwise.
@@ -55,7 +55,8 @@ def parse(url: str) -> KafkaAddress:
     if parts.scheme != "kafka" or not hosts:
         raise ValueError("must be kafka://host:port[,host:port…]/topic")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    group, create = query.pop("group", GROUP), query.pop("create", "1")
+    topic = unquote(parts.path.strip("/")) or TOPIC
+    group, create = query.pop("group", topic), query.pop("create", "1")
     if create not in {"0", "1"}:
         raise ValueError("create: must be 0 or 1")
     partitions, replication = _count(query, "partitions", 12), _count(query, "replication", -1)
@@ -70,7 +71,6 @@ def parse(url: str) -> KafkaAddress:
     options |= {name if name == "log_level" else name.replace("_", "."): value for name, value in query.items()}
     if credentials and not options.keys() & {"sasl.mechanism", "sasl.mechanisms"}:
         raise ValueError("a user needs sasl_mechanism=PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
-    topic = unquote(parts.path.strip("/")) or TOPIC
     return KafkaAddress(topic, group, create == "1", partitions, replication, options)
 
 
