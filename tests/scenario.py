@@ -11,10 +11,10 @@ import uvloop
 LIMIT_S: Final = 60
 """For what comes soon: most of it is waiting for a server."""
 
-_LISTENING: Final = "0A"
-
 CLOSED_S: Final = 10
 """For a TLS connection's farewell, which its closing does not always wait for."""
+
+_LISTENING: Final = "0A"
 
 
 def run(scenario: Coroutine[Any, Any, None], limit_s: float = LIMIT_S) -> None:

@@ -5,7 +5,6 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -27,21 +26,14 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-def opened(postgres_server: Server) -> Open:
+def opened(postgres_url: str) -> Open:
     """Opens a store with a table of its own, ``items``: numbers, each once."""
-    schema = f"t{uuid4().hex}"
-
-    async def make() -> None:
-        connection = await asyncpg.connect(postgres_server.url)
-        await connection.execute(f"CREATE SCHEMA {schema}")
-        await connection.close()
-
-    asyncio.run(make())
+    there, _, options = postgres_url.partition("?")
 
     @asynccontextmanager
     async def opening(url: str = "", scripts: tuple[str, ...] | None = None) -> AsyncIterator[PostgresStore]:
         scripts = scripts or ("CREATE TABLE items (number integer PRIMARY KEY)",)
-        store = await PostgresStore.open(f"{url or postgres_server.url}?search_path={schema}", {"items": scripts})
+        store = await PostgresStore.open(f"{url or there}?{options}", {"items": scripts})
         try:
             yield store
         finally:

@@ -23,7 +23,7 @@ LIMIT_S: Final = 1.8  # a caller is told within two seconds
 _CONNECT_S: Final = 10.0
 _CONNECTIONS: Final = 8
 MIGRATING_S: Final = 60.0
-_RETRY_S: Final = 1.0
+_CLOSE_S: Final = 1.0
 _FULL_S: Final = 5.0
 _LOCK: Final = 0x63686172676567  # "chargeg": this service's advisory lock
 _REFUSED: Final = (ValueError, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
@@ -244,7 +244,7 @@ class PostgresStore:
         """May be called twice."""
         self._closed = True
         idle, self._idle = self._idle, []
-        await asyncio.gather(*(connection.close(timeout=_RETRY_S) for connection in idle), return_exceptions=True)
+        await asyncio.gather(*(connection.close(timeout=_CLOSE_S) for connection in idle), return_exceptions=True)
 
 
 def _failure(error: Exception, *, again: bool, opening: bool) -> Exception | None:

@@ -3,14 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 import pytest
 
 from chargegate.app import Offline
 from chargegate.model import Decision, Reason, Status, now_ms, to_iso
-from servers.server import Server
 
 Run = Callable[..., Any]
 Record = Callable[..., None]
@@ -102,19 +100,10 @@ def test_counts_by_station_busiest_first(run: Run, record: Record) -> None:
 
 
 @pytest.fixture
-def in_postgres(postgres_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Commands use a schema of their own there."""
-    schema = f"t{uuid4().hex}"
-
-    async def make() -> None:
-        connection = await asyncpg.connect(postgres_server.url)
-        await connection.execute(f"CREATE SCHEMA {schema}")
-        await connection.close()
-
-    asyncio.run(make())
-    url = f"{postgres_server.url}?search_path={schema}"
-    monkeypatch.setenv("CHARGEGATE_DATABASE__URL", url)
-    return url
+def in_postgres(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Commands use it."""
+    monkeypatch.setenv("CHARGEGATE_DATABASE__URL", postgres_url)
+    return postgres_url
 
 
 def test_months_that_ended_are_dropped_and_no_other(run: Run, in_postgres: str, record: Record) -> None:

@@ -1,17 +1,13 @@
 """What the ledger's tests share: an open database, and decisions to put into it."""
 
-import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-from uuid import uuid4
 
-import asyncpg
 import pytest
-import uvloop
 
 from chargegate.audit.base import AuditRow
 from chargegate.ledger import migrations
@@ -23,6 +19,7 @@ from chargegate.ledger.sqlite import SqliteLedger
 from chargegate.model import Decision, Status, new_request_id
 from chargegate.postgres import PostgresStore
 from chargegate.sqlite import SqliteStore
+from scenario import run as run_to_its_end
 
 STATION = "123e4567-e89b-12d3-a456-426614174000"
 LIMIT_S = 20
@@ -103,12 +100,11 @@ def running(opened: Callable[[], Coroutine[Any, Any, Database]]) -> Run:
         async def main() -> None:
             database = await opened()
             try:
-                async with asyncio.timeout(LIMIT_S):
-                    await scenario(database)
+                await scenario(database)
             finally:
                 await database.close()
 
-        uvloop.run(main())
+        run_to_its_end(main(), LIMIT_S)
 
     return run
 
@@ -120,20 +116,6 @@ def sqlite_run(tmp_path: Path) -> Run:
         return Sqlite(await SqliteStore.open(path, {"ledger": migrations.SQLITE}, exclusive=False))
 
     return running(opened)
-
-
-@pytest.fixture
-def postgres_url(request: pytest.FixtureRequest) -> str:
-    """A schema of its own: empty."""
-    url, schema = request.getfixturevalue("postgres_server").url, f"t{uuid4().hex}"
-
-    async def make() -> None:
-        connection = await asyncpg.connect(url)
-        await connection.execute(f"CREATE SCHEMA {schema}")
-        await connection.close()
-
-    asyncio.run(make())
-    return f"{url}?search_path={schema}"
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import uvloop
 
 from chargegate.ledger import migrations
 from chargegate.ledger.access_list import SqliteAccessList
@@ -22,6 +21,7 @@ from chargegate.postgres import PostgresStore
 from chargegate.queues.base import Message
 from chargegate.queues.sqlite import MIGRATIONS, SqliteQueue
 from chargegate.sqlite import SqliteStore
+from scenario import run as run_to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -73,7 +73,7 @@ def run(tmp_path: Path, postgres_url: str) -> Run:
             async with opened() as both:
                 await scenario(both)
 
-        uvloop.run(main())
+        run_to_its_end(main())
 
     return run
 

@@ -4,9 +4,12 @@ It is started when the first test asks for it. CHARGEGATE_TEST_REDIS_URL and the
 that the machine lacks skips its tests, or fails them where CI is set.
 """
 
+import asyncio
 import os
 from collections.abc import Generator, Iterator
+from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from servers.engines import Kafka, Postgres, Rabbitmq, Redis
@@ -41,6 +44,20 @@ def redis_server() -> Iterator[Server | GivenServer]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Server | GivenServer]:
     yield from provide(Postgres)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Server | GivenServer) -> str:
+    """A schema of its own there: empty."""
+    schema = f"t{uuid4().hex}"
+
+    async def make() -> None:
+        connection = await asyncpg.connect(postgres_server.url)
+        await connection.execute(f"CREATE SCHEMA {schema}")
+        await connection.close()
+
+    asyncio.run(make())
+    return f"{postgres_server.url}?search_path={schema}"
 
 
 @pytest.fixture(scope="session")

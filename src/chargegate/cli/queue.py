@@ -1,10 +1,12 @@
 """``chargegate queue``: what waits."""
 
+from collections.abc import Callable
+
 import click
 import uvloop
 
 from chargegate import app, config
-from chargegate.cli.options import as_json, config_file
+from chargegate.cli.options import Command, as_json, config_file
 from chargegate.cli.output import write_object
 from chargegate.cli.progress import counting
 from chargegate.queues.base import QueueUnavailable
@@ -20,6 +22,11 @@ def _url(_context: click.Context, _option: click.Parameter, value: str) -> str:
     return value
 
 
+def _queue(flag: str, name: str, variable: str) -> Callable[[Command], Command]:
+    said = "As queue.url, but not memory://."
+    return click.option(flag, name, metavar="URL", required=True, callback=_url, envvar=variable, help=said)
+
+
 @click.group("queue", no_args_is_help=False)
 def queue() -> None:
     """Requests that wait for their decision, or for their callback.
@@ -31,24 +38,8 @@ def queue() -> None:
 
 
 @queue.command()
-@click.option(
-    "--from",
-    "source",
-    metavar="URL",
-    required=True,
-    callback=_url,
-    envvar=config.MOVE_FROM,
-    help="As queue.url, but not memory://.",
-)
-@click.option(
-    "--to",
-    "target",
-    metavar="URL",
-    required=True,
-    callback=_url,
-    envvar=config.MOVE_TO,
-    help="As queue.url, but not memory://.",
-)
+@_queue("--from", "source", config.MOVE_FROM)
+@_queue("--to", "target", config.MOVE_TO)
 @as_json
 @config_file
 def move(source: str, target: str, as_json: bool, config_file: str | None) -> None:
