@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import warnings
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -22,15 +23,21 @@ def run(scenario: Coroutine[Any, Any, None], limit_s: float = LIMIT_S) -> None:
 
     async def main() -> None:
         before = _connections()
-        async with asyncio.timeout(limit_s):
-            await scenario
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSED_S):
-                while _connections() - before:
-                    await asyncio.sleep(0.01)
-        assert not _connections() - before, "a connection was left open"
+        try:
+            async with asyncio.timeout(limit_s):
+                await scenario
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSED_S):
+                    while _connections() - before:
+                        await asyncio.sleep(0.01)
+            assert not _connections() - before, "a connection was left open"
+        except BaseException:
+            # What failed left connections. An error about one, within uvloop's closing, has it wait for ever.
+            warnings.filterwarnings("ignore", "unclosed resource", ResourceWarning)
+            raise
 
-    uvloop.run(main())
+    with warnings.catch_warnings():
+        uvloop.run(main())
 
 
 def _connections() -> set[str]:

@@ -282,7 +282,7 @@ def test_it_refuses_while_the_server_is_away_and_heals_by_itself(
 def test_what_the_living_held_through_an_outage_stays_theirs(
     place: Place, postgres_server: Server, make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chargegate.postgres._RETRY_S", 0.1)
+    monkeypatch.setattr("chargegate.postgres_gatherer._RETRY_S", 0.1)
 
     async def scenario() -> None:
         async with place.opened(lease_ms=1600) as holder, place.opened(lease_ms=1600) as other:
