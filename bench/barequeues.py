@@ -33,11 +33,11 @@ from pamqp.commands import Basic
 from redis.asyncio import Redis
 
 import load
+from chargegate.engines.kafka.record import pack
+from chargegate.keys import Keyring
 from chargegate.model import ChargingRequest, new_request_id, now_ms
 from chargegate.queues.base import Message
 from chargegate.queues.envelope import wrap
-from chargegate.queues.kafka.record import pack
-from chargegate.secrets import Keyring
 
 WINDOW: Final = 256
 DIFFERENT: Final = 2_000

@@ -9,13 +9,13 @@ import uvloop
 import load
 from chargegate import config
 from chargegate.app import DATABASE
+from chargegate.engines.sqlite import queue as sqlite_queue
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.keys import open_keyring
 from chargegate.ledger import migrations
 from chargegate.model import ChargingRequest, new_request_id, now_ms
-from chargegate.queues import sqlite as sqlite_queue
+from chargegate.observe import configure_logging
 from chargegate.queues.envelope import wrap
-from chargegate.secrets import open_keyring
-from chargegate.sqlite import SqliteStore
-from chargegate.telemetry import configure_logging
 
 
 async def fill(count: int, url: str) -> None:

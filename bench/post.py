@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import uvloop
 
-from chargegate.callbacks.signing import Signer
+from chargegate.delivering.signing import Signer
 from chargegate.http1 import HttpClient
 from chargegate.model import parse_callback_url
 

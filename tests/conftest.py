@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from chargegate.telemetry import configure_logging, log
+from chargegate.observe import configure_logging, log
 
-pytest_plugins = ["servers.fixtures"]
+pytest_plugins = ["servers.fixtures", "databases", "messages"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What waits longest begins first, so that those who share the work end together."""
-    items.sort(key=lambda item: item.path.parent.name not in ("scaling", "queues"))
+    items.sort(key=lambda item: not {"scaling", "queues", "engines"}.intersection(item.path.parts))
 
 
 @pytest.fixture(autouse=True)

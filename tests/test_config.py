@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chargegate.config import ConfigError, Settings, load, shown
-from chargegate.secrets import new_access_key
+from chargegate.keys import new_access_key
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 ACCESS = new_access_key("admin")[1]

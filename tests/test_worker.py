@@ -16,21 +16,21 @@ import uvloop
 
 from chargegate import worker
 from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, CircuitOpen, Verdict
-from chargegate.callbacks.deliver import Sender
-from chargegate.callbacks.schedule import RetryPolicy
-from chargegate.callbacks.signing import Signer
+from chargegate.delivering.retry import RetryPolicy
+from chargegate.delivering.sender import Sender
+from chargegate.delivering.signing import Signer
+from chargegate.engines.memory.queue import MemoryQueue
+from chargegate.engines.sqlite import queue as sqlite_queue
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.http1 import HttpClient
+from chargegate.keys import Keyring
 from chargegate.ledger import migrations
 from chargegate.ledger.base import Recorded, RequestRecord
-from chargegate.ledger.sqlite import SqliteLedger
 from chargegate.model import ChargingRequest, Decision, RequestStatus, Status, new_request_id, now_ms
-from chargegate.queues import sqlite as sqlite_queue
+from chargegate.observe import Metrics
 from chargegate.queues.base import Delivery, Message, Queue
 from chargegate.queues.envelope import wrap
-from chargegate.queues.memory import MemoryQueue
-from chargegate.secrets import Keyring
-from chargegate.sqlite import SqliteStore
-from chargegate.telemetry import Metrics
 from chargegate.worker import Worker
 
 LIMIT_S = 20

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from chargegate.keys import AccessKeys
 from chargegate.model import one_line, parse_callback_url
-from chargegate.secrets import AccessKeys
 
 PREFIX = "CHARGEGATE_"
 FILE_VARIABLE = PREFIX + "CONFIG"

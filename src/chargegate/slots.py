@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from chargegate.telemetry import log
+from chargegate.observe import log
 
 _HEEDED_S: Final = 0.5  # a library may swallow a cancellation
 

@@ -14,9 +14,10 @@ import msgspec
 
 from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.decider import Decider
-from chargegate.callbacks.deliver import Attempt, Sender
-from chargegate.callbacks.destinations import Callback, Destinations
-from chargegate.callbacks.schedule import RetryPolicy
+from chargegate.delivering.destinations import Callback, Destinations
+from chargegate.delivering.retry import RetryPolicy
+from chargegate.delivering.sender import Attempt, Sender
+from chargegate.keys import CannotOpen, KeyMissing, Keyring
 from chargegate.ledger.base import Finished, Ledger, LedgerUnavailable, Recorded
 from chargegate.model import (
     CallbackPayload,
@@ -27,11 +28,10 @@ from chargegate.model import (
     RequestStatus,
     now_ms,
 )
+from chargegate.observe import Metrics, log
 from chargegate.queues.base import Delivery, Queue, QueueUnavailable
 from chargegate.queues.envelope import examine, unwrap
-from chargegate.secrets import CannotOpen, KeyMissing, Keyring
 from chargegate.slots import Slots
-from chargegate.telemetry import Metrics, log
 
 T = TypeVar("T")
 

@@ -15,18 +15,18 @@ import uvloop
 from starlette.types import ASGIApp
 
 from chargegate.api import Component, Parts, Server, build
-from chargegate.cache_redis import RedisCache
-from chargegate.callbacks.guard import AddressGuard
-from chargegate.ledger.access_list import SqliteAccessList
+from chargegate.delivering.guard import AddressGuard
+from chargegate.engines.memory.queue import MemoryQueue
+from chargegate.engines.redis.cache import RedisCache
+from chargegate.engines.sqlite.access_list import SqliteAccessList
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.ledger import SqliteLedger
+from chargegate.keys import AccessKeys, Keyring
 from chargegate.ledger.base import DeadLetter, Finished
 from chargegate.ledger.migrations import SQLITE
-from chargegate.ledger.sqlite import SqliteLedger
 from chargegate.model import Decision, RequestStatus, Status, new_request_id
+from chargegate.observe import Metrics
 from chargegate.queues.base import Queue
-from chargegate.queues.memory import MemoryQueue
-from chargegate.secrets import AccessKeys, Keyring
-from chargegate.sqlite import SqliteStore
-from chargegate.telemetry import Metrics
 
 T = TypeVar("T")
 

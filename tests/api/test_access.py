@@ -9,8 +9,8 @@ from tests.api.conftest import BODY, SESSION, Service
 
 from chargegate.api.access import RateLimit
 from chargegate.api.errors import Refused
+from chargegate.keys import new_access_key
 from chargegate.model import new_request_id
-from chargegate.secrets import new_access_key
 
 OPEN = ["/health", "/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"]
 ADMIN = [

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests.api.conftest import BODY, SESSION, Service
 
 from chargegate.api.schemas import charging_request
+from chargegate.keys import new_access_key
 from chargegate.model import parse_callback_url
-from chargegate.secrets import new_access_key
 
 
 def document(service: Service) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import pytest
 from tests.api.conftest import BODY, SESSION, Service
 
 from chargegate.api import Component
+from chargegate.engines.memory.queue import MemoryQueue
 from chargegate.queues.base import Depth, QueueUnavailable
-from chargegate.queues.memory import MemoryQueue
 
 
 async def up() -> Component:

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.api.conftest import BODY, SESSION, STATION, TOKEN, Raw, Service, eventually
 
+from chargegate.engines.memory.queue import MemoryQueue
+from chargegate.keys import new_access_key
 from chargegate.model import ACCEPTED_MESSAGE
 from chargegate.queues.base import Message
 from chargegate.queues.envelope import unwrap
-from chargegate.queues.memory import MemoryQueue
-from chargegate.secrets import new_access_key
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from tests.api.conftest import BODY, SESSION, STATION, TOKEN, Service
 
+from chargegate.engines.memory.queue import MemoryQueue
 from chargegate.ledger.base import DeadLetter, Finished
 from chargegate.model import Reason, RequestStatus, Status, new_request_id, to_iso
 from chargegate.queues.base import QueueFull, Waiting
-from chargegate.queues.memory import MemoryQueue
 
 AT = 1_700_000_000_000
 

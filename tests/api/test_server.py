@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 from tests.api.conftest import BODY, SESSION, TOKEN, Raw, Service, eventually
 
 from chargegate.api import Server
+from chargegate.engines.memory.queue import MemoryQueue
 from chargegate.queues.base import Message
-from chargegate.queues.memory import MemoryQueue
 
 POST = f"POST {SESSION} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n".encode()
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"

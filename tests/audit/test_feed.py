@@ -14,11 +14,11 @@ import uvloop
 from chargegate.audit.base import AuditRow
 from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.feed import AuditFeed
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.ledger import migrations
-from chargegate.ledger.sqlite import SqliteLedger
 from chargegate.model import Decision
-from chargegate.sqlite import SqliteStore
-from chargegate.telemetry import Metrics
+from chargegate.observe import Metrics
 
 LIMIT_S = 30
 
@@ -179,10 +179,10 @@ from pathlib import Path
 from chargegate.audit.csv_file import CsvFile, _line
 from chargegate.audit.feed import AuditFeed
 from chargegate.ledger import migrations
-from chargegate.ledger.sqlite import SqliteLedger
+from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.model import Decision, Status, new_request_id
-from chargegate.sqlite import SqliteStore
-from chargegate.telemetry import Metrics
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.observe import Metrics
 
 folder, moment = Path(sys.argv[1]), sys.argv[2]
 

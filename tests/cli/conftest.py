@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from chargegate import app, cli, config
-from chargegate.telemetry import log
+from chargegate.observe import log
 
 TOKEN = "driver-token.0123456789"
 

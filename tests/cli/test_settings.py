@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from chargegate import config
-from chargegate.secrets import AccessKeys
+from chargegate.keys import AccessKeys
 
 Run = Callable[..., Any]
 

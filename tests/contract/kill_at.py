@@ -11,9 +11,9 @@ from typing import Any
 
 from chargegate import cli
 from chargegate.audit.feed import AuditFeed
-from chargegate.ledger import sqlite_writes as ledger
-from chargegate.queues import sqlite as queue
-from chargegate.sqlite_lane import Lane
+from chargegate.engines.sqlite import queue
+from chargegate.engines.sqlite import writes as ledger
+from chargegate.engines.sqlite.group_commit import Lane
 
 
 def countdown(nth: int) -> Callable[[], None]:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from chargegate.engines.postgres.access_list import PostgresAccessList
+from chargegate.engines.postgres.connection import PostgresStore
+from chargegate.engines.postgres.ledger import PostgresLedger
+from chargegate.engines.sqlite.access_list import SqliteAccessList
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.ledger import SqliteLedger
+from chargegate.engines.sqlite.queue import MIGRATIONS, SqliteQueue
 from chargegate.ledger import migrations
-from chargegate.ledger.access_list import SqliteAccessList
 from chargegate.ledger.base import AccessEntry, Claim, DecisionFilter, Finished
 from chargegate.ledger.copying import KINDS, copy
-from chargegate.ledger.postgres import PostgresLedger
-from chargegate.ledger.postgres_access_list import PostgresAccessList
-from chargegate.ledger.sqlite import SqliteLedger
 from chargegate.model import RequestStatus, Status, new_request_id, now_ms
-from chargegate.postgres import PostgresStore
 from chargegate.queues.base import Message
-from chargegate.queues.sqlite import MIGRATIONS, SqliteQueue
-from chargegate.sqlite import SqliteStore
 from scenario import run as run_to_its_end
 
 if TYPE_CHECKING:

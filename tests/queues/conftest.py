@@ -15,18 +15,18 @@ from uuid import uuid4
 import pytest
 import uvloop
 
-from chargegate.model import new_request_id, now_ms
-from chargegate.queues.base import Capabilities, Message, Queue
-from chargegate.queues.kafka import KafkaQueue
-from chargegate.queues.memory import MemoryQueue
-from chargegate.queues.postgres import PostgresQueue
-from chargegate.queues.rabbitmq import RabbitQueue
-from chargegate.queues.redis import RedisQueue
-from chargegate.queues.sqlite import MIGRATIONS, SqliteQueue
-from chargegate.sqlite import SqliteStore
-from chargegate.telemetry import configure_logging
+from chargegate.engines.kafka import KafkaQueue
+from chargegate.engines.memory.queue import MemoryQueue
+from chargegate.engines.postgres.queue import PostgresQueue
+from chargegate.engines.rabbitmq.queue import RabbitQueue
+from chargegate.engines.redis.queue import RedisQueue
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.queue import MIGRATIONS, SqliteQueue
+from chargegate.observe import configure_logging
+from chargegate.queues.base import Capabilities, Queue
 
-STATION = "123e4567-e89b-12d3-a456-426614174000"
+sys.path.append(str(Path(__file__).parents[1]))  # when this file runs as a script, pytest has not done so
+from messages import new_message
 
 
 class Backend(NamedTuple):
@@ -102,15 +102,6 @@ BACKENDS = (
     Backend("rabbitmq", Capabilities(durable=True, shared=True, find=False), open_rabbitmq, "rabbitmq_server"),
     Backend("redis", Capabilities(durable=True, shared=True, find=True), open_redis, "redis_server"),
 )
-
-
-def new_message(accepted_at: int | None = None, body: bytes = b"sealed") -> Message:
-    return Message(new_request_id(), STATION, now_ms() if accepted_at is None else accepted_at, body)
-
-
-@pytest.fixture(scope="session")
-def make_message() -> Callable[..., Message]:
-    return new_message
 
 
 def pytest_configure(config: pytest.Config) -> None:

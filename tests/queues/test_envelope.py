@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chargegate.keys import CannotOpen, Keyring
 from chargegate.model import ChargingRequest, Invalid
 from chargegate.queues.base import Message
 from chargegate.queues.envelope import examine, unwrap, wrap
-from chargegate.secrets import CannotOpen, Keyring
 
 KEYRING = Keyring([os.urandom(32)], os.urandom(32))
 REQUEST = ChargingRequest(

@@ -7,7 +7,7 @@ from math import ceil
 from typing import Any, Final
 
 from chargegate.api.errors import Refused
-from chargegate.secrets import AccessKeys, Role
+from chargegate.keys import AccessKeys, Role
 
 _MAX_BUCKETS: Final = 10_000
 _ONE: Final = 1 - 1e-7  # less than 1 by what rounding may take away from a wait that was promised to do

@@ -6,15 +6,16 @@ from starlette.requests import Request
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chargegate.api import access_list, dead_letters, decisions, health, intake, sessions
+from chargegate.api import intake
 from chargegate.api.access import Guard
-from chargegate.api.docs import Docs
 from chargegate.api.errors import ClientGone, Refused, not_found, refusal, send_refusal
 from chargegate.api.headers import SECURITY, trace_id
 from chargegate.api.openapi import document
 from chargegate.api.operations import Operation
 from chargegate.api.parts import Parts, Watched
-from chargegate.secrets import AccessKeys
+from chargegate.api.routes import access_list, dead_letters, decisions, health, sessions
+from chargegate.api.routes.docs import Docs
+from chargegate.keys import AccessKeys
 
 
 def build(parts: Parts) -> ASGIApp:

@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 
 from chargegate.api.errors import Refused, unavailable
 from chargegate.api.headers import SECURITY, trace_id
-from chargegate.telemetry import log
+from chargegate.observe import log
 
 MAX_HEAD: Final = 32 * 1024
 MAX_MESSAGE: Final = 2 * 1024 * 1024

@@ -8,8 +8,8 @@ from starlette.types import Send
 
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.model import Invalid, now_ms
+from chargegate.observe import log
 from chargegate.queues.base import QueueFull, QueueUnavailable
-from chargegate.telemetry import log
 
 
 class Error(msgspec.Struct, omit_defaults=True):

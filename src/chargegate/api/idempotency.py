@@ -7,11 +7,11 @@ import msgspec
 
 from chargegate.api.errors import Refused
 from chargegate.api.parts import SharedClaims
+from chargegate.keys import Keyring
 from chargegate.ledger.base import CLAIM_MS, Claim, Ledger, LedgerUnavailable
 from chargegate.model import ChargingRequest, now_ms
 from chargegate.queues.base import Message, Queue, QueueUnavailable
 from chargegate.queues.envelope import wrap
-from chargegate.secrets import Keyring
 
 _MAX_CONFIRMED: Final = 20_000
 _PUTTING_MS: Final = 2_000  # as long as a queue may take to say yes or no

@@ -29,8 +29,8 @@ from chargegate.model import (
     parse_body,
     valid_traceparent,
 )
+from chargegate.observe import log
 from chargegate.queues.envelope import wrap
-from chargegate.telemetry import log
 
 PATH: Final = "/api/v1/charging-session"
 MAX_KEY: Final = 255

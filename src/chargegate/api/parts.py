@@ -6,11 +6,11 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from chargegate.keys import AccessKeys, Keyring
 from chargegate.ledger.base import AccessList, Claim, DeadLetter, Ledger
 from chargegate.model import IPAddress
+from chargegate.observe import Metrics
 from chargegate.queues.base import Queue
-from chargegate.secrets import AccessKeys, Keyring
-from chargegate.telemetry import Metrics
 
 ComponentStatus = Literal["UP", "DEGRADED", "DOWN"]
 

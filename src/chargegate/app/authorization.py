@@ -20,10 +20,10 @@ from chargegate.authorizers.http import HttpAuthorizer
 from chargegate.authorizers.simulated import SimulatedAuthorizer
 from chargegate.config import Settings
 from chargegate.http1 import HttpClient
+from chargegate.keys import Keyring
 from chargegate.ledger.base import AccessEntry, AccessList, Ledger, LedgerUnavailable
 from chargegate.model import parse_callback_url
-from chargegate.secrets import Keyring
-from chargegate.telemetry import Metrics, log
+from chargegate.observe import Metrics, log
 
 _FOLLOW_S: Final = 0.25
 _APPLIED: Final = "access_list_file"

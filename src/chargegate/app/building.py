@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from starlette.types import ASGIApp
 
-from chargegate import health
 from chargegate.api import Component, Parts, Watched, build, build_watched
 from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
 from chargegate.app.offline import replay
@@ -15,20 +14,21 @@ from chargegate.app.start import Role, StartError, extra
 from chargegate.app.storage import Storage
 from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
-from chargegate.callbacks.deliver import Sender
-from chargegate.callbacks.guard import AddressGuard
-from chargegate.callbacks.schedule import RetryPolicy
-from chargegate.callbacks.signing import Signer
 from chargegate.config import Settings, scheme
+from chargegate.delivering.guard import AddressGuard
+from chargegate.delivering.retry import RetryPolicy
+from chargegate.delivering.sender import Sender
+from chargegate.delivering.signing import Signer
 from chargegate.http1 import HttpClient
+from chargegate.keys import AccessKeys
 from chargegate.ledger.base import Ledger
+from chargegate.observe import Metrics
+from chargegate.operations import health
 from chargegate.queues.base import Queue
-from chargegate.secrets import AccessKeys
-from chargegate.telemetry import Metrics
 from chargegate.worker import Worker
 
 if TYPE_CHECKING:
-    from chargegate.cache_redis import RedisCache
+    from chargegate.engines.redis.cache import RedisCache
 
 
 class Opened(NamedTuple):
@@ -52,7 +52,7 @@ def open_shared_cache(settings: Settings, stack: AsyncExitStack) -> "RedisCache 
     if settings.cache.url == "memory://":
         return None
     with extra("cache.url", "redis"):
-        from chargegate.cache_redis import RedisCache  # noqa: PLC0415 - only when picked
+        from chargegate.engines.redis.cache import RedisCache  # noqa: PLC0415 - only when picked
     try:
         shared = RedisCache(settings.cache.url, ttl_ms=settings.authorization.cache_ttl_ms)
     except ValueError as error:
@@ -87,7 +87,7 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Deciding:
 def _sharing(shared: "RedisCache | None") -> Callable[[Authorizer], Authorizer] | None:
     if shared is None:
         return None
-    from chargegate.cache_redis import SharedVerdicts  # noqa: PLC0415 - only when picked
+    from chargegate.engines.redis.cache import SharedVerdicts  # noqa: PLC0415 - only when picked
 
     return partial(SharedVerdicts, cache=shared)
 

@@ -17,11 +17,11 @@ from chargegate.app.queueing import queue_at
 from chargegate.app.start import StartError, extra
 from chargegate.app.storage import Storage, check_keys, database_named, open_storage
 from chargegate.config import KAFKA_SHORTEST_LEASE_MS, Settings, scheme
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.group_commit import StoreUnavailable
 from chargegate.ledger.base import Ledger, LedgerUnavailable
 from chargegate.ledger.migrations import POSTGRES
 from chargegate.queues.base import Delivery, Message, Queue, QueueUnavailable
-from chargegate.sqlite import SqliteStore
-from chargegate.sqlite_lane import StoreUnavailable
 
 _BATCH: Final = 500
 _ASKED_AT_ONCE: Final = 100
@@ -143,9 +143,9 @@ async def move_database(settings: Settings, target_url: str, on_copied: Callable
     """
     _refuse_without_database(settings)
     with extra("--to", "postgres"):
-        from chargegate import postgres  # noqa: PLC0415 - only when asked for
+        from chargegate.engines.postgres import connection as postgres  # noqa: PLC0415 - only when asked for
+        from chargegate.engines.postgres.ledger import PostgresLedger  # noqa: PLC0415 - as above
         from chargegate.ledger.copying import copy  # noqa: PLC0415 - as above
-        from chargegate.ledger.postgres import PostgresLedger  # noqa: PLC0415 - as above
     embedded = msgspec.structs.replace(
         _with_queue(settings, url="sqlite"), database=msgspec.structs.replace(settings.database, url="sqlite")
     )

@@ -11,14 +11,14 @@ from chargegate.app.queueing import open_queue
 from chargegate.app.start import StartError
 from chargegate.app.storage import DATABASE, database_named, open_storage
 from chargegate.config import Settings
+from chargegate.keys import Keyring
 from chargegate.ledger.base import AccessList, DeadLetter, Ledger
 from chargegate.model import now_ms
 from chargegate.queues.base import Message, Queue
 from chargegate.queues.envelope import unwrap, wrap
-from chargegate.secrets import Keyring
 
 if TYPE_CHECKING:
-    from chargegate.ledger.postgres import PostgresLedger
+    from chargegate.engines.postgres.ledger import PostgresLedger
 
 COMMAND = "command"
 """The name of the process that runs a command. It receives nothing from a queue."""

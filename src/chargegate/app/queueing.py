@@ -7,13 +7,13 @@ from typing import Final
 from chargegate.app.start import StartError, extra
 from chargegate.app.storage import Storage, refuse_unknown_keys
 from chargegate.config import Settings, scheme
+from chargegate.engines.memory.queue import MemoryQueue
+from chargegate.engines.sqlite import queue as sqlite_queue
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.keys import SEALED_PREFIX
 from chargegate.model import now_ms
-from chargegate.queues import sqlite as sqlite_queue
+from chargegate.observe import log
 from chargegate.queues.base import Queue, QueueUnavailable
-from chargegate.queues.memory import MemoryQueue
-from chargegate.secrets import SEALED_PREFIX
-from chargegate.sqlite import SqliteStore
-from chargegate.telemetry import log
 
 OF_ONE_PROCESS: Final = ("sqlite", "memory")
 
@@ -52,20 +52,20 @@ async def _pick(key: str, url: str, settings: Settings, storage: Storage | None,
             return MemoryQueue(size)
         case "redis" | "rediss":
             with extra(key, "redis"):
-                from chargegate.queues.redis import RedisQueue  # noqa: PLC0415 - only when picked
+                from chargegate.engines.redis.queue import RedisQueue  # noqa: PLC0415 - only when picked
             return await RedisQueue.open(url, max_size=size, consumer=name, lease_ms=lease_ms)
         case "kafka":
             with extra(key, "kafka"):
-                from chargegate.queues.kafka import KafkaQueue  # noqa: PLC0415 - only when picked
+                from chargegate.engines.kafka import KafkaQueue  # noqa: PLC0415 - only when picked
             return await KafkaQueue.open(url, size, lease_ms=lease_ms)
         case "amqp" | "amqps":
             with extra(key, "rabbitmq"):
-                from chargegate.queues.rabbitmq import RabbitQueue  # noqa: PLC0415 - only when picked
+                from chargegate.engines.rabbitmq.queue import RabbitQueue  # noqa: PLC0415 - only when picked
             return await RabbitQueue.open(url, max_size=size, prefetch=settings.queue.consumer_concurrency)
         case "postgresql" | "postgres":
             with extra(key, "postgres"):
-                from chargegate.postgres import PostgresUnavailable, PostgresUnusable  # noqa: PLC0415 - as above
-                from chargegate.queues.postgres import PostgresQueue  # noqa: PLC0415 - only when picked
+                from chargegate.engines.postgres.connection import PostgresUnavailable, PostgresUnusable  # noqa: PLC0415 - as above
+                from chargegate.engines.postgres.queue import PostgresQueue  # noqa: PLC0415 - only when picked
             try:
                 return await PostgresQueue.open(url, size, lease_ms)
             except (PostgresUnavailable, PostgresUnusable) as error:

@@ -14,10 +14,10 @@ from chargegate.app.queueing import open_queue
 from chargegate.app.start import StartError, extra
 from chargegate.app.storage import Storage, database_named, open_storage
 from chargegate.config import Settings, scheme
+from chargegate.keys import CannotOpen, Keyring
 from chargegate.model import ChargingRequest, Invalid, now_ms
 from chargegate.queues.base import Message
 from chargegate.queues.envelope import unwrap, wrap
-from chargegate.secrets import CannotOpen, Keyring
 
 _BATCH: Final = 100
 
@@ -44,7 +44,7 @@ async def replay_from(settings: Settings, start: int | datetime, on_read: Callab
     if settings.database.url == "sqlite" and lacks_database(settings.data_path):
         raise StartError(f"data_dir: {settings.data_path} has no database, and so no decision to send again")
     with extra("queue.url", "kafka"):
-        from chargegate.queues.kafka import messages_from  # noqa: PLC0415 - only when asked for
+        from chargegate.engines.kafka import messages_from  # noqa: PLC0415 - only when asked for
     accepted_from = round(start.timestamp() * 1000) if isinstance(start, datetime) else 0
     async with AsyncExitStack() as stack:
         with database_named(settings):

@@ -17,7 +17,7 @@ from chargegate.app.start import Role, StartError, process_name
 from chargegate.app.storage import check_keys, database_named, open_storage
 from chargegate.config import Settings, scheme
 from chargegate.ledger.base import LedgerUnavailable
-from chargegate.telemetry import Metrics, log
+from chargegate.observe import Metrics, log
 from chargegate.worker import Worker
 
 T = TypeVar("T")

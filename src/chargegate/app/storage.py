@@ -11,15 +11,15 @@ from chargegate.audit.base import AuditRow
 from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.feed import AuditFeed
 from chargegate.config import Settings
-from chargegate.ledger.access_list import SqliteAccessList
+from chargegate.engines.sqlite import queue as sqlite_queue
+from chargegate.engines.sqlite.access_list import SqliteAccessList
+from chargegate.engines.sqlite.connection import SqliteStore, StoreError
+from chargegate.engines.sqlite.group_commit import StoreUnavailable
+from chargegate.engines.sqlite.ledger import SqliteLedger
+from chargegate.keys import SEALED_PREFIX, KeyFileError, Keyring, open_keyring
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
 from chargegate.ledger.migrations import POSTGRES, SQLITE
-from chargegate.ledger.sqlite import SqliteLedger
-from chargegate.queues import sqlite as sqlite_queue
-from chargegate.secrets import SEALED_PREFIX, KeyFileError, Keyring, open_keyring
-from chargegate.sqlite import SqliteStore, StoreError
-from chargegate.sqlite_lane import StoreUnavailable
-from chargegate.telemetry import Metrics, log
+from chargegate.observe import Metrics, log
 
 DATABASE: Final = "chargegate.db"
 
@@ -105,9 +105,9 @@ async def _open_postgres(
     url: str, stack: AsyncExitStack, writer: str, on_audit: OnAudit | None, *, needed: bool
 ) -> tuple[Ledger, AccessList]:
     with extra("database.url", "postgres"):
-        from chargegate import postgres  # noqa: PLC0415 - only when picked
-        from chargegate.ledger.postgres import PostgresLedger  # noqa: PLC0415 - only when picked
-        from chargegate.ledger.postgres_access_list import PostgresAccessList  # noqa: PLC0415 - only when picked
+        from chargegate.engines.postgres import connection as postgres  # noqa: PLC0415 - only when picked
+        from chargegate.engines.postgres.access_list import PostgresAccessList  # noqa: PLC0415 - only when picked
+        from chargegate.engines.postgres.ledger import PostgresLedger  # noqa: PLC0415 - only when picked
     store = postgres.PostgresStore(url, {"ledger": POSTGRES})
     stack.push_async_callback(store.close)
     try:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from chargegate.audit.base import AuditRow, AuditSink
-from chargegate.telemetry import Metrics, log
+from chargegate.observe import Metrics, log
 
 _PAGE: Final = 1000
 _CATCH_UP_S: Final = 0.5

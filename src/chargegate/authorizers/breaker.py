@@ -9,7 +9,7 @@ from typing import Final
 
 from chargegate.authorizers.base import AuthorizationError, Authorizer, CircuitOpen, Verdict
 from chargegate.model import ChargingRequest
-from chargegate.telemetry import log
+from chargegate.observe import log
 
 CLOSED: Final = "closed"
 HALF_OPEN: Final = "half_open"

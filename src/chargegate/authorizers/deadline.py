@@ -5,7 +5,7 @@ from typing import cast
 
 from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Authorizer, Verdict
 from chargegate.model import ChargingRequest
-from chargegate.telemetry import log
+from chargegate.observe import log
 
 
 class Deadline:

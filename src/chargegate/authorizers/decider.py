@@ -9,9 +9,9 @@ from chargegate.authorizers.base import (
     CircuitOpen,
     Verdict,
 )
+from chargegate.keys import SHORT_HASH, Keyring
 from chargegate.model import ChargingRequest, Decision, Reason, Status, now_ms
-from chargegate.secrets import SHORT_HASH, Keyring
-from chargegate.telemetry import Metrics, log
+from chargegate.observe import Metrics, log
 
 
 class Decider:

@@ -23,10 +23,10 @@ from chargegate.cli.options import config_file
 from chargegate.cli.queue import queue
 from chargegate.cli.replay import replay
 from chargegate.cli.settings import show_settings
+from chargegate.keys import CannotOpen, KeyFileError
 from chargegate.ledger.base import LedgerUnavailable
+from chargegate.observe import configure_logging
 from chargegate.queues.base import QueueFull, QueueUnavailable
-from chargegate.secrets import CannotOpen, KeyFileError
-from chargegate.telemetry import configure_logging
 
 _EXPECTED = (
     config.ConfigError,

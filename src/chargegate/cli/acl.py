@@ -17,9 +17,9 @@ from chargegate.authorizers.acl_entries import AclLineError, entry_from, read_cs
 from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import Row, write_object, write_rows
 from chargegate.cli.paging import pages
+from chargegate.keys import Keyring
 from chargegate.ledger.base import AccessEntry
 from chargegate.model import Invalid, to_iso
-from chargegate.secrets import Keyring
 
 # A commit of so many does not hold up a running service.
 _AT_ONCE = 5000

@@ -7,7 +7,7 @@ import click
 from chargegate import config
 from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import write_object
-from chargegate.secrets import Role, new_access_key
+from chargegate.keys import Role, new_access_key
 
 
 @click.group(no_args_is_help=False)

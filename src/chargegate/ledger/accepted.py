@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from chargegate.ledger.base import LedgerUnavailable
-from chargegate.telemetry import log
+from chargegate.observe import log
 
 Accepted = tuple[str, str, int]
 """Request id, station id, when (Unix ms)."""

@@ -9,14 +9,14 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
-from chargegate.ledger import postgres_sql as sql
-from chargegate.ledger.access_list import SqliteAccessList
+from chargegate.engines.postgres import statements as sql
+from chargegate.engines.postgres.access_list import PostgresAccessList
+from chargegate.engines.postgres.connection import Connection, PostgresStore
+from chargegate.engines.postgres.months import Months
+from chargegate.engines.sqlite.access_list import SqliteAccessList
+from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.ledger.base import CLAIM_MS
-from chargegate.ledger.postgres_access_list import PostgresAccessList
-from chargegate.ledger.postgres_months import Months
 from chargegate.model import now_ms
-from chargegate.postgres import Connection, PostgresStore
-from chargegate.sqlite import SqliteStore
 
 KINDS: Final = ("requests", "audit_rows", "access_list_entries", "idempotency_keys")
 

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from chargegate.keys import Keyring
 from chargegate.model import (
     CallbackTarget,
     ChargingRequest,
@@ -11,7 +12,6 @@ from chargegate.model import (
     token_fault,
 )
 from chargegate.queues.base import Message
-from chargegate.secrets import Keyring
 
 
 class _Sealed(msgspec.Struct, array_like=True):

@@ -1,0 +1,50 @@
+"""One attempt at one callback."""
+
+import time
+
+import msgspec
+
+from chargegate.delivering.destinations import Callback
+from chargegate.delivering.signing import Signer
+from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, TimedOut
+from chargegate.observe import Metrics
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """How an attempt ended. ``gone``: the receiver answered 410 and wants no more. ``reachable``: it was connected to
+    and answered in time, whatever it said. ``error`` is a stable code."""
+
+    delivered: bool
+    gone: bool
+    reachable: bool
+    status_code: int | None
+    error: str | None
+    retry_after: str | None
+
+
+class Sender:
+    """Sends callbacks. Success is 2xx, read to the end of the answer within the time limit."""
+
+    def __init__(self, client: HttpClient, signer: Signer, metrics: Metrics, *, timeout_ms: int) -> None:
+        self._client = client
+        self._signer = signer
+        self._timeout = timeout_ms / 1000
+        self._observe = metrics.callback_duration.observe
+
+    async def send(self, callback: Callback) -> Attempt:
+        """Try once. Never raises for what the receiver or the network does."""
+        headers = self._signer.headers(callback.request_id, int(time.time()), callback.body)
+        if callback.traceparent:
+            headers += b"traceparent: " + callback.traceparent.encode() + b"\r\n"
+        started = time.perf_counter()
+        try:
+            answer = await self._client.post(callback.target, headers, callback.body, self._timeout)
+        except CallFailed as failure:
+            unreachable = isinstance(failure, ConnectFailed | TimedOut)
+            return Attempt(False, False, not unreachable, None, failure.reason, None)
+        finally:
+            self._observe(time.perf_counter() - started)
+        status = answer.status
+        if 200 <= status < 300:
+            return Attempt(True, False, True, status, None, None)
+        return Attempt(False, status == 410, True, status, f"http_{status}", answer.retry_after)

@@ -1,0 +1,1 @@
+"""The memory engine: a queue in the memory of one process."""

@@ -1,0 +1,66 @@
+"""The months of the audit in PostgreSQL: partitions, made ahead of their first row and dropped when they are old."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
+
+from asyncpg import LockNotAvailableError  # type: ignore[import-untyped]  # it ships no types
+
+from chargegate.engines.postgres.connection import Connection, PostgresUnavailable
+from chargegate.model import now_ms
+
+_DAY_MS: Final = 86_400_000
+_OLD: Final = """
+SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'authorization_audit'::regclass AND c.relname < $1
+    AND c.relname ~ '^authorization_audit_[0-9]{4}_[0-9]{2}$'  -- none that somebody else attached
+ORDER BY 1"""
+
+
+class Months:
+    """Those that are known to be there."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def forget(self) -> None:
+        self._known.clear()
+
+    async def provide(self, connection: Connection, times: Iterable[int]) -> None:
+        """Partitions for these times (Unix ms), and, ahead of its first decision, for the coming month."""
+        now = now_ms()
+        for day in {at // _DAY_MS for at in (*times, now, _month(now // _DAY_MS)[2])}:
+            name, start, end = _month(day)
+            if name in self._known:
+                continue
+            self._known.add(name)
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('authorization_audit'))")
+            if await connection.fetchval("SELECT to_regclass($1) IS NULL", name):
+                # attached, not made as a partition: that would wait for every reader, and all writers behind it
+                await connection.execute(
+                    f"CREATE TABLE {name} (LIKE authorization_audit INCLUDING DEFAULTS);"
+                    f" ALTER TABLE authorization_audit ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({end})"
+                )
+
+    async def drop(self, connection: Connection, at: int) -> list[str]:
+        """The names of the months that ended by ``at`` (Unix ms) and by now. Raises ``PostgresUnavailable`` while
+        someone reads them."""
+        dropped = [row[0] for row in await connection.fetch(_OLD, _month(min(at, now_ms()) // _DAY_MS)[0])]
+        await connection.execute("SET LOCAL lock_timeout = '1s'")  # all writers queue behind it
+        try:
+            for name in dropped:
+                await connection.execute(f"DROP TABLE IF EXISTS {name}")
+        except LockNotAvailableError:
+            raise PostgresUnavailable("the audit is being read for long, and nothing was dropped") from None
+        self._known.difference_update(dropped)
+        return dropped
+
+
+@lru_cache(maxsize=100)
+def _month(day: int) -> tuple[str, int, int]:
+    """The partition of a day since 1970, and its bounds in Unix ms."""
+    first = datetime.fromtimestamp(day * 86_400, UTC).replace(day=1)
+    following = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
+    start, end = (int(moment.timestamp()) * 1000 for moment in (first, following))
+    return f"authorization_audit_{first:%Y_%m}", start, end

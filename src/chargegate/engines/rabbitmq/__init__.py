@@ -1,0 +1,1 @@
+"""The RabbitMQ engine: a quorum queue."""

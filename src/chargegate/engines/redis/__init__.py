@@ -1,0 +1,1 @@
+"""The Redis engine: a queue on Redis Streams and the shared cache."""

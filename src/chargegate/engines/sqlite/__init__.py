@@ -1,0 +1,1 @@
+"""The SQLite engine: the embedded queue, ledger and access list in one file."""

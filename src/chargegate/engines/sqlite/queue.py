@@ -1,0 +1,217 @@
+"""A durable queue in one SQLite file, for one process.
+
+What was committed is handed on in memory. Past a bounded window the backlog stays on disk and is paged in, so that
+a request costs the same whether ten or a million wait. ``_cursor`` is the row up to which all rows were handed to
+the window; ``_newest`` is the newest row known. Rows in between are only on disk.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from chargegate.engines.sqlite.connection import SqliteStore, many
+from chargegate.engines.sqlite.group_commit import Operation, StoreUnavailable
+from chargegate.model import now_ms
+from chargegate.queues.base import Capabilities, Delivery, Depth, Message, QueueFull, QueueUnavailable, Waiting
+
+MIGRATIONS: Final = (
+    """
+CREATE TABLE queue (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    request_id TEXT NOT NULL,
+    station_id TEXT NOT NULL,
+    accepted_at INTEGER NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX queue_by_request ON queue (request_id)
+""",
+)
+
+_WINDOW = 2048
+_PAGE = 512
+_WATCH_S = 0.5
+
+
+class SqliteQueue:
+    """Keeps the promises of ``Queue`` across crashes. One process receives; others may put (a replay, a move)."""
+
+    capabilities = Capabilities(durable=True, shared=False, find=True)
+
+    def __init__(self, store: SqliteStore, max_size: int, waiting: int, newest: int) -> None:
+        self._store = store
+        self._max_size = max_size
+        self._waiting = waiting
+        self._window: deque[Delivery] = deque()
+        self._cursor = 0
+        self._newest = newest
+        self._opened_at = newest  # rows up to here may have been handed out before a crash
+        self._arrival = asyncio.Event()
+        self._paging = asyncio.Lock()
+        self._insert = Operation(_insert, landed=self._landed)
+        self._look = Operation(_look, landed=self._looked)
+        self._watcher = asyncio.create_task(self._watch())
+        self._closed = False
+
+    @classmethod
+    async def open(cls, store: SqliteStore, max_size: int) -> "SqliteQueue":
+        """Take up what an earlier process left. The store's migrations must include this module's."""
+
+        def state(connection: sqlite3.Connection) -> tuple[int, int]:
+            row = connection.execute("SELECT count(*), ifnull(max(seq), 0) FROM queue").fetchone()
+            return row[0], max(row[1], _newest(connection))
+
+        return cls(store, max_size, *await store.read(state))
+
+    async def put(self, message: Message) -> None:
+        if self._waiting >= self._max_size:
+            raise QueueFull
+        self._waiting += 1
+        try:
+            await self._store.submit(self._insert, message)
+        except Exception as error:
+            self._waiting -= 1
+            if isinstance(error, StoreUnavailable):
+                raise QueueUnavailable(str(error)) from None
+            raise
+
+    def _landed(self, stored: list[tuple[Message, int]]) -> None:
+        """Messages were committed, in the order of their rows."""
+        first, last = stored[0][1], stored[-1][1]
+        alone = first == self._newest + 1 and last - first + 1 == len(stored)
+        shown = self._cursor == self._newest and len(self._window) + len(stored) <= _WINDOW
+        if alone and shown:
+            self._newest = self._cursor = last
+            self._window.extend(Delivery(message, row, fresh=True) for message, row in stored)
+            self._arrival.set()
+        else:
+            self._found(last, own=len(stored))
+
+    def _looked(self, looks: list[tuple[None, int]]) -> None:
+        self._found(looks[-1][1], own=0)
+
+    def _found(self, newest: int, own: int) -> None:
+        """There are rows up to ``newest`` on disk, of which ``own`` are counted already; others came from elsewhere."""
+        if newest > self._newest:
+            self._waiting += max(0, newest - self._newest - own)
+            self._newest = newest
+            self._arrival.set()
+
+    async def receive(self, limit: int) -> list[Delivery]:
+        while not self._window:
+            if self._cursor < self._newest:
+                await self._page_in()
+            else:
+                self._arrival.clear()
+                await self._arrival.wait()
+        taken = [self._window.popleft() for _ in range(min(limit, len(self._window)))]
+        self._waiting -= len(taken)
+        return taken
+
+    async def _page_in(self) -> None:
+        async with self._paging:
+            if self._window or self._cursor >= self._newest:
+                return
+            cursor, newest = self._cursor, self._newest
+            try:
+                rows = await self._store.read(
+                    lambda connection: connection.execute(
+                        "SELECT seq, request_id, station_id, accepted_at, body FROM queue"
+                        " WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+                        (cursor, newest, _PAGE),
+                    ).fetchall()
+                )
+            except StoreUnavailable as error:
+                raise QueueUnavailable(str(error)) from None
+            self._window.extend(Delivery(Message(*row), seq, fresh=seq > self._opened_at) for seq, *row in rows)
+            self._cursor = rows[-1][0] if rows else newest
+
+    async def ack(self, delivery: Delivery) -> None:
+        self._store.post(_DELETE, delivery.handle)
+
+    async def find(self, request_id: str) -> Waiting | None:
+        try:
+            row = await self._store.read(
+                lambda connection: connection.execute(
+                    "SELECT seq, station_id, accepted_at FROM queue WHERE request_id = ? ORDER BY seq LIMIT 1",
+                    (request_id,),
+                ).fetchone()
+            )
+        except StoreUnavailable as error:
+            raise QueueUnavailable(str(error)) from None
+        if row is None:
+            return None
+        first_waiting = self._window[0].handle if self._window else self._cursor + 1
+        return Waiting(row[1], row[2], taken=row[0] < first_waiting)
+
+    async def beginnings(self, length: int) -> frozenset[bytes]:
+        """The different first bytes of all bodies, to see early whether they can be opened."""
+        rows = await self._store.read(
+            lambda connection: connection.execute("SELECT DISTINCT substr(body, 1, ?) FROM queue", (length,)).fetchall()
+        )
+        return frozenset(row[0] for row in rows)
+
+    async def depth(self) -> Depth:
+        oldest: int | None = None
+        if self._window:
+            oldest = self._window[0].message.accepted_at
+        elif self._cursor < self._newest:
+            cursor = self._cursor
+            try:
+                row = await self._store.read(
+                    lambda connection: connection.execute(
+                        "SELECT accepted_at FROM queue WHERE seq > ? ORDER BY seq LIMIT 1", (cursor,)
+                    ).fetchone()
+                )
+            except StoreUnavailable as error:
+                raise QueueUnavailable(str(error)) from None
+            oldest = row[0] if row else None
+        return Depth(self._waiting, max(0, now_ms() - oldest) if oldest else 0)
+
+    async def check(self) -> None:
+        try:
+            await self._store.check()
+        except StoreUnavailable as error:
+            raise QueueUnavailable(str(error)) from None
+
+    async def _watch(self) -> None:
+        """Notice what other processes put."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.submit(self._look, None)
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+
+
+def _insert(connection: sqlite3.Connection, messages: list[Message]) -> Sequence[int]:
+    rows = [(m.request_id, m.station_id, m.accepted_at, m.body) for m in messages]
+    last = 0
+    for cursor, _ in many(
+        connection, "INSERT INTO queue (request_id, station_id, accepted_at, body) VALUES", "(?, ?, ?, ?)", "", rows
+    ):
+        last = cursor.lastrowid or 0
+    return range(last - len(rows) + 1, last + 1)
+
+
+def _delete(connection: sqlite3.Connection, rows: list[int]) -> None:
+    for _ in many(connection, "DELETE FROM queue WHERE seq IN (", "?", ")", [(row,) for row in rows]):
+        pass
+
+
+_DELETE = Operation(_delete)
+
+
+def _newest(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'queue'").fetchone()
+    return row[0] if row else 0
+
+
+def _look(connection: sqlite3.Connection, items: list[None]) -> Sequence[int]:
+    return [_newest(connection)] * len(items)

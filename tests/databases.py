@@ -1,0 +1,148 @@
+"""What the ledger's tests share: an open database, and decisions to put into it."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from chargegate.audit.base import AuditRow
+from chargegate.engines.postgres.access_list import PostgresAccessList
+from chargegate.engines.postgres.connection import PostgresStore
+from chargegate.engines.postgres.ledger import PostgresLedger
+from chargegate.engines.sqlite.access_list import SqliteAccessList
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.ledger import SqliteLedger
+from chargegate.ledger import migrations
+from chargegate.ledger.base import AccessList, Ledger
+from chargegate.model import Decision, Status, new_request_id
+from scenario import run as run_to_its_end
+
+STATION = "123e4567-e89b-12d3-a456-426614174000"
+LIMIT_S = 20
+
+
+class Database(Protocol):
+    """An open database: what the contract promises of it, and a way around that."""
+
+    ledger: Callable[..., Ledger]
+    access_list: Callable[[], AccessList]
+
+    async def execute(self, statement: str) -> list[tuple[Any, ...]]: ...
+
+    def refusing(self) -> AbstractAsyncContextManager[None]:
+        """While it lasts, the database takes no request."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Sqlite:
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.access_list = partial(SqliteAccessList, store)
+
+    def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "") -> SqliteLedger:
+        """Of one process, and so of one writer, whatever its name."""
+        return SqliteLedger(self._store, on_audit)
+
+    @asynccontextmanager
+    async def refusing(self) -> AsyncIterator[None]:
+        await self.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON charging_requests BEGIN SELECT raise(FAIL, 'no'); END"
+        )
+        yield
+        await self.execute("DROP TRIGGER refuse")
+
+    async def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self._store.path)) as connection, connection:
+            return connection.execute(statement).fetchall()
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+class Postgres:
+    def __init__(self, store: PostgresStore) -> None:
+        self._store = store
+        self.access_list = partial(PostgresAccessList, store)
+
+    def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "test") -> PostgresLedger:
+        return PostgresLedger(self._store, writer, on_audit)
+
+    @asynccontextmanager
+    async def refusing(self) -> AsyncIterator[None]:
+        await self.execute("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$")
+        await self.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON charging_requests FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+        yield
+        await self.execute("DROP TRIGGER refuse ON charging_requests")
+
+    async def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        rows = await self._store.transaction(lambda connection, _: connection.fetch(statement))
+        return [tuple(row) for row in rows]
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+Run = Callable[[Callable[[Database], Coroutine[Any, Any, None]]], None]
+
+
+def running(opened: Callable[[], Coroutine[Any, Any, Database]]) -> Run:
+    """Runs a scenario with the database open; each run opens it anew."""
+
+    def run(scenario: Callable[[Database], Coroutine[Any, Any, None]]) -> None:
+        async def main() -> None:
+            database = await opened()
+            try:
+                await scenario(database)
+            finally:
+                await database.close()
+
+        run_to_its_end(main(), LIMIT_S)
+
+    return run
+
+
+@pytest.fixture
+def sqlite_run(tmp_path: Path) -> Run:
+    async def opened() -> Database:
+        path = tmp_path / "ledger.db"
+        return Sqlite(await SqliteStore.open(path, {"ledger": migrations.SQLITE}, exclusive=False))
+
+    return running(opened)
+
+
+@pytest.fixture
+def postgres_run(postgres_url: str) -> Run:
+    async def opened() -> Database:
+        return Postgres(await PostgresStore.open(postgres_url, {"ledger": migrations.POSTGRES}))
+
+    return running(opened)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Each database in turn."""
+    chosen: Run = request.getfixturevalue(f"{request.param}_run")
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def decide() -> Callable[..., Decision]:
+    def made(
+        timestamp: int = 2_000,
+        *,
+        request_id: str = "",
+        station: str = STATION,
+        status: Status = Status.ALLOWED,
+        reason: str = "",
+    ) -> Decision:
+        return Decision(request_id or new_request_id(), station, "0123456789abcdef", status, reason, 12, timestamp)
+
+    return made
