@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import pytest
 
-from chargegate.audit.base import AuditRow
 from chargegate.engines.postgres.access_list import PostgresAccessList
 from chargegate.engines.postgres.connection import PostgresStore
 from chargegate.engines.postgres.ledger import PostgresLedger
@@ -18,6 +17,7 @@ from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.ledger import migrations
 from chargegate.ledger.base import AccessList, Ledger
+from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision, Status, new_request_id
 from scenario import run as run_to_its_end
 

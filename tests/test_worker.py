@@ -15,7 +15,7 @@ import pytest
 import uvloop
 
 from chargegate import worker
-from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, CircuitOpen, Verdict
+from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, CircuitOpen
 from chargegate.delivering.retry import RetryPolicy
 from chargegate.delivering.sender import Sender
 from chargegate.delivering.signing import Signer
@@ -26,8 +26,8 @@ from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.http1 import HttpClient
 from chargegate.keys import Keyring
 from chargegate.ledger import migrations
-from chargegate.ledger.base import Recorded, RequestRecord
-from chargegate.model import ChargingRequest, Decision, RequestStatus, Status, new_request_id, now_ms
+from chargegate.ledger.records import Recorded, RequestRecord
+from chargegate.model import ChargingRequest, Decision, RequestStatus, Status, Verdict, new_request_id, now_ms
 from chargegate.observe import Metrics
 from chargegate.queues.base import Delivery, Message, Queue
 from chargegate.queues.envelope import wrap

@@ -18,7 +18,8 @@ from chargegate.delivering.destinations import Callback, Destinations
 from chargegate.delivering.retry import RetryPolicy
 from chargegate.delivering.sender import Attempt, Sender
 from chargegate.keys import CannotOpen, KeyMissing, Keyring
-from chargegate.ledger.base import Finished, Ledger, LedgerUnavailable, Recorded
+from chargegate.ledger.base import Ledger, LedgerUnavailable
+from chargegate.ledger.records import Finished, Recorded
 from chargegate.model import (
     CallbackPayload,
     ChargingRequest,

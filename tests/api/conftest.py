@@ -22,8 +22,8 @@ from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.keys import AccessKeys, Keyring
-from chargegate.ledger.base import DeadLetter, Finished
 from chargegate.ledger.migrations import SQLITE
+from chargegate.ledger.records import DeadLetter, Finished
 from chargegate.model import Decision, RequestStatus, Status, new_request_id
 from chargegate.observe import Metrics
 from chargegate.queues.base import Queue

@@ -14,7 +14,7 @@ from tests.api.conftest import BODY, SESSION, STATION, Service, eventually
 from chargegate.api import idempotency
 from chargegate.engines.memory.queue import MemoryQueue
 from chargegate.keys import new_access_key
-from chargegate.ledger.base import CLAIM_MS, Claim
+from chargegate.ledger.records import CLAIM_MS, Claim
 from chargegate.model import Status, new_request_id, now_ms
 from chargegate.queues.base import Capabilities, Message
 from servers.server import Server

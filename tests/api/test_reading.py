@@ -12,7 +12,7 @@ import pytest
 from tests.api.conftest import BODY, SESSION, STATION, TOKEN, Service
 
 from chargegate.engines.memory.queue import MemoryQueue
-from chargegate.ledger.base import DeadLetter, Finished
+from chargegate.ledger.records import DeadLetter, Finished
 from chargegate.model import Reason, RequestStatus, Status, new_request_id, to_iso
 from chargegate.queues.base import QueueFull, Waiting
 

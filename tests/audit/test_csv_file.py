@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chargegate.audit.base import AuditRow
 from chargegate.audit.csv_file import CsvFile
+from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision
 
 Decide = Callable[..., Decision]

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from chargegate.audit.base import AuditRow
 from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.feed import AuditFeed
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.ledger import migrations
+from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision
 from chargegate.observe import Metrics
 

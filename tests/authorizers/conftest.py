@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from chargegate.authorizers.base import Verdict
-from chargegate.ledger.base import AccessEntry, LedgerUnavailable
-from chargegate.model import ChargingRequest, Status
+from chargegate.ledger.base import LedgerUnavailable
+from chargegate.ledger.records import AccessEntry
+from chargegate.model import ChargingRequest, Status, Verdict
 
 TOKEN = "driver-token-0123456789~A"
 STATION = "123E4567-e89b-12d3-a456-426614174000"

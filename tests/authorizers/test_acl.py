@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chargegate.authorizers.acl import AclAuthorizer, judge
-from chargegate.authorizers.base import AuthorizationError, Verdict
-from chargegate.ledger.base import AccessEntry
-from chargegate.model import ChargingRequest, Reason, Status
+from chargegate.authorizers.base import AuthorizationError
+from chargegate.ledger.records import AccessEntry
+from chargegate.model import ChargingRequest, Reason, Status, Verdict
 
 MakeRequest = Callable[..., ChargingRequest]
 MakeAccessList = Callable[..., Any]

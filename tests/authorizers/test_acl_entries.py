@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chargegate.authorizers.acl_entries import FIELDS, AclLineError, entry_from, read_csv
-from chargegate.ledger.base import AccessEntry
+from chargegate.ledger.records import AccessEntry
 from chargegate.model import Invalid, from_iso, to_iso
 
 TOKEN = "driver-token-0123456789~A"

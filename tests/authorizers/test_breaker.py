@@ -7,9 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, CircuitOpen, Verdict
+from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, CircuitOpen
 from chargegate.authorizers.breaker import CircuitBreaker
-from chargegate.model import ChargingRequest, Status
+from chargegate.model import ChargingRequest, Status, Verdict
 
 MakeRequest = Callable[..., ChargingRequest]
 Script = Callable[..., Any]

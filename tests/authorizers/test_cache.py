@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from chargegate.authorizers.acl import AclAuthorizer
-from chargegate.authorizers.base import AuthorizationError, CircuitOpen, Verdict
+from chargegate.authorizers.base import AuthorizationError, CircuitOpen
 from chargegate.authorizers.breaker import CircuitBreaker
 from chargegate.authorizers.cache import Cached, DecisionCache
 from chargegate.authorizers.deadline import Deadline
-from chargegate.ledger.base import AccessEntry
-from chargegate.model import ChargingRequest, Status
+from chargegate.ledger.records import AccessEntry
+from chargegate.model import ChargingRequest, Status, Verdict
 
 MakeRequest = Callable[..., ChargingRequest]
 Script = Callable[..., Any]

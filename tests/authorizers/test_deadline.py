@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Authorizer, CircuitOpen, Verdict
+from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Authorizer, CircuitOpen
 from chargegate.authorizers.deadline import Deadline
-from chargegate.model import ChargingRequest, Status
+from chargegate.model import ChargingRequest, Status, Verdict
 
 MakeRequest = Callable[..., ChargingRequest]
 Script = Callable[..., Any]

@@ -11,10 +11,10 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Verdict
+from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout
 from chargegate.authorizers.http import HttpAuthorizer, _verdict
 from chargegate.http1 import HttpClient
-from chargegate.model import ChargingRequest, Status, parse_callback_url
+from chargegate.model import ChargingRequest, Status, Verdict, parse_callback_url
 
 MakeRequest = Callable[..., ChargingRequest]
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from chargegate.authorizers.base import AuthorizationError, Authorizer, Verdict
+from chargegate.authorizers.base import AuthorizationError, Authorizer
 from chargegate.authorizers.simulated import SimulatedAuthorizer
-from chargegate.model import ChargingRequest, Status
+from chargegate.model import ChargingRequest, Status, Verdict
 
 MakeRequest = Callable[..., ChargingRequest]
 Script = Callable[..., Any]

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chargegate.ledger.base import AccessEntry, AccessList, Ledger, LedgerUnavailable
+from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
+from chargegate.ledger.records import AccessEntry
 
 
 class Database(Protocol):

@@ -10,17 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chargegate.audit.base import AuditRow
 from chargegate.ledger.accepted import MAX_WAITING
-from chargegate.ledger.base import (
+from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
+from chargegate.ledger.records import (
     CLAIM_MS,
-    AccessList,
+    AuditRow,
     CallbackRecord,
     Claim,
     DecisionFilter,
     Finished,
-    Ledger,
-    LedgerUnavailable,
     Recorded,
     RequestRecord,
     StationStats,
@@ -605,9 +603,9 @@ def test_old_claims_do_not_pile_up(run: Run) -> None:
 def test_a_fact_is_remembered_from_the_first_time(run: Run) -> None:
     async def scenario(database: Database) -> None:
         ledger = database.ledger()
-        assert await ledger.fact("key", "a") == "a"
-        assert await ledger.fact("key", "b") == "a"
-        assert await ledger.fact("other", "b") == "b"
+        assert await ledger.put_value_if_absent("key", "a") == "a"
+        assert await ledger.put_value_if_absent("key", "b") == "a"
+        assert await ledger.put_value_if_absent("other", "b") == "b"
 
     run(scenario)
     run(scenario_again)
@@ -616,21 +614,21 @@ def test_a_fact_is_remembered_from_the_first_time(run: Run) -> None:
 def test_a_fact_that_is_replaced_is_the_last_one(run: Run) -> None:
     async def write(database: Database) -> None:
         ledger = database.ledger()
-        assert await ledger.last_fact("list") is None
-        await ledger.replace_fact("list", "a")
-        await ledger.replace_fact("list", "b")
-        await ledger.replace_fact("other", "c")
+        assert await ledger.value("list") is None
+        await ledger.put_value("list", "a")
+        await ledger.put_value("list", "b")
+        await ledger.put_value("other", "c")
 
     async def read(database: Database) -> None:
         ledger = database.ledger()
-        assert [await ledger.last_fact(name) for name in ("list", "other", "third")] == ["b", "c", None]
+        assert [await ledger.value(name) for name in ("list", "other", "third")] == ["b", "c", None]
 
     run(write)
     run(read)
 
 
 async def scenario_again(database: Database) -> None:
-    assert await database.ledger().fact("key", "c") == "a"
+    assert await database.ledger().put_value_if_absent("key", "c") == "a"
 
 
 def test_a_database_that_is_gone_is_unavailable(run: Run, decide: Decide) -> None:
@@ -640,8 +638,9 @@ def test_a_database_that_is_gone_is_unavailable(run: Run, decide: Decide) -> Non
         await database.close()
         for attempt in (
             ledger.check(), ledger.record(decide(), 0), ledger.finish(delivered("x")), ledger.find("x"),
-            ledger.discard(["x"]), ledger.fail_lost([], 0), ledger.station_stats(None, None), ledger.fact("x", "y"),
-            ledger.last_fact("x"), ledger.replace_fact("x", "y"), ledger.sealed_prefixes(3),
+            ledger.discard(["x"]), ledger.fail_lost([], 0), ledger.station_stats(None, None),
+            ledger.put_value_if_absent("x", "y"),
+            ledger.value("x"), ledger.put_value("x", "y"), ledger.sealed_prefixes(3),
         ):  # fmt: skip
             with pytest.raises(LedgerUnavailable):
                 await attempt

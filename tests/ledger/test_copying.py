@@ -17,8 +17,8 @@ from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.queue import MIGRATIONS, SqliteQueue
 from chargegate.ledger import migrations
-from chargegate.ledger.base import AccessEntry, Claim, DecisionFilter, Finished
 from chargegate.ledger.copying import KINDS, copy
+from chargegate.ledger.records import AccessEntry, Claim, DecisionFilter, Finished
 from chargegate.model import RequestStatus, Status, new_request_id, now_ms
 from chargegate.queues.base import Message
 from scenario import run as run_to_its_end
@@ -190,8 +190,8 @@ def test_the_access_list_keys_and_facts_come_along(run: Run) -> None:
         young, old = now_ms() - 60_000, now_ms() - 3_700_000
         await both.ours.claim("young", Claim("body", "id", young))
         await both.ours.claim("old", Claim("body", "id", old))
-        await both.ours.fact("token_hash_key", "0a0b0c0d")
-        await both.ours.replace_fact("access_list_file", "digest")
+        await both.ours.put_value_if_absent("token_hash_key", "0a0b0c0d")
+        await both.ours.put_value("access_list_file", "digest")
 
         assert await both.copy() == {
             "requests": 0,
@@ -207,8 +207,8 @@ def test_the_access_list_keys_and_facts_come_along(run: Run) -> None:
         assert await both.their_list.entry(changed.driver_token_hash) == changed
         assert (await both.their_list.changes(newest))[1] is None, "a cache could hold what was there before"
         assert await both.theirs.claim("young", Claim("other", "other", now_ms())) == Claim("body", "id", young)
-        assert await both.theirs.last_fact("access_list_file") == "digest"
-        assert await both.theirs.fact("token_hash_key", "other") == "0a0b0c0d"
+        assert await both.theirs.value("access_list_file") == "digest"
+        assert await both.theirs.put_value_if_absent("token_hash_key", "other") == "0a0b0c0d"
         assert set((await both.copy()).values()) == {0}
 
     run(scenario)

@@ -8,7 +8,8 @@ import msgspec
 from chargegate.api.errors import Refused
 from chargegate.api.parts import SharedClaims
 from chargegate.keys import Keyring
-from chargegate.ledger.base import CLAIM_MS, Claim, Ledger, LedgerUnavailable
+from chargegate.ledger.base import Ledger, LedgerUnavailable
+from chargegate.ledger.records import CLAIM_MS, Claim
 from chargegate.model import ChargingRequest, now_ms
 from chargegate.queues.base import Message, Queue, QueueUnavailable
 from chargegate.queues.envelope import wrap

@@ -7,7 +7,8 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from chargegate.keys import AccessKeys, Keyring
-from chargegate.ledger.base import AccessList, Claim, DeadLetter, Ledger
+from chargegate.ledger.base import AccessList, Ledger
+from chargegate.ledger.records import Claim, DeadLetter
 from chargegate.model import IPAddress
 from chargegate.observe import Metrics
 from chargegate.queues.base import Queue

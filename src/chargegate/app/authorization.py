@@ -21,7 +21,8 @@ from chargegate.authorizers.simulated import SimulatedAuthorizer
 from chargegate.config import Settings
 from chargegate.http1 import HttpClient
 from chargegate.keys import Keyring
-from chargegate.ledger.base import AccessEntry, AccessList, Ledger, LedgerUnavailable
+from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
+from chargegate.ledger.records import AccessEntry
 from chargegate.model import parse_callback_url
 from chargegate.observe import Metrics, log
 
@@ -82,12 +83,12 @@ async def apply_acl_file(name: str, access_list: AccessList, ledger: Ledger, key
     content = await asyncio.to_thread(_content, name)
     # Keyed, because a digest of a file with one token could be guessed back.
     digest = keyring.digest(_APPLIED, hashlib.sha256(content).hexdigest())
-    if await ledger.last_fact(_APPLIED) == digest:
+    if await ledger.value(_APPLIED) == digest:
         log.info("access list file unchanged")
         return
     entries = await asyncio.to_thread(_entries, name, content, keyring.token_hash)
     await access_list.put(entries)
-    await ledger.replace_fact(_APPLIED, digest)
+    await ledger.put_value(_APPLIED, digest)
     log.info("access list file read", entries=len(entries))
 
 

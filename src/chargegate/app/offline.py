@@ -12,7 +12,8 @@ from chargegate.app.start import StartError
 from chargegate.app.storage import DATABASE, database_named, open_storage
 from chargegate.config import Settings
 from chargegate.keys import Keyring
-from chargegate.ledger.base import AccessList, DeadLetter, Ledger
+from chargegate.ledger.base import AccessList, Ledger
+from chargegate.ledger.records import DeadLetter
 from chargegate.model import now_ms
 from chargegate.queues.base import Message, Queue
 from chargegate.queues.envelope import unwrap, wrap

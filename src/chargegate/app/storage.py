@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from chargegate.app.start import Role, StartError, extra
-from chargegate.audit.base import AuditRow
 from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.feed import AuditFeed
 from chargegate.config import Settings
@@ -19,6 +18,7 @@ from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.keys import SEALED_PREFIX, KeyFileError, Keyring, open_keyring
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
 from chargegate.ledger.migrations import POSTGRES, SQLITE
+from chargegate.ledger.records import AuditRow
 from chargegate.observe import Metrics, log
 
 DATABASE: Final = "chargegate.db"
@@ -123,7 +123,7 @@ async def _open_postgres(
 async def check_keys(keyring: Keyring, ledger: Ledger) -> None:
     """Raises ``StartError`` if the database's tokens were hashed, or its dead letters sealed, with keys that are not
     at hand."""
-    if await ledger.fact("token_hash_key", keyring.hash_key_id) != keyring.hash_key_id:
+    if await ledger.put_value_if_absent("token_hash_key", keyring.hash_key_id) != keyring.hash_key_id:
         raise StartError(
             "security.token_hash_key: not the key that this database's tokens were hashed with,"
             " so that no driver would be found"

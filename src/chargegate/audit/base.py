@@ -2,16 +2,7 @@
 
 from typing import Protocol
 
-import msgspec
-
-from chargegate.model import Decision
-
-
-class AuditRow(msgspec.Struct, frozen=True):
-    """A decision with its place in the ledger: ``sequence`` grows with each commit."""
-
-    sequence: int
-    decision: Decision
+from chargegate.ledger.records import AuditRow
 
 
 class AuditSink(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from chargegate.audit.base import AuditRow
+from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision, to_iso
 
 HEADER: Final = "timestamp,request_id,station_id,driver_token_hash,status,reason,processing_time_ms\n"

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from chargegate.audit.base import AuditRow, AuditSink
+from chargegate.audit.base import AuditSink
+from chargegate.ledger.records import AuditRow
 from chargegate.observe import Metrics, log
 
 _PAGE: Final = 1000

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Final
 
-from chargegate.authorizers.base import AuthorizationError, Verdict
-from chargegate.ledger.base import AccessEntry, AccessList, LedgerUnavailable
-from chargegate.model import ChargingRequest, Reason, Status, now_ms
+from chargegate.authorizers.base import AuthorizationError
+from chargegate.ledger.base import AccessList, LedgerUnavailable
+from chargegate.ledger.records import AccessEntry
+from chargegate.model import ChargingRequest, Reason, Status, Verdict, now_ms
 
 _ABSENT: Final = Verdict(Status.NOT_ALLOWED, Reason.NOT_IN_ACL)
 _BLOCKED: Final = Verdict(Status.NOT_ALLOWED, Reason.BLOCKED)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-from chargegate.ledger.base import AccessEntry
+from chargegate.ledger.records import AccessEntry
 from chargegate.model import Invalid, from_iso, station_fault, token_fault
 
 FIELDS: Final = ("driver_token", "blocked", "valid_from", "valid_until", "allowed_stations", "denied_stations", "note")

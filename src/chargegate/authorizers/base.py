@@ -2,9 +2,7 @@
 
 from typing import Protocol
 
-import msgspec
-
-from chargegate.model import ChargingRequest, Status
+from chargegate.model import ChargingRequest, Verdict
 
 
 class AuthorizationError(Exception):
@@ -17,16 +15,6 @@ class AuthorizationTimeout(AuthorizationError):
 
 class CircuitOpen(AuthorizationError):
     """The authorizer was not asked, because it has been failing."""
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """An authorizer's answer. ``good_until`` (Unix ms) is when it would change by itself; None: not foreseeable.
-    ``cached``: it was given before and is used again."""
-
-    status: Status
-    reason: str = ""
-    good_until: int | None = None
-    cached: bool = False
 
 
 class Authorizer(Protocol):

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from chargegate.authorizers.base import AuthorizationError, Authorizer, CircuitOpen, Verdict
-from chargegate.model import ChargingRequest
+from chargegate.authorizers.base import AuthorizationError, Authorizer, CircuitOpen
+from chargegate.model import ChargingRequest, Verdict
 from chargegate.observe import log
 
 CLOSED: Final = "closed"

@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
-from chargegate.authorizers.base import Authorizer, Verdict
-from chargegate.model import ChargingRequest, Status, now_ms
+from chargegate.authorizers.base import Authorizer
+from chargegate.model import ChargingRequest, Status, Verdict, now_ms
 
 _KEPT: Final = (Status.ALLOWED, Status.NOT_ALLOWED)
 

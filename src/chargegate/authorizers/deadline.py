@@ -3,8 +3,8 @@
 import asyncio
 from typing import cast
 
-from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Authorizer, Verdict
-from chargegate.model import ChargingRequest
+from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Authorizer
+from chargegate.model import ChargingRequest, Verdict
 from chargegate.observe import log
 
 

@@ -2,15 +2,9 @@
 
 import time
 
-from chargegate.authorizers.base import (
-    AuthorizationError,
-    AuthorizationTimeout,
-    Authorizer,
-    CircuitOpen,
-    Verdict,
-)
+from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Authorizer, CircuitOpen
 from chargegate.keys import SHORT_HASH, Keyring
-from chargegate.model import ChargingRequest, Decision, Reason, Status, now_ms
+from chargegate.model import ChargingRequest, Decision, Reason, Status, Verdict, now_ms
 from chargegate.observe import Metrics, log
 
 

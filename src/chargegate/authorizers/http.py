@@ -7,9 +7,9 @@ from typing import Final
 
 import msgspec
 
-from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Verdict
+from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout
 from chargegate.http1 import CallFailed, HttpClient, Response, TimedOut
-from chargegate.model import CallbackTarget, ChargingRequest, Status, valid_traceparent
+from chargegate.model import CallbackTarget, ChargingRequest, Status, Verdict, valid_traceparent
 
 FIRST_WAIT_S: Final = 0.1
 LONGEST_WAIT_S: Final = 2.0

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final
 
-from chargegate.authorizers.base import AuthorizationError, Authorizer, Verdict
-from chargegate.model import ChargingRequest
+from chargegate.authorizers.base import AuthorizationError, Authorizer
+from chargegate.model import ChargingRequest, Verdict
 
 _FOREVER_S: Final = 1e9
 

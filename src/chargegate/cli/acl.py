@@ -18,7 +18,7 @@ from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import Row, write_object, write_rows
 from chargegate.cli.paging import pages
 from chargegate.keys import Keyring
-from chargegate.ledger.base import AccessEntry
+from chargegate.ledger.records import AccessEntry
 from chargegate.model import Invalid, to_iso
 
 # A commit of so many does not hold up a running service.

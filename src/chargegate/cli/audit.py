@@ -12,7 +12,7 @@ from chargegate.cli.options import as_json, before, config_file, time_range
 from chargegate.cli.options import station as only_station
 from chargegate.cli.output import Row, write_object, write_rows
 from chargegate.cli.paging import pages, paging
-from chargegate.ledger.base import DecisionFilter, StationStats
+from chargegate.ledger.records import DecisionFilter, StationStats
 from chargegate.model import Decision, Reason, Status
 
 _COLUMNS = ("timestamp", "request_id", "station_id", "driver_token_hash", "status", "reason", "processing_time_ms")

@@ -11,7 +11,8 @@ from chargegate.cli.options import as_json, config_file, time_range
 from chargegate.cli.output import Row, write_object, write_rows
 from chargegate.cli.paging import pages, paging
 from chargegate.cli.progress import counting
-from chargegate.ledger.base import DeadLetter, Ledger
+from chargegate.ledger.base import Ledger
+from chargegate.ledger.records import DeadLetter
 from chargegate.model import is_uuid, to_iso
 from chargegate.queues.base import QueueFull, QueueUnavailable
 

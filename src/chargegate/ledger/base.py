@@ -1,131 +1,36 @@
-"""The promises that every ledger makes."""
+"""The promises that every database makes, in narrow protocols. One class of an engine keeps all that ``Ledger`` joins.
+
+Every method raises ``LedgerUnavailable`` when the database does not answer. What a write returned from is on disk.
+Lists are newest first, and continue after the ``(time, request_id)`` of the last item. Times are Unix milliseconds.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
-import msgspec
+from chargegate.ledger.records import (
+    AccessEntry,
+    AuditRow,
+    Claim,
+    DeadLetter,
+    DecisionFilter,
+    Finished,
+    Recorded,
+    RequestRecord,
+    StationStats,
+)
+from chargegate.model import Decision
+from chargegate.storage.unavailable import RaisedAs, Unavailable
 
-from chargegate.audit.base import AuditRow
-from chargegate.model import Decision, RequestStatus
 
-CLAIM_MS: Final = 3_600_000
-"""How long an idempotency key is remembered."""
-
-
-class LedgerUnavailable(Exception):
+class LedgerUnavailable(Unavailable):
     """The database cannot be written or read now; nothing changed. The message says why."""
 
 
-class Recorded(msgspec.Struct, frozen=True):
-    """A decision that is in the ledger, with how far its callback has come. ``started_at`` (Unix ms) is when
-    delivering began: the decision's time, or that of the last replay. ``finished_at`` is None while it goes on."""
-
-    decision: Decision
-    attempts: int
-    started_at: int
-    finished_at: int | None
-    request_status: RequestStatus
+ledger_unavailable: Final = RaisedAs(LedgerUnavailable)
 
 
-class Finished(msgspec.Struct, frozen=True):
-    """How a callback ended. ``sealed`` (token and URL, encrypted) is kept only with a dead letter."""
-
-    request_id: str
-    status: RequestStatus
-    attempts: int
-    status_code: int | None
-    error: str | None
-    at: int
-    sealed: bytes | None
-
-
-class CallbackRecord(msgspec.Struct, frozen=True):
-    attempts: int
-    last_status_code: int | None
-    last_error: str | None
-    delivered_at: int | None
-
-
-class RequestRecord(msgspec.Struct, frozen=True):
-    """A request as a reader sees it; times in Unix ms."""
-
-    request_id: str
-    station_id: str
-    status: RequestStatus
-    created_at: int
-    processed_at: int | None
-    decision: Decision | None
-    callback: CallbackRecord | None
-
-
-class DeadLetter(msgspec.Struct, frozen=True):
-    """A callback given up that can be sent again. ``sealed`` is the encrypted token and URL, never shown."""
-
-    request_id: str
-    station_id: str
-    driver_token_hash: str
-    status: str
-    reason: str
-    created_at: int
-    failed_at: int
-    attempts: int
-    last_status_code: int | None
-    last_error: str | None
-    sealed: bytes
-
-
-class DecisionFilter(msgspec.Struct, frozen=True):
-    """Which decisions: each part None for any; times in Unix ms, ``since`` included, ``until`` not."""
-
-    station_id: str | None = None
-    status: str | None = None
-    since: int | None = None
-    until: int | None = None
-    reason: str | None = None
-
-
-class StationStats(msgspec.Struct, frozen=True):
-    """Decisions of one station by status."""
-
-    station_id: str
-    total: int
-    allowed: int
-    not_allowed: int
-    unknown: int
-    invalid: int
-
-
-class Claim(msgspec.Struct, frozen=True):
-    """What an idempotency key stands for, for one hour."""
-
-    body_digest: str
-    request_id: str
-    created_at: int
-
-
-class AccessEntry(msgspec.Struct, frozen=True):
-    """One line of the access list; times in Unix ms; station ids in lower case; the full keyed hash."""
-
-    driver_token_hash: str
-    blocked: bool = False
-    valid_from: int | None = None
-    valid_until: int | None = None
-    allowed_stations: frozenset[str] = frozenset()
-    denied_stations: frozenset[str] = frozenset()
-    note: str = ""
-
-
-class Ledger(Protocol):
-    """Requests, their one decision each, and how their callbacks ended.
-
-    Every method raises ``LedgerUnavailable`` when the database does not answer. What a write returned from is on
-    disk. Lists are newest first, and continue after the ``(time, request_id)`` of the last item.
-    """
-
-    def accepted(self, request_id: str, station_id: str, created_at: int) -> None:
-        """A request went into a queue that cannot look one up: it shall be found as QUEUED, without a decision, until
-        it has one. Best effort: returns at once, never raises, is written soon, and changes no request that is
-        known. While the database is away, up to 10,000 wait for it; later ones are dropped."""
+class DecisionLedger(Protocol):
+    """Requests, their one decision each, and how their callbacks ended: what a worker writes."""
 
     async def record(self, decision: Decision, created_at: int) -> Recorded:
         """Persist a request's decision and its audit row in one commit. If the request has a decision already, that
@@ -144,6 +49,25 @@ class Ledger(Protocol):
 
     async def finish(self, finished: Finished) -> None:
         """The callback was delivered or given up."""
+
+    async def fail_lost(self, kept: Iterable[str], at: int) -> int:
+        """This process's queue lost its messages: requests that this process decided and that are under way, other
+        than ``kept``, are FAILED with ``lost_with_the_queue``. Nothing is left to send again, unless one was a dead
+        letter before. Returns how many there were."""
+        ...
+
+
+class AcceptedLedger(Protocol):
+    """Requests that went into a queue which cannot look one up."""
+
+    def accepted(self, request_id: str, station_id: str, created_at: int) -> None:
+        """The request shall be found as QUEUED, without a decision, until it has one. Best effort: returns at once,
+        never raises, is written soon, and changes no request that is known. While the database is away, up to 10,000
+        wait for it; later ones are dropped."""
+
+
+class RequestReader(Protocol):
+    """Requests and decisions as readers see them."""
 
     async def find(self, request_id: str) -> RequestRecord | None: ...
 
@@ -164,11 +88,13 @@ class Ledger(Protocol):
         station ids, after one of them."""
         ...
 
+
+class DeadLetters(Protocol):
+    """Callbacks that were given up, by the time at which they were."""
+
     async def dead_letters(
         self, since: int | None, until: int | None, limit: int, after: tuple[int, str] | None
-    ) -> Sequence[DeadLetter]:
-        """By the time at which they were given up."""
-        ...
+    ) -> Sequence[DeadLetter]: ...
 
     async def dead_letter(self, request_id: str) -> DeadLetter | None: ...
 
@@ -179,37 +105,63 @@ class Ledger(Protocol):
         more. Returns how many there were."""
         ...
 
-    async def fail_lost(self, kept: Iterable[str], at: int) -> int:
-        """This process's queue forgot: requests that it decided and that are under way, other than ``kept``, are
-        FAILED with ``lost_with_the_queue``. Nothing is left to send again, unless one was a dead letter before.
-        Returns how many there were."""
-        ...
 
-    async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
-        """Audit rows in the order of their commits, for sinks that follow."""
-        ...
+class AuditSource(Protocol):
+    """Audit rows in the order of their commits, and how far each sink has followed them."""
+
+    async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]: ...
 
     async def sink_position(self, sink: str) -> int: ...
 
     async def save_sink_position(self, sink: str, sequence: int) -> None: ...
+
+
+class AuditRetention(Protocol):
+    """How old audit rows go."""
+
+    async def drop_audit_before(self, at: int) -> list[str]:
+        """Drop the months of audit rows that ended by ``at``, and return the names of their tables. Requests and their
+        decisions stay. Raises ``LedgerUnavailable`` also while someone reads the audit for long, and ``Unusable``
+        where the database keeps all months in one table."""
+        ...
+
+
+class IdempotencyClaims(Protocol):
+    """Which request an idempotency key stands for."""
 
     async def claim(self, key_digest: str, claim: Claim) -> Claim:
         """Let an idempotency key stand for a request. Returns the claim that holds: an earlier one that is less than
         an hour old, or this one."""
         ...
 
-    async def fact(self, name: str, value: str) -> str:
-        """Remember a fact about this database the first time; later, what was remembered then."""
+
+class NamedValues(Protocol):
+    """Values that this database keeps for the service, by name."""
+
+    async def put_value_if_absent(self, name: str, value: str) -> str:
+        """Keep a value unless there is one. Returns the one that is kept."""
         ...
 
-    async def last_fact(self, name: str) -> str | None:
-        """What ``replace_fact`` remembered last."""
-        ...
+    async def value(self, name: str) -> str | None: ...
 
-    async def replace_fact(self, name: str, value: str) -> None: ...
+    async def put_value(self, name: str, value: str) -> None: ...
+
+
+class Ledger(
+    DecisionLedger,
+    AcceptedLedger,
+    RequestReader,
+    DeadLetters,
+    AuditSource,
+    AuditRetention,
+    IdempotencyClaims,
+    NamedValues,
+    Protocol,
+):
+    """All of it, in one database."""
 
     async def sealed_prefixes(self, length: int) -> frozenset[bytes]:
-        """The different beginnings of everything sealed that is kept, to see early whether it can be opened."""
+        """The different beginnings of everything sealed that it keeps, to see early whether that can be opened."""
         ...
 
     async def check(self) -> None:

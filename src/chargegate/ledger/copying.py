@@ -15,7 +15,7 @@ from chargegate.engines.postgres.connection import Connection, PostgresStore
 from chargegate.engines.postgres.months import Months
 from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.connection import SqliteStore
-from chargegate.ledger.base import CLAIM_MS
+from chargegate.ledger.records import CLAIM_MS
 from chargegate.model import now_ms
 
 KINDS: Final = ("requests", "audit_rows", "access_list_entries", "idempotency_keys")

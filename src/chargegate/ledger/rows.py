@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from chargegate.ledger.base import CallbackRecord, Recorded, RequestRecord
+from chargegate.ledger.records import CallbackRecord, Recorded, RequestRecord
 from chargegate.model import Decision, RequestStatus, Status
 
 

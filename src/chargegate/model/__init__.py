@@ -100,6 +100,16 @@ class ChargingRequest(msgspec.Struct, frozen=True):
     traceparent: str = ""
 
 
+class Verdict(msgspec.Struct, frozen=True):
+    """An authorizer's answer. ``good_until`` (Unix ms) is when it would change by itself; None: not foreseeable.
+    ``cached``: it was given before and is used again."""
+
+    status: Status
+    reason: str = ""
+    good_until: int | None = None
+    cached: bool = False
+
+
 class Decision(msgspec.Struct, frozen=True):
     """One decision about one request. ``timestamp`` is Unix milliseconds. It holds no token, only its short hash."""
 

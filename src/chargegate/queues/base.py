@@ -1,9 +1,11 @@
 """The promise that every queue makes."""
 
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 from msgspec import Meta
+
+from chargegate.storage.unavailable import RaisedAs, Unavailable
 
 
 class QueueFull(Exception):
@@ -13,9 +15,11 @@ class QueueFull(Exception):
         super().__init__("the queue is full")
 
 
-class QueueUnavailable(Exception):
+class QueueUnavailable(Unavailable):
     """The queue cannot store or hand out messages now; nothing was stored. The message says why, without a secret."""
 
+
+queue_unavailable: Final = RaisedAs(QueueUnavailable)
 
 # What every database can keep.
 RequestId = Annotated[str, Meta(pattern=r"\A[0-9a-f-]{36}\Z")]

@@ -11,12 +11,12 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from chargegate.audit.base import AuditRow
 from chargegate.engines.postgres.access_list import PostgresAccessList
 from chargegate.engines.postgres.connection import PostgresStore
 from chargegate.engines.postgres.ledger import PostgresLedger
 from chargegate.ledger import migrations
-from chargegate.ledger.base import AccessEntry, Claim, DecisionFilter, Finished, LedgerUnavailable
+from chargegate.ledger.base import LedgerUnavailable
+from chargegate.ledger.records import AccessEntry, AuditRow, Claim, DecisionFilter, Finished
 from chargegate.model import Decision, RequestStatus, Status, now_ms
 from lost_answer import losing_answers
 from pooler import pooled

@@ -6,12 +6,11 @@ from uuid import uuid4
 
 import pytest
 
-from chargegate.authorizers.base import Verdict
 from chargegate.authorizers.cache import Cached, DecisionCache
 from chargegate.engines.redis.cache import RedisCache, SharedVerdicts
 from chargegate.engines.redis.connection import RedisServer
-from chargegate.ledger.base import Claim
-from chargegate.model import ChargingRequest, Status, new_request_id, now_ms
+from chargegate.ledger.records import Claim
+from chargegate.model import ChargingRequest, Status, Verdict, new_request_id, now_ms
 from scenario import run
 from servers.server import Server
 

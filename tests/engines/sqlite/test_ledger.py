@@ -13,7 +13,8 @@ import uvloop
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.ledger import migrations
-from chargegate.ledger.base import DecisionFilter, Finished, Ledger, LedgerUnavailable
+from chargegate.ledger.base import Ledger, LedgerUnavailable
+from chargegate.ledger.records import DecisionFilter, Finished
 from chargegate.model import Decision, RequestStatus
 
 

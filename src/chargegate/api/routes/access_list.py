@@ -22,7 +22,7 @@ from chargegate.api.routes.sessions import optional_iso
 from chargegate.api.schemas import EXAMPLE_STATION, EXAMPLE_TOKEN, TOKEN, UUID
 from chargegate.authorizers.acl import judge
 from chargegate.authorizers.acl_entries import MAX_NOTE, entry_from
-from chargegate.ledger.base import AccessEntry
+from chargegate.ledger.records import AccessEntry
 from chargegate.model import Status, broken, now_ms, station_fault, token_fault
 
 _TIME = {"type": ["string", "null"], "format": "date-time"}

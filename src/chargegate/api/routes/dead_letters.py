@@ -22,7 +22,7 @@ from chargegate.api.parameters import (
     page_of,
 )
 from chargegate.api.parts import Parts
-from chargegate.ledger.base import DeadLetter
+from chargegate.ledger.records import DeadLetter
 from chargegate.model import now_ms, to_iso
 
 _AT_ONCE: Final = 100

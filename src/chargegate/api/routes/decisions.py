@@ -7,7 +7,7 @@ from starlette.responses import Response
 from chargegate.api.operations import Answer, Millis, Operation, respond
 from chargegate.api.parameters import CURSOR, DEFAULT_LIMIT, FROM, LIMIT, PAGING, STATION, STATUS, TO, Query, page_of
 from chargegate.api.parts import Parts
-from chargegate.ledger.base import DecisionFilter, StationStats
+from chargegate.ledger.records import DecisionFilter, StationStats
 from chargegate.model import Decision, Reason, Status
 
 

@@ -9,7 +9,7 @@ from chargegate.api.operations import Answer, IsoTime, Millis, Operation, respon
 from chargegate.api.parameters import REQUEST_ID, from_path
 from chargegate.api.parts import Parts
 from chargegate.api.schemas import EXAMPLE_ID, EXAMPLE_STATION
-from chargegate.ledger.base import CallbackRecord, RequestRecord
+from chargegate.ledger.records import CallbackRecord, RequestRecord
 from chargegate.model import Decision, RequestStatus, Status, to_iso
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 from chargegate.engines.postgres.connection import Connection, PostgresStore
 from chargegate.engines.postgres.group_commit import Gatherer
 from chargegate.engines.postgres.ledger import answered
-from chargegate.ledger.base import AccessEntry
+from chargegate.ledger.records import AccessEntry
 
 T = TypeVar("T")
 

@@ -17,19 +17,19 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from chargegate.audit.base import AuditRow
 from chargegate.engines.postgres import statements as sql
 from chargegate.engines.postgres.connection import Connection, PostgresStore, PostgresUnavailable
 from chargegate.engines.postgres.group_commit import Gatherer
 from chargegate.engines.postgres.months import Months
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
-from chargegate.ledger.base import (
+from chargegate.ledger.base import LedgerUnavailable
+from chargegate.ledger.records import (
     CLAIM_MS,
+    AuditRow,
     Claim,
     DeadLetter,
     DecisionFilter,
     Finished,
-    LedgerUnavailable,
     Recorded,
     RequestRecord,
     StationStats,
@@ -221,15 +221,15 @@ class PostgresLedger:
     async def claim(self, key_digest: str, claim: Claim) -> Claim:
         return await answered(self._claim.submit((key_digest, claim)))
 
-    async def fact(self, name: str, value: str) -> str:
+    async def put_value_if_absent(self, name: str, value: str) -> str:
         await self._run(sql.REMEMBER, name, value)
         return str((await self._read(sql.FACT, name))[0][0])
 
-    async def last_fact(self, name: str) -> str | None:
+    async def value(self, name: str) -> str | None:
         rows = await self._read(sql.FACT, name)
         return rows[0][0] if rows else None
 
-    async def replace_fact(self, name: str, value: str) -> None:
+    async def put_value(self, name: str, value: str) -> None:
         await self._run(sql.REPLACE_FACT, name, value)
 
     async def sealed_prefixes(self, length: int) -> frozenset[bytes]:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from chargegate.ledger.base import CLAIM_MS
+from chargegate.ledger.records import CLAIM_MS
 from chargegate.model import Status
 
 DECIDED: Final = "request_id, station_id, driver_token_hash, decision, reason, processing_time_ms, decided_at"

@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from chargegate.authorizers.base import Authorizer, Verdict
+from chargegate.authorizers.base import Authorizer
 from chargegate.engines.redis.connection import Batches, RedisServer, RedisUnavailable
-from chargegate.ledger.base import Claim
-from chargegate.model import ChargingRequest, Status, now_ms
+from chargegate.ledger.records import Claim
+from chargegate.model import ChargingRequest, Status, Verdict, now_ms
 from chargegate.observe import log
 
 _TIMEOUT_S: Final = 0.25

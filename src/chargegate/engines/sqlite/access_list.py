@@ -8,7 +8,8 @@ from typing import Any, Final, TypeVar
 
 from chargegate.engines.sqlite.connection import SqliteStore, many
 from chargegate.engines.sqlite.group_commit import Operation, StoreUnavailable
-from chargegate.ledger.base import AccessEntry, LedgerUnavailable
+from chargegate.ledger.base import LedgerUnavailable
+from chargegate.ledger.records import AccessEntry
 
 T = TypeVar("T")
 

@@ -5,23 +5,24 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from chargegate.audit.base import AuditRow
 from chargegate.engines.sqlite import writes
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.group_commit import Operation, StoreUnavailable
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
-from chargegate.ledger.base import (
+from chargegate.ledger.base import LedgerUnavailable
+from chargegate.ledger.records import (
+    AuditRow,
     Claim,
     DeadLetter,
     DecisionFilter,
     Finished,
-    LedgerUnavailable,
     Recorded,
     RequestRecord,
     StationStats,
 )
 from chargegate.ledger.rows import decision_of, request_of
 from chargegate.model import Decision, RequestStatus, Status
+from chargegate.storage.unavailable import Unusable
 
 T = TypeVar("T")
 
@@ -155,6 +156,9 @@ class SqliteLedger:
             ]
         )
 
+    async def drop_audit_before(self, at: int) -> list[str]:  # noqa: ARG002 - the protocol's
+        raise Unusable("the embedded database keeps all months in one table; only PostgreSQL's can be dropped")
+
     async def sink_position(self, sink: str) -> int:
         query = "SELECT sequence FROM sink_positions WHERE sink = ?"
         row = await self._read(lambda connection: connection.execute(query, (sink,)).fetchone())
@@ -167,16 +171,16 @@ class SqliteLedger:
         holds: Claim = await self._write(writes.CLAIM, (key_digest, claim))
         return holds
 
-    async def fact(self, name: str, value: str) -> str:
+    async def put_value_if_absent(self, name: str, value: str) -> str:
         remembered: str = await self._write(writes.FACT, (name, value))
         return remembered
 
-    async def last_fact(self, name: str) -> str | None:
+    async def value(self, name: str) -> str | None:
         query = "SELECT value FROM service_facts WHERE name = ?"
         row = await self._read(lambda connection: connection.execute(query, (name,)).fetchone())
         return row[0] if row else None
 
-    async def replace_fact(self, name: str, value: str) -> None:
+    async def put_value(self, name: str, value: str) -> None:
         await self._write(writes.REPLACE_FACT, (name, value))
 
     async def sealed_prefixes(self, length: int) -> frozenset[bytes]:

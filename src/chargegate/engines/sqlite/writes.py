@@ -9,7 +9,7 @@ import msgspec
 from chargegate.engines.sqlite.connection import many
 from chargegate.engines.sqlite.group_commit import Operation
 from chargegate.ledger.accepted import Accepted
-from chargegate.ledger.base import CLAIM_MS, Claim, Finished, Recorded
+from chargegate.ledger.records import CLAIM_MS, Claim, Finished, Recorded
 from chargegate.ledger.rows import recorded_of
 from chargegate.model import Decision, RequestStatus
 

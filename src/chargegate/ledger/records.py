@@ -1,0 +1,118 @@
+"""What a ledger keeps and gives back. Times are Unix milliseconds."""
+
+from typing import Final
+
+import msgspec
+
+from chargegate.model import Decision, RequestStatus
+
+CLAIM_MS: Final = 3_600_000
+"""How long an idempotency key is remembered."""
+
+
+class AuditRow(msgspec.Struct, frozen=True):
+    """A decision with its place in the ledger: ``sequence`` grows with each commit."""
+
+    sequence: int
+    decision: Decision
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """A decision that is in the ledger, with how far its callback has come. ``started_at`` is when delivering began:
+    the decision's time, or that of the last replay. ``finished_at`` is None while it goes on."""
+
+    decision: Decision
+    attempts: int
+    started_at: int
+    finished_at: int | None
+    request_status: RequestStatus
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """How a callback ended. ``sealed`` (token and URL, encrypted) is kept only with a dead letter."""
+
+    request_id: str
+    status: RequestStatus
+    attempts: int
+    status_code: int | None
+    error: str | None
+    at: int
+    sealed: bytes | None
+
+
+class CallbackRecord(msgspec.Struct, frozen=True):
+    """How a request's callback stands."""
+
+    attempts: int
+    last_status_code: int | None
+    last_error: str | None
+    delivered_at: int | None
+
+
+class RequestRecord(msgspec.Struct, frozen=True):
+    """A request as a reader sees it."""
+
+    request_id: str
+    station_id: str
+    status: RequestStatus
+    created_at: int
+    processed_at: int | None
+    decision: Decision | None
+    callback: CallbackRecord | None
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A callback given up that can be sent again. ``sealed`` is the encrypted token and URL, never shown."""
+
+    request_id: str
+    station_id: str
+    driver_token_hash: str
+    status: str
+    reason: str
+    created_at: int
+    failed_at: int
+    attempts: int
+    last_status_code: int | None
+    last_error: str | None
+    sealed: bytes
+
+
+class DecisionFilter(msgspec.Struct, frozen=True):
+    """Which decisions: each part None for any; ``since`` is included, ``until`` is not."""
+
+    station_id: str | None = None
+    status: str | None = None
+    since: int | None = None
+    until: int | None = None
+    reason: str | None = None
+
+
+class StationStats(msgspec.Struct, frozen=True):
+    """Decisions of one station by status."""
+
+    station_id: str
+    total: int
+    allowed: int
+    not_allowed: int
+    unknown: int
+    invalid: int
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What an idempotency key stands for, for ``CLAIM_MS``."""
+
+    body_digest: str
+    request_id: str
+    created_at: int
+
+
+class AccessEntry(msgspec.Struct, frozen=True):
+    """One line of the access list; station ids in lower case; the full keyed hash."""
+
+    driver_token_hash: str
+    blocked: bool = False
+    valid_from: int | None = None
+    valid_until: int | None = None
+    allowed_stations: frozenset[str] = frozenset()
+    denied_stations: frozenset[str] = frozenset()
+    note: str = ""

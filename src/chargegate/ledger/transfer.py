@@ -1,0 +1,86 @@
+"""What a database gives and takes when one is copied into another, page by page.
+
+A page is one commit. Nothing is taken from what the target holds: run again, a copy goes on, or changes nothing. A
+request that is there without a decision gets the one that was made; one that is there with the same decision gets the
+end that it came to since.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from chargegate.ledger.base import AccessList
+from chargegate.ledger.records import Claim
+from chargegate.model import Decision
+
+
+class StoredRequest(msgspec.Struct, frozen=True):
+    """A request as it lies in a database; times in Unix ms. ``sequence`` is the audit row's, and None where the
+    request has no decision."""
+
+    request_id: str
+    station_id: str
+    decision: Decision | None
+    status: str
+    created_at: int
+    started_at: int
+    processed_at: int | None
+    attempts: int
+    last_status_code: int | None
+    last_error: str | None
+    sealed: bytes | None
+    sequence: int | None
+
+
+class WaitingRequest(msgspec.Struct, frozen=True):
+    """A request in the same database's queue. ``place`` grows along the queue."""
+
+    place: int
+    request_id: str
+    station_id: str
+    accepted_at: int
+
+
+class KeptClaim(msgspec.Struct, frozen=True):
+    """An idempotency key's claim."""
+
+    key_digest: str
+    claim: Claim
+
+
+class LedgerSource(Protocol):
+    """Raises ``LedgerUnavailable``. Every page continues after the last item of the one before."""
+
+    access_list: AccessList
+
+    async def requests(self, after: str, limit: int) -> Sequence[StoredRequest]: ...
+
+    async def waiting(self, after: int, limit: int) -> Sequence[WaitingRequest]: ...
+
+    async def claims(self, after: str, limit: int, since: int) -> Sequence[KeptClaim]:
+        """Those made after ``since``."""
+        ...
+
+    async def values(self) -> Sequence[tuple[str, str]]: ...
+
+    async def close(self) -> None: ...
+
+
+class LedgerTarget(Protocol):
+    """Raises ``LedgerUnavailable``, and ``ValueError`` for a value that its tables do not take. Every method says how
+    many rows are new or changed."""
+
+    access_list: AccessList
+
+    async def put_requests(self, requests: Sequence[StoredRequest]) -> tuple[int, int]:
+        """Requests, and audit rows."""
+        ...
+
+    async def put_waiting(self, requests: Sequence[WaitingRequest]) -> int: ...
+
+    async def put_claims(self, claims: Sequence[KeptClaim]) -> int: ...
+
+    async def put_values(self, values: Sequence[tuple[str, str]]) -> int: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,117 @@
+"""Group commit: many callers, one commit."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+from chargegate.observe import log
+from chargegate.storage.unavailable import Unavailable
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+_RETRY_S: Final = 1.0
+
+
+class GroupCommit(Generic[Item, Answer]):
+    """What gathers while one commit is under way is the next commit.
+
+    So durability costs one round trip to the disk or the server for many items, and an item costs the same alone or in
+    company. ``commit(items)`` makes the items durable and gives an answer for each, or None where there are no
+    answers. An answer that is an exception is that one item's failure. If ``commit`` raises ``Unavailable``, everybody
+    who waits is told so: those who came meanwhile would wait as long for the same. If it raises anything else, one
+    item broke a rule, and each is committed alone. All methods are called from one event loop.
+    """
+
+    def __init__(
+        self, commit: Callable[[list[Item]], Awaitable[Sequence[Answer | Exception] | None]], *, max_items: int = 1000
+    ) -> None:
+        """``max_items``: the most that one commit takes."""
+        self._commit = commit
+        self._max_items = max_items
+        self._gathered: list[tuple[Item, asyncio.Future[Answer] | None]] = []
+        self._deferred: list[Item] = []
+        self._retry: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def waiting(self) -> int:
+        """How many items are not committed yet."""
+        return len(self._gathered) + len(self._deferred)
+
+    def submit(self, item: Item) -> "asyncio.Future[Answer]":
+        """The future of the item's answer. It raises ``Unavailable``, or what became of the item. A caller that is
+        cancelled leaves its item to be committed all the same."""
+        waiter: asyncio.Future[Answer] = self._loop.create_future()
+        self._add(item, waiter)
+        return waiter
+
+    def post(self, item: Item) -> None:
+        """Commit it soon; nobody waits. While the store is unavailable it is tried again every second."""
+        self._add(item, None)
+
+    def _add(self, item: Item, waiter: "asyncio.Future[Answer] | None") -> None:
+        if self._closed:
+            raise Unavailable("closed")
+        self._gathered.append((item, waiter))
+        if self._task is None:
+            self._task = self._loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._gathered:
+            batch, self._gathered = self._gathered[: self._max_items], self._gathered[self._max_items :]
+            try:
+                answers = await self._answers([item for item, _ in batch])
+            except Unavailable as error:
+                batch, self._gathered = batch + self._gathered, []
+                answers = [error] * len(batch)
+            for (item, waiter), answer in zip(batch, answers, strict=True):
+                if waiter is None:
+                    if isinstance(answer, Exception):
+                        self._failed(item, answer)
+                elif not waiter.done():
+                    if isinstance(answer, Exception):
+                        waiter.set_exception(answer)
+                    else:
+                        waiter.set_result(answer)
+        self._task = None
+
+    async def _answers(self, items: list[Item]) -> Sequence[Any]:
+        try:
+            answers = await self._commit(items)
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told to whom it belongs, and to nobody else
+            return [error] if len(items) == 1 else [await self._alone(item) for item in items]
+        return [None] * len(items) if answers is None else answers
+
+    async def _alone(self, item: Item) -> Any:
+        try:
+            return (await self._answers([item]))[0]
+        except Unavailable as error:
+            return error
+
+    def _failed(self, item: Item, error: Exception) -> None:
+        if not isinstance(error, Unavailable):
+            log.error("a write was given up", error=type(error).__name__)
+        elif not self._closed:
+            self._deferred.append(item)
+            if self._retry is None:
+                self._retry = self._loop.call_later(_RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        deferred, self._deferred = self._deferred, []
+        for item in deferred:
+            self._add(item, None)
+
+    async def close(self) -> None:
+        """Commit what has gathered, and once more what could not be committed before. May be called twice."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._try_again()
+        self._closed = True
+        if self._task is not None:
+            await asyncio.wait((self._task,))
