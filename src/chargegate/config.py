@@ -46,6 +46,7 @@ class Server(_Section, frozen=True):
     request_timeout_ms: PositiveMs = 15000
     rate_limit_per_second: Annotated[float, Meta(ge=0, le=1_000_000)] = 0
     rate_limit_burst: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    max_connections_per_address: Count = 1000
 
 
 class Queue(_Section, frozen=True):

@@ -70,7 +70,7 @@ class RateLimit:
         """
         if not self._rate:
             return
-        caller = name or _neighbourhood(client)
+        caller = name or neighbourhood(client)
         now = self._clock()
         left, seen = self._buckets.pop(caller, (self._burst, now))
         left = min(self._burst, left + (now - seen) * self._rate)
@@ -85,7 +85,7 @@ class RateLimit:
             )
 
 
-def _neighbourhood(client: Any) -> str:
+def neighbourhood(client: Any) -> str:
     """The address; of IPv6 its /64, because whoever has one address there has all of them."""
     address = str(client[0]) if client else ""
     if ":" not in address:

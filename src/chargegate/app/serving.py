@@ -137,6 +137,7 @@ async def _listen(settings: Settings, role: Role, surface: ASGIApp, max_connecti
             place.port,
             request_timeout_ms=settings.server.request_timeout_ms,
             max_connections=max_connections,
+            max_connections_per_address=settings.server.max_connections_per_address,
         )
     except OSError as error:
         raise StartError(f"{section}.port: {error}") from None
