@@ -98,7 +98,8 @@ class EngineModule(Protocol):
         ...
 
     def open_cache(self, url: str, *, ttl_ms: int) -> Any:
-        """What processes remember together; see ``authorizers.cache.SharedCache``."""
+        """What processes remember together: it is an ``authorizers.shared.SharedCache`` and a
+        ``ledger.base.SharedClaims``, with ``check`` to bring its ``failure`` up to date, and ``close``."""
 
     def messages_from(self, url: str, start: int | datetime) -> AsyncGenerator[Message, None]:
         """What a queue that ``keeps_delivered`` still holds, from an offset or a time up to its end as it is now."""
