@@ -14,6 +14,7 @@ from chargegate.app.start import Role, StartError, extra
 from chargegate.app.storage import Storage
 from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
+from chargegate.authorizers.shared import SharedVerdicts
 from chargegate.config import Settings, scheme
 from chargegate.delivering.guard import AddressGuard
 from chargegate.delivering.retry import RetryPolicy
@@ -87,8 +88,6 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Deciding:
 def _sharing(shared: "RedisCache | None") -> Callable[[Authorizer], Authorizer] | None:
     if shared is None:
         return None
-    from chargegate.engines.redis.cache import SharedVerdicts  # noqa: PLC0415 - only when picked
-
     return partial(SharedVerdicts, cache=shared)
 
 

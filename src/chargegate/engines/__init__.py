@@ -113,7 +113,8 @@ class EngineModule(Protocol):
         ...
 
     def open_cache(self, url: str, *, ttl_ms: int) -> Any:
-        """What processes remember together; see ``authorizers.cache.SharedCache``."""
+        """What processes remember together: it is an ``authorizers.shared.SharedCache`` and a
+        ``ledger.base.SharedClaims``, with ``check`` to bring its ``failure`` up to date, and ``close``."""
 
     def messages_from(self, url: str, start: int | datetime) -> AsyncGenerator[Message, None]:
         """What a queue that ``keeps_delivered`` still holds, from an offset or a time up to its end as it is now."""
@@ -127,8 +128,14 @@ class EngineModule(Protocol):
         """A database that another is copied into."""
         ...
 
-    async def waiting_in_folder(self, place: Place) -> frozenset[str]:
-        """The ids of the requests that wait in the folder's queue, whichever queue is in use."""
+    async def waiting_in_folder(self, place: Place, *, decided: bool = False) -> frozenset[str]:
+        """The ids of the requests that wait in the folder's queue, whichever queue is in use; with ``decided`` only
+        those that the folder's database has a decision of."""
+        ...
+
+    async def sealed_prefixes_in_folder(self, place: Place, length: int) -> frozenset[bytes]:
+        """The different beginnings of the bodies that wait in the folder's queue, to see early whether they can be
+        opened."""
         ...
 
 

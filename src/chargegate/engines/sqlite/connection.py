@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from chargegate.engines.sqlite.group_commit import Lane, Operation, StoreUnavailable
 from chargegate.observe import log
+from chargegate.storage.unavailable import Unusable
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ _SCAN_S = 10.0
 _MAX_ROWS = 128  # of one statement; a batch is cut into powers of two so that few statements are prepared
 
 
-class StoreError(Exception):
+class StoreError(Unusable):
     """The file cannot be used at all: in use by another process, not writable, or made by a newer release."""
 
 
@@ -51,15 +52,15 @@ class SqliteStore:
         lock = _take_lock(path.with_name(path.name + ".lock")) if exclusive else None
         try:
             await asyncio.to_thread(_migrate, path, migrations)
-        except BaseException as error:
+        except BaseException:
             if lock is not None:
                 os.close(lock)
-            if isinstance(error, sqlite3.Error):
-                raise StoreError(f"{path}: {error}") from None
-            if isinstance(error, OSError):
-                raise StoreError(f"{path}: {error.strerror}") from None
             raise
         return cls(path, lock)
+
+    async def migrate(self, migrations: Mapping[str, Sequence[str]]) -> None:
+        """Bring tables up to date, as ``open`` does. Raises ``StoreError``."""
+        await asyncio.to_thread(_migrate, self.path, migrations)
 
     def _connect(self) -> sqlite3.Connection:
         return _connect(self.path)
@@ -145,7 +146,25 @@ def _take_lock(path: Path) -> int:
     return lock
 
 
+def read_once(path: Path, query: str) -> list[Any]:
+    """All rows that a query gives, from a file that need not be open. Raises ``StoreUnavailable``."""
+    try:
+        with contextlib.closing(_connect(path)) as connection:
+            return connection.execute(query).fetchall()
+    except sqlite3.Error as error:
+        raise StoreUnavailable(str(error)) from None
+
+
 def _migrate(path: Path, migrations: Mapping[str, Sequence[str]]) -> None:
+    try:
+        _run_migrations(path, migrations)
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {error}") from None
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from None
+
+
+def _run_migrations(path: Path, migrations: Mapping[str, Sequence[str]]) -> None:
     # Never opened where it exists: closing it again would drop this process's locks (sqlite.org/howtocorrupt, 2.2).
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from chargegate.observe import log
+from chargegate.storage.unavailable import Unavailable
 
 _RETRY_S = 1.0
 _ENVIRONMENT = frozenset(
@@ -32,7 +33,7 @@ _ENVIRONMENT = frozenset(
 )
 
 
-class StoreUnavailable(Exception):
+class StoreUnavailable(Unavailable):
     """The file cannot be written or read now, and nothing changed. The message is SQLite's, which holds no values."""
 
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from chargegate.engines.sqlite.connection import SqliteStore, many
@@ -40,7 +40,15 @@ class SqliteQueue:
 
     capabilities = Capabilities(durable=True, shared=False, find=True)
 
-    def __init__(self, store: SqliteStore, max_size: int, waiting: int, newest: int) -> None:
+    def __init__(
+        self,
+        store: SqliteStore,
+        max_size: int,
+        waiting: int,
+        newest: int,
+        on_close: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        self._on_close = on_close
         self._store = store
         self._max_size = max_size
         self._waiting = waiting
@@ -56,14 +64,17 @@ class SqliteQueue:
         self._closed = False
 
     @classmethod
-    async def open(cls, store: SqliteStore, max_size: int) -> "SqliteQueue":
-        """Take up what an earlier process left. The store's migrations must include this module's."""
+    async def open(
+        cls, store: SqliteStore, max_size: int, *, on_close: Callable[[], Awaitable[None]] | None = None
+    ) -> "SqliteQueue":
+        """Take up what an earlier process left. The store's migrations must include this module's. ``on_close`` is
+        awaited at the end of ``close``."""
 
         def state(connection: sqlite3.Connection) -> tuple[int, int]:
             row = connection.execute("SELECT count(*), ifnull(max(seq), 0) FROM queue").fetchone()
             return row[0], max(row[1], _newest(connection))
 
-        return cls(store, max_size, *await store.read(state))
+        return cls(store, max_size, *await store.read(state), on_close)
 
     async def put(self, message: Message) -> None:
         if self._waiting >= self._max_size:
@@ -188,6 +199,8 @@ class SqliteQueue:
             self._closed = True
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
+            if self._on_close is not None:
+                await self._on_close()
 
 
 def _insert(connection: sqlite3.Connection, messages: list[Message]) -> Sequence[int]:
