@@ -8,7 +8,7 @@ import uvloop
 
 import load
 from chargegate import config
-from chargegate.app import DATABASE
+from chargegate.engines import EMBEDDED
 from chargegate.engines.sqlite import queue as sqlite_queue
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.keys import open_keyring
@@ -24,7 +24,7 @@ async def fill(count: int, url: str) -> None:
     settings.data_path.mkdir(exist_ok=True)
     keyring = open_keyring(settings.data_path, [], "")
     tables = {"queue": sqlite_queue.MIGRATIONS, "ledger": migrations.SQLITE}
-    store = await SqliteStore.open(settings.data_path / DATABASE, tables, exclusive=True)
+    store = await SqliteStore.open(settings.data_path / EMBEDDED.file, tables, exclusive=True)
     queue = await sqlite_queue.SqliteQueue.open(store, settings.queue.max_size)
     source = load.bodies(url, load.tokens(2_000))
 

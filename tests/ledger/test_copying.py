@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from chargegate.ledger.copying import KINDS, copy
 
 from chargegate.engines.postgres.access_list import PostgresAccessList
 from chargegate.engines.postgres.connection import PostgresStore
@@ -17,7 +18,6 @@ from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.queue import MIGRATIONS, SqliteQueue
 from chargegate.ledger import migrations
-from chargegate.ledger.copying import KINDS, copy
 from chargegate.ledger.records import AccessEntry, Claim, DecisionFilter, Finished
 from chargegate.model import RequestStatus, Status, new_request_id, now_ms
 from chargegate.queues.base import Message

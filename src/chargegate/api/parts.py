@@ -2,25 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import msgspec
 
 from chargegate.keys import AccessKeys, Keyring
 from chargegate.ledger.base import AccessList, Ledger, SharedClaims
 from chargegate.ledger.records import DeadLetter
 from chargegate.model import IPAddress
 from chargegate.observe import Metrics
+from chargegate.operations.health import Component
 from chargegate.queues.base import Queue
-
-ComponentStatus = Literal["UP", "DEGRADED", "DOWN"]
-
-
-class Component(msgspec.Struct, frozen=True):
-    """How one part of the service is. ``details`` are for people and hold no secret."""
-
-    status: ComponentStatus
-    details: dict[str, Any] = {}
 
 
 @dataclass(slots=True, kw_only=True)

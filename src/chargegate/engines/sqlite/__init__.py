@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from chargegate.engines import Place, QueueLimits
+from chargegate.engines import EMBEDDED, Place, QueueLimits
 from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.connection import SqliteStore, read_once
 from chargegate.engines.sqlite.ledger import SqliteLedger
@@ -13,7 +13,7 @@ from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.ledger.migrations import SQLITE
 from chargegate.ledger.records import AuditRow
 
-FILE: Final = "chargegate.db"
+FILE: Final = EMBEDDED.file
 """The name of the file in the data folder."""
 
 _QUEUE_TABLES: Final = {"queue": MIGRATIONS}
