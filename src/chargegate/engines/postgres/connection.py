@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 
 from chargegate.observe import log
+from chargegate.storage.unavailable import Unavailable, Unusable
 
 T = TypeVar("T")
 
@@ -43,12 +44,12 @@ def _broken(error: BaseException) -> bool:
     return isinstance(error, Exception) and not isinstance(error, (ValueError, PostgresUnavailable, PostgresUnusable))
 
 
-class PostgresUnavailable(Exception):
+class PostgresUnavailable(Unavailable):
     """The database does not answer now, or cannot write; what was asked for may be asked for again. The message holds
     no value and no password."""
 
 
-class PostgresUnusable(Exception):
+class PostgresUnusable(Unusable):
     """The URL is no database's, or the tables were made by a newer release."""
 
 
