@@ -18,7 +18,7 @@ from chargegate.app.start import StartError, extra
 from chargegate.app.storage import Storage, check_keys, database_named, open_storage
 from chargegate.config import KAFKA_SHORTEST_LEASE_MS, Settings, scheme
 from chargegate.engines.sqlite.connection import SqliteStore
-from chargegate.engines.sqlite.group_commit import StoreUnavailable
+from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.ledger.base import Ledger, LedgerUnavailable
 from chargegate.ledger.migrations import POSTGRES
 from chargegate.queues.base import Delivery, Message, Queue, QueueUnavailable
@@ -145,6 +145,7 @@ async def move_database(settings: Settings, target_url: str, on_copied: Callable
     with extra("--to", "postgres"):
         from chargegate.engines.postgres import connection as postgres  # noqa: PLC0415 - only when asked for
         from chargegate.engines.postgres.ledger import PostgresLedger  # noqa: PLC0415 - as above
+        from chargegate.engines.postgres.target import PostgresTarget  # noqa: PLC0415 - as above
         from chargegate.ledger.copying import copy  # noqa: PLC0415 - as above
     embedded = msgspec.structs.replace(
         _with_queue(settings, url="sqlite"), database=msgspec.structs.replace(settings.database, url="sqlite")
@@ -163,9 +164,7 @@ async def move_database(settings: Settings, target_url: str, on_copied: Callable
         if storage.embedded is None:
             raise StartError("the embedded database is not open")
         try:
-            await copy(storage.embedded, target, on_copied)
-        except StoreUnavailable as error:
-            raise LedgerUnavailable(f"data_dir: {error}") from None
+            await copy(SqliteSource(storage.embedded), PostgresTarget(target), on_copied)
         except (postgres.PostgresUnavailable, LedgerUnavailable, ValueError) as error:
             raise LedgerUnavailable(f"--to: {error}") from None
 

@@ -7,9 +7,10 @@ from typing import Final
 from chargegate.app.start import StartError, extra
 from chargegate.app.storage import Storage, refuse_unknown_keys
 from chargegate.config import Settings, scheme
+from chargegate.engines import Place, sqlite
 from chargegate.engines.memory.queue import MemoryQueue
-from chargegate.engines.sqlite import queue as sqlite_queue
 from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.queue import SqliteQueue
 from chargegate.keys import SEALED_PREFIX
 from chargegate.model import now_ms
 from chargegate.observe import log
@@ -73,9 +74,10 @@ async def _pick(key: str, url: str, settings: Settings, storage: Storage | None,
         case _:
             if storage is None or storage.embedded is None:
                 raise StartError(f"{key}: the embedded queue's file is not open")
-            queue = await sqlite_queue.SqliteQueue.open(storage.embedded, size)
-            refuse_unknown_keys(storage.keyring, await queue.beginnings(SEALED_PREFIX), "waiting requests")
-            return queue
+            place = Place(folder=settings.data_path, exclusive=False)
+            prefixes = await sqlite.sealed_prefixes_in_folder(place, SEALED_PREFIX)
+            refuse_unknown_keys(storage.keyring, prefixes, "waiting requests")
+            return await SqliteQueue.open(storage.embedded, size)
 
 
 async def warn_of_left_behind(settings: Settings, storage: Storage) -> None:

@@ -10,16 +10,16 @@ from chargegate.app.start import Role, StartError, extra
 from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.feed import AuditFeed
 from chargegate.config import Settings
-from chargegate.engines.sqlite import queue as sqlite_queue
 from chargegate.engines.sqlite.access_list import SqliteAccessList
-from chargegate.engines.sqlite.connection import SqliteStore, StoreError
-from chargegate.engines.sqlite.group_commit import StoreUnavailable
+from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
+from chargegate.engines.sqlite.statements import ALL_TABLES, QUEUE_TABLES
 from chargegate.keys import SEALED_PREFIX, KeyFileError, Keyring, open_keyring
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
-from chargegate.ledger.migrations import POSTGRES, SQLITE
+from chargegate.ledger.migrations import POSTGRES
 from chargegate.ledger.records import AuditRow
 from chargegate.observe import Metrics, log
+from chargegate.storage.unavailable import Unavailable, Unusable
 
 DATABASE: Final = "chargegate.db"
 
@@ -43,7 +43,7 @@ def database_named(settings: Settings) -> Iterator[None]:
     """Where the database fails, a ``StartError`` that says which."""
     try:
         yield
-    except (LedgerUnavailable, StoreUnavailable) as error:
+    except Unavailable as error:
         embedded = settings.database.url == "sqlite"
         which = f"data_dir: {settings.data_path / DATABASE}" if embedded else "database.url"
         raise StartError(f"{which}: {error}") from None
@@ -90,12 +90,10 @@ async def _open_embedded(settings: Settings, stack: AsyncExitStack, *, exclusive
     queue, database = settings.queue.url, settings.database.url
     if database != "sqlite" and queue != "sqlite":
         return None
-    migrations = {"queue": sqlite_queue.MIGRATIONS}
-    if database == "sqlite":
-        migrations["ledger"] = SQLITE
+    migrations = ALL_TABLES if database == "sqlite" else QUEUE_TABLES
     try:
         store = await SqliteStore.open(settings.data_path / DATABASE, migrations, exclusive=exclusive)
-    except StoreError as error:
+    except Unusable as error:
         raise StartError(f"data_dir: {error}") from None
     stack.push_async_callback(store.close)
     return store
