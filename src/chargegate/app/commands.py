@@ -26,8 +26,9 @@ from chargegate.config import ConfigError, Settings, check_lease, check_url, sch
 from chargegate.engines import EMBEDDED, ENGINES, Place, QueueLimits, engine_of
 from chargegate.keys import Keyring
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
+from chargegate.ledger.copying import copy
 from chargegate.ledger.records import DeadLetter
-from chargegate.operations.moving import MOVED_AT_ONCE, Side, copy_database, count_undecided, named
+from chargegate.operations.moving import MOVED_AT_ONCE, Side, count_undecided, named
 from chargegate.operations.moving import move_queue as move_all
 from chargegate.operations.replaying import Replayed, replay_dead_letter, replay_delivered
 from chargegate.queues.base import Queue
@@ -169,7 +170,7 @@ async def _refuse_deciding_again(settings: Settings, place: Place, ledger: Ledge
 
 
 async def move_database(settings: Settings, target_url: str, on_copied: Callable[[str, int], None]) -> None:
-    """Copy the embedded database into another, while no service runs on it; see ``operations.moving.copy_database``.
+    """Copy the embedded database into another, while no service runs on it; see ``ledger.copying.copy``.
     Raises ``LedgerUnavailable``, and ``StartError`` where nothing was copied."""
     _refuse_without_database(settings)
     engine = engine_of(target_url)
@@ -191,7 +192,7 @@ async def move_database(settings: Settings, target_url: str, on_copied: Callable
             target = await engine.load().target(target_url)
         stack.push_async_callback(target.close)
         try:
-            await copy_database(Side("data_dir", source), Side("--to", target), on_copied)
+            await copy(source, target, on_copied, source_name="data_dir", target_name="--to")
         except ValueError as error:
             raise LedgerUnavailable(f"--to: {error}") from None
 

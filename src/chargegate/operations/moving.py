@@ -1,40 +1,30 @@
-"""Moves what waits in one queue to another, and copies one database into another."""
+"""Moves what waits in one queue to another."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from hashlib import blake2b
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
-from chargegate.ledger.base import AccessList, DecisionLedger, LedgerUnavailable
-from chargegate.ledger.records import CLAIM_MS, AccessEntry
-from chargegate.ledger.transfer import LedgerSource, LedgerTarget
-from chargegate.model import now_ms
+from chargegate.ledger.base import DecisionLedger, LedgerUnavailable
 from chargegate.operations.filling import put_all
 from chargegate.queues.base import Delivery, Message, Queue, QueueUnavailable
-
-T = TypeVar("T")
 
 MOVED_AT_ONCE: Final = 500
 """How many messages are received together."""
 
-KINDS: Final = ("requests", "audit_rows", "access_list_entries", "idempotency_keys")
-"""What is counted while a database is copied."""
-
-_COPIED_AT_ONCE: Final = 2000
 _ASKED_AT_ONCE: Final = 100
 _SILENCES: Final = 3
 
 
-class Side(NamedTuple, Generic[T]):
-    """A queue or a database, and what errors call it."""
+class Side(NamedTuple):
+    """One of the two queues of a move, and what errors call it."""
 
     name: str
-    store: T
+    queue: Queue
 
 
-async def move_queue(source: Side[Queue], target: Side[Queue], quiet_s: float, on_moved: Callable[[int], None]) -> None:
+async def move_queue(source: Side, target: Side, quiet_s: float, on_moved: Callable[[int], None]) -> None:
     """Take every message out of one queue once the other has stored it, until the first is empty. A queue that
     processes share is empty when nothing came for ``quiet_s``, within which it hands out what a dead process held.
 
@@ -43,11 +33,11 @@ async def move_queue(source: Side[Queue], target: Side[Queue], quiet_s: float, o
     """
     stored: set[bytes] = set()
     async for batch in _until_empty(source, quiet_s):
-        await _move_batch(batch, source.store, target, stored, on_moved)
+        await _move_batch(batch, source.queue, target, stored, on_moved)
 
 
 async def _move_batch(
-    batch: list[Delivery], source: Queue, target: Side[Queue], stored: set[bytes], on_moved: Callable[[int], None]
+    batch: list[Delivery], source: Queue, target: Side, stored: set[bytes], on_moved: Callable[[int], None]
 ) -> None:
     """``stored``: what this move put already, and does not put again when the source hands it out again."""
     identities = [_identity(delivery.message) for delivery in batch]
@@ -56,7 +46,7 @@ async def _move_batch(
         for identity, delivery in zip(identities, batch, strict=True)
         if identity not in stored
     }
-    outcomes = await put_all(target.store, new.values())
+    outcomes = await put_all(target.queue, new.values())
     stored.update(identity for identity, outcome in zip(new, outcomes, strict=True) if outcome is None)
     for identity, delivery in zip(identities, batch, strict=True):
         if identity in stored:
@@ -73,9 +63,9 @@ def _identity(message: Message) -> bytes:
     return blake2b(message.request_id.encode() + message.body, digest_size=16).digest()
 
 
-async def _until_empty(source: Side[Queue], quiet_s: float) -> AsyncIterator[list[Delivery]]:
+async def _until_empty(source: Side, quiet_s: float) -> AsyncIterator[list[Delivery]]:
     """A queue that is not shared knows when it is empty, because nobody else takes from it."""
-    queue, exact = source.store, not source.store.capabilities.shared
+    queue, exact = source.queue, not source.queue.capabilities.shared
     silences = 0
     with named(source.name):
         while not (exact and (await queue.depth()).waiting == 0):
@@ -101,54 +91,6 @@ async def count_undecided(ledger: DecisionLedger, request_ids: Sequence[str]) ->
         asked = request_ids[start : start + _ASKED_AT_ONCE]
         missing += (await asyncio.gather(*map(ledger.recorded, asked))).count(None)
     return missing
-
-
-async def copy_database(
-    from_: Side[LedgerSource], to: Side[LedgerTarget], on_copied: Callable[[str, int], None]
-) -> None:
-    """Copy page by page; the source stays as it is. Run again it goes on, or changes nothing.
-
-    ``on_copied`` is told which of ``KINDS``, and how many more of it the target has now; at first none of each. Raises
-    ``LedgerUnavailable``, and ``ValueError`` for a value that the target does not take.
-    """
-    source, target = from_.store, to.store
-    read, write = partial(_at, from_.name), partial(_at, to.name)
-    for kind in KINDS:
-        on_copied(kind, 0)
-    request_id = ""
-    while requests := await read(source.requests(request_id, _COPIED_AT_ONCE)):
-        request_id = requests[-1].request_id
-        changed, audited = await write(target.put_requests(requests))
-        on_copied("requests", changed)
-        on_copied("audit_rows", audited)
-    place = 0
-    # What waits is listed as well, because the queue that it goes to may not be able to find it.
-    while waiting := await read(source.waiting(place, _COPIED_AT_ONCE)):
-        place = waiting[-1].place
-        on_copied("requests", await write(target.put_waiting(waiting)))
-    token_hash = None
-    while page := await read(source.access_list.entries(_COPIED_AT_ONCE, token_hash)):
-        token_hash = page[-1].driver_token_hash
-        on_copied("access_list_entries", await write(_put_new(target.access_list, page)))
-    key_digest, since = "", now_ms() - CLAIM_MS
-    while claims := await read(source.claims(key_digest, _COPIED_AT_ONCE, since)):
-        key_digest = claims[-1].key_digest
-        on_copied("idempotency_keys", await write(target.put_claims(claims)))
-    # The values come last, because one of them says that a file's entries are in the access list.
-    await write(target.put_values(await read(source.values())))
-
-
-async def _put_new(access_list: AccessList, entries: Sequence[AccessEntry]) -> int:
-    """Put the entries that are not there. Returns how many these were."""
-    held = await asyncio.gather(*(access_list.entry(entry.driver_token_hash) for entry in entries))
-    new = [entry for entry, known in zip(entries, held, strict=True) if known is None]
-    await access_list.put(new)
-    return len(new)
-
-
-async def _at(name: str, work: Awaitable[T]) -> T:
-    with named(name):
-        return await work
 
 
 @contextmanager

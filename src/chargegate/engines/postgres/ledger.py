@@ -35,7 +35,7 @@ from chargegate.ledger.records import (
     StationStats,
 )
 from chargegate.ledger.rows import decision_of, recorded_of, request_of
-from chargegate.model import Decision, RequestStatus
+from chargegate.model import Decision
 
 T = TypeVar("T")
 
@@ -123,7 +123,7 @@ class PostgresLedger:
         held = {}
         for request_id in numbers:
             decision = mine[request_id].decision
-            held[request_id] = Recorded(decision, 0, decision.timestamp, None, RequestStatus.PROCESSING)
+            held[request_id] = Recorded(decision, 0, decision.timestamp, None)
         if others := [request_id for request_id in mine if request_id not in held]:
             held |= {row[0]: recorded_of(row) for row in await connection.fetch(sql.RECORDED, others)}
         rows += sorted((AuditRow(n, held[key].decision) for key, n in numbers.items()), key=lambda row: row.sequence)

@@ -6,18 +6,17 @@ from typing import Any, Final
 
 from chargegate.engines import EMBEDDED, Place, QueueLimits
 from chargegate.engines.sqlite.access_list import SqliteAccessList
-from chargegate.engines.sqlite.connection import SqliteStore, read_once
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.file import read_once
 from chargegate.engines.sqlite.ledger import SqliteLedger
-from chargegate.engines.sqlite.queue import MIGRATIONS, SqliteQueue
+from chargegate.engines.sqlite.queue import SqliteQueue
 from chargegate.engines.sqlite.source import SqliteSource
-from chargegate.ledger.migrations import SQLITE
+from chargegate.engines.sqlite.statements import ALL_TABLES, QUEUE_TABLES
+from chargegate.ledger.base import AccessList, Ledger
 from chargegate.ledger.records import AuditRow
 
 FILE: Final = EMBEDDED.file
 """The name of the file in the data folder."""
-
-_QUEUE_TABLES: Final = {"queue": MIGRATIONS}
-_ALL_TABLES: Final = {"queue": MIGRATIONS, "ledger": SQLITE}
 
 
 class _SharedFile:
@@ -31,7 +30,7 @@ class _SharedFile:
     @classmethod
     async def use(cls, place: Place, *, with_ledger: bool) -> "_SharedFile":
         """The queue's tables are in every file, the ledger's only where it is the database."""
-        tables = _ALL_TABLES if with_ledger else _QUEUE_TABLES
+        tables = ALL_TABLES if with_ledger else QUEUE_TABLES
         file: _SharedFile | None = place.opened.get(FILE)
         if file is None:
             store = await SqliteStore.open(place.folder / FILE, tables, exclusive=place.exclusive)
@@ -54,8 +53,8 @@ class SqliteDatabase:
     def __init__(self, file: _SharedFile, on_audit: Callable[[list[AuditRow]], None] | None) -> None:
         self._file = file
         self._closed = False
-        self.ledger = SqliteLedger(file.store, on_audit)
-        self.access_list = SqliteAccessList(file.store)
+        self.ledger: Ledger = SqliteLedger(file.store, on_audit)
+        self.access_list: AccessList = SqliteAccessList(file.store)
 
     async def close(self) -> None:
         if not self._closed:
@@ -85,7 +84,7 @@ async def open_database(
 
 async def source(place: Place) -> SqliteSource:
     file = await _SharedFile.use(place, with_ledger=True)
-    return SqliteSource(file.store, on_close=file.release)
+    return SqliteSource(file.store, file.release)
 
 
 async def waiting_in_folder(place: Place, *, decided: bool = False) -> frozenset[str]:

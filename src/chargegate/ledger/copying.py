@@ -1,0 +1,71 @@
+"""Copies a database into another, page by page, each page one commit. See ``chargegate.ledger.transfer``."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+from chargegate.ledger.base import AccessList, LedgerUnavailable
+from chargegate.ledger.records import CLAIM_MS, AccessEntry
+from chargegate.ledger.transfer import LedgerSource, LedgerTarget
+from chargegate.model import now_ms
+
+T = TypeVar("T")
+
+KINDS: Final = ("requests", "audit_rows", "access_list_entries", "idempotency_keys")
+
+_PAGE: Final = 2000
+
+OnCopied = Callable[[str, int], None]
+
+
+async def copy(
+    source: LedgerSource,
+    target: LedgerTarget,
+    on_copied: OnCopied,
+    *,
+    source_name: str = "source",
+    target_name: str = "target",
+) -> None:
+    """``on_copied`` is told which of ``KINDS``, and how many more of it are in the target now; at first none of each.
+    Raises ``LedgerUnavailable``, whose message begins with the name of the one that failed, and ``ValueError`` for a
+    value that the target's tables do not take."""
+    read, write = partial(_named, source_name), partial(_named, target_name)
+    for kind in KINDS:
+        on_copied(kind, 0)
+    request_id = ""
+    while requests := await read(source.requests(request_id, _PAGE)):
+        request_id = requests[-1].request_id
+        changed, audited = await write(target.put_requests(requests))
+        on_copied("requests", changed)
+        on_copied("audit_rows", audited)
+    # What waits in the same database's queue is listed, because the queue that it goes to may not find it.
+    place = 0
+    while waiting := await read(source.waiting(place, _PAGE)):
+        place = waiting[-1].place
+        on_copied("requests", await write(target.put_waiting(waiting)))
+    token_hash = None
+    while entries := await read(source.access_list.entries(_PAGE, token_hash)):
+        token_hash = entries[-1].driver_token_hash
+        on_copied("access_list_entries", await write(_put_new(target.access_list, entries)))
+    key, since = "", now_ms() - CLAIM_MS
+    while claims := await read(source.claims(key, _PAGE, since)):
+        key = claims[-1].key_digest
+        on_copied("idempotency_keys", await write(target.put_claims(claims)))
+    # These come last, because one of them says that a file's entries are in the access list.
+    await write(target.put_values(await read(source.values())))
+
+
+async def _put_new(access_list: AccessList, entries: Sequence[AccessEntry]) -> int:
+    """Put the entries that are not there. Returns how many these were."""
+    present = await asyncio.gather(*(access_list.entry(entry.driver_token_hash) for entry in entries))
+    new = [entry for entry, known in zip(entries, present, strict=True) if known is None]
+    await access_list.put(new)
+    return len(new)
+
+
+async def _named(name: str, work: Awaitable[T]) -> T:
+    try:
+        return await work
+    except LedgerUnavailable as error:
+        raise LedgerUnavailable(f"{name}: {error}") from None
