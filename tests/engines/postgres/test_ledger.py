@@ -12,9 +12,9 @@ import asyncpg
 import pytest
 
 from chargegate.engines.postgres.access_list import PostgresAccessList
-from chargegate.engines.postgres.connection import PostgresStore
 from chargegate.engines.postgres.ledger import PostgresLedger
-from chargegate.ledger import migrations
+from chargegate.engines.postgres.statements import LEDGER_TABLES
+from chargegate.engines.postgres.store import PostgresStore
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.ledger.records import AccessEntry, AuditRow, Claim, DecisionFilter, Finished
 from chargegate.model import Decision, RequestStatus, Status, now_ms
@@ -30,7 +30,7 @@ Decide = Callable[..., Decision]
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[PostgresStore]:
-    store = await PostgresStore.open(url, {"ledger": migrations.POSTGRES})
+    store = await PostgresStore.open(url, LEDGER_TABLES, LedgerUnavailable)
     try:
         yield store
     finally:
