@@ -1,4 +1,4 @@
-"""What is peculiar to the queue in PostgreSQL: leases, locks, and servers that come and go."""
+"""Tests of the queue in PostgreSQL: leases, locks, and servers that come and go."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -224,9 +224,12 @@ def test_a_message_is_stored_once_and_its_replay_beside_it(place: Place, make_me
 
 def test_a_put_whose_answer_was_lost_is_stored_once(place: Place, make_message: MakeMessage) -> None:
     async def scenario() -> None:
-        async with losing_answers(place.url) as way, place.opened(way.url, more=f"&listen_url={place.url}") as queue:
+        async with (
+            losing_answers(place.url) as proxy,
+            place.opened(proxy.url, more=f"&listen_url={place.url}") as queue,
+        ):
             put = [make_message() for _ in range(20)]
-            way.losing = 1
+            proxy.to_lose = 1
             await asyncio.gather(*map(queue.put, put))
             assert ids(await receive(queue, 20)) == ids(put)
             assert (await queue.depth()).waiting == 0
@@ -236,14 +239,17 @@ def test_a_put_whose_answer_was_lost_is_stored_once(place: Place, make_message: 
 
 def test_a_take_whose_answer_was_lost_is_made_again(place: Place, make_message: MakeMessage) -> None:
     async def scenario() -> None:
-        async with losing_answers(place.url) as way, place.opened(way.url, more=f"&listen_url={place.url}") as queue:
+        async with (
+            losing_answers(place.url) as proxy,
+            place.opened(proxy.url, more=f"&listen_url={place.url}") as queue,
+        ):
             put = [make_message() for _ in range(20)]
             await asyncio.gather(*map(queue.put, put))
             await queue._notices.close()
             first = await queue.receive(5)
-            way.losing = 1
+            proxy.to_lose = 1
             second = await queue.receive(15)
-            assert way.losing == 0
+            assert proxy.to_lose == 0
             assert ids(first + second) == ids(put)
             assert all(delivery.fresh for delivery in second)
 

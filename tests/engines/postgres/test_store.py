@@ -1,4 +1,4 @@
-"""Connections that break, batches, and tables, on a real server."""
+"""Connections that break, group commit, and tables, on a real server."""
 
 import asyncio
 import random
@@ -11,6 +11,7 @@ import pytest
 
 from chargegate.engines.postgres.connection import Connection, split_url
 from chargegate.engines.postgres.store import PostgresStore
+from chargegate.queues.base import QueueUnavailable
 from chargegate.storage.group_commit import GroupCommit
 from chargegate.storage.unavailable import Unavailable, Unusable
 from lost_answer import losing_answers
@@ -118,12 +119,12 @@ def test_a_commit_whose_answer_was_lost_is_asked_for_again(opened: Open, postgre
         await insert(connection, items, repeated)
 
     async def scenario() -> None:
-        async with losing_answers(postgres_server.url) as way, opened(way.url) as store:
+        async with losing_answers(postgres_server.url) as proxy, opened(proxy.url) as store:
             commits = committing(store, apply)
-            way.losing = 1
+            proxy.to_lose = 1
             await commits.submit(1)
             assert repeats == [False, True]
-            way.losing = 2
+            proxy.to_lose = 2
             with pytest.raises(Unavailable):
                 await commits.submit(2)
             await commits.submit(2)
@@ -253,6 +254,27 @@ def test_tables_of_a_newer_release_are_refused(opened: Open) -> None:
         with pytest.raises(Unusable, match="newer release"):
             async with opened():
                 pass
+
+    run(scenario())
+
+
+def test_a_script_that_meets_a_missing_table_is_unavailable(opened: Open) -> None:
+    """As where somebody dropped the tables and left their version."""
+
+    async def scenario() -> None:
+        with pytest.raises(Unavailable, match="UndefinedTable"):
+            async with opened(scripts=("ALTER TABLE absent ADD COLUMN number integer",)):
+                pass
+
+    run(scenario())
+
+
+def test_a_store_raises_the_kind_that_its_owner_promises() -> None:
+    async def scenario() -> None:
+        store = PostgresStore("postgresql://u:p@127.0.0.1:1/d", {}, QueueUnavailable)
+        for attempt in (store.prepare(), store.check(), store.read("SELECT 1")):
+            with pytest.raises(QueueUnavailable):
+                await attempt
 
     run(scenario())
 

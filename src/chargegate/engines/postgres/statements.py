@@ -8,7 +8,6 @@ from chargegate.ledger.transfer import StoredRequest
 from chargegate.model import Decision, Status
 from chargegate.storage.files import migrations, statements
 
-_PACKAGE: Final = "chargegate.engines.postgres"
 _IN_REQUESTS: Final = {"status": "decision", "timestamp": "decided_at"}
 _OF_DEAD_LETTERS: Final = {"status": "decision", "failed_at": "processed_at"}
 
@@ -23,7 +22,7 @@ def _listed(names: Iterable[str], prefix: str = "") -> str:
 
 
 LEDGER: Final = statements(
-    _PACKAGE,
+    __package__,
     "ledger.sql",
     decision=_listed(_DECISION),
     decided=_listed(_DECIDED),
@@ -34,29 +33,30 @@ LEDGER: Final = statements(
     claim_ms=str(CLAIM_MS),
 )
 ACCESS_LIST: Final = statements(
-    _PACKAGE, "access_list.sql", entry=_listed(_ENTRY), excluded=_listed(_ENTRY, "excluded.")
+    __package__, "access_list.sql", entry=_listed(_ENTRY), excluded=_listed(_ENTRY, "excluded.")
 )
 TARGET: Final = statements(
-    _PACKAGE,
+    __package__,
     "target.sql",
     decision=_listed(_DECISION),
     decided=_listed(_DECIDED),
     stored=_listed(_STORED),
     excluded=_listed(_STORED, "excluded."),
 )
-LEDGER_TABLES: Final = {"ledger": migrations(_PACKAGE, "ledger")}
+LEDGER_TABLES: Final = {"ledger": migrations(__package__, "ledger")}
 
 
 def queue_statements(table: str) -> dict[str, str]:
-    return statements(_PACKAGE, "queue.sql", table=table)
+    return statements(__package__, "queue.sql", table=table)
 
 
 def queue_tables(table: str) -> dict[str, tuple[str, ...]]:
-    return {f"queue {table}": tuple(script.replace("{table}", table) for script in migrations(_PACKAGE, "queue"))}
+    return {f"queue {table}": tuple(script.replace("{table}", table) for script in migrations(__package__, "queue"))}
 
 
 def arrays(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
-    """Rows as statements take them: one array a column. PostgreSQL keeps no NUL in a text, and what a broker or an authorizer says may hold one."""
+    """Rows as the statements take them: one array a column. PostgreSQL keeps no NUL in a text, and what a broker or an
+    authorizer says may hold one."""
     return [
         [value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in column]
         for column in zip(*rows, strict=True)
