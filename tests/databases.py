@@ -16,7 +16,7 @@ from chargegate.engines.postgres.store import PostgresStore
 from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
-from chargegate.ledger import migrations
+from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision, Status, new_request_id
@@ -114,7 +114,7 @@ def running(opened: Callable[[], Coroutine[Any, Any, Database]]) -> Run:
 def sqlite_run(tmp_path: Path) -> Run:
     async def opened() -> Database:
         path = tmp_path / "ledger.db"
-        return Sqlite(await SqliteStore.open(path, {"ledger": migrations.SQLITE}, exclusive=False))
+        return Sqlite(await SqliteStore.open(path, ALL_TABLES, exclusive=False))
 
     return running(opened)
 

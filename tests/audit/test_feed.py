@@ -15,7 +15,7 @@ from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.feed import AuditFeed
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
-from chargegate.ledger import migrations
+from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision
 from chargegate.observe import Metrics
@@ -48,7 +48,7 @@ class Audited:
 
 @asynccontextmanager
 async def audited(folder: Path) -> AsyncIterator[Audited]:
-    store = await SqliteStore.open(folder / "ledger.db", {"ledger": migrations.SQLITE}, exclusive=True)
+    store = await SqliteStore.open(folder / "ledger.db", ALL_TABLES, exclusive=True)
     parts = Audited(store, folder / "audit.log")
     try:
         async with asyncio.timeout(LIMIT_S):
@@ -97,7 +97,7 @@ def test_what_was_recorded_without_the_sink_is_caught_up_on_start(
     tmp_path: Path, decide: Decide, read_log: ReadLog
 ) -> None:
     async def main() -> None:
-        store = await SqliteStore.open(tmp_path / "ledger.db", {"ledger": migrations.SQLITE}, exclusive=True)
+        store = await SqliteStore.open(tmp_path / "ledger.db", ALL_TABLES, exclusive=True)
         ledger = SqliteLedger(store)
         await asyncio.gather(*(ledger.record(decide(), 0) for _ in range(2_500)))
         await store.close()
@@ -156,7 +156,7 @@ def test_recording_never_fails_for_the_sink(tmp_path: Path, decide: Decide) -> N
             raise OSError(5, "Input/output error")
 
     async def main() -> None:
-        store = await SqliteStore.open(tmp_path / "ledger.db", {"ledger": migrations.SQLITE}, exclusive=True)
+        store = await SqliteStore.open(tmp_path / "ledger.db", ALL_TABLES, exclusive=True)
         feed = AuditFeed(Broken(tmp_path / "audit.log"), Metrics())
         ledger = SqliteLedger(store, feed.offer)
         save = partial(ledger.save_sink_position, "csv")
@@ -178,8 +178,8 @@ from functools import partial
 from pathlib import Path
 from chargegate.audit.csv_file import CsvFile, _line
 from chargegate.audit.feed import AuditFeed
-from chargegate.ledger import migrations
 from chargegate.engines.sqlite.ledger import SqliteLedger
+from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.model import Decision, Status, new_request_id
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.observe import Metrics
@@ -201,7 +201,7 @@ class Dying(CsvFile):
         super().write(rows)
 
 async def main():
-    store = await SqliteStore.open(folder / "ledger.db", {"ledger": migrations.SQLITE}, exclusive=True)
+    store = await SqliteStore.open(folder / "ledger.db", ALL_TABLES, exclusive=True)
     feed = AuditFeed(Dying(folder / "audit.log"), Metrics())
     ledger = SqliteLedger(store, feed.offer)
     await feed.start(await ledger.sink_position("csv"), ledger.audit_after, partial(ledger.save_sink_position, "csv"))

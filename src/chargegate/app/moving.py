@@ -17,11 +17,12 @@ from chargegate.app.queueing import queue_at
 from chargegate.app.start import StartError, extra
 from chargegate.app.storage import Storage, check_keys, database_named, open_storage
 from chargegate.config import KAFKA_SHORTEST_LEASE_MS, Settings, scheme
+from chargegate.engines import Place
 from chargegate.engines.sqlite.connection import SqliteStore
-from chargegate.engines.sqlite.group_commit import StoreUnavailable
+from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.ledger.base import Ledger, LedgerUnavailable
-from chargegate.ledger.migrations import POSTGRES
 from chargegate.queues.base import Delivery, Message, Queue, QueueUnavailable
+from chargegate.storage.unavailable import Unavailable, Unusable
 
 _BATCH: Final = 500
 _ASKED_AT_ONCE: Final = 100
@@ -143,30 +144,27 @@ async def move_database(settings: Settings, target_url: str, on_copied: Callable
     """
     _refuse_without_database(settings)
     with extra("--to", "postgres"):
-        from chargegate.engines.postgres import connection as postgres  # noqa: PLC0415 - only when asked for
-        from chargegate.engines.postgres.ledger import PostgresLedger  # noqa: PLC0415 - as above
+        from chargegate.engines import postgres  # noqa: PLC0415 - only when asked for
         from chargegate.ledger.copying import copy  # noqa: PLC0415 - as above
     embedded = msgspec.structs.replace(
         _with_queue(settings, url="sqlite"), database=msgspec.structs.replace(settings.database, url="sqlite")
     )
     async with AsyncExitStack() as stack:
         storage = await _open_embedded(embedded, stack)
+        place = Place(folder=settings.data_path, exclusive=False)
         try:
-            target = await postgres.PostgresStore.open(target_url, {"ledger": POSTGRES})
-        except (postgres.PostgresUnavailable, postgres.PostgresUnusable, ValueError) as error:
-            raise StartError(f"--to: {error}") from None
-        stack.push_async_callback(target.close)
-        try:
-            await check_keys(storage.keyring, PostgresLedger(target))
-        except StartError as error:
+            database = await postgres.open_database(target_url, place, None, needed=True)
+            stack.push_async_callback(database.close)
+            await check_keys(storage.keyring, database.ledger)
+            target = await postgres.target(target_url)
+            stack.push_async_callback(target.close)
+        except (Unavailable, Unusable, StartError, ValueError) as error:
             raise StartError(f"--to: {error}") from None
         if storage.embedded is None:
             raise StartError("the embedded database is not open")
         try:
-            await copy(storage.embedded, target, on_copied)
-        except StoreUnavailable as error:
-            raise LedgerUnavailable(f"data_dir: {error}") from None
-        except (postgres.PostgresUnavailable, LedgerUnavailable, ValueError) as error:
+            await copy(SqliteSource(storage.embedded), target, on_copied)
+        except (LedgerUnavailable, ValueError) as error:
             raise LedgerUnavailable(f"--to: {error}") from None
 
 

@@ -7,13 +7,15 @@ from typing import Final
 from chargegate.app.start import StartError, extra
 from chargegate.app.storage import Storage, refuse_unknown_keys
 from chargegate.config import Settings, scheme
+from chargegate.engines import Place, sqlite
 from chargegate.engines.memory.queue import MemoryQueue
-from chargegate.engines.sqlite import queue as sqlite_queue
 from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.queue import SqliteQueue
 from chargegate.keys import SEALED_PREFIX
 from chargegate.model import now_ms
 from chargegate.observe import log
 from chargegate.queues.base import Queue, QueueUnavailable
+from chargegate.storage.unavailable import Unusable
 
 OF_ONE_PROCESS: Final = ("sqlite", "memory")
 
@@ -64,18 +66,18 @@ async def _pick(key: str, url: str, settings: Settings, storage: Storage | None,
             return await RabbitQueue.open(url, max_size=size, prefetch=settings.queue.consumer_concurrency)
         case "postgresql" | "postgres":
             with extra(key, "postgres"):
-                from chargegate.engines.postgres.connection import PostgresUnavailable, PostgresUnusable  # noqa: PLC0415 - as above
                 from chargegate.engines.postgres.queue import PostgresQueue  # noqa: PLC0415 - only when picked
             try:
                 return await PostgresQueue.open(url, size, lease_ms)
-            except (PostgresUnavailable, PostgresUnusable) as error:
+            except Unusable as error:
                 raise StartError(f"{key}: {error}") from None
         case _:
             if storage is None or storage.embedded is None:
                 raise StartError(f"{key}: the embedded queue's file is not open")
-            queue = await sqlite_queue.SqliteQueue.open(storage.embedded, size)
-            refuse_unknown_keys(storage.keyring, await queue.beginnings(SEALED_PREFIX), "waiting requests")
-            return queue
+            place = Place(folder=settings.data_path, exclusive=False)
+            prefixes = await sqlite.sealed_prefixes_in_folder(place, SEALED_PREFIX)
+            refuse_unknown_keys(storage.keyring, prefixes, "waiting requests")
+            return await SqliteQueue.open(storage.embedded, size)
 
 
 async def warn_of_left_behind(settings: Settings, storage: Storage) -> None:

@@ -10,16 +10,16 @@ from chargegate.app.start import Role, StartError, extra
 from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.feed import AuditFeed
 from chargegate.config import Settings
-from chargegate.engines.sqlite import queue as sqlite_queue
+from chargegate.engines import Place
 from chargegate.engines.sqlite.access_list import SqliteAccessList
-from chargegate.engines.sqlite.connection import SqliteStore, StoreError
-from chargegate.engines.sqlite.group_commit import StoreUnavailable
+from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
+from chargegate.engines.sqlite.statements import ALL_TABLES, QUEUE_TABLES
 from chargegate.keys import SEALED_PREFIX, KeyFileError, Keyring, open_keyring
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
-from chargegate.ledger.migrations import POSTGRES, SQLITE
 from chargegate.ledger.records import AuditRow
 from chargegate.observe import Metrics, log
+from chargegate.storage.unavailable import Unavailable, Unusable
 
 DATABASE: Final = "chargegate.db"
 
@@ -43,7 +43,7 @@ def database_named(settings: Settings) -> Iterator[None]:
     """Where the database fails, a ``StartError`` that says which."""
     try:
         yield
-    except (LedgerUnavailable, StoreUnavailable) as error:
+    except Unavailable as error:
         embedded = settings.database.url == "sqlite"
         which = f"data_dir: {settings.data_path / DATABASE}" if embedded else "database.url"
         raise StartError(f"{which}: {error}") from None
@@ -70,7 +70,9 @@ async def open_storage(
         ledger: Ledger = SqliteLedger(embedded, on_audit)
         access_list: AccessList = SqliteAccessList(embedded)
     else:
-        ledger, access_list = await _open_postgres(settings.database.url, stack, name, on_audit, needed=role != "api")
+        ledger, access_list = await _open_postgres(
+            settings.database.url, folder, stack, name, on_audit, needed=role != "api"
+        )
     stack.push_async_callback(ledger.close)
     keys_checked = True
     try:
@@ -90,34 +92,27 @@ async def _open_embedded(settings: Settings, stack: AsyncExitStack, *, exclusive
     queue, database = settings.queue.url, settings.database.url
     if database != "sqlite" and queue != "sqlite":
         return None
-    migrations = {"queue": sqlite_queue.MIGRATIONS}
-    if database == "sqlite":
-        migrations["ledger"] = SQLITE
+    migrations = ALL_TABLES if database == "sqlite" else QUEUE_TABLES
     try:
         store = await SqliteStore.open(settings.data_path / DATABASE, migrations, exclusive=exclusive)
-    except StoreError as error:
+    except Unusable as error:
         raise StartError(f"data_dir: {error}") from None
     stack.push_async_callback(store.close)
     return store
 
 
 async def _open_postgres(
-    url: str, stack: AsyncExitStack, writer: str, on_audit: OnAudit | None, *, needed: bool
+    url: str, folder: Path, stack: AsyncExitStack, writer: str, on_audit: OnAudit | None, *, needed: bool
 ) -> tuple[Ledger, AccessList]:
     with extra("database.url", "postgres"):
-        from chargegate.engines.postgres import connection as postgres  # noqa: PLC0415 - only when picked
-        from chargegate.engines.postgres.access_list import PostgresAccessList  # noqa: PLC0415 - only when picked
-        from chargegate.engines.postgres.ledger import PostgresLedger  # noqa: PLC0415 - only when picked
-    store = postgres.PostgresStore(url, {"ledger": POSTGRES})
-    stack.push_async_callback(store.close)
+        from chargegate.engines import postgres  # noqa: PLC0415 - only when picked
+    place = Place(folder=folder, exclusive=False, process=writer)
     try:
-        await store.prepare(postgres.MIGRATING_S if needed else postgres.LIMIT_S)
-    except postgres.PostgresUnavailable as error:
-        if needed:
-            raise StartError(f"database.url: {error}") from None
-    except (postgres.PostgresUnusable, ValueError) as error:
+        database = await postgres.open_database(url, place, on_audit, needed=needed)
+    except (Unavailable, Unusable, ValueError) as error:
         raise StartError(f"database.url: {error}") from None
-    return PostgresLedger(store, writer, on_audit), PostgresAccessList(store)
+    stack.push_async_callback(database.close)
+    return database.ledger, database.access_list
 
 
 async def check_keys(keyring: Keyring, ledger: Ledger) -> None:

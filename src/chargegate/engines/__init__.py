@@ -112,8 +112,14 @@ class EngineModule(Protocol):
         """A database that another is copied into."""
         ...
 
-    async def waiting_in_folder(self, place: Place) -> frozenset[str]:
-        """The ids of the requests that wait in the folder's queue, whichever queue is in use."""
+    async def waiting_in_folder(self, place: Place, *, decided: bool = False) -> frozenset[str]:
+        """The ids of the requests that wait in the folder's queue, whichever queue is in use; with ``decided`` only
+        those that the folder's database has a decision of."""
+        ...
+
+    async def sealed_prefixes_in_folder(self, place: Place, length: int) -> frozenset[bytes]:
+        """The different beginnings of the bodies that wait in the folder's queue, to see early whether they can be
+        opened."""
         ...
 
 

@@ -1,17 +1,15 @@
 """The access list in PostgreSQL. Tokens stand in it only as keyed hashes. Changes are numbered without gaps in the
 order of their commits, whichever process makes them, so that whoever follows the numbers misses none."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from chargegate.engines.postgres.connection import Connection
 from chargegate.engines.postgres.statements import ACCESS_LIST, arrays
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.ledger.records import AccessEntry
+from chargegate.ledger.rows import entry_of, entry_values
 from chargegate.storage.group_commit import GroupCommit
 
 _MOST_NAMED: Final = 1000
@@ -32,7 +30,7 @@ class PostgresAccessList:
         return await self._lookups.submit(token_hash)
 
     async def _look_up(self, hashes: list[str]) -> list[AccessEntry | None]:
-        found = {row[0]: _entry(row) for row in await self._store.read(ACCESS_LIST["look_up"], hashes)}
+        found = {row[0]: entry_of(row) for row in await self._store.read(ACCESS_LIST["look_up"], hashes)}
         return [found.get(token_hash) for token_hash in hashes]
 
     async def put(self, entries: Sequence[AccessEntry]) -> None:
@@ -45,7 +43,7 @@ class PostgresAccessList:
         return await self._store.transaction(partial(_remove, token_hash), within=_WHOLE_LIST_S)
 
     async def entries(self, limit: int, after: str | None) -> Sequence[AccessEntry]:
-        return [_entry(row) for row in await self._store.read(ACCESS_LIST["page"], after or "", limit)]
+        return [entry_of(row) for row in await self._store.read(ACCESS_LIST["page"], after or "", limit)]
 
     async def changes(self, since: int) -> tuple[int, frozenset[str] | None]:
         rows = await self._store.read(ACCESS_LIST["changes"], since)
@@ -60,7 +58,7 @@ class PostgresAccessList:
 
 async def _put(entries: dict[str, AccessEntry], connection: Connection, _repeated: bool) -> None:
     await connection.execute(ACCESS_LIST["lock_changes"])
-    await connection.execute(ACCESS_LIST["put"], *arrays(_row(entry) for entry in entries.values()))
+    await connection.execute(ACCESS_LIST["put"], *arrays(map(entry_values, entries.values())))
     await _note_changes(connection, list(entries))
 
 
@@ -75,14 +73,3 @@ async def _remove(token_hash: str, connection: Connection, repeated: bool) -> bo
 async def _note_changes(connection: Connection, hashes: list[str]) -> None:
     await connection.execute(ACCESS_LIST["note_changes"], [None] if len(hashes) > _MOST_NAMED else hashes)
     await connection.execute(ACCESS_LIST["forget_changes"], _CHANGES_KEPT)
-
-
-def _row(entry: AccessEntry) -> list[Any]:
-    """Stations are kept as a JSON list."""
-    values = msgspec.structs.astuple(entry)
-    return [json.dumps(sorted(value)) if isinstance(value, frozenset) else value for value in values]
-
-
-def _entry(row: Sequence[Any]) -> AccessEntry:
-    allowed, denied = (frozenset(json.loads(text)) if text != "[]" else frozenset() for text in row[4:6])
-    return AccessEntry(row[0], row[1], row[2], row[3], allowed, denied, row[6])

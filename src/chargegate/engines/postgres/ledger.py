@@ -8,7 +8,7 @@ import msgspec
 
 from chargegate.engines.postgres.connection import Connection
 from chargegate.engines.postgres.months import Months
-from chargegate.engines.postgres.recording import OnAudit, Recorder
+from chargegate.engines.postgres.recording import OnAudit, Recorder, audit_row_of
 from chargegate.engines.postgres.statements import LEDGER, arrays
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
@@ -113,7 +113,7 @@ class PostgresLedger:
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
         """This writer's."""
         rows = await self._store.read(LEDGER["audit_after"], self._writer, sequence, limit)
-        return [AuditRow(row[7], decision_of(row)) for row in rows]
+        return [audit_row_of(row) for row in rows]
 
     async def sink_position(self, sink: str) -> int:
         """This writer's."""

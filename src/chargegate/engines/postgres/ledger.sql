@@ -45,7 +45,7 @@ SELECT d.*, d.created, 'QUEUED' FROM unnest($1::text[], $2::text[], $3::bigint[]
 ORDER BY d.id COLLATE "C" ON CONFLICT (request_id) DO NOTHING
 
 -- name: recorded
-SELECT {decided}, attempts, started_at, processed_at, status FROM charging_requests
+SELECT {decided}, {recorded} FROM charging_requests
 WHERE request_id = ANY($1::text[]) AND decision IS NOT NULL
 
 -- name: restart
@@ -72,8 +72,7 @@ WHERE r.status = 'PROCESSING' AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS 
     AND a.timestamp = r.decided_at AND a.request_id = r.request_id AND a.writer = $1
 
 -- name: find
-SELECT {decided}, status, created_at, processed_at, attempts, last_status_code, last_error FROM charging_requests
-WHERE request_id = $1
+SELECT {decided}, {request} FROM charging_requests WHERE request_id = $1
 
 -- name: decisions
 SELECT {decision} FROM authorization_audit

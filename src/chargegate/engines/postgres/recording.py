@@ -12,8 +12,9 @@ writer's, so that each process's CSV file follows the decisions that this proces
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -23,7 +24,7 @@ from chargegate.engines.postgres.statements import LEDGER, arrays
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.ledger.records import AuditRow, Recorded
 from chargegate.ledger.rows import decision_of, recorded_of
-from chargegate.model import Decision, RequestStatus
+from chargegate.model import Decision
 from chargegate.observe import log
 from chargegate.storage.group_commit import GroupCommit
 
@@ -81,7 +82,7 @@ class Recorder:
         held = {}
         for request_id in numbers:
             decision = first[request_id].decision
-            held[request_id] = Recorded(decision, 0, decision.timestamp, None, RequestStatus.PROCESSING)
+            held[request_id] = Recorded(decision, 0, decision.timestamp, None)
         if others := [request_id for request_id in first if request_id not in held]:
             held |= {row[0]: recorded_of(row) for row in await connection.fetch(LEDGER["recorded"], others)}
         new = [AuditRow(number, held[request_id].decision) for request_id, number in numbers.items()]
@@ -104,4 +105,9 @@ class Recorder:
         if stored <= reported:  # less where the database was emptied
             return reported, []
         lost = await connection.fetch(LEDGER["audit_after"], self._writer, reported, stored - reported)
-        return stored, [AuditRow(row[7], decision_of(row)) for row in lost]
+        return stored, [audit_row_of(row) for row in lost]
+
+
+def audit_row_of(row: Sequence[Any]) -> AuditRow:
+    *decision, sequence = row
+    return AuditRow(sequence, decision_of(decision))

@@ -4,44 +4,40 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from chargegate.ledger.records import CLAIM_MS, AccessEntry, Claim, DeadLetter
-from chargegate.ledger.transfer import StoredRequest
-from chargegate.model import Decision, Status
+from chargegate.ledger.rows import DECISION, RECORDED, REQUEST, STORED, columns
+from chargegate.model import Status
 from chargegate.storage.files import migrations, statements
 
 _IN_REQUESTS: Final = {"status": "decision", "timestamp": "decided_at"}
-_OF_DEAD_LETTERS: Final = {"status": "decision", "failed_at": "processed_at"}
+"""What parts of a decision are called in charging_requests."""
 
-_DECISION: Final = Decision.__struct_fields__
-_DECIDED: Final = tuple(_IN_REQUESTS.get(field, field) for field in _DECISION)
-_STORED: Final = (*_DECIDED, *StoredRequest.__struct_fields__[3:-1])
+_DECIDED: Final = tuple(_IN_REQUESTS.get(field, field) for field in DECISION)
+_STORED: Final = (*_DECIDED, *(field for field in STORED if field != "sequence"))
 _ENTRY: Final = AccessEntry.__struct_fields__
-
-
-def _listed(names: Iterable[str], prefix: str = "") -> str:
-    return ", ".join(prefix + name for name in names)
-
 
 LEDGER: Final = statements(
     __package__,
     "ledger.sql",
-    decision=_listed(_DECISION),
-    decided=_listed(_DECIDED),
-    excluded=_listed(_DECIDED, "excluded."),
-    counts_by_status=_listed(f"count(*) FILTER (WHERE status = '{status}')" for status in Status),
-    dead_letter=_listed(_OF_DEAD_LETTERS.get(field, field) for field in DeadLetter.__struct_fields__),
-    claim=_listed(Claim.__struct_fields__),
+    decision=columns(DECISION),
+    decided=columns(_DECIDED),
+    excluded=columns(_DECIDED, "excluded"),
+    recorded=columns(RECORDED, finished_at="processed_at"),
+    request=columns(REQUEST),
+    counts_by_status=", ".join(f"count(*) FILTER (WHERE status = '{status}')" for status in Status),
+    dead_letter=columns(DeadLetter.__struct_fields__, status="decision", failed_at="processed_at"),
+    claim=columns(Claim.__struct_fields__),
     claim_ms=str(CLAIM_MS),
 )
 ACCESS_LIST: Final = statements(
-    __package__, "access_list.sql", entry=_listed(_ENTRY), excluded=_listed(_ENTRY, "excluded.")
+    __package__, "access_list.sql", entry=columns(_ENTRY), excluded=columns(_ENTRY, "excluded")
 )
 TARGET: Final = statements(
     __package__,
     "target.sql",
-    decision=_listed(_DECISION),
-    decided=_listed(_DECIDED),
-    stored=_listed(_STORED),
-    excluded=_listed(_STORED, "excluded."),
+    decision=columns(DECISION),
+    decided=columns(_DECIDED),
+    stored=columns(_STORED),
+    excluded=columns(_STORED, "excluded"),
 )
 LEDGER_TABLES: Final = {"ledger": migrations(__package__, "ledger")}
 

@@ -1,13 +1,4 @@
-"""The embedded ledger's tables, as numbered steps. A released step never changes; a later release adds one.
 
-Station ids are compared without regard to letter case and kept as they were sent. Times are Unix milliseconds. Both
-databases have the same steps under the same numbers.
-"""
-
-from typing import Final
-
-SQLITE: Final = (
-    """
 CREATE TABLE charging_requests (
     request_id TEXT NOT NULL PRIMARY KEY,
     station_id TEXT NOT NULL COLLATE NOCASE,
@@ -62,6 +53,4 @@ CREATE TABLE sink_positions (
 CREATE TABLE service_facts (
     name TEXT NOT NULL PRIMARY KEY,
     value TEXT NOT NULL
-)
-""",
 )
