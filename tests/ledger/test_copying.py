@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chargegate.engines.postgres.access_list import PostgresAccessList
-from chargegate.engines.postgres.connection import PostgresStore
 from chargegate.engines.postgres.ledger import PostgresLedger
+from chargegate.engines.postgres.statements import LEDGER_TABLES
+from chargegate.engines.postgres.store import PostgresStore
 from chargegate.engines.postgres.target import PostgresTarget
 from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.connection import SqliteStore
@@ -19,7 +20,6 @@ from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.queue import SqliteQueue
 from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.engines.sqlite.statements import ALL_TABLES
-from chargegate.ledger import migrations
 from chargegate.ledger.copying import KINDS, copy
 from chargegate.ledger.records import AccessEntry, Claim, DecisionFilter, Finished
 from chargegate.model import RequestStatus, Status, new_request_id, now_ms
@@ -65,7 +65,7 @@ def run(tmp_path: Path, postgres_url: str) -> Run:
     @asynccontextmanager
     async def opened() -> AsyncIterator[Both]:
         source = await SqliteStore.open(tmp_path / "chargegate.db", ALL_TABLES, exclusive=True)
-        target = await PostgresStore.open(postgres_url, {"ledger": migrations.POSTGRES})
+        target = await PostgresStore.open(postgres_url, LEDGER_TABLES)
         yield Both(source, target)
         await target.close()
         await source.close()

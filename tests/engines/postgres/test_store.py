@@ -1,4 +1,4 @@
-"""Connections that break, batches, and tables, on a real server."""
+"""Connections that break, group commit, and tables, on a real server."""
 
 import asyncio
 import random
@@ -9,14 +9,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from chargegate.engines.postgres.connection import (
-    Connection,
-    PostgresStore,
-    PostgresUnavailable,
-    PostgresUnusable,
-    split_url,
-)
-from chargegate.engines.postgres.group_commit import Gatherer
+from chargegate.engines.postgres.connection import Connection, split_url
+from chargegate.engines.postgres.store import PostgresStore
+from chargegate.queues.base import QueueUnavailable
+from chargegate.storage.group_commit import GroupCommit
+from chargegate.storage.unavailable import Unavailable, Unusable
 from lost_answer import losing_answers
 from scenario import run
 from servers.engines import Postgres
@@ -42,11 +39,16 @@ def opened(postgres_url: str) -> Open:
     return opening
 
 
-async def insert(connection: Connection, numbers: list[int], _again: bool) -> None:
+def committing(store: PostgresStore, apply: Callable[[Connection, list[Any], bool], Awaitable[Any]]) -> GroupCommit:
+    """Group commit of what ``apply`` does with the items."""
+    return GroupCommit(lambda items: store.transaction(lambda connection, repeated: apply(connection, items, repeated)))
+
+
+async def insert(connection: Connection, numbers: list[int], _repeated: bool) -> None:
     await connection.execute("INSERT INTO items SELECT * FROM unnest($1::integer[]) ON CONFLICT DO NOTHING", numbers)
 
 
-async def insert_once(connection: Connection, numbers: list[int], _again: bool) -> None:
+async def insert_once(connection: Connection, numbers: list[int], _repeated: bool) -> None:
     await connection.execute("INSERT INTO items SELECT * FROM unnest($1::integer[])", numbers)
 
 
@@ -73,18 +75,18 @@ def test_own_options_are_taken_out_of_the_url() -> None:
 def test_what_gathers_while_a_batch_is_under_way_is_one_transaction(opened: Open) -> None:
     batches: list[list[int]] = []
 
-    async def apply(connection: Connection, items: list[int], again: bool) -> list[int]:
+    async def apply(connection: Connection, items: list[int], repeated: bool) -> list[int]:
         batches.append(items)
-        await insert(connection, items, again)
+        await insert(connection, items, repeated)
         return [-item for item in items]
 
     async def scenario() -> None:
         async with opened() as store:
-            gatherer = Gatherer(store, apply)
-            first = gatherer.submit(0)
+            commits = committing(store, apply)
+            first = commits.submit(0)
             while not batches:
                 await asyncio.sleep(0)
-            rest = [gatherer.submit(number) for number in range(1, 2500)]
+            rest = [commits.submit(number) for number in range(1, 2500)]
             assert await asyncio.gather(first, *rest) == [-number for number in range(2500)]
             assert [len(batch) for batch in batches] == [1, 1000, 1000, 499]
             assert await numbers(store) == list(range(2500))
@@ -95,10 +97,10 @@ def test_what_gathers_while_a_batch_is_under_way_is_one_transaction(opened: Open
 def test_an_item_that_breaks_a_rule_harms_no_other_and_its_value_is_not_told(opened: Open) -> None:
     async def scenario() -> None:
         async with opened() as store:
-            gatherer: Gatherer[Any, None] = Gatherer(store, insert_once)
-            await gatherer.submit(3)
+            commits = committing(store, insert_once)
+            await commits.submit(3)
             outcomes = await asyncio.gather(
-                *(gatherer.submit(item) for item in (1, 987654321987, 2, 3, "secret", 4)), return_exceptions=True
+                *(commits.submit(item) for item in (1, 987654321987, 2, 3, "secret", 4)), return_exceptions=True
             )
             assert [type(outcome) for outcome in outcomes] == [type(None), ValueError, type(None)] + [
                 ValueError
@@ -110,22 +112,22 @@ def test_an_item_that_breaks_a_rule_harms_no_other_and_its_value_is_not_told(ope
 
 
 def test_a_commit_whose_answer_was_lost_is_asked_for_again(opened: Open, postgres_server: Server) -> None:
-    agains: list[bool] = []
+    repeats: list[bool] = []
 
-    async def apply(connection: Connection, items: list[int], again: bool) -> None:
-        agains.append(again)
-        await insert(connection, items, again)
+    async def apply(connection: Connection, items: list[int], repeated: bool) -> None:
+        repeats.append(repeated)
+        await insert(connection, items, repeated)
 
     async def scenario() -> None:
-        async with losing_answers(postgres_server.url) as way, opened(way.url) as store:
-            gatherer = Gatherer(store, apply)
-            way.losing = 1
-            await gatherer.submit(1)
-            assert agains == [False, True]
-            way.losing = 2
-            with pytest.raises(PostgresUnavailable):
-                await gatherer.submit(2)
-            await gatherer.submit(2)
+        async with losing_answers(postgres_server.url) as proxy, opened(proxy.url) as store:
+            commits = committing(store, apply)
+            proxy.to_lose = 1
+            await commits.submit(1)
+            assert repeats == [False, True]
+            proxy.to_lose = 2
+            with pytest.raises(Unavailable):
+                await commits.submit(2)
+            await commits.submit(2)
             assert await numbers(store) == [1, 2]
 
     run(scenario())
@@ -134,9 +136,9 @@ def test_a_commit_whose_answer_was_lost_is_asked_for_again(opened: Open, postgre
 def test_connections_that_are_terminated_are_replaced(opened: Open, postgres_server: Server) -> None:
     async def scenario() -> None:
         async with opened() as store:
-            gatherer = Gatherer(store, insert)
+            commits = committing(store, insert)
             for number in range(10):
-                await gatherer.submit(number)
+                await commits.submit(number)
                 await terminate_others(postgres_server)
             assert await numbers(store) == list(range(10))
 
@@ -146,15 +148,15 @@ def test_connections_that_are_terminated_are_replaced(opened: Open, postgres_ser
 def test_a_connection_cut_in_the_middle_of_a_transaction_leaves_nothing_half_done(
     opened: Open, postgres_server: Server
 ) -> None:
-    async def apply(connection: Connection, items: list[int], again: bool) -> None:
-        await insert_once(connection, items, again)
-        if not again:
+    async def apply(connection: Connection, items: list[int], repeated: bool) -> None:
+        await insert_once(connection, items, repeated)
+        if not repeated:
             await terminate_others(postgres_server)
-        await insert_once(connection, [-item for item in items], again)
+        await insert_once(connection, [-item for item in items], repeated)
 
     async def scenario() -> None:
         async with opened() as store:
-            await Gatherer(store, apply).submit(7)
+            await committing(store, apply).submit(7)
             assert await numbers(store) == [-7, 7]
 
     run(scenario())
@@ -164,14 +166,14 @@ def test_a_connection_cut_in_the_middle_of_a_transaction_leaves_nothing_half_don
 def test_it_heals_by_itself_after_the_server_was_away(opened: Open, postgres_server: Server, end: str) -> None:
     async def scenario() -> None:
         async with opened() as store:
-            gatherer = Gatherer(store, insert)
-            await gatherer.submit(1)
+            commits = committing(store, insert)
+            await commits.submit(1)
             await asyncio.to_thread(getattr(postgres_server, end))
-            for attempt in (gatherer.submit(2), store.check(), store.read("SELECT 1")):
-                with pytest.raises(PostgresUnavailable):
+            for attempt in (commits.submit(2), store.check(), store.read("SELECT 1")):
+                with pytest.raises(Unavailable):
                     await attempt
             await asyncio.to_thread(postgres_server.start)
-            await gatherer.submit(3)
+            await commits.submit(3)
             await store.check()
             assert await numbers(store) == [1, 3]
 
@@ -181,11 +183,11 @@ def test_it_heals_by_itself_after_the_server_was_away(opened: Open, postgres_ser
 def test_a_posted_item_waits_for_the_server(opened: Open, postgres_server: Server) -> None:
     async def scenario() -> None:
         async with opened() as store:
-            gatherer = Gatherer(store, insert)
+            commits = committing(store, insert)
             await asyncio.to_thread(postgres_server.stop)
-            gatherer.post(1)
-            with pytest.raises(PostgresUnavailable):
-                await gatherer.submit(2)
+            commits.post(1)
+            with pytest.raises(Unavailable):
+                await commits.submit(2)
             await asyncio.to_thread(postgres_server.start)
             while await numbers(store) != [1]:
                 await asyncio.sleep(0.02)
@@ -197,16 +199,16 @@ def test_a_server_that_no_longer_answers_is_unavailable_to_all_who_wait(opened: 
     async def scenario() -> None:
         with postgres_server.proxied() as proxy:
             async with opened(proxy.url) as store:
-                gatherer = Gatherer(store, insert)
-                await gatherer.submit(0)
+                commits = committing(store, insert)
+                await commits.submit(0)
                 proxy.drop()
-                first = gatherer.submit(1)
+                first = commits.submit(1)
                 await asyncio.sleep(0)
-                attempts = [first, gatherer.submit(2), store.check(), store.read("SELECT 1")]
+                attempts = [first, commits.submit(2), store.check(), store.read("SELECT 1")]
                 outcomes = await asyncio.gather(*attempts, return_exceptions=True)
-                assert [type(outcome) for outcome in outcomes] == [PostgresUnavailable] * 4
+                assert [type(outcome) for outcome in outcomes] == [Unavailable] * 4
                 proxy.heal()
-                await gatherer.submit(3)
+                await commits.submit(3)
                 assert {0, 3} <= set(await numbers(store))
 
     run(scenario())
@@ -216,11 +218,11 @@ def test_tables_that_are_lost_with_the_data_are_made_anew(postgres_server: Serve
     async def scenario() -> None:
         migrations = {"items": ("CREATE TABLE items (number integer PRIMARY KEY)",)}
         store = await PostgresStore.open(postgres_server.url, migrations)
-        gatherer = Gatherer(store, insert)
-        await gatherer.submit(1)
+        commits = committing(store, insert)
+        await commits.submit(1)
         await asyncio.to_thread(postgres_server.wipe)
         await asyncio.to_thread(postgres_server.start)
-        await gatherer.submit(2)
+        await commits.submit(2)
         assert await numbers(store) == [2]
         await asyncio.to_thread(postgres_server.wipe)
         await asyncio.to_thread(postgres_server.start)
@@ -235,7 +237,7 @@ def test_tables_that_are_lost_with_the_data_are_made_anew(postgres_server: Serve
 def test_processes_that_start_at_once_make_the_tables_once(opened: Open) -> None:
     async def one(number: int) -> None:
         async with opened() as store:
-            await Gatherer(store, insert).submit(number)
+            await committing(store, insert).submit(number)
 
     async def scenario() -> None:
         await asyncio.gather(*map(one, range(8)))
@@ -249,9 +251,30 @@ def test_tables_of_a_newer_release_are_refused(opened: Open) -> None:
     async def scenario() -> None:
         async with opened(scripts=("CREATE TABLE items (number integer)", "CREATE TABLE more ()")) as store:
             await store.check()
-        with pytest.raises(PostgresUnusable, match="newer release"):
+        with pytest.raises(Unusable, match="newer release"):
             async with opened():
                 pass
+
+    run(scenario())
+
+
+def test_a_script_that_meets_a_missing_table_is_unavailable(opened: Open) -> None:
+    """As where somebody dropped the tables and left their version."""
+
+    async def scenario() -> None:
+        with pytest.raises(Unavailable, match="UndefinedTable"):
+            async with opened(scripts=("ALTER TABLE absent ADD COLUMN number integer",)):
+                pass
+
+    run(scenario())
+
+
+def test_a_store_raises_the_kind_that_its_owner_promises() -> None:
+    async def scenario() -> None:
+        store = PostgresStore("postgresql://u:p@127.0.0.1:1/d", {}, QueueUnavailable)
+        for attempt in (store.prepare(), store.check(), store.read("SELECT 1")):
+            with pytest.raises(QueueUnavailable):
+                await attempt
 
     run(scenario())
 
@@ -259,7 +282,7 @@ def test_tables_of_a_newer_release_are_refused(opened: Open) -> None:
 def test_what_is_no_database_is_refused_without_its_password() -> None:
     async def scenario() -> None:
         for url in ("postgresql://u:sesame@127.0.0.1:99999/d", "postgresql://u:sesame@127.0.0.1:1/d"):
-            with pytest.raises((PostgresUnusable, PostgresUnavailable)) as refused:
+            with pytest.raises((Unusable, Unavailable)) as refused:
                 await PostgresStore.open(url, {})
             assert "sesame" not in str(refused.value)
 
@@ -284,12 +307,12 @@ def test_a_database_that_was_made_read_only_is_unavailable_and_heals(opened: Ope
 
     async def scenario() -> None:
         async with opened() as store:
-            gatherer = Gatherer(store, insert)
-            await gatherer.submit(1)
+            commits = committing(store, insert)
+            await commits.submit(1)
             await configure(postgres_server, "ALTER SYSTEM SET default_transaction_read_only = on")
             try:
-                for asked in (store.check, lambda: gatherer.submit(2)):
-                    with pytest.raises(PostgresUnavailable):
+                for asked in (store.check, lambda: commits.submit(2)):
+                    with pytest.raises(Unavailable):
                         await for_ever(asked)  # the server reads its settings in its own time
             finally:
                 await configure(
@@ -300,9 +323,9 @@ def test_a_database_that_was_made_read_only_is_unavailable_and_heals(opened: Ope
             while True:
                 try:
                     await store.check()
-                    await gatherer.submit(3)
+                    await commits.submit(3)
                     break
-                except PostgresUnavailable:
+                except Unavailable:
                     await asyncio.sleep(0.01)
             assert {1, 3} <= set(await numbers(store))
 
@@ -310,7 +333,7 @@ def test_a_database_that_was_made_read_only_is_unavailable_and_heals(opened: Ope
 
 
 def test_a_table_that_cannot_grow_fails_the_check_for_a_while(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chargegate.engines.postgres.connection._FULL_S", 0.2)
+    monkeypatch.setattr("chargegate.engines.postgres.store._DISK_FULL_S", 0.2)
     full = (
         "CREATE TABLE items (number integer PRIMARY KEY);"
         "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS"
@@ -321,15 +344,15 @@ def test_a_table_that_cannot_grow_fails_the_check_for_a_while(opened: Open, monk
     async def scenario() -> None:
         async with opened(scripts=(full,)) as store:
             await store.check()
-            with pytest.raises(PostgresUnavailable):
-                await Gatherer(store, insert).submit(1)
-            with pytest.raises(PostgresUnavailable, match="full"):
+            with pytest.raises(Unavailable):
+                await committing(store, insert).submit(1)
+            with pytest.raises(Unavailable, match="full"):
                 await store.check()
             while True:
                 try:
                     await store.check()
                     break
-                except PostgresUnavailable:
+                except Unavailable:
                     await asyncio.sleep(0.01)
 
     run(scenario())
@@ -350,7 +373,7 @@ def test_files_that_cannot_grow_end_in_unavailable_and_nothing_that_was_stored_i
         table = "CREATE TABLE items (number integer PRIMARY KEY, more bytea)"
         async with opened(scripts=(table,)) as store:
 
-            async def fill(connection: Connection, items: list[int], _again: bool) -> None:
+            async def fill(connection: Connection, items: list[int], _repeated: bool) -> None:
                 await connection.execute(
                     "INSERT INTO items SELECT n, $2 FROM unnest($1::integer[]) AS n ON CONFLICT DO NOTHING",
                     items,
@@ -361,19 +384,19 @@ def test_files_that_cannot_grow_end_in_unavailable_and_nothing_that_was_stored_i
 
             async def fill_for_ever() -> None:
                 while True:
-                    await Gatherer(store, fill).submit(len(stored))
+                    await committing(store, fill).submit(len(stored))
                     stored.append(len(stored))
 
             limit_files(postgres_server, str(16 * 2**20))  # as long as a segment of its log: that is still written
             await terminate_others(postgres_server)  # those that follow have the limit
             try:
-                with pytest.raises(PostgresUnavailable):
+                with pytest.raises(Unavailable):
                     await fill_for_ever()
-                with pytest.raises(PostgresUnavailable):
-                    await Gatherer(store, fill).submit(len(stored))
+                with pytest.raises(Unavailable):
+                    await committing(store, fill).submit(len(stored))
             finally:
                 limit_files(postgres_server, "unlimited")
-            await Gatherer(store, fill).submit(len(stored))
+            await committing(store, fill).submit(len(stored))
             assert len(stored) > 10
             assert await numbers(store) == [*stored, len(stored)]
 
@@ -383,10 +406,10 @@ def test_files_that_cannot_grow_end_in_unavailable_and_nothing_that_was_stored_i
 def test_a_url_that_was_usable_once_is_unavailable_later(opened: Open) -> None:
     async def scenario() -> None:
         async with opened() as store:
-            store._hang_up()
-            store._url = "http://127.0.0.1/"  # what the URL names, a certificate's file say, is gone
-            with pytest.raises(PostgresUnavailable):
-                await Gatherer(store, insert).submit(1)
+            store._pool.close_idle()
+            store._pool._url = "http://127.0.0.1/"  # what the URL names, a certificate's file say, is gone
+            with pytest.raises(Unavailable):
+                await committing(store, insert).submit(1)
 
     run(scenario())
 
@@ -419,9 +442,9 @@ def test_whatever_answers_there_it_is_said_to_be_unavailable(answer: bytes) -> N
         port = server.sockets[0].getsockname()[1]
         try:
             store = PostgresStore(f"postgresql://u:p@127.0.0.1:{port}/d?sslmode=disable", {})
-            attempts = [store.check(), Gatherer(store, insert).submit(1), store.read("SELECT 1")]
+            attempts = [store.check(), committing(store, insert).submit(1), store.read("SELECT 1")]
             outcomes = await asyncio.gather(*attempts, return_exceptions=True)
-            assert [type(outcome) for outcome in outcomes] == [PostgresUnavailable] * 3
+            assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
             await store.close()
         finally:
             server.close()  # uvloop waits for ever to close a loop that still listens, or is connected
@@ -435,7 +458,7 @@ def test_a_closed_store_is_unavailable(opened: Open) -> None:
     async def scenario() -> None:
         async with opened() as store:
             await store.close()
-            with pytest.raises(PostgresUnavailable):
+            with pytest.raises(Unavailable):
                 await store.check()
             await store.close()
 
