@@ -70,7 +70,7 @@ def place(redis_server: Server) -> Place:
 
 
 async def epoch_of(cache: RedisCache) -> bytes:
-    """Once it can be used, and owes nothing."""
+    """The epoch, once the cache can be used and has nothing left to forget."""
     while not (epoch := (await cache.look("", HERE))[1]):
         await asyncio.sleep(0.01)
     return epoch

@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from chargegate.engines.redis.cache import RedisCache
-from chargegate.engines.redis.connection import Batches, RedisServer, RedisUnavailable
+from chargegate.engines.redis.connection import RedisServer
 from chargegate.engines.redis.queue import RedisQueue
 from chargegate.model import new_request_id
 from chargegate.queues.base import Message, QueueUnavailable
+from chargegate.storage.unavailable import Unavailable
 from scenario import run
 from servers.engines import Redis
 from servers.proxy import Proxy
@@ -221,7 +222,7 @@ def test_with_a_password_over_tls(redis_server: Server, certificate: tuple[Path,
 def test_a_wrong_password_is_said_and_not_shown(redis_server: Server, certificate: tuple[Path, Path]) -> None:
     async def scenario(url: str) -> None:
         client = RedisServer(url, timeout_s=5, at_once=1)
-        with pytest.raises(RedisUnavailable, match="password") as raised:
+        with pytest.raises(Unavailable, match="password") as raised:
             await client.command("PING")
         assert "guessed" not in str(raised.value)
         await client.close()
@@ -233,7 +234,7 @@ def test_a_wrong_password_is_said_and_not_shown(redis_server: Server, certificat
 def test_a_certificate_that_nobody_vouches_for_is_refused(redis_server: Server, certificate: tuple[Path, Path]) -> None:
     async def scenario(url: str) -> None:
         client = RedisServer(url, timeout_s=5, at_once=1)
-        with pytest.raises(RedisUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+        with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
             await client.command("PING")
         await client.close()
 
@@ -511,51 +512,3 @@ def test_a_wrong_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - each has its own words
         RedisServer(url, timeout_s=1, at_once=1)
     assert "sec" not in str(raised.value)
-
-
-def test_what_is_asked_while_a_batch_is_under_way_goes_together() -> None:
-    async def scenario() -> None:
-        batches: list[list[int]] = []
-        first_is_over = asyncio.Event()
-
-        async def double(numbers: Any) -> list[int]:
-            batches.append(numbers)
-            await first_is_over.wait()
-            return [2 * number for number in numbers]
-
-        asked = Batches(double, most=3)
-        answers = [asyncio.ensure_future(asked.ask(number)) for number in (1, 2)]
-        while not batches:
-            await asyncio.sleep(0)
-        answers += [asyncio.ensure_future(asked.ask(number)) for number in (3, 4, 5, 6)]
-        await asyncio.sleep(0)
-        answers[3].cancel()
-        first_is_over.set()
-        done = await asyncio.gather(*answers, return_exceptions=True)
-        assert isinstance(done.pop(3), asyncio.CancelledError)
-        assert done == [2, 4, 6, 10, 12]
-        assert batches == [[1, 2], [3, 4, 5], [6]]
-
-    run(scenario())
-
-
-def test_a_failed_batch_fails_those_behind_it_and_none_after() -> None:
-    async def scenario() -> None:
-        failing = True
-        tried: list[Any] = []
-
-        async def fail(numbers: Any) -> Any:
-            tried.append(numbers)
-            await asyncio.sleep(0)
-            if failing:
-                raise RedisUnavailable("gone")
-            return numbers
-
-        asked = Batches(fail, most=1)
-        outcomes = await asyncio.gather(*map(asked.ask, range(5)), return_exceptions=True)
-        assert {str(outcome) for outcome in outcomes} == {"gone"}
-        assert tried == [[0]]
-        failing = False
-        assert await asked.ask(7) == 7
-
-    run(scenario())
