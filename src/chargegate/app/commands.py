@@ -27,10 +27,9 @@ from chargegate.engines import EMBEDDED, ENGINES, Place, QueueLimits, engine_of
 from chargegate.keys import Keyring
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
 from chargegate.ledger.copying import copy
-from chargegate.ledger.records import DeadLetter
 from chargegate.operations.moving import MOVED_AT_ONCE, Side, count_undecided, named
 from chargegate.operations.moving import move_queue as move_all
-from chargegate.operations.replaying import Replayed, replay_dead_letter, replay_delivered
+from chargegate.operations.replaying import Replayed, replay_delivered
 from chargegate.queues.base import Queue
 from chargegate.storage.unavailable import Unusable
 
@@ -41,13 +40,12 @@ _ROOM: Final = 1_000_000_000  # what was accepted once is not refused now
 
 
 class Offline(msgspec.Struct, frozen=True):
-    """``replay`` puts a dead letter back into the queue, and raises ``StartError`` where no other process reaches the
-    queue."""
+    """What a command works on. ``open_queue`` raises ``StartError`` where no other process reaches the queue."""
 
     ledger: Ledger
     access_list: AccessList
     keyring: Keyring
-    replay: Callable[[DeadLetter], Awaitable[None]]
+    open_queue: Callable[[], Awaitable[Queue]]
 
 
 @asynccontextmanager
@@ -64,19 +62,15 @@ async def opened_store(settings: Settings, *, made: Callable[[Path], None] | Non
         database = await checked_database(settings, place, keyring, stack)
         if missing and made is not None:
             made(folder)
-        queue: Queue | None = None
 
-        async def replay(letter: DeadLetter) -> None:
-            nonlocal queue
+        async def open_reachable() -> Queue:
             url = settings.queue.url
             if engine_of(url).within_process:
                 raise StartError(f"queue.url is {url}: only the serving process can replay, over HTTP")
-            if queue is None:
-                queue = await open_queue(settings, place, keyring, stack)
-            await replay_dead_letter(queue, keyring, letter)
+            return await open_queue(settings, place, keyring, stack)
 
         try:
-            yield Offline(database.ledger, database.access_list, keyring, replay)
+            yield Offline(database.ledger, database.access_list, keyring, open_reachable)
         except LedgerUnavailable as error:
             raise LedgerUnavailable(f"{database_place(settings)}: {error}") from None
 
@@ -145,8 +139,7 @@ async def move_queue(settings: Settings, source_url: str, target_url: str, on_mo
         source = await queue_at("--from", source_url, place, stack, limits=limits, keyring=keyring)
         with named("--from"):
             await source.check()
-            waiting = (await source.depth()).waiting
-        room = max(settings.queue.max_size, waiting) if to_engine.keeps_size else _ROOM
+            room = max(settings.queue.max_size, (await source.depth()).waiting) if to_engine.keeps_size else _ROOM
         limits = QueueLimits(max_size=room, lease_ms=lease_ms, prefetch=settings.queue.consumer_concurrency)
         target = await queue_at("--to", target_url, place, stack, limits=limits, keyring=keyring)
         if from_engine.in_folder and database is not None and engine_of(settings.database.url) is not from_engine:
