@@ -347,9 +347,7 @@ def test_an_ack_after_the_partition_moved_on_is_ignored(url: str, monkeypatch: p
                 await old.ack(delivery)
 
             async def left() -> set[str]:
-                consumer = new._backlog.consumer  # private: only there stands which partitions are assigned to it
-                assert consumer is not None
-                there = consumer._assignments.by_number.keys()
+                there = new._assignments.by_number.keys()  # private: which partitions are assigned to it
                 return {delivery.message.request_id for delivery in held if delivery.handle[0].number in there}
 
             async def settled() -> bool:
@@ -448,7 +446,7 @@ def test_a_backlog_is_not_read_into_memory(url: str) -> None:
         async with opened(url) as queue:
             await fill(queue, put)
             got = await queue.receive(1)
-            consumer = queue._backlog.consumer  # private: what is held in memory shows nowhere else
+            consumer = queue._consumer  # private: what is held in memory shows nowhere else
             assert consumer is not None
 
             async def paused() -> bool:
@@ -475,7 +473,7 @@ def test_partitions_that_were_lost_while_they_were_paused_are_read_on(kafka_serv
             await fill(filler, put)
         async with opened(f"{proxy.url}/{name}") as queue:
             got = await queue.receive(1)
-            consumer = queue._backlog.consumer  # private: that it is paused, and has lost them, shows nowhere else
+            consumer = queue._consumer  # private: that it is paused, and has lost them, shows nowhere else
             assert consumer is not None
 
             async def paused() -> bool:

@@ -119,8 +119,8 @@ def test_what_came_back_too_often_is_a_dead_letter(
 def test_what_is_no_message_is_a_dead_letter(place: Place, make_message: MakeMessage, headers: dict[str, Any]) -> None:
     async def scenario() -> None:
         async with place.opened() as queue, place.other_client() as channel:
-            stranger = aio_pika.Message(b"?", headers=headers, correlation_id="someone")
-            await channel.default_exchange.publish(stranger, place.name)
+            foreign = aio_pika.Message(b"?", headers=headers, correlation_id="someone")
+            await channel.default_exchange.publish(foreign, place.name)
             message = make_message()
             await queue.put(message)
             assert ids(await queue.receive(10)) == {message.request_id}
@@ -140,8 +140,8 @@ def test_what_can_be_parsed_and_breaks_the_rules_is_handed_out_for_the_worker_to
     async def scenario() -> None:
         async with place.opened() as queue, place.other_client() as channel:
             headers: dict[str, Any] = {"schema": 1, "station_id": broken.station_id, "accepted_at": broken.accepted_at}
-            stranger = aio_pika.Message(broken.body, headers=headers, correlation_id=broken.request_id)
-            await channel.default_exchange.publish(stranger, place.name)
+            foreign = aio_pika.Message(broken.body, headers=headers, correlation_id=broken.request_id)
+            await channel.default_exchange.publish(foreign, place.name)
             (delivery,) = await queue.receive(10)
             request, _ = unwrap(keyring, delivery.message)
             assert examine(request)[1].keys() == {"station_id", "driver_token", "callback_url"}

@@ -1,4 +1,4 @@
-"""Every kind of URL, each against a real set-up of its kind."""
+"""Every kind of Redis URL, each against real servers of its kind."""
 
 import asyncio
 import datetime as dt
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class SecuredRedis(Redis):
-    """With a password, over TLS only."""
+    """A server that wants a password, and listens over TLS only."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class SecuredRedis(Redis):
 
 
 class ClusterNode(Redis):
-    """A Cluster of one node. It has every slot, and sends nobody elsewhere; the client cannot know."""
+    """A Cluster of one node, which has every slot; its client must work as with many."""
 
     def url_at(self, port: int) -> str:
         return f"redis+cluster://127.0.0.1:{port}"
@@ -97,7 +97,7 @@ class PartOfCluster(ClusterNode):
 
 
 class OnASmallDisk(Redis):
-    """Whose files may be told to grow no more."""
+    """A server whose files can be kept from growing."""
 
     def __init__(self, fsync: str) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Replica(Redis):
 
 
 class Sentinel(Redis):
-    """One that alone decides that a master is dead."""
+    """A Sentinel that decides alone that a master is dead."""
 
     def __init__(self, master: Redis) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def running(server: Redis) -> Iterator[Redis]:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """For 127.0.0.1, by itself, with its key."""
+    """A self-signed certificate for 127.0.0.1, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = dt.datetime.now(dt.UTC)
@@ -187,7 +187,7 @@ def new_message() -> Message:
 
 
 async def use(url: str) -> None:
-    """All that is asked of a server, once."""
+    """Use every command of the queue and the cache once."""
     queue = await RedisQueue.open(url, max_size=10, consumer="first", lease_ms=800)
     try:
         await queue.check()
@@ -410,7 +410,7 @@ def test_a_cluster_that_hands_the_queue_over_and_then_loses_its_new_node(redis_s
 
 @pytest.mark.parametrize("fsync", ["always", "everysec"])
 def test_a_full_disk(redis_server: Server, fsync: str) -> None:
-    """By the first, the server ends itself; by the second it lives, and refuses."""
+    """With the first setting the server ends itself; with the second it lives on and refuses writes."""
 
     async def scenario(server: OnASmallDisk) -> None:
         queue = await RedisQueue.open(server.url, max_size=10_000, consumer="first")
@@ -461,7 +461,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("kind", ["redis", "redis+sentinel", "redis+cluster"])
 def test_whatever_answers_there_it_is_said_to_be_unavailable(kind: str) -> None:
-    """A proxy's error page, another service's port, an answer cut short."""
+    """It may be a proxy's error page, another service's port, or an answer that was cut short."""
 
     async def scenario() -> None:
         answer = b""

@@ -27,7 +27,7 @@ MakeMessage = Callable[..., Message]
 
 
 class Place:
-    """A queue's name on a server, and what the server itself says of it."""
+    """A server, the name of a queue there, and what the server itself says of that queue."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -382,7 +382,7 @@ def test_an_entry_that_is_no_message_goes_to_the_dead_stream(
 ) -> None:
     async def scenario() -> None:
         async with place.open() as queue:
-            strange = await place.ask("XADD", place.stream, "*", *itertools.chain(*fields.items()))
+            malformed = await place.ask("XADD", place.stream, "*", *itertools.chain(*fields.items()))
             message = make_message()
             await queue.put(message)
             await queue.depth()
@@ -394,7 +394,7 @@ def test_an_entry_that_is_no_message_goes_to_the_dead_stream(
             assert len(await place.pending()) == await place.ask("XLEN", place.stream) == 1
             ((_, kept),) = await place.ask("XRANGE", place.dead, "-", "+")
             assert kept == {k.encode(): v.encode() for k, v in list(fields.items())[:500]}
-            assert strange.decode() in [event.get("entry") for event in logged()]
+            assert malformed.decode() in [event.get("entry") for event in logged()]
             assert "secret" not in str(logged())
 
     run(scenario())

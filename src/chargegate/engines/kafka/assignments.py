@@ -49,7 +49,7 @@ Entry = tuple[Assignment, int, Message | Record]
 
 
 class Assignments:
-    """``by_number`` is changed only by the consumer's thread."""
+    """Empty until the consumer is given partitions. ``by_number`` is changed only by the consumer's thread."""
 
     def __init__(self) -> None:
         self.by_number: dict[int, Assignment] = {}

@@ -1,11 +1,12 @@
 """How much waits in the topic, and whether Kafka can be used at all."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException
 
-from chargegate.engines.kafka.consumer import GroupConsumer
+from chargegate.engines.kafka.assignments import Assignments
 from chargegate.engines.kafka.producer import ConfirmingProducer, Position
 from chargegate.engines.kafka.topic import Refused, Topic
 from chargegate.engines.kafka.watermark import Watermark
@@ -20,16 +21,19 @@ class Backlog:
     """Measures the topic every second once it is started, and counts what this process puts and takes in between.
 
     ``trouble`` says why Kafka cannot be used; it is empty while it can. ``refused``: that stays so until somebody
-    changes the cluster or the URL. ``consumer`` is this process's, once there is one.
+    changes the cluster or the URL. ``on_new_topic`` is called when the topic was made anew under its name.
     """
 
-    def __init__(self, topic: Topic, producer: ConfirmingProducer) -> None:
-        self.consumer: GroupConsumer | None = None
+    def __init__(
+        self, topic: Topic, producer: ConfirmingProducer, assignments: Assignments, on_new_topic: Callable[[], None]
+    ) -> None:
         self.waiting = 0
         self.trouble = ""
         self.refused = False
         self._topic = topic
         self._producer = producer
+        self._assignments = assignments
+        self._on_new_topic = on_new_topic
         self._topic_id = ""
         self._ends: dict[int, int] = {}
         self._done: dict[int, Watermark] = {}
@@ -73,9 +77,7 @@ class Backlog:
             return
         if self._topic_id not in ("", measured.topic_id):
             log.warning("kafka topic was made anew: what it held is lost")
-            self._producer.renew()
-            if self.consumer is not None:
-                self.consumer.renew()
+            self._on_new_topic()
         self._topic_id, self._done = measured.topic_id, measured.done
         # What was confirmed during the measurement may be missing in it.
         self._ends = {number: max(end, self._stored.get(number, 0)) for number, end in measured.ends.items()}
@@ -91,17 +93,16 @@ class Backlog:
 
     def _heads(self) -> dict[int, tuple[int, int]]:
         """By partition: how many messages wait, and the offset of the first."""
-        own = self.consumer.heads(self._ends) if self.consumer else {}
         done = {number: self._done.get(number) or Watermark(0) for number in self._ends}
         others = {number: (done[number].waiting(end), done[number].head) for number, end in self._ends.items()}
-        return others | own
+        return others | self._assignments.heads(self._ends)
 
     async def depth(self) -> Depth:
         """Asks the cluster only for the first messages, where they changed."""
         heads = self._heads()
         self.waiting = sum(number for number, _ in heads.values())
         firsts = {partition: head for partition, (number, head) in heads.items() if number}
-        ready = self.consumer.oldest_ready() if self.consumer else {}
+        ready = self._assignments.oldest_ready()
         times = [at for partition, at in ready.items() if partition in firsts]
         unread = {partition: head for partition, head in firsts.items() if partition not in ready}
         if unread:

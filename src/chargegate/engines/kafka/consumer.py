@@ -33,15 +33,16 @@ _RETRY_S: Final = 1.0
 
 
 class GroupConsumer:
-    """Made in the event loop that calls it. ``on_malformed`` is called there with this consumer, a record that cannot
-    be parsed, and its handle; the record stays unacked until ``ack``."""
+    """Made in the event loop that calls it. ``on_malformed`` is called there with a record that cannot be parsed, and
+    with its handle; it stays unacked until ``assignments.ack``."""
 
     def __init__(
         self,
         address: KafkaAddress,
+        assignments: Assignments,
         *,
         lease_ms: int,
-        on_malformed: Callable[["GroupConsumer", Record, Handle], None],
+        on_malformed: Callable[[Record, Handle], None],
     ) -> None:
         self._topic = address.topic
         self._on_malformed = on_malformed
@@ -57,7 +58,7 @@ class GroupConsumer:
         strategy = {"partition.assignment.strategy": "cooperative-sticky", "on_commit": self._committed}
         self._options: dict[str, Any] = tuning | reading(address) | strategy
         self._loop = asyncio.get_running_loop()
-        self._assignments = Assignments()
+        self._assignments = assignments
         self._paused: set[int] = set()
         self._arrival = asyncio.Event()
         self._renew = threading.Event()
@@ -76,23 +77,12 @@ class GroupConsumer:
     def _take(self, limit: int) -> list[Delivery]:
         taken, malformed = self._assignments.take(limit)
         for record, handle in malformed:
-            self._on_malformed(self, record, handle)
+            self._on_malformed(record, handle)
         return taken
 
     def _arrived(self) -> None:
         self._arrival.set()
         self._take(0)
-
-    def ack(self, handle: Handle) -> None:
-        self._assignments.ack(handle)
-
-    def heads(self, ends: dict[int, int]) -> dict[int, tuple[int, int]]:
-        """Of each partition that is assigned: how many messages wait below its end, and the offset of the first."""
-        return self._assignments.heads(ends)
-
-    def oldest_ready(self) -> dict[int, int]:
-        """By partition: when the oldest message held ready was accepted (Unix ms)."""
-        return self._assignments.oldest_ready()
 
     def renew(self) -> None:
         """Leave and join again: librdkafka cannot follow a topic that was made anew under its name."""

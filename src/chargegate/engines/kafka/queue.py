@@ -7,6 +7,7 @@ from confluent_kafka import KafkaException
 
 from chargegate.engines import KAFKA
 from chargegate.engines.kafka.address import KafkaAddress, parse
+from chargegate.engines.kafka.assignments import Assignments
 from chargegate.engines.kafka.backlog import Backlog
 from chargegate.engines.kafka.consumer import GroupConsumer
 from chargegate.engines.kafka.dead_letters import DeadLetterTopic
@@ -36,8 +37,10 @@ class KafkaQueue:
         self._lease_ms = lease_ms
         self._topic = Topic(address)
         self._producer = ConfirmingProducer(address.options)
-        self._backlog = Backlog(self._topic, self._producer)
-        self._dead_letters = DeadLetterTopic(address.dead_topic, self._producer)
+        self._assignments = Assignments()
+        self._consumer: GroupConsumer | None = None
+        self._backlog = Backlog(self._topic, self._producer, self._assignments, self._renew)
+        self._dead_letters = DeadLetterTopic(address.dead_topic, self._producer, self._assignments)
         self._unconfirmed = 0
         self._last_put_failed = False
         self._closed = False
@@ -93,17 +96,16 @@ class KafkaQueue:
 
     async def receive(self, limit: int) -> list[Delivery]:
         self._refuse_closed()
-        if self._backlog.consumer is None:
-            self._backlog.consumer = GroupConsumer(
-                self._address, lease_ms=self._lease_ms, on_malformed=self._dead_letters.move
+        if self._consumer is None:
+            self._consumer = GroupConsumer(
+                self._address, self._assignments, lease_ms=self._lease_ms, on_malformed=self._dead_letters.move
             )
-        taken = await self._backlog.consumer.receive(limit)
+        taken = await self._consumer.receive(limit)
         self._backlog.waiting -= len(taken)
         return taken
 
     async def ack(self, delivery: Delivery) -> None:
-        if self._backlog.consumer is not None:
-            self._backlog.consumer.ack(delivery.handle)
+        self._assignments.ack(delivery.handle)
 
     async def find(self, request_id: str) -> Waiting | None:  # noqa: ARG002 - a topic has no index
         return None
@@ -129,10 +131,15 @@ class KafkaQueue:
             return
         self._closed = True
         await asyncio.gather(self._dead_letters.close(), self._backlog.close())
-        if self._backlog.consumer is not None:
-            await self._backlog.consumer.close(_CLOSE_S)
+        if self._consumer is not None:
+            await self._consumer.close(_CLOSE_S)
         await self._producer.close()
         await self._topic.close()
+
+    def _renew(self) -> None:
+        self._producer.renew()
+        if self._consumer is not None:
+            self._consumer.renew()
 
     def _refuse_closed(self) -> None:
         if self._closed:

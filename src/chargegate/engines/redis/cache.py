@@ -75,12 +75,16 @@ class RedisCache:
         """Why Redis is away; None while it is not."""
         return self._forgetting.failure
 
+    def usable(self) -> bool:
+        """Whether something can be found and kept now."""
+        return self._forgetting.done()
+
     async def look(self, token_hash: str, station_id: str) -> tuple[Verdict | None, bytes]:
         found = None
-        if self._forgetting.done():
+        if self.usable():
             with self._noting_failure():
                 found = await self._looks.submit(_Question(token_hash, station_id.lower()))
-        if found is None or not self._forgetting.done():
+        if found is None or not self.usable():
             return None, b""
         kept = _decoded(_decode_verdict, found.value)
         if kept is None or not kept.since <= now_ms() < kept.until:
@@ -90,7 +94,7 @@ class RedisCache:
     async def keep(self, token_hash: str, station_id: str, verdict: Verdict, epoch: bytes) -> None:
         now = now_ms()
         until = min(now + self._ttl_ms, verdict.good_until if verdict.good_until is not None else now + self._ttl_ms)
-        if verdict.status in _KEPT and until > now and epoch and self._forgetting.done():
+        if verdict.status in _KEPT and until > now and epoch and self.usable():
             value = _encode(_Kept(verdict.status, verdict.reason, now, until))
             with self._noting_failure():
                 await self._keeps.submit(_Answer(_Question(token_hash, station_id.lower()), epoch, value, until - now))
@@ -103,14 +107,14 @@ class RedisCache:
 
     async def confirmed(self, key_digest: str) -> Claim | None:
         value = None
-        if self._forgetting.done():
+        if self.usable():
             with self._noting_failure():
                 value = await self._reads.submit(key_digest)
         return _decoded(_decode_claim, value)
 
     async def claim(self, key_digest: str, claim: Claim, until: int) -> Claim | None:
         kept = None
-        if until > now_ms() and self._forgetting.done():
+        if until > now_ms() and self.usable():
             key = f"{self._prefix}claim:{key_digest}"
             with self._noting_failure():
                 earlier = await self._server.run("cache_claim", (key,), _encode(claim), until - now_ms())
@@ -118,13 +122,13 @@ class RedisCache:
         return kept
 
     async def confirm(self, key_digest: str, claim: Claim, until: int) -> None:
-        if until > now_ms() and self._forgetting.done():
+        if until > now_ms() and self.usable():
             with self._noting_failure():
                 await self._confirms.submit((key_digest, _encode(claim), until - now_ms()))
 
     async def check(self) -> None:
         """Bring ``failure`` up to date."""
-        if self._forgetting.done():
+        if self.usable():
             with self._noting_failure():
                 await self._server.command("PING")
 
