@@ -14,30 +14,30 @@ _digest = re.compile(r"[0-9a-fA-F]{64}").fullmatch
 
 
 class AccessKey(msgspec.Struct, frozen=True):
-    """A configured access key: whose it may be, and its SHA-256. The key itself has 256 random bits, so that no
-    slower hash is needed."""
+    """A configured access key: its role, and the SHA-256 of the key. A key has 256 random bits, so that a fast hash
+    is safe."""
 
     role: Role
     digest: bytes
 
     @property
     def name(self) -> str:
-        """Tells keys apart in logs and limits, and says nothing of them."""
+        """A short public name for logs and limits."""
         return self.digest[:4].hex()
 
 
 class AccessKeys:
-    """The configured access keys. With none, every caller is anonymous and may do everything."""
+    """The configured access keys. If there are none, every caller is anonymous and may do everything."""
 
     def __init__(self, configured: list[str]) -> None:
-        """Each is ``role:sha256:hex``, as ``new_access_key`` gives it. Raises ``ValueError`` that says the rule."""
+        """Each is ``role:sha256:hex``, as ``new_access_key`` makes it. Raises ``ValueError`` with the broken rule."""
         self._keys = [_parse_access_key(text) for text in configured]
 
     def __bool__(self) -> bool:
         return bool(self._keys)
 
     def find(self, presented: str) -> AccessKey | None:
-        """The configured key that this is. The time that it takes does not depend on which, or on how much fits."""
+        """The configured key that a caller presented, or None. The time that this takes does not depend on the keys."""
         digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).digest()
         found = None
         for key in self._keys:
@@ -47,7 +47,7 @@ class AccessKeys:
 
 
 def new_access_key(role: Role) -> tuple[str, str]:
-    """A new key for a client or an administrator: the key itself, and the line for ``security.api_keys``."""
+    """A new key for a client or an administrator: the key, and its line for ``security.api_keys``."""
     key = f"cg_{role}_{secrets.token_urlsafe(32)}"
     return key, f"{role}:sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 

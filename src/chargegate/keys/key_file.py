@@ -14,11 +14,11 @@ KEY_FILE: Final = "secrets.json"
 
 
 class KeyFileError(Exception):
-    """The key file cannot be used. The message is one line and names the file."""
+    """The key file cannot be used. The message is one line that names the file."""
 
 
 def open_keyring(data_dir: Path, encryption_keys: list[str], token_hash_key: str) -> Keyring:
-    """The configured keys (base64); what is not configured is read from the key file, which is made on first start.
+    """The keys from the settings (base64). Those that the settings lack are in the key file, made on the first start.
 
     Raises ``KeyFileError`` if the file is unreadable, damaged, or open to other users.
     """
@@ -26,7 +26,7 @@ def open_keyring(data_dir: Path, encryption_keys: list[str], token_hash_key: str
         return Keyring([base64.b64decode(key) for key in encryption_keys], base64.b64decode(token_hash_key))
     stored_keys, stored_hash_key = _key_file(data_dir / KEY_FILE)
     configured = [base64.b64decode(key) for key in encryption_keys]
-    # What was sealed before keys were configured stays readable.
+    # The stored key stays in use, so that data sealed before keys were configured can still be opened.
     return Keyring(configured + stored_keys, base64.b64decode(token_hash_key) if token_hash_key else stored_hash_key)
 
 
@@ -49,7 +49,7 @@ def _key_file(path: Path) -> tuple[list[bytes], bytes]:
 
 
 def _make_key_file(path: Path) -> None:
-    """Written beside its place, synced, and then linked there, so that a crash or a race leaves one whole file."""
+    """Write a draft, sync it, and link it into place: after a crash or a race there is one whole file, or none."""
     content = {
         "encryption_keys": [base64.b64encode(secrets.token_bytes(32)).decode()],
         "token_hash_key": base64.b64encode(secrets.token_bytes(32)).decode(),

@@ -19,8 +19,8 @@ from chargegate.model import one_line, to_iso
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _MAX_LINES: Final = 10_000
-_GATHER_S: Final = 0.01
-_PATIENCE_S: Final = 1.0
+_BATCH_S: Final = 0.01
+_DETACH_S: Final = 1.0
 _COLOURS: Final = {"warning": "33", "error": "31"}
 
 
@@ -42,9 +42,9 @@ def _to_console(level: str, event: str, fields: dict[str, Any], *, colours: bool
 
 
 class Log:
-    """The log: ``log.info("request accepted", request_id=…)`` is one line, the event first.
+    """The log: ``log.info("request accepted", request_id=…)`` writes one line.
 
-    Our own because it is written for every request: a third of what structlog costs, measured.
+    It is our own because every request writes to it: structlog takes three times as long (docs/decisions/0004).
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Log:
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._woken = self._ending = False
-        self._losses = itertools.count(1)  # counted by whoever loses one, in any thread
+        self._loss_numbers = itertools.count(1)  # a plain += would lose counts between threads
         self._lost = 0
 
     def configure(self, level: int, stream: BinaryIO, *, console: bool, colours: bool) -> None:
@@ -64,23 +64,19 @@ class Log:
         self._render = partial(_to_console, colours=colours) if console else _to_json
 
     def attach(self) -> None:
-        """From here on a thread writes, so that an event loop never waits for whoever takes the log. What nobody takes
-        is bounded: past 10,000 lines new ones are lost and counted."""
+        """Write from a thread from now on, so that an event loop never waits for the reader of the log. At most 10,000
+        lines wait for a slow reader: further ones are dropped, and counted."""
         self._ending = False
         self._writer = threading.Thread(target=self._run, name="log", daemon=True)
         self._writer.start()
 
     def detach(self) -> None:
-        """Write what is waiting, unless nobody takes it, and write at once again."""
+        """End the thread once the waiting lines are written, or after a second. Later lines are written at once."""
         if self._writer is not None:
             self._ending = True
             self._wake.put(None)
-            self._writer.join(_PATIENCE_S)
+            self._writer.join(_DETACH_S)
             self._writer = None
-
-    def debug(self, event: str, **fields: Any) -> None:
-        if self._level <= logging.DEBUG:
-            self._emit("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
         if self._level <= logging.INFO:
@@ -107,32 +103,32 @@ class Log:
                 self._woken = True
                 self._wake.put(None)
         else:
-            self._lost = next(self._losses)
+            self._lost = next(self._loss_numbers)
 
     def _run(self) -> None:
-        """The writing thread: only it waits for whoever takes the log."""
-        told = self._lost
+        """The writing thread. Nobody else waits for the reader of the log."""
+        reported = self._lost
         while True:
             self._wake.get()
             ending = self._ending
             if not ending:
-                time.sleep(_GATHER_S)
+                time.sleep(_BATCH_S)
             self._woken = False
-            lines, lost = [], self._lost - told
+            lines, lost = [], self._lost - reported
             with contextlib.suppress(IndexError):
                 while True:
-                    lines.append(self._waiting.popleft())  # safe between threads, as a look at its length is not
+                    lines.append(self._waiting.popleft())  # Unlike a check of the length, this is safe between threads.
             if lost:
-                told += lost
+                reported += lost
                 lines.append(self._render("warning", "log lines lost, nobody took them", {"lines": lost}))
             self._write(b"".join(lines))
             if ending:
                 return
 
     def _write(self, text: bytes) -> None:
-        # A log on a full disk or into a closed pipe must not stop the service.
+        # A full disk or a closed pipe must not stop the service.
         with contextlib.suppress(OSError, ValueError):
-            # Not through a buffer, whose lock a thread that is never let go would hold at the end of the process.
+            # A stuck thread would hold a buffer's lock until the process ends, so the raw stream is used.
             stream = self._stream or sys.stderr.buffer
             stream = getattr(stream, "raw", stream)
             while text:
@@ -147,7 +143,7 @@ def configure_logging(
     form: Literal["auto", "json", "console"] = "auto",
     stream: BinaryIO | None = None,
 ) -> None:
-    """Send every event, ours and those of libraries that use ``logging``, to ``stream`` (default: standard error)."""
+    """Send our events and those of libraries that use ``logging`` to ``stream`` (default: standard error)."""
     out = stream or sys.stderr.buffer
     number = logging.getLevelNamesMapping()[level.upper()]
     console = form == "console" or (form == "auto" and out.isatty())
@@ -156,13 +152,13 @@ def configure_logging(
 
 
 class _FromLibraries(logging.Handler):
-    """Their events as ours. What is wrong with a record must not fall back on the library."""
+    """Writes the events of libraries as ours. A malformed record raises nothing into the library."""
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: dict[str, Any] = {"logger": record.name}
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001 - arguments that do not fit, or that cannot be shown
+        except Exception:  # noqa: BLE001 - the arguments may not fit the message, or their __str__ may raise anything
             message = str(record.msg)
         if record.exc_info and record.exc_info[1]:
             fields["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))

@@ -13,14 +13,14 @@ from prometheus_client import (
     generate_latest,
 )
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5, 10, 30)
 _LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 class Metrics:
-    """One process's metrics in a registry of their own."""
+    """The metrics of one process, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -69,7 +69,7 @@ class Metrics:
         self.dead_letters = Gauge("dead_letters", "Callbacks given up and not replayed.", registry=registry)
 
     def circuit(self, name: str) -> Callable[[str], None]:
-        """A listener for one circuit's changes of state: ``closed``, ``half_open`` or ``open``."""
+        """What a circuit breaker calls with each new state: ``closed``, ``half_open`` or ``open``."""
         self.breaker_state.labels(name).set(0)
 
         def changed(to: str) -> None:
@@ -79,5 +79,5 @@ class Metrics:
         return changed
 
     def text(self) -> bytes:
-        """All of them in Prometheus's text format."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
