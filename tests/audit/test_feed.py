@@ -1,4 +1,4 @@
-"""The feed between a real ledger and a real CSV log, also when a process dies in between."""
+"""The feed from a real ledger to a real CSV log, also when the process is killed."""
 
 import asyncio
 import subprocess
@@ -27,7 +27,7 @@ Limit = Callable[[int], AbstractContextManager[None]]
 
 
 class Audited:
-    """A ledger whose decisions are followed by a CSV log, as the service joins them."""
+    """A ledger and its CSV log, joined as in the service."""
 
     def __init__(self, store: SqliteStore, path: Path) -> None:
         self.metrics = Metrics()
@@ -107,7 +107,7 @@ def test_what_was_recorded_without_the_sink_is_caught_up_on_start(
 def test_a_full_disk_is_caught_up_once_there_is_room(
     tmp_path: Path, decide: Decide, read_log: ReadLog, no_file_beyond: Limit
 ) -> None:
-    """The log is made the largest file, so that it alone meets the limit."""
+    """The log is the largest file, so that only the log reaches the limit."""
     log = tmp_path / "audit.log"
 
     async def main() -> None:

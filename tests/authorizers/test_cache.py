@@ -102,7 +102,7 @@ def test_a_verdict_found_before_something_was_forgotten_is_not_kept(forget: Call
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """The cache beside a list of everything that may still be answered, oldest first."""
+    """Compares the cache with a list of all entries that it may return, oldest first."""
 
     tokens = st.sampled_from(HASHES)
     places = st.sampled_from(STATIONS)
@@ -165,7 +165,7 @@ class CacheMachine(RuleBasedStateMachine):
     def bounded_and_in_step(self) -> None:
         assert size(self.cache) == len(self.live) <= self.max_entries
         assert len(set(self.epochs)) == len(self.epochs)
-        # Looked at from inside, because an index that is never emptied shows only as memory.
+        # The test reads a private index: an index that only grows would be visible as memory alone.
         assert {(token, station) for token, found in self.cache._stations.items() for station in found} == {
             item[0] for item in self.live
         }
