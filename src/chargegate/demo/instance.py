@@ -12,7 +12,6 @@ from chargegate.config import PREFIX
 from chargegate.demo.wire import send
 
 _START_LIMIT_S = 20
-_STOP_LIMIT_S = 15
 
 
 class DemoError(Exception):
@@ -55,22 +54,13 @@ class Instance:
         except TimeoutError:
             raise DemoError(f"the service was not ready within {_START_LIMIT_S} s: {self._last_line()}") from None
 
-    async def kill(self) -> None:
-        """Send SIGKILL: the process cannot save anything."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
-
-    async def stop(self) -> int:
-        """Send SIGTERM. Returns the exit code."""
+    async def end(self, number: signal.Signals) -> int:
+        """Send a signal to the process, if it runs, and wait for its end. Returns the exit code."""
         if self._process is None:
-            raise DemoError("the service was never started")
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(_STOP_LIMIT_S):
-                return await self._process.wait()
-        except TimeoutError:
-            raise DemoError(f"the service did not stop within {_STOP_LIMIT_S} s") from None
+            return 0
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+        return await self._process.wait()
 
     async def _ready(self) -> bool:
         try:

@@ -91,7 +91,7 @@ class _Demo:
                 f" timeout_ms = {_TIME_LIMIT_MS} }}\n",
             )
             for service in (self._embedded, self._external):
-                stack.push_async_callback(service.kill)
+                stack.push_async_callback(service.end, signal.SIGKILL)
             with self._screen.live():
                 await self._run_cases(receiver.url)
                 crash = await self._run_crash(receiver.url)
@@ -116,7 +116,7 @@ class _Demo:
         await self._send(self._crash, receiver)
         await self._until(lambda: sum(len(sent.callbacks) for sent in requests) >= _AT_ONCE)
         await self._look()
-        await self._embedded.kill()
+        await self._embedded.end(signal.SIGKILL)
         decided = sum(bool(sent.decision) for sent in requests)
         waiting = _REQUESTS - decided
         self._screen.say(f"kill -9: {decided} decided and being called back, {waiting} waiting")
@@ -132,7 +132,7 @@ class _Demo:
     async def _check(self, folder: Path, signing_key: bytes, crash: Check) -> list[Check]:
         services = (self._embedded, self._external)
         metrics = [(await send(service.url, "GET", "/metrics")).body for service in services]
-        codes = [await service.stop() for service in services]
+        codes = [await service.end(signal.SIGTERM) for service in services]
         audit = read_audit([service.audit_log for service in services])
         stray = [f"{self._stray_calls} went elsewhere"] if self._stray_calls else []
         return [
