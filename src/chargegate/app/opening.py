@@ -259,10 +259,8 @@ def _audited(metrics: Metrics, feed: AuditFeed | None, rows: list[AuditRow]) -> 
 
 
 async def _start_feed(feed: AuditFeed, path: str, ledger: Ledger, stack: AsyncExitStack) -> None:
-    save = partial(ledger.save_sink_position, feed.name)
-    position = await ledger.sink_position(feed.name)
     try:
-        await feed.start(position, ledger.audit_after, save)
+        await feed.start(ledger)
     except OSError as error:
         raise StartError(f"audit.csv_path: {path}: cannot be read back: {error.strerror}") from None
-    stack.push_async_callback(feed.close, save)
+    stack.push_async_callback(feed.close)

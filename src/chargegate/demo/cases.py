@@ -1,6 +1,5 @@
-"""What the demo asks of the service, what it expects, and what it saw."""
+"""The cases of the demo: what is sent, what must come of it, and what was seen."""
 
-import json
 import secrets
 import uuid
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from chargegate.model import RequestStatus, Status
 
 @dataclass
 class Sent:
-    """One request and all that was seen of it."""
+    """One request, and what was seen of it. A callback has the status that it was answered with, or None."""
 
     station_id: str
     driver_token: str
@@ -26,31 +25,32 @@ class Sent:
 
     @property
     def request_id(self) -> str:
-        """As the service named it; empty while it has not."""
+        """The id that the service gave, or an empty string."""
         return str(self.answers[0].json()["request_id"]) if self.answers and self.answers[0].status == 202 else ""
 
     @property
     def done(self) -> bool:
         return self.status in (RequestStatus.COMPLETED, RequestStatus.FAILED, RequestStatus.TIMEOUT)
 
-    def see(self, record: Mapping[str, Any]) -> None:
-        """Take over what the service says of the request."""
+    def update(self, record: Mapping[str, Any]) -> None:
+        """Keep what the service says about the request."""
         self.status = record["status"]
         if record["decision"]:
             self.decision, self.reason = record["decision"]["status"], record["decision"]["reason"]
 
 
 def new_requests(count: int = 1) -> list[Sent]:
-    """Requests of one driver at several stations. Nothing in them can be found by chance in a file."""
+    """Requests of one driver at several stations. Token and path are random, so that no file holds them by chance."""
     token = f"demo~{secrets.token_hex(16)}.driver"
     return [Sent(str(uuid.uuid4()), token, f"/callback/{secrets.token_hex(12)}") for _ in range(count)]
 
 
 @dataclass
-class Scene:
-    """One case: its requests, and what must come of them.
+class Case:
+    """Requests of one kind, and what must come of them.
 
-    ``reason`` is None where the authorizer may give any. ``fail_first``: so many callbacks get a 500.
+    ``reason`` is None where the authorizer may give any. ``listed``: the driver is in the access list. ``external``:
+    an external authorizer decides. The first ``fail_first`` callbacks of a request are answered 500.
     """
 
     title: str
@@ -67,16 +67,3 @@ class Scene:
     @property
     def done(self) -> bool:
         return all(sent.done for sent in self.requests)
-
-
-def expected_body(sent: Sent, decision: Status) -> list[tuple[str, str]]:
-    """The callback's members in their order."""
-    return [("station_id", sent.station_id), ("driver_token", sent.driver_token), ("status", str(decision))]
-
-
-def members(body: bytes) -> object:
-    """A JSON object's members in their order, doubles kept; None if it is not JSON."""
-    try:
-        return json.loads(body, object_pairs_hook=list)
-    except ValueError:
-        return None
