@@ -14,7 +14,9 @@ from chargegate.app.start import Role, StartError, extra
 from chargegate.app.storage import Storage
 from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
-from chargegate.config import Settings, scheme
+from chargegate.authorizers.decider import Decider
+from chargegate.config import Callback, Settings, scheme
+from chargegate.delivering.deliveries import CallbackLimits
 from chargegate.delivering.guard import AddressGuard
 from chargegate.delivering.retry import RetryPolicy
 from chargegate.delivering.sender import Sender
@@ -75,11 +77,12 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Deciding:
     worker = Worker(
         queue=opened.queue,
         ledger=storage.ledger,
-        authorizer=authorizer,
+        decider=Decider(authorizer, storage.keyring, opened.metrics, max_age_ms=settings.queue.max_age_ms),
         keyring=storage.keyring,
         sender=Sender(client, signer, opened.metrics, timeout_ms=settings.callback.timeout_ms),
+        limits=_callback_limits(settings.callback),
+        concurrency=settings.queue.consumer_concurrency,
         metrics=opened.metrics,
-        **_worker_limits(settings),
     )
     return Deciding(worker, authorizer, cache)
 
@@ -159,28 +162,13 @@ class _Watched(TypedDict):
     health_enabled: bool
 
 
-class _WorkerLimits(TypedDict):
-    retries: RetryPolicy
-    concurrency: int
-    max_age_ms: int
-    deadline_ms: int
-    max_parked: int
-    max_connections: int
-    max_connections_per_destination: int
-    circuit_failures: int
-    circuit_probe_ms: int
-
-
-def _worker_limits(settings: Settings) -> _WorkerLimits:
-    callback = settings.callback
-    return {
-        "retries": RetryPolicy(callback.max_attempts, callback.retry_delay_ms, callback.max_retry_after_ms),
-        "concurrency": settings.queue.consumer_concurrency,
-        "max_age_ms": settings.queue.max_age_ms,
-        "deadline_ms": callback.deadline_ms,
-        "max_parked": callback.max_parked,
-        "max_connections": callback.max_connections,
-        "max_connections_per_destination": callback.max_connections_per_destination,
-        "circuit_failures": callback.circuit.failure_threshold,
-        "circuit_probe_ms": callback.circuit.probe_interval_ms,
-    }
+def _callback_limits(callback: Callback) -> CallbackLimits:
+    return CallbackLimits(
+        retries=RetryPolicy(callback.max_attempts, callback.retry_delay_ms, callback.max_retry_after_ms),
+        deadline_ms=callback.deadline_ms,
+        max_parked=callback.max_parked,
+        max_connections=callback.max_connections,
+        max_connections_per_destination=callback.max_connections_per_destination,
+        circuit_failures=callback.circuit.failure_threshold,
+        circuit_probe_ms=callback.circuit.probe_interval_ms,
+    )
