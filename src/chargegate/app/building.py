@@ -12,7 +12,9 @@ from chargegate.app.authorization import apply_acl_file, build_authorizer, follo
 from chargegate.app.opening import Opened
 from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
-from chargegate.config import scheme
+from chargegate.authorizers.decider import Decider
+from chargegate.config import Callback, scheme
+from chargegate.delivering.deliveries import CallbackLimits
 from chargegate.delivering.guard import AddressGuard
 from chargegate.delivering.retry import RetryPolicy
 from chargegate.delivering.sender import Sender
@@ -48,19 +50,12 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
     worker = Worker(
         queue=opened.queue,
         ledger=ledger,
-        authorizer=authorizer,
+        decider=Decider(authorizer, opened.keyring, opened.metrics, max_age_ms=settings.queue.max_age_ms),
         keyring=opened.keyring,
         sender=Sender(client, Signer(callback.signing_secrets), opened.metrics, timeout_ms=callback.timeout_ms),
-        metrics=opened.metrics,
-        retries=RetryPolicy(callback.max_attempts, callback.retry_delay_ms, callback.max_retry_after_ms),
+        limits=_callback_limits(callback),
         concurrency=settings.queue.consumer_concurrency,
-        max_age_ms=settings.queue.max_age_ms,
-        deadline_ms=callback.deadline_ms,
-        max_parked=callback.max_parked,
-        max_connections=callback.max_connections,
-        max_connections_per_destination=callback.max_connections_per_destination,
-        circuit_failures=callback.circuit.failure_threshold,
-        circuit_probe_ms=callback.circuit.probe_interval_ms,
+        metrics=opened.metrics,
     )
     return Working(worker, authorizer, remembered)
 
@@ -114,3 +109,15 @@ def _components(opened: Opened, working: Working | None) -> dict[str, Callable[[
     if opened.cache is not None:
         components["cache"] = partial(health.cache, opened.cache, engine_of(settings.cache.url).name)
     return components
+
+
+def _callback_limits(callback: Callback) -> CallbackLimits:
+    return CallbackLimits(
+        retries=RetryPolicy(callback.max_attempts, callback.retry_delay_ms, callback.max_retry_after_ms),
+        deadline_ms=callback.deadline_ms,
+        max_parked=callback.max_parked,
+        max_connections=callback.max_connections,
+        max_connections_per_destination=callback.max_connections_per_destination,
+        circuit_failures=callback.circuit.failure_threshold,
+        circuit_probe_ms=callback.circuit.probe_interval_ms,
+    )
