@@ -14,7 +14,7 @@ import pytest
 import uvloop
 from starlette.types import ASGIApp
 
-from chargegate.api import Component, Parts, Server, build
+from chargegate.api import Parts, Server, build
 from chargegate.delivering.guard import AddressGuard
 from chargegate.engines.memory.queue import MemoryQueue
 from chargegate.engines.redis.cache import RedisCache
@@ -26,6 +26,7 @@ from chargegate.keys import AccessKeys, Keyring
 from chargegate.ledger.records import DeadLetter, Finished
 from chargegate.model import Decision, RequestStatus, Status, new_request_id
 from chargegate.observe import Metrics
+from chargegate.operations.health import Component
 from chargegate.queues.base import Queue
 
 T = TypeVar("T")

@@ -20,9 +20,9 @@ from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.queue import SqliteQueue
 from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.engines.sqlite.statements import ALL_TABLES
-from chargegate.ledger.copying import KINDS, copy
 from chargegate.ledger.records import AccessEntry, Claim, DecisionFilter, Finished
 from chargegate.model import RequestStatus, Status, new_request_id, now_ms
+from chargegate.operations.moving import KINDS, Side, copy_database
 from chargegate.queues.base import Message
 from scenario import run as run_to_its_end
 
@@ -49,7 +49,8 @@ class Both:
         def count(kind: str, more: int) -> None:
             counts[kind] += more
 
-        await copy(SqliteSource(self.source), PostgresTarget(self.target), count)
+        source, target = SqliteSource(self.source), PostgresTarget(self.target)
+        await copy_database(Side("from", source), Side("to", target), count)
         assert tuple(counts) == KINDS
         return dict(counts)
 

@@ -7,7 +7,8 @@ from uuid import uuid4
 import pytest
 
 from chargegate.authorizers.cache import Cached, DecisionCache
-from chargegate.engines.redis.cache import RedisCache, SharedVerdicts
+from chargegate.authorizers.shared import SharedVerdicts
+from chargegate.engines.redis.cache import RedisCache
 from chargegate.engines.redis.connection import RedisServer
 from chargegate.ledger.records import Claim
 from chargegate.model import ChargingRequest, Status, Verdict, new_request_id, now_ms

@@ -12,10 +12,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from chargegate.authorizers.base import Authorizer
 from chargegate.engines.redis.connection import Batches, RedisServer, RedisUnavailable
 from chargegate.ledger.records import Claim
-from chargegate.model import ChargingRequest, Status, Verdict, now_ms
+from chargegate.model import Status, Verdict, now_ms
 from chargegate.observe import log
 
 _TIMEOUT_S: Final = 0.25
@@ -280,29 +279,3 @@ class RedisCache:
 
     def _of_key(self, digest: str) -> str:
         return f"{self._prefix}key:{digest}"
-
-
-class SharedVerdicts:
-    """Answers with what any process was told lately, and else asks the authorizer and tells the others.
-
-    It belongs beneath a process's own cache: that one must forget a token before this one is told to. The Redis cache
-    stays the caller's.
-    """
-
-    def __init__(self, inner: Authorizer, cache: RedisCache) -> None:
-        self._inner = inner
-        self._cache = cache
-
-    async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:
-        kept, epoch = await self._cache.look(token_hash, request.station_id)
-        if kept is not None:
-            return kept
-        verdict = await self._inner.decide(request, token_hash)
-        await self._cache.keep(token_hash, request.station_id, verdict, epoch)
-        return verdict
-
-    async def check(self) -> None:
-        await self._inner.check()
-
-    async def close(self) -> None:
-        await self._inner.close()

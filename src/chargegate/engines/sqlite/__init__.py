@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from chargegate.engines import Place, QueueLimits
+from chargegate.engines import EMBEDDED, Place, QueueLimits
 from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.file import read_once
@@ -15,7 +15,7 @@ from chargegate.engines.sqlite.statements import ALL_TABLES, QUEUE_TABLES
 from chargegate.ledger.base import AccessList, Ledger
 from chargegate.ledger.records import AuditRow
 
-FILE: Final = "chargegate.db"
+FILE: Final = EMBEDDED.file
 """The name of the file in the data folder."""
 
 

@@ -1,4 +1,4 @@
-"""Fills a queue from elsewhere than a client, who could be told to come again."""
+"""Fills a queue with messages that do not come from a client, who could be told to try again later."""
 
 import asyncio
 from collections.abc import Iterable
@@ -11,8 +11,8 @@ _PAUSE_S: Final = 0.2
 
 
 async def put_all(queue: Queue, messages: Iterable[Message]) -> list[BaseException | None]:
-    """Put messages side by side. Where the queue is full this waits, for as long as there is room for one of them at
-    least once a minute. For each None, or why it was not stored: ``QueueUnavailable`` as a rule."""
+    """Put messages side by side. While the queue is full this waits, as long as at least one of the messages finds
+    room every minute. The answer for each message is None, or why it was not stored: as a rule ``QueueUnavailable``."""
     loop = asyncio.get_running_loop()
     stored_at = loop.time()
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from chargegate.app.start import process_name
+from chargegate.app.process import process_name
 
 
 def test_a_name_is_kept_and_never_shared(tmp_path: Path) -> None:
