@@ -12,9 +12,10 @@ import pytest
 from tests.api.conftest import BODY, SESSION, STATION, TOKEN, Service
 
 from chargegate.engines.memory.queue import MemoryQueue
-from chargegate.ledger.records import DeadLetter, Finished
+from chargegate.ledger.records import Finished
 from chargegate.model import Reason, RequestStatus, Status, new_request_id, to_iso
-from chargegate.queues.base import QueueFull, Waiting
+from chargegate.queues.base import Message, Waiting
+from chargegate.queues.envelope import unwrap
 
 AT = 1_700_000_000_000
 
@@ -248,7 +249,14 @@ def test_replaying_one(service: Service, client: httpx.Client) -> None:
     replayed = answer.json()
     assert set(replayed) == {"status", "message", "request_id", "timestamp"}
     assert (replayed["status"], replayed["request_id"]) == ("accepted", letter.request_id)
-    assert [sent.request_id for sent in service.replayed] == [letter.request_id]
+    [message] = service.received()
+    request, replayed_at = unwrap(service.keyring, message)
+    assert (request.request_id, request.driver_token, request.callback_url) == (
+        letter.request_id,
+        TOKEN,
+        BODY["callback_url"],
+    )
+    assert replayed_at == AT + 10  # after the callback was given up
 
 
 def test_replaying_what_is_no_dead_letter(service: Service, client: httpx.Client) -> None:
@@ -257,17 +265,19 @@ def test_replaying_what_is_no_dead_letter(service: Service, client: httpx.Client
         answer = client.post(f"/api/v1/dead-letters/{request_id}/replay")
         assert (answer.status_code, answer.json()["status"]) == (404, "not_found")
     assert client.post("/api/v1/dead-letters/x/replay").status_code == 400
-    assert service.replayed == []
+    assert service.accepted() == 0
 
 
-def test_replaying_a_range_of_several_pages(service: Service, client: httpx.Client) -> None:
+def test_replaying_a_range_of_several_pages(serve: Callable[..., Service]) -> None:
+    service = serve(queue_size=1000)
+    client = service.http
     letters = [service.give_up(at=AT + number) for number in range(250)]
     query = {"from": to_iso(AT + 19), "to": to_iso(AT + 249)}
     answer = client.post("/api/v1/dead-letters/replay", params=query)
     assert answer.status_code == 202
     assert set(answer.json()) == {"status", "replayed", "timestamp"}
     assert answer.json()["replayed"] == 230
-    assert {sent.request_id for sent in service.replayed} == {letter.request_id for letter in letters[10:240]}
+    assert {sent.request_id for sent in service.received()} == {letter.request_id for letter in letters[10:240]}
     for bound in ({"from": to_iso(0)}, {"to": to_iso(AT + 1000)}):
         assert client.post("/api/v1/dead-letters/replay", params=bound).json()["replayed"] == 250
 
@@ -292,14 +302,11 @@ def test_a_range_that_is_not_understood_replays_nothing(
     assert (answer.status_code, answer.json()["status"]) == (400, "validation_error")
     assert set(answer.json()["details"]) == fields
     assert TOKEN not in answer.text
-    assert service.replayed == []
+    assert service.accepted() == 0
 
 
 def test_replaying_into_a_full_queue(serve: Callable[..., Service]) -> None:
-    async def full(_letter: DeadLetter) -> None:
-        raise QueueFull
-
-    service = serve(replay=full)
+    service = serve(queue_size=0)
     letter = service.give_up()
     for path in ("/api/v1/dead-letters/replay?from=2020-01-01", f"/api/v1/dead-letters/{letter.request_id}/replay"):
         answer = service.http.post(path)
@@ -307,11 +314,13 @@ def test_replaying_into_a_full_queue(serve: Callable[..., Service]) -> None:
         assert answer.headers["retry-after"]
 
 
-def test_a_defect_of_another_route_is_no_request_to_charge(serve: Callable[..., Service]) -> None:
-    async def broken(_letter: DeadLetter) -> None:
-        raise KeyError(TOKEN)
+class Broken(MemoryQueue):
+    async def put(self, message: Message) -> None:
+        raise KeyError(message.request_id + TOKEN)
 
-    service = serve(replay=broken)
+
+def test_a_defect_of_another_route_is_no_request_to_charge(serve: Callable[..., Service]) -> None:
+    service = serve(queue=Broken(1))
     answer = service.http.post(f"/api/v1/dead-letters/{service.give_up().request_id}/replay")
     assert (answer.status_code, answer.json()["status"]) == (500, "internal_error")
     assert TOKEN not in answer.text

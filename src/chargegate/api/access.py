@@ -19,11 +19,6 @@ class Guard:
     def __init__(self, keys: AccessKeys) -> None:
         self._keys = keys
 
-    @property
-    def closed(self) -> bool:
-        """Whether a key is asked for at all."""
-        return bool(self._keys)
-
     def admit(self, headers: Mapping[bytes, bytes], role: Role) -> str:
         """The name of the caller's key, or an empty string for an anonymous caller. Raises ``Refused``: 401, 403."""
         if not self._keys:

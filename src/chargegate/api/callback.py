@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from chargegate.api.operations import Body, Callback, Parameter, Schema
+from chargegate.api.routing import Body, Callback, Parameter, Schema
 from chargegate.api.schemas import EXAMPLE_STATION, EXAMPLE_TOKEN
 from chargegate.model import Status
 

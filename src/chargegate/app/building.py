@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from starlette.types import ASGIApp
 
-from chargegate.api import Component, Parts, Watched, build, build_watched
+from chargegate.api import Parts, build, build_monitoring
 from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
-from chargegate.app.offline import replay
 from chargegate.app.start import Role, StartError, extra
 from chargegate.app.storage import Storage
 from chargegate.authorizers.base import Authorizer
@@ -21,7 +20,6 @@ from chargegate.delivering.sender import Sender
 from chargegate.delivering.signing import Signer
 from chargegate.http1 import HttpClient
 from chargegate.keys import AccessKeys
-from chargegate.ledger.base import Ledger
 from chargegate.observe import Metrics
 from chargegate.operations import health
 from chargegate.queues.base import Queue
@@ -95,17 +93,6 @@ def _sharing(shared: "RedisCache | None") -> Callable[[Authorizer], Authorizer] 
 def build_surface(opened: Opened, deciding: Deciding | None, draining: Callable[[], bool]) -> ASGIApp:
     """What this process answers over HTTP."""
     settings, storage, shared = opened.settings, opened.storage, opened.shared
-    watched: _Watched = {
-        "queue": opened.queue,
-        "ledger": storage.ledger,
-        "metrics": opened.metrics,
-        "components": _components(opened, deciding),
-        "draining": draining,
-        "metrics_enabled": settings.monitoring.metrics.enabled,
-        "health_enabled": settings.monitoring.health_check.enabled,
-    }
-    if opened.role == "worker":
-        return build_watched(Watched(**watched))
 
     def access_changed(token_hashes: frozenset[str]) -> None:
         if deciding is not None:
@@ -113,29 +100,33 @@ def build_surface(opened: Opened, deciding: Deciding | None, draining: Callable[
         if shared is not None:
             shared.forget(token_hashes)
 
-    return build(
-        Parts(
-            **watched,
-            access_list=storage.access_list,
-            keyring=storage.keyring,
-            access_keys=AccessKeys(settings.security.api_keys),
-            check_address=AddressGuard(settings.callback.allowed_networks).check,
-            access_changed=access_changed,
-            replay=partial(replay, opened.queue, storage.keyring),
-            claims=shared,
-            require_https=settings.callback.require_https,
-            max_body_bytes=settings.server.max_body_bytes,
-            rate_limit_per_second=settings.server.rate_limit_per_second,
-            rate_limit_burst=settings.server.rate_limit_burst,
-        )
+    parts = Parts(
+        queue=opened.queue,
+        ledger=storage.ledger,
+        access_list=storage.access_list,
+        keyring=storage.keyring,
+        metrics=opened.metrics,
+        claims=shared,
+        components=_components(opened, deciding),
+        draining=draining,
+        check_address=AddressGuard(settings.callback.allowed_networks).check,
+        access_changed=access_changed,
+        access_keys=AccessKeys(settings.security.api_keys),
+        require_https=settings.callback.require_https,
+        max_body_bytes=settings.server.max_body_bytes,
+        rate_limit_per_second=settings.server.rate_limit_per_second,
+        rate_limit_burst=settings.server.rate_limit_burst,
+        metrics_enabled=settings.monitoring.metrics.enabled,
+        health_enabled=settings.monitoring.health_check.enabled,
     )
+    return build_monitoring(parts) if opened.role == "worker" else build(parts)
 
 
-def _components(opened: Opened, deciding: Deciding | None) -> dict[str, Callable[[], Awaitable[Component]]]:
+def _components(opened: Opened, deciding: Deciding | None) -> dict[str, Callable[[], Awaitable[health.Component]]]:
     """Each process tells of what is in it."""
     settings, storage = opened.settings, opened.storage
     worker = None if deciding is None else deciding.worker
-    components: dict[str, Callable[[], Awaitable[Component]]] = {
+    components: dict[str, Callable[[], Awaitable[health.Component]]] = {
         "queue": partial(health.queue, opened.queue, worker, settings.queue.max_size)
     }
     if deciding is not None:
@@ -147,16 +138,6 @@ def _components(opened: Opened, deciding: Deciding | None) -> dict[str, Callable
     if opened.shared is not None:
         components["cache"] = partial(health.cache, opened.shared)
     return components
-
-
-class _Watched(TypedDict):
-    queue: Queue
-    ledger: Ledger
-    metrics: Metrics
-    components: dict[str, Callable[[], Awaitable[Component]]]
-    draining: Callable[[], bool]
-    metrics_enabled: bool
-    health_enabled: bool
 
 
 class _WorkerLimits(TypedDict):

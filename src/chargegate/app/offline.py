@@ -13,10 +13,7 @@ from chargegate.app.storage import DATABASE, database_named, open_storage
 from chargegate.config import Settings
 from chargegate.keys import Keyring
 from chargegate.ledger.base import AccessList, Ledger
-from chargegate.ledger.records import DeadLetter
-from chargegate.model import now_ms
-from chargegate.queues.base import Message, Queue
-from chargegate.queues.envelope import unwrap, wrap
+from chargegate.queues.base import Queue
 
 if TYPE_CHECKING:
     from chargegate.engines.postgres.ledger import PostgresLedger
@@ -26,13 +23,12 @@ COMMAND = "command"
 
 
 class Offline(msgspec.Struct, frozen=True):
-    """``replay`` puts a dead letter back into the queue, and raises ``StartError`` where the queue lives in another
-    process's memory."""
+    """``open_queue`` opens the queue, and raises ``StartError`` where that lives in another process's memory."""
 
     ledger: Ledger
     access_list: AccessList
     keyring: Keyring
-    replay: Callable[[DeadLetter], Awaitable[None]]
+    open_queue: Callable[[], Awaitable[Queue]]
 
 
 @asynccontextmanager
@@ -48,17 +44,13 @@ async def opened_store(settings: Settings, *, made: Callable[[Path], None] | Non
         storage = await open_storage(settings, stack, role=None)
         if missing and made is not None:
             made(folder)
-        queue: Queue | None = None
 
-        async def put_back(letter: DeadLetter) -> None:
-            nonlocal queue
+        async def open_reachable() -> Queue:
             if settings.queue.url == "memory://":
                 raise StartError("queue.url is memory://: only the serving process can replay, over HTTP")
-            if queue is None:
-                queue = await open_queue(settings, storage, stack, name=COMMAND)
-            await replay(queue, storage.keyring, letter)
+            return await open_queue(settings, storage, stack, name=COMMAND)
 
-        yield Offline(storage.ledger, storage.access_list, storage.keyring, put_back)
+        yield Offline(storage.ledger, storage.access_list, storage.keyring, open_reachable)
 
 
 async def prune_audit(settings: Settings, before: int) -> list[str]:
@@ -78,10 +70,3 @@ def lacks_database(folder: Path) -> bool:
         return not (folder / DATABASE).exists()
     except OSError as error:
         raise StartError(f"data_dir: {folder}: {error.strerror}") from None
-
-
-async def replay(queue: Queue, keyring: Keyring, letter: DeadLetter) -> None:
-    """Put a dead letter back on its way. Raises ``CannotOpen``, ``QueueFull`` or ``QueueUnavailable``."""
-    again = letter.failed_at + 1  # not now: if another replay is delivered meanwhile, this one has nothing to send
-    request, _ = unwrap(keyring, Message(letter.request_id, letter.station_id, max(now_ms(), again), letter.sealed))
-    await queue.put(wrap(keyring, request, replayed_at=again))

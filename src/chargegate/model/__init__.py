@@ -17,10 +17,20 @@ from typing import Any, Final
 
 import msgspec
 
+from chargegate.model.shown import Hidden, Iso, Millis, Moment, ShortHash, TokenHash, Without
+
+__all__ = ["Hidden", "Iso", "Millis", "Moment", "ShortHash", "TokenHash", "Without"]
+
 ACCEPTED_MESSAGE: Final = (
     "Request is being processed asynchronously. The result will be sent to the provided callback URL."
 )
 MAX_CALLBACK_URL: Final = 2048
+UUID_PATTERN: Final = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+MIN_DRIVER_TOKEN: Final = 20
+MAX_DRIVER_TOKEN: Final = 80
+DRIVER_TOKEN_PATTERN: Final = f"^[A-Za-z0-9._~-]{{{MIN_DRIVER_TOKEN},{MAX_DRIVER_TOKEN}}}$"
+UUID_RULE: Final = "must be a UUID in its canonical 8-4-4-4-12 form"
+OTHER_SPELLINGS: Final = {"station_id": "stationId", "driver_token": "driverToken", "callback_url": "callbackUrl"}
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -115,11 +125,11 @@ class Decision(msgspec.Struct, frozen=True):
 
     request_id: str
     station_id: str
-    driver_token_hash: str
+    driver_token_hash: ShortHash
     status: Status
     reason: str
     processing_time_ms: int
-    timestamp: int
+    timestamp: Millis
 
 
 class CallbackPayload(msgspec.Struct, frozen=True):
@@ -139,9 +149,26 @@ class _Body(msgspec.Struct):
     callbackUrl: Any = msgspec.UNSET  # noqa: N815 - the contract's other spelling
 
 
+_LABEL: Final = "[A-Za-z0-9_-]{1,63}"
+_HOST: Final = rf"(({_LABEL}\.){{0,126}}{_LABEL}\.?|\[[0-9A-Fa-f:.]{{2,45}}\])"
+_PORT: Final = (
+    "(0{0,4}[1-9]|0{0,3}[1-9][0-9]|0{0,2}[1-9][0-9]{2}|0?[1-9][0-9]{3}|[1-5][0-9]{4}"
+    "|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+)
+
+
+def callback_url_pattern(*, require_https: bool) -> str:
+    """The regular expression (ECMA-262) of a callback URL, for JSON Schema.
+
+    It does not hold the limits on the length of the URL and of the host's name, nor the rules for IP addresses.
+    """
+    scheme = "[Hh][Tt][Tt][Pp][Ss]" + ("" if require_https else "?")
+    return rf"^{scheme}://{_HOST}(:{_PORT})?([/?][!-\x22$-\x5b\x5d-~]*)?$"
+
+
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
-_STATION = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
-_TOKEN = re.compile(r"[A-Za-z0-9._~-]{20,80}").fullmatch
+_STATION = re.compile(UUID_PATTERN).fullmatch
+_TOKEN = re.compile(DRIVER_TOKEN_PATTERN).fullmatch
 _URL = re.compile(
     r"(?P<scheme>[Hh][Tt][Tt][Pp][Ss]?)://"
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))"
@@ -216,7 +243,7 @@ def station_fault(value: object) -> str | None:
     """The rule that a station id breaks, or None."""
     if isinstance(value, str) and _STATION(value):
         return None
-    return "must be a UUID in its canonical 8-4-4-4-12 form"
+    return UUID_RULE
 
 
 def token_fault(value: object) -> str | None:

@@ -1,13 +1,23 @@
 """What each component says of itself."""
 
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
-from chargegate.api import Component
+import msgspec
+
 from chargegate.audit.feed import AuditFeed
 from chargegate.authorizers.base import AuthorizationError, Authorizer, CircuitOpen
 from chargegate.ledger.base import Ledger, LedgerUnavailable
 from chargegate.queues.base import Queue, QueueUnavailable
 from chargegate.worker import Worker
+
+ComponentStatus = Literal["UP", "DEGRADED", "DOWN"]
+
+
+class Component(msgspec.Struct, frozen=True):
+    """How one part of the service is. ``details`` are for people and hold no secret."""
+
+    status: ComponentStatus
+    details: dict[str, Any] = {}
 
 
 async def queue(queue: Queue, worker: Worker | None, max_size: int) -> Component:
