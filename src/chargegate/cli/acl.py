@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 import click
-import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
-from chargegate import app, config
+from chargegate import app
 from chargegate.authorizers.acl_entries import AclLineError
 from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import write_listing, write_object
+from chargegate.cli.store import in_store
 from chargegate.ledger.records import AccessEntry
 from chargegate.model import Invalid
 from chargegate.operations import access_list
@@ -73,12 +73,11 @@ def add(
         "note": note,
     }
 
-    async def run() -> AccessEntry:
-        async with app.opened_store(config.load(config_file), made=_say_made) as store:
-            return await access_list.put_entry(store.access_list, store.keyring, fields)
+    async def put(store: app.Offline) -> AccessEntry:
+        return await access_list.put_entry(store.access_list, store.keyring, fields)
 
     try:
-        entry = uvloop.run(run())
+        entry = in_store(config_file, put, make=True)
     except Invalid as error:
         raise click.UsageError("; ".join(f"{field}: {rule}" for field, rule in error.details.items())) from None
     if as_json:
@@ -100,11 +99,10 @@ def remove(token: str, as_json: bool, config_file: str | None) -> None:
     """
     named = _token(token)
 
-    async def run() -> str | None:
-        async with app.opened_store(config.load(config_file)) as store:
-            return await access_list.remove_entry(store.access_list, store.keyring, named)
+    async def take_out(store: app.Offline) -> str | None:
+        return await access_list.remove_entry(store.access_list, store.keyring, named)
 
-    removed = uvloop.run(run())
+    removed = in_store(config_file, take_out)
     if removed is None:
         raise click.ClickException("the access list has no such entry")
     if as_json:
@@ -124,11 +122,10 @@ def list_entries(as_json: bool, config_file: str | None) -> None:
       chargegate acl list --json
     """
 
-    async def run() -> None:
-        async with app.opened_store(config.load(config_file)) as store:
-            await write_listing(access_list.access_entries(store.access_list), as_json=as_json)
+    async def write(store: app.Offline) -> None:
+        await write_listing(access_list.access_entries(store.access_list), as_json=as_json)
 
-    uvloop.run(run())
+    in_store(config_file, write)
 
 
 @acl.command("import")
@@ -145,19 +142,16 @@ def import_file(file: Path, as_json: bool, config_file: str | None) -> None:
     Example:
       chargegate acl import drivers.csv
     """
-    console = Console(stderr=True)
 
-    async def run() -> int:
-        async with app.opened_store(config.load(config_file), made=_say_made) as store:
-            with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-                try:
-                    return await _import(store, file, progress)
-                except AclLineError as error:
-                    raise click.ClickException(f"{file}: {error}") from None
-                except OSError as error:
-                    raise click.ClickException(f"{file}: {error.strerror}") from None
+    async def fill(store: app.Offline) -> int:
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            return await _import(store, file, progress)
 
-    imported = uvloop.run(run())
+    try:
+        imported = in_store(config_file, fill, make=True)
+    except AclLineError as error:
+        raise click.ClickException(f"{file}: {error}") from None
     if as_json:
         write_object({"imported": imported})
     else:
@@ -165,20 +159,20 @@ def import_file(file: Path, as_json: bool, config_file: str | None) -> None:
 
 
 async def _import(store: app.Offline, file: Path, progress: Progress) -> int:
-    with file.open("rb") as lines:
-        checking = progress.add_task("checking", total=os.fstat(lines.fileno()).st_size)
-        storing = progress.add_task("storing", visible=False)
-        return await access_list.import_csv(
-            store.access_list,
-            store.keyring,
-            lines,
-            lambda read: progress.update(checking, completed=read),
-            lambda stored, count: progress.update(storing, completed=stored, total=count, visible=True),
-        )
-
-
-def _say_made(folder: Path) -> None:
-    click.echo(f"chargegate: made a new database in {folder} (data_dir)", err=True)
+    checking = progress.add_task("checking", total=None)
+    storing = progress.add_task("storing", visible=False)
+    try:
+        with file.open("rb") as lines:
+            progress.update(checking, total=os.fstat(lines.fileno()).st_size)
+            return await access_list.import_csv(
+                store.access_list,
+                store.keyring,
+                lines,
+                lambda read: progress.update(checking, completed=read),
+                lambda stored, count: progress.update(storing, completed=stored, total=count, visible=True),
+            )
+    except OSError as error:
+        raise click.ClickException(f"{file}: {error.strerror}") from None
 
 
 def _token(argument: str) -> str:

@@ -9,6 +9,7 @@ from chargegate import app, config
 from chargegate.cli.options import as_json, before, config_file, paging, time_range
 from chargegate.cli.options import station as only_station
 from chargegate.cli.output import write_listing, write_object, write_rows
+from chargegate.cli.store import in_store
 from chargegate.ledger.records import DecisionFilter, StationStats
 from chargegate.model import Status
 from chargegate.operations import decisions
@@ -51,12 +52,11 @@ def list_decisions(
       chargegate audit list --station 0a1b2c3d-0000-4000-8000-000000000001 --limit 10
     """
 
-    async def run() -> None:
-        async with app.opened_store(config.load(config_file)) as store:
-            listing = decisions.decisions(store.ledger, DecisionFilter(station, status, since, until))
-            await write_listing(listing, limit=limit, as_json=as_json)
+    async def write(store: app.Offline) -> None:
+        listing = decisions.decisions(store.ledger, DecisionFilter(station, status, since, until))
+        await write_listing(listing, limit=limit, as_json=as_json)
 
-    uvloop.run(run())
+    in_store(config_file, write)
 
 
 @audit.command()
@@ -81,12 +81,11 @@ def timeouts(
       chargegate audit timeouts --from 2026-01-31 --to 2026-02-01 --all --json
     """
 
-    async def run() -> None:
-        async with app.opened_store(config.load(config_file)) as store:
-            listing = decisions.timeouts(store.ledger, station, since, until)
-            await write_listing(listing, limit=limit, as_json=as_json)
+    async def write(store: app.Offline) -> None:
+        listing = decisions.timeouts(store.ledger, station, since, until)
+        await write_listing(listing, limit=limit, as_json=as_json)
 
-    uvloop.run(run())
+    in_store(config_file, write)
 
 
 @audit.command()
@@ -102,12 +101,11 @@ def stats(station: str | None, since: int | None, until: int | None, as_json: bo
       chargegate audit stats --from 2026-01-01
     """
 
-    async def run() -> None:
-        async with app.opened_store(config.load(config_file)) as store:
-            counted = await store.ledger.station_stats(since, until, station_id=station)
+    async def write(store: app.Offline) -> None:
+        counted = await store.ledger.station_stats(since, until, station_id=station)
         await write_rows(_one_page(counted), columns(StationStats), as_json=as_json)
 
-    uvloop.run(run())
+    in_store(config_file, write)
 
 
 @audit.command()
@@ -124,7 +122,6 @@ def prune(before: int, as_json: bool, config_file: str | None) -> None:
     Example:
       chargegate audit prune --before 2026-01-01
     """
-
     dropped = uvloop.run(app.prune_audit(config.load(config_file), before))
     if as_json:
         write_object({"dropped": dropped})

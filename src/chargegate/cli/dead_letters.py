@@ -1,12 +1,12 @@
 """``chargegate dead-letters``: callbacks that were given up."""
 
 import click
-import uvloop
 
-from chargegate import app, config
+from chargegate import app
 from chargegate.cli.options import as_json, config_file, paging, time_range
 from chargegate.cli.output import write_listing, write_object
 from chargegate.cli.progress import counting
+from chargegate.cli.store import in_store
 from chargegate.model import is_uuid
 from chargegate.operations import dead_letters as operations
 from chargegate.queues.base import QueueFull, QueueUnavailable
@@ -40,12 +40,10 @@ def list_dead_letters(
       chargegate dead-letters list --all --json
     """
 
-    async def run() -> None:
-        async with app.opened_store(config.load(config_file)) as store:
-            listing = operations.dead_letters(store.ledger, since, until)
-            await write_listing(listing, limit=limit, as_json=as_json)
+    async def write(store: app.Offline) -> None:
+        await write_listing(operations.dead_letters(store.ledger, since, until), limit=limit, as_json=as_json)
 
-    uvloop.run(run())
+    in_store(config_file, write)
 
 
 @dead_letters.command()
@@ -67,17 +65,16 @@ def replay(
     """
     _check_which(request_id, since, until)
 
-    async def run() -> int:
-        async with app.opened_store(config.load(config_file)) as store:
-            if request_id is None:
-                return await _replay_range(store, since, until)
-            letter = await store.ledger.dead_letter(request_id.lower())
-            if letter is None:
-                raise click.ClickException(_NONE)
-            await operations.replay(await store.open_queue(), store.keyring, letter)
-            return 1
+    async def put_back(store: app.Offline) -> int:
+        if request_id is None:
+            return await _replay_range(store, since, until)
+        letter = await store.ledger.dead_letter(request_id.lower())
+        if letter is None:
+            raise click.ClickException(_NONE)
+        await operations.replay(await store.open_queue(), store.keyring, letter)
+        return 1
 
-    _tell("replayed", uvloop.run(run()), as_json=as_json)
+    _tell("replayed", in_store(config_file, put_back), as_json=as_json)
 
 
 @dead_letters.command()
@@ -99,16 +96,15 @@ def discard(
     """
     _check_which(request_id, since, until)
 
-    async def run() -> int:
-        async with app.opened_store(config.load(config_file)) as store:
-            if request_id is None:
-                return await operations.discard_range(store.ledger, since, until)
-            discarded = await store.ledger.discard([request_id.lower()])
-            if not discarded:
-                raise click.ClickException(_NONE)
-            return discarded
+    async def forget(store: app.Offline) -> int:
+        if request_id is None:
+            return await operations.discard_range(store.ledger, since, until)
+        discarded = await store.ledger.discard([request_id.lower()])
+        if not discarded:
+            raise click.ClickException(_NONE)
+        return discarded
 
-    _tell("discarded", uvloop.run(run()), as_json=as_json)
+    _tell("discarded", in_store(config_file, forget), as_json=as_json)
 
 
 def _tell(done: str, count: int, *, as_json: bool) -> None:
