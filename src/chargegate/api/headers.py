@@ -22,7 +22,7 @@ def trace_id(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 def new_trace_id() -> bytes:
-    """A UUID version 4 (RFC 9562, 5.4) in 32 hexadecimal digits. It finds log lines, and need not be unguessable."""
+    """A UUID version 4 (RFC 9562, section 5.4) in 32 hexadecimal digits. It finds log lines, and may be guessed."""
     return b"%032x" % (getrandbits(128) & _FREE_BITS | _VERSION_4)
 
 

@@ -15,7 +15,7 @@ from chargegate.api.errors import ClientGone, refusal, send_refusal, unavailable
 from chargegate.api.headers import SECURITY, new_trace_id, trace_id, without_token
 from chargegate.api.idempotency import Idempotency
 from chargegate.api.parts import Parts
-from chargegate.api.routing import Answer, Parameter, Route, Schema
+from chargegate.api.routing import Answer, Route, header
 from chargegate.api.schemas import EXAMPLE_ID, charging_request
 from chargegate.http1 import AddressBlocked
 from chargegate.model import (
@@ -49,19 +49,14 @@ _OUTCOMES: Final = {
     "service_unavailable": "unavailable",
     "internal_error": "internal_error",
 }
-_TEXT: Final[Schema] = {"type": "string"}
-_KEY_HEADER = Parameter(
-    "Idempotency-Key",
-    "header",
-    {"type": "string", "pattern": f"^[!-~]{{1,{MAX_KEY}}}$"},
-    "The same key with the same body is one request, for one hour; with another body it is refused.",
-    str,
-)
-_TRACE_HEADER = Parameter(
-    "X-Request-ID", "header", _TEXT, "Comes back in the answer if it is 1 to 128 visible ASCII characters.", str
-)
-_PARENT_HEADER = Parameter(
-    "traceparent", "header", _TEXT, "W3C Trace Context, carried to the authorizer and the callback.", str
+_HEADERS: Final = (
+    header(
+        "Idempotency-Key",
+        "The same key with the same body is one request, for one hour; with another body it is refused.",
+        f"^[!-~]{{1,{MAX_KEY}}}$",
+    ),
+    header("X-Request-ID", "Comes back in the answer if it is 1 to 128 visible ASCII characters."),
+    header("traceparent", "W3C Trace Context, carried to the authorizer and the callback."),
 )
 _KEY = re.compile(rb"[!-~]{1,%d}" % MAX_KEY).fullmatch
 _BODY_START: Final = f'{{"status":"accepted","message":"{ACCEPTED_MESSAGE}","request_id":"'.encode()
@@ -199,7 +194,7 @@ def route(parts: Parts) -> Route:
         summary="Ask whether a driver may charge",
         description="Answered as soon as the request is safely in the queue; the decision is posted to callback_url"
         f" later. Unknown fields are ignored. The body may have at most {parts.max_body_bytes} bytes.",
-        parameters=[_KEY_HEADER, _TRACE_HEADER, _PARENT_HEADER],
+        parameters=_HEADERS,
         body=charging_request(require_https=parts.require_https),
         answers={202: Answer("The request is safe.", Acceptance, example=_EXAMPLE)},
         errors=[422, *([429] if parts.rate_limit_per_second else [])],

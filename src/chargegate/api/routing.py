@@ -30,6 +30,12 @@ class Parameter(Generic[T]):
     required: bool = False
 
 
+def header(name: str, description: str, pattern: str = "", *, required: bool = False) -> Parameter[str]:
+    """A header for the document. The router does not read it."""
+    schema = {"type": "string", **({"pattern": pattern} if pattern else {})}
+    return Parameter(name, "header", schema, description, str, required=required)
+
+
 @dataclass(frozen=True, slots=True)
 class Body:
     """A JSON request body: a named schema and an example of it."""

@@ -11,7 +11,7 @@ from chargegate.model import is_uuid
 from chargegate.operations import dead_letters as operations
 from chargegate.queues.base import QueueFull, QueueUnavailable
 
-_NONE = "no dead letter has this request id"
+_NO_LETTER = "no dead letter has this request id"
 
 
 @click.group("dead-letters", no_args_is_help=False)
@@ -70,11 +70,11 @@ def replay(
             return await _replay_range(store, since, until)
         letter = await store.ledger.dead_letter(request_id.lower())
         if letter is None:
-            raise click.ClickException(_NONE)
+            raise click.ClickException(_NO_LETTER)
         await operations.replay(await store.open_queue(), store.keyring, letter)
         return 1
 
-    _tell("replayed", in_store(config_file, put_back), as_json=as_json)
+    _report("replayed", in_store(config_file, put_back), as_json=as_json)
 
 
 @dead_letters.command()
@@ -101,13 +101,13 @@ def discard(
             return await operations.discard_range(store.ledger, since, until)
         discarded = await store.ledger.discard([request_id.lower()])
         if not discarded:
-            raise click.ClickException(_NONE)
+            raise click.ClickException(_NO_LETTER)
         return discarded
 
-    _tell("discarded", in_store(config_file, forget), as_json=as_json)
+    _report("discarded", in_store(config_file, forget), as_json=as_json)
 
 
-def _tell(done: str, count: int, *, as_json: bool) -> None:
+def _report(done: str, count: int, *, as_json: bool) -> None:
     if as_json:
         write_object({done: count})
     else:
