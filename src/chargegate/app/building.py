@@ -136,7 +136,7 @@ def _components(opened: Opened, deciding: Deciding | None) -> dict[str, Callable
     backend = scheme(settings.database.url)
     components["database"] = partial(health.database, storage.ledger, backend, needed=opened.role != "api")
     if opened.shared is not None:
-        components["cache"] = partial(health.cache, opened.shared)
+        components["cache"] = partial(health.cache, opened.shared, "redis")
     return components
 
 
