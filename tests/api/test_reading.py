@@ -12,6 +12,7 @@ import pytest
 from tests.api.conftest import BODY, SESSION, STATION, TOKEN, Service
 
 from chargegate.engines.memory.queue import MemoryQueue
+from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.ledger.records import Finished
 from chargegate.model import Reason, RequestStatus, Status, new_request_id, to_iso
 from chargegate.queues.base import Message, Waiting
@@ -151,13 +152,24 @@ def test_decisions_are_filtered(service: Service, client: httpx.Client) -> None:
     assert [station["total"] for station in stats["items"]] == [1, 2]
 
 
-def test_timeouts_are_found_by_an_index(service: Service, client: httpx.Client, tmp_path: Path) -> None:
+def test_timeouts_are_found_by_an_index(
+    service: Service, client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service.decide(Status.UNKNOWN, Reason.TIMEOUT)
     asked: list[str] = []
-    for _ in range(10):  # until both of the reading threads have a connection
-        client.get("/api/v1/audit/timeouts")
-    for connection in service.store._connections:
-        connection.set_trace_callback(asked.append)
+    scan = SqliteStore.scan
+
+    async def scan_traced(store: SqliteStore, query: Callable[[sqlite3.Connection], Any]) -> Any:
+        def traced(connection: sqlite3.Connection) -> Any:
+            connection.set_trace_callback(asked.append)
+            try:
+                return query(connection)
+            finally:
+                connection.set_trace_callback(None)
+
+        return await scan(store, traced)
+
+    monkeypatch.setattr(SqliteStore, "scan", scan_traced)
     assert len(client.get("/api/v1/audit/timeouts").json()["items"]) == 1
     [query] = asked
     with closing(sqlite3.connect(tmp_path / "api.db")) as connection:
