@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp
 
-from chargegate.api import Parts, build, build_watched
+from chargegate.api import Parts, build, build_monitoring
 from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
 from chargegate.app.opening import Opened
 from chargegate.authorizers.base import Authorizer
@@ -23,7 +23,6 @@ from chargegate.engines import engine_of
 from chargegate.http1 import HttpClient
 from chargegate.keys import AccessKeys
 from chargegate.operations import health
-from chargegate.operations.replaying import replay_dead_letter
 from chargegate.worker import Worker
 
 
@@ -83,14 +82,13 @@ def build_surface(opened: Opened, working: Working | None, draining: Callable[[]
         access_keys=AccessKeys(settings.security.api_keys),
         check_address=AddressGuard(settings.callback.allowed_networks).check,
         access_changed=access_changed,
-        replay=partial(replay_dead_letter, opened.queue, opened.keyring),
         claims=opened.cache,
         require_https=settings.callback.require_https,
         max_body_bytes=settings.server.max_body_bytes,
         rate_limit_per_second=settings.server.rate_limit_per_second,
         rate_limit_burst=settings.server.rate_limit_burst,
     )
-    return build_watched(parts) if opened.role == "worker" else build(parts)
+    return build_monitoring(parts) if opened.role == "worker" else build(parts)
 
 
 def _components(opened: Opened, working: Working | None) -> dict[str, Callable[[], Awaitable[health.Component]]]:
