@@ -16,9 +16,24 @@ from servers.engines import Kafka, Postgres, Rabbitmq, Redis
 from servers.server import GivenServer, Server
 
 started: list[Server] = []
+left_out = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test that uses a server, so that ``-m "not servers"`` leaves it out.
+
+    A test whose fixtures do not show it (it asks for the server while it runs) must be marked by hand.
+    """
+    global left_out  # noqa: PLW0603 - a run of pytest is a process
+    left_out = "not servers" in config.option.markexpr
+    for item in items:
+        if any(name.endswith("_server") for name in getattr(item, "fixturenames", ())):
+            item.add_marker("servers")
 
 
 def provide(kind: type[Server]) -> Iterator[Server | GivenServer]:
+    if left_out:
+        pytest.fail(f"this test uses {kind.name} and lacks the marker `servers`")
     if url := os.environ.get(f"CHARGEGATE_TEST_{kind.name.upper()}_URL"):
         yield GivenServer(kind.name, url)
         return
