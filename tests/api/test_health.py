@@ -9,8 +9,8 @@ import httpx
 import pytest
 from tests.api.conftest import BODY, SESSION, Service
 
-from chargegate.api import Component
 from chargegate.engines.memory.queue import MemoryQueue
+from chargegate.operations.health import Component
 from chargegate.queues.base import Depth, QueueUnavailable
 
 
@@ -77,14 +77,6 @@ def test_ready_follows_the_queue_and_the_shutdown(serve: Callable[..., Service])
     service.draining = False
     components["queue"] = down
     assert service.http.get("/health/ready").status_code == 503
-
-
-def test_both_can_be_turned_off(serve: Callable[..., Service]) -> None:
-    service = serve(health_enabled=False, metrics_enabled=False)
-    for path in ("/health", "/health/live", "/health/ready", "/metrics"):
-        answer = service.http.get(path)
-        assert (answer.status_code, answer.json()["status"]) == (404, "not_found")
-        assert path not in service.http.get("/openapi.json").json()["paths"]
 
 
 def test_metrics_show_queue_and_dead_letters_as_they_are_now(service: Service, client: httpx.Client) -> None:

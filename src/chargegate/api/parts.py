@@ -2,74 +2,38 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
-
-import msgspec
 
 from chargegate.keys import AccessKeys, Keyring
-from chargegate.ledger.base import AccessList, Ledger
-from chargegate.ledger.records import Claim, DeadLetter
+from chargegate.ledger.base import AccessList, Ledger, SharedClaims
 from chargegate.model import IPAddress
 from chargegate.observe import Metrics
+from chargegate.operations.health import Component
 from chargegate.queues.base import Queue
-
-ComponentStatus = Literal["UP", "DEGRADED", "DOWN"]
-
-
-class Component(msgspec.Struct, frozen=True):
-    """How one part of the service is. ``details`` are for people and hold no secret."""
-
-    status: ComponentStatus
-    details: dict[str, Any] = {}
 
 
 @dataclass(slots=True, kw_only=True)
-class Watched:
-    """What health and metrics are told of. ``components`` are checked for ``/health``; one is called queue."""
+class Parts:
+    """The parts of a process that its HTTP surface works with, and the values that it needs.
+
+    ``components`` are the checks for ``/health``; one of them is called queue. ``check_address`` raises
+    ``http1.AddressBlocked`` for an address that may not be called. ``access_changed`` is told the token hashes whose
+    cached decisions must go. ``claims`` is None where no cache is shared.
+    """
 
     queue: Queue
     ledger: Ledger
-    metrics: Metrics
-    components: Mapping[str, Callable[[], Awaitable[Component]]]
-    draining: Callable[[], bool]
-    metrics_enabled: bool
-    health_enabled: bool
-
-
-class SharedClaims(Protocol):
-    """Claims of idempotency keys that several processes confirm to each other. All of it can be done without: nothing
-    here raises."""
-
-    async def confirmed(self, key_digest: str) -> Claim | None:
-        """What a key stands for, if its request is known to be safe."""
-        ...
-
-    async def claim(self, key_digest: str, claim: Claim, until: int) -> Claim | None:
-        """Let a key stand for a request until then (Unix ms), while the ledger cannot. The claim that holds: an
-        earlier one, or this one; None where nothing can be remembered."""
-        ...
-
-    async def confirm(self, key_digest: str, claim: Claim, until: int) -> None:
-        """The claimed request is safe. Remembered until then (Unix ms)."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Parts(Watched):
-    """The parts, and the values they need.
-
-    ``check_address`` raises ``http1.AddressBlocked`` for an address that may not be called. ``access_changed`` is
-    told the token hashes whose cached decisions must go. ``replay`` puts a dead letter back on its way, or raises
-    ``QueueFull`` or ``QueueUnavailable``. ``claims`` is None where no cache is shared.
-    """
-
     access_list: AccessList
     keyring: Keyring
-    access_keys: AccessKeys
+    metrics: Metrics
+    claims: SharedClaims | None
+    components: Mapping[str, Callable[[], Awaitable[Component]]]
+    draining: Callable[[], bool]
     check_address: Callable[[IPAddress], None]
     access_changed: Callable[[frozenset[str]], None]
-    replay: Callable[[DeadLetter], Awaitable[None]]
-    claims: SharedClaims | None
+    access_keys: AccessKeys
     require_https: bool
     max_body_bytes: int
     rate_limit_per_second: float
     rate_limit_burst: int
+    metrics_enabled: bool
+    health_enabled: bool

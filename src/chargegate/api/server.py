@@ -14,7 +14,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Scope
 
-from chargegate.api.access import neighbourhood
+from chargegate.api.access import network_of
 from chargegate.api.connection import Connection
 from chargegate.api.errors import Refused
 from chargegate.api.exchange import Exchange
@@ -90,7 +90,7 @@ class Server:
     def admit(self, connection: Connection) -> bool:
         """Count a new connection. False if there is no room for it."""
         self._connections.add(connection)
-        address = neighbourhood(connection.client)
+        address = network_of(connection.client)
         self._by_address[address] += 1
         if (
             len(self._connections) - len(self._turned_away) <= self._max_connections
@@ -113,7 +113,7 @@ class Server:
         """The connection is lost."""
         self._connections.discard(connection)
         self._turned_away.discard(connection)
-        address = neighbourhood(connection.client)
+        address = network_of(connection.client)
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]

@@ -1,6 +1,6 @@
-"""The outgoing HTTP/1.1 client: ``HttpClient`` posts, ``Response`` is an answer, ``CallFailed`` that there is none."""
+"""The outgoing HTTP/1.1 client: ``HttpClient`` posts; it returns a ``Response`` or raises ``CallFailed``."""
 
-from chargegate.http1.client import HttpClient
+from chargegate.http1.client import HttpClient, tls_context
 from chargegate.http1.exchange import (
     MAX_HEADER_BLOCK,
     AddressBlocked,
@@ -20,4 +20,5 @@ __all__ = [
     "HttpClient",
     "Response",
     "TimedOut",
+    "tls_context",
 ]

@@ -1,7 +1,7 @@
-"""The outgoing HTTP/1.1 client: one POST, one answer, on a pool of connections kept alive.
+"""The outgoing HTTP/1.1 client: one POST, one answer, on a pool of connections that are kept alive.
 
-Made for URLs that are not trusted: the address that is dialled is the one that was checked, redirects, proxies,
-cookies and compressed bodies are not followed, used, kept or undone, and every answer is bounded in size and time.
+It is made for URLs that are not trusted. The address that is dialled is the one that was checked. The client follows
+no redirect, uses no proxy, keeps no cookie and decompresses no body, and it bounds every answer in size and in time.
 Messages are framed by RFC 9112.
 """
 
@@ -26,7 +26,7 @@ from chargegate.model import CallbackTarget, IPAddress
 
 
 class HttpClient:
-    """Posts JSON. Use it on one event loop; how many posts run at once is the caller's to limit.
+    """Posts JSON. It is for use on one event loop; the caller limits how many posts run at once.
 
     It keeps at most ``max_connections`` connections, idle ones for at most ``idle_s`` seconds; posts beyond that
     number still run. ``check_address`` raises ``AddressBlocked`` for an address that may not be dialled.
@@ -50,7 +50,7 @@ class HttpClient:
         self._fixed = f"user-agent: {user_agent}\r\ncontent-type: application/json\r\ncontent-length: "
         self._open: set[Connection] = set()
         self._idle: dict[str, list[Connection]] = {}
-        self._leaving: set[asyncio.Future[None]] = set()
+        self._closing: set[asyncio.Future[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
         self._loop = asyncio.get_running_loop()  # kept, because asking for it is a system call before Python 3.12
@@ -58,8 +58,9 @@ class HttpClient:
     async def post(self, target: CallbackTarget, headers: bytes, body: bytes, timeout_s: float) -> Response:
         """Send ``body`` with ``headers`` (lines that each end in CRLF) and wait for the answer, whatever its status.
 
-        ``timeout_s`` covers everything. It is sent once: where a connection kept alive proves closed, the receiver may
-        have read it all the same, and whether to send it again is the caller's to count. Raises ``CallFailed``.
+        ``timeout_s`` covers everything from resolving the name on. The request is sent once. Where a connection that
+        was kept alive turns out to be closed, the receiver may have read the request all the same, so that the caller
+        decides whether to send it again. Raises ``CallFailed``.
         """
         deadline = self._loop.time() + timeout_s
         head = f"POST {target.path} HTTP/1.1\r\nhost: {target.authority}\r\n{self._fixed}{len(body)}\r\n"
@@ -74,15 +75,15 @@ class HttpClient:
         raise outcome or BadAnswer("closed_early")
 
     async def close(self) -> None:
-        """Close every idle connection, and from now on each other one as soon as its answer is there."""
+        """Close every idle connection now, and each other one as soon as its answer is there."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connection in [connection for idle in self._idle.values() for connection in idle]:
             self._drop(connection)
         self._idle.clear()
-        if self._leaving:
-            await asyncio.wait(list(self._leaving))
+        if self._closing:
+            await asyncio.wait(list(self._closing))
 
     def _take(self, destination: str) -> "Connection | None":
         idle = self._idle.get(destination)
@@ -123,8 +124,8 @@ class HttpClient:
         connection.abort()
         lost = connection.lost
         if lost is not None and not lost.done():
-            self._leaving.add(lost)
-            lost.add_done_callback(self._leaving.discard)
+            self._closing.add(lost)
+            lost.add_done_callback(self._closing.discard)
 
     def _forget(self, connection: "Connection") -> None:
         self._open.discard(connection)
@@ -153,7 +154,7 @@ class HttpClient:
             self._drop(oldest)
         tls = target.scheme == "https"
         if tls and self._ssl_context is None:
-            self._ssl_context = ssl.create_default_context()
+            self._ssl_context = tls_context()
         connection = Connection(self._loop, target.destination, self._max_answer, self._forget)
         self._open.add(connection)
         try:
@@ -166,13 +167,26 @@ class HttpClient:
                     server_hostname=target.host.removesuffix(".") if tls else None,
                 )
         except BaseException as error:
-            # Not dropped: a loop need not call `connection_lost` for a dial that was given up.
+            # `_drop` would wait for `connection_lost`, which a loop need not call for a dial that was given up.
             self._open.discard(connection)
             connection.abort()
             if isinstance(error, (OSError, ValueError)):
                 raise _connect_failure(error) from None
             raise
         return connection
+
+
+def tls_context() -> ssl.SSLContext:
+    """A context that trusts the system's authorities and checks names, alike on every interpreter.
+
+    Python 3.13 set two more flags by default. Its strict mode refuses certificates that are not written as RFC 5280
+    asks, such as those of an authority without a key usage extension, which is what ``openssl req -x509`` makes. A
+    receiver with such a private authority is as safe as before, and Python 3.11 and 3.12 accept it. The other flag lets
+    an intermediate authority be trusted without its root.
+    """
+    context = ssl.create_default_context()
+    context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 async def _resolve(target: CallbackTarget, deadline: float) -> list[IPAddress]:
@@ -187,7 +201,7 @@ async def _resolve(target: CallbackTarget, deadline: float) -> list[IPAddress]:
 
 
 def _address(family: int, sockaddr: tuple[Any, ...]) -> IPAddress:
-    """The address that a resolver's answer stands for; anything with a zone, or of another family, is refused."""
+    """The address in a resolver's answer; one with a zone, or of another family, is refused."""
     try:
         if family == AF_INET and len(sockaddr) == 2:
             return IPv4Address(sockaddr[0])

@@ -1,4 +1,4 @@
-"""One connection, and the exchange on it."""
+"""One connection of the client, and the request and answer that are exchanged on it."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ MAX_HEADER_BLOCK: Final = 65536
 
 
 class Response(msgspec.Struct, frozen=True):
-    """An answer. ``body`` is cut off at the client's ``max_answer_bytes``; ``retry_after`` is the header as sent."""
+    """An answer. ``body`` is cut off at the client's ``max_answer_bytes``; ``retry_after`` is the header as it came."""
 
     status: int
     body: bytes
@@ -46,9 +46,10 @@ Outcome = Response | CallFailed | None
 
 
 class Connection(asyncio.Protocol):
-    """One connection and the exchange on it, if any. An outcome of None: closed before any byte of an answer.
+    """One connection, with at most one exchange at a time.
 
-    An outcome is a result even where it is a failure: a future's exception that nobody fetches is reported as lost.
+    An exchange's outcome is a ``Response``, the failure, or None if the connection ended before any byte of an answer.
+    A failure is the future's result and not its exception, because asyncio reports an exception that nobody fetches.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._timer_at = 0.0
         self._body = bytearray()
         self._parser = httptools.HttpResponseParser(self)
-        # An informational answer may say `connection: close`, and the answer still follows it.
+        # An informational answer may say `connection: close` although the final answer still follows.
         self._parser.set_dangerous_leniencies(lenient_keep_alive=True)
 
     @property
@@ -80,16 +81,17 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and self._transport.is_closing()
 
     def send(self, request: bytes, deadline: float) -> asyncio.Future[Outcome]:
-        """Start an exchange; its outcome comes by ``deadline`` (the loop's clock)."""
+        """Start an exchange. Its outcome comes by ``deadline``, a time of the loop's clock."""
         self._waiter = waiter = self._loop.create_future()
         self._deadline = deadline
-        # A timer costs more than the rest of this method, so one that is running is left to run and set anew then.
+        # Setting a timer costs more than the rest of this method. An earlier exchange's timer goes on where it rings
+        # in time, and is set again when it rings.
         if self._timer is None or deadline < self._timer_at:
             self._set_timer()
         self._answered = self.reusable = False
         self._allowance = MAX_HEADER_BLOCK
         self._status = 0
-        self._transport.write(request)  # type: ignore[union-attr]  # connected before anyone gets hold of it
+        self._transport.write(request)  # type: ignore[union-attr]  # it is connected before the client uses it
         return waiter
 
     def abort(self) -> None:
@@ -137,17 +139,17 @@ class Connection(asyncio.Protocol):
                 self._complete()
             else:
                 self._end(BadAnswer("closed_early"))
-        del self._parser  # it holds this object's methods
+        del self._parser  # it refers back to this object
 
     def data_received(self, data: bytes) -> None:
-        # llhttp would take RTSP and ICE too.
+        # The parser (llhttp) would accept RTSP and ICE too.
         if self._waiter is not None and not self._answered and not data.startswith(b"H"):
             self._end(BadAnswer("bad_answer"))
         self._answered = True
         try:
             while data and self._waiter is not None:
-                # Until the final header block is there, and from then on between pieces of the body, the parser
-                # sees no more than the allowance: header lines, trailers and chunk extensions have no other limit.
+                # The parser gets no more than the allowance before the end of the header block, and then between
+                # two pieces of the body, because it limits neither header lines nor trailers nor chunk extensions.
                 if not self._allowance:
                     self._end(BadAnswer("bad_answer"))
                     break

@@ -1,4 +1,4 @@
-"""The queue on a Kafka that asks who is there, over TLS, and lets nobody do what no rule allows."""
+"""The queue on a Kafka with authentication, TLS and access rules."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -26,6 +26,8 @@ from scenario import run
 from servers.engines import Kafka
 from servers.fixtures import provide
 from servers.server import GivenServer, Server, free_port
+
+pytestmark = pytest.mark.servers
 
 PASSWORD = "p%40ss-word"
 WHO_MAY = "User:gate"
