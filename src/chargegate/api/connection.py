@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection of a client: heads are found and bounded here, and parsed by httptools.
+"""One HTTP/1.1 connection of a client: what it sends becomes one exchange after another.
 
 One request is parsed at a time. What a client sends ahead of the answer stays unparsed, and past 64 KiB it stays in the
 network, because reading is paused. So a pipeline costs no more memory than one request, and rubbish behind a request
@@ -7,30 +7,23 @@ does not cost that request its answer.
 
 import asyncio
 import enum
-import re
 from typing import TYPE_CHECKING, Final, cast
-from urllib.parse import unquote_to_bytes
 
 import httptools
-from starlette.types import Scope
 
+from chargegate.api.deadline import Deadline
 from chargegate.api.errors import Refused, unavailable
 from chargegate.api.exchange import MAX_DISCARDED, Exchange
+from chargegate.api.heads import NOT_HTTP, HeadFinder
 
 if TYPE_CHECKING:
     from chargegate.api.server import Server
 
-MAX_HEAD: Final = 32 * 1024
 MAX_BODY: Final = 2 * 1024 * 1024  # as it comes, with the framing of chunks
 KEEP_ALIVE_S: Final = 75.0  # longer than the 60 s of most load balancers, so that they close first
 
 _LINGER_S: Final = 2.0
 _AHEAD: Final = 64 * 1024
-_TOO_LARGE_HEAD: Final = f"The request line and headers must be at most {MAX_HEAD} bytes."
-_NOT_HTTP: Final = "This is not valid HTTP/1.1."
-_TOKEN: Final = rb"[!#-'*+.0-9A-Z^-z|~-]{1,32}"
-_request_line = re.compile(_TOKEN + rb" [!-~]+ HTTP/1\.[01]\r\n").match
-_line_so_far = re.compile(_TOKEN + rb"(?: [!-~]*(?: [!-~]*)?)?\r?").fullmatch
 
 
 class State(enum.Enum):
@@ -42,11 +35,29 @@ class State(enum.Enum):
     ANSWER = enum.auto()  # the application; the server sets it no limit of time, it has its own
     DISCARDING = enum.auto()  # the rest of a body after its answer
     LINGERING = enum.auto()  # the client to close: our side is, and what still comes is thrown away
+    CLOSING = enum.auto()  # the client to read the rest of what was written
     CLOSED = enum.auto()
 
 
 class Connection(asyncio.Protocol):
     """One connection, and the exchange on it, if any. Each state has its limit of bytes and of time."""
+
+    __slots__ = (
+        "_client_done",
+        "_counted",
+        "_deadline",
+        "_exchange",
+        "_finder",
+        "_local",
+        "_paused",
+        "_received",
+        "_server",
+        "_state",
+        "_transport",
+        "_turned_away",
+        "blocked",
+        "client",
+    )
 
     def __init__(self, server: "Server") -> None:
         self._server = server
@@ -56,14 +67,12 @@ class Connection(asyncio.Protocol):
         self._state = State.IDLE
         self._turned_away = False
         self._received = bytearray()  # and not parsed yet
-        self._searched = 0  # there is no end of a head before this place
+        self._finder = HeadFinder()
         self._counted = 0  # bytes of the body, of what is discarded, or of what comes while lingering
         self._paused = False
         self._client_done = False
         self._exchange: Exchange | None = None
-        self._deadline = 0.0  # 0: there is none
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._deadline = Deadline(server.loop, self._time_is_over)
         self.blocked: asyncio.Event | None = None
         """Set once the client has read enough; None while nothing waits for that."""
 
@@ -74,40 +83,39 @@ class Connection(asyncio.Protocol):
         self.client = _address(transport.get_extra_info("peername"))
         self._local = _address(transport.get_extra_info("sockname"))
         self._turned_away = not self._server.admit(self)
-        if self._turned_away:
-            if self._server.too_many_turned_away:
-                self._say_no_room()
-                self._transport.close()
-            else:
-                self._limit(min(_LINGER_S, self._server.timeout_s))
+        if not self._turned_away:
+            self._deadline.set(self._server.timeout_s)
+        elif self._server.too_many_turned_away:
+            self._say_no_room()
+            self._close()
         else:
-            self._limit(self._server.timeout_s)
+            self._deadline.set(min(_LINGER_S, self._server.timeout_s))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         self._state = State.CLOSED
-        self._deadline = 0.0
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadline.end()
         if self._exchange is not None:
             self._exchange.disconnected()
+            self._exchange = None
         self._unblock()
         self._received.clear()
         self._server.forget(self)
 
     def eof_received(self) -> bool:
-        """A client that only closed its own side still gets the answer that is under way."""
+        """A client that only closed its own side still gets the answers to what it sent whole."""
         self._client_done = True
-        return self._state is State.ANSWER
+        self._advance()
+        return self._state is State.ANSWER or self._paused or self._state is State.CLOSING
 
     def pause_writing(self) -> None:
         """The client does not read what it asked for. It has as long as a request may take."""
         self.blocked = asyncio.Event()
-        self._limit(self._server.timeout_s)
+        self._deadline.set(self._server.timeout_s)
 
     def resume_writing(self) -> None:
         self._unblock()
         if self._state is State.ANSWER:
-            self._deadline = 0.0
+            self._deadline.clear()
 
     def _unblock(self) -> None:
         blocked, self.blocked = self.blocked, None
@@ -118,7 +126,9 @@ class Connection(asyncio.Protocol):
         if self._state is State.LINGERING:
             self._counted += len(data)
             if self._counted > MAX_DISCARDED:
-                self._transport.close()
+                self._close()
+        elif self._state is State.CLOSING:
+            pass
         elif self._turned_away:
             self._say_no_room()
         else:
@@ -129,18 +139,22 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Go on with what was received, as far as the state allows."""
-        while self._received:
-            match self._state:
-                case State.IDLE | State.HEAD:
-                    if not self._take_head():
-                        return
-                case State.BODY | State.DISCARDING:
-                    if not self._take_body():
-                        return
-                case _:
-                    if len(self._received) > _AHEAD:
-                        self._pause_reading()
-                    return
+        while self._received and self._take():
+            pass
+        if self._client_done and not self._paused and self._state in (State.IDLE, State.HEAD, State.BODY):
+            self._close()  # the rest will never come
+
+    def _take(self) -> bool:
+        """Take a part of what was received. False if nothing more can be taken now."""
+        match self._state:
+            case State.IDLE | State.HEAD:
+                return self._take_head()
+            case State.BODY | State.DISCARDING:
+                return self._take_body()
+            case _:
+                if len(self._received) > _AHEAD:
+                    self._pause_reading()
+                return False
 
     def _take_head(self) -> bool:
         """Begin an exchange if a whole head is there."""
@@ -151,22 +165,13 @@ class Connection(asyncio.Protocol):
             if not received or received == b"\r":
                 return False
             self._state = State.HEAD
-            self._limit(self._server.timeout_s)
-        end = received.find(b"\r\n\r\n", max(0, self._searched - 3))
-        self._searched = len(received)
-        if end > MAX_HEAD - 4 or (end < 0 and len(received) > MAX_HEAD):
-            self._refuse(400, _TOO_LARGE_HEAD)
+            self._deadline.set(self._server.timeout_s)
+        try:
+            head = self._finder.take(received)
+        except ValueError as error:
+            self._refuse(400, str(error))
             return False
-        line = received.find(b"\r\n", 0, MAX_HEAD)
-        if not (_request_line(received) if line >= 0 else _line_so_far(received)):
-            self._refuse(400, _NOT_HTTP)
-            return False
-        if end < 0:
-            return False
-        head = bytes(received[: end + 4])
-        del received[: end + 4]
-        self._searched = 0
-        return self._begin(head)
+        return head is not None and self._begin(head)
 
     def _begin(self, head: bytes) -> bool:
         exchange = self._exchange = Exchange(self)
@@ -177,8 +182,8 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             pass  # an upgrade that is not wanted is ignored (RFC 9110, 7.8); Java's client asks for one
         except httptools.HttpParserError:
-            exchange.fault = exchange.fault or _NOT_HTTP
-        exchange.head_complete(parser.get_method(), parser.get_http_version(), keep_alive=parser.should_keep_alive())
+            exchange.fault = exchange.fault or NOT_HTTP
+        exchange.head_complete(parser.get_method(), parser.get_http_version())
         if exchange.fault:
             self._refuse(400, exchange.fault)
             return False
@@ -187,8 +192,8 @@ class Connection(asyncio.Protocol):
             self._await_answer()
         else:
             self._state = State.BODY
-            self._limit(self._server.timeout_s)
-        self._server.start_exchange(self._scope(exchange), exchange, self)
+            self._deadline.set(self._server.timeout_s)
+        self._server.start_exchange(exchange.scope(self._server.scheme, self.client, self._local), exchange, self)
         return True
 
     def _take_body(self) -> bool:
@@ -201,7 +206,7 @@ class Connection(asyncio.Protocol):
         try:
             taken = exchange.body_received(self._received)
         except ValueError:
-            self._refuse(400, _NOT_HTTP)
+            self._refuse(400, NOT_HTTP)
             return False
         self._counted += taken
         if self._state is State.BODY:
@@ -213,26 +218,9 @@ class Connection(asyncio.Protocol):
         elif exchange.complete:
             self._await_next()
         elif self._counted > MAX_DISCARDED:
-            self._transport.close()
+            self._close()
             return False
         return taken > 0
-
-    def _scope(self, exchange: Exchange) -> Scope:
-        path, _, query = exchange.url.partition(b"?")
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": exchange.version,
-            "scheme": self._server.scheme,
-            "method": exchange.method,
-            "root_path": "",
-            "path": unquote_to_bytes(path).decode("utf-8", "replace") if b"%" in path else path.decode("ascii"),
-            "raw_path": path,
-            "query_string": query,
-            "headers": exchange.headers,
-            "client": self.client,
-            "server": self._local,
-        }
 
     # From an answer to the next exchange
 
@@ -254,7 +242,7 @@ class Connection(asyncio.Protocol):
         """The application has taken what there was of a body, and waits for more."""
         if self._paused and self._state is State.BODY:
             self._resume_reading()
-            asyncio.get_running_loop().call_soon(self._advance)
+            self._server.loop.call_soon(self._advance)
 
     def answered(self) -> None:
         """The application has given its whole answer."""
@@ -265,37 +253,39 @@ class Connection(asyncio.Protocol):
             if exchange.keep_alive:
                 self._state = State.DISCARDING
                 self._counted = 0
-                self._limit(self._server.timeout_s)
+                self._deadline.set(self._server.timeout_s)
                 self._resume_reading()
-                asyncio.get_running_loop().call_soon(self._advance)
+                self._server.loop.call_soon(self._advance)
             else:
                 self._linger()
-        elif exchange.keep_alive and not self._client_done:
+        elif exchange.keep_alive and (self._received or not self._client_done):
             self._await_next()
+        elif self._received or self._paused:
+            self._linger()
         else:
-            self._transport.close()
+            self._close()
 
     def _await_answer(self) -> None:
         self._state = State.ANSWER
-        self._deadline = 0.0
+        self._deadline.clear()
 
     def _await_next(self) -> None:
         self._exchange = None
         self._state = State.IDLE
         if self._server.stopping:
-            self._transport.close()
+            self._close()
             return
-        self._limit(KEEP_ALIVE_S)
+        self._deadline.set(KEEP_ALIVE_S)
         self._resume_reading()
         if self._received:
-            asyncio.get_running_loop().call_soon(self._advance)
+            self._server.loop.call_soon(self._advance)
 
     # The end
 
     def shutdown(self) -> None:
         """The server stops: the answer under way is the last, and without one the connection is closed."""
         if self._exchange is None or self._state is State.DISCARDING:
-            self._transport.close()
+            self._close()
         else:
             self._exchange.keep_alive = False
 
@@ -313,10 +303,12 @@ class Connection(asyncio.Protocol):
         if exchange is not None:
             exchange.disconnected()
             if exchange.started:
-                self._transport.close()
+                self._close()
                 return
         code = "payload_too_large" if status == 413 else "validation_error"
-        self.write(self._server.refusal(Refused(status, code, message), exchange.headers if exchange else []))
+        refused = Refused(status, code, message)
+        headers = exchange.headers if exchange else []
+        self.write(self._server.refusal(refused, headers, body_begun=self._state is State.BODY))
         self._linger()
 
     def _say_no_room(self) -> None:
@@ -329,13 +321,16 @@ class Connection(asyncio.Protocol):
         self._state = State.LINGERING
         self._received.clear()
         self._counted = 0
-        if self._transport.is_closing():
-            return
-        if self._transport.can_write_eof():
+        if not self._transport.is_closing():
             self._transport.write_eof()
             self._resume_reading()
-            self._limit(min(_LINGER_S, self._server.timeout_s))
-        else:  # TLS cannot close one side
+            self._deadline.set(min(_LINGER_S, self._server.timeout_s))
+
+    def _close(self) -> None:
+        """Close, once the client has read what was written, or its time for that is over."""
+        if self._state is not State.CLOSED:
+            self._state = State.CLOSING
+            self._deadline.set(self._server.timeout_s)
             self._transport.close()
 
     # Reading and time
@@ -350,31 +345,13 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
 
-    def _limit(self, seconds: float) -> None:
-        """What is waited for must have come by then. Setting a timer costs more than the rest of this method, so one
-        that runs is left to run, and is set anew when it ends too early."""
-        loop = self._server.loop
-        self._deadline = loop.time() + seconds
-        if self._timer is None or self._deadline < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = self._deadline
-            self._timer = loop.call_at(self._deadline, self._time_is_over)
-
     def _time_is_over(self) -> None:
-        self._timer = None
-        if not self._deadline:
-            return
-        loop = self._server.loop
-        if self._deadline > loop.time():
-            self._timer_at = self._deadline
-            self._timer = loop.call_at(self._deadline, self._time_is_over)
-        elif self.blocked is not None:
+        if self.blocked is not None or self._state is State.CLOSING:
             self._transport.abort()
         elif self._state in (State.HEAD, State.BODY) and not self._turned_away:
             self._refuse(400, "The request did not arrive in time.")
         else:
-            self._transport.close()
+            self._close()
 
 
 def _address(name: object) -> tuple[str, int] | None:

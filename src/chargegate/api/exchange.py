@@ -4,8 +4,9 @@ import asyncio
 import re
 from http import HTTPStatus
 from typing import Final, Protocol
+from urllib.parse import unquote_to_bytes
 
-from starlette.types import Message
+from starlette.types import Message, Scope
 
 from chargegate.api.chunked import ChunkedBody
 
@@ -16,7 +17,8 @@ MAX_DISCARDED: Final = 1024 * 1024
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]+)(?::[0-9]{0,5})?").fullmatch
-_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://[^/?#]+").match
+_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]+)").match
+_MAX_PIECES: Final = 64  # of a body that waits to be read; more are joined, because each costs as much as 40 bytes
 _LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
 
 
@@ -50,7 +52,8 @@ class Exchange:
 
     __slots__ = (
         "_chunked_answer",
-        "_fields",
+        "_connection",
+        "_delivered",
         "_gone",
         "_head",
         "_hosts",
@@ -90,9 +93,10 @@ class Exchange:
         self.expects_continue = False
         self.started = False
         self.answered = False
-        self._fields = 0
+        self._connection = b""
         self._hosts = 0
         self._pieces: list[bytes] = []
+        self._delivered = False
         self._waiter: asyncio.Future[None] | None = None
         self._gone = False
         self._head = b""
@@ -104,11 +108,10 @@ class Exchange:
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields += 1
-        if self._fields > MAX_FIELDS:
-            self.fault = f"A request may have at most {MAX_FIELDS} header fields."
-            raise ValueError(self.fault)
+        if len(self.headers) > MAX_FIELDS:
+            return  # it is refused; an error raised here would stay in memory for long
         name = name.lower()
+        value = value.rstrip(b" \t")  # httptools does so only in front
         self.headers.append((name, value))
         match name:
             case b"host":
@@ -116,37 +119,72 @@ class Exchange:
                 if not _HOST(value):
                     self.fault = "The Host header is not a host."
             case b"content-length":
-                self.remaining = int(value) if _LENGTH(value) else 0
+                if not _LENGTH(value):
+                    self.fault = "Content-Length is not a length."
+                else:
+                    self.remaining = int(value)
             case b"transfer-encoding":
                 if self.chunks is not None or value.lower() != b"chunked":
                     self.fault = "The only transfer coding of a request is chunked."
                 self.chunks = ChunkedBody()
+            case b"connection":
+                self._connection += value.lower() + b","
             case b"expect":
                 self.expects_continue = value.lower() == b"100-continue"
 
-    def head_complete(self, method: bytes, version: str, *, keep_alive: bool) -> None:
+    def head_complete(self, method: bytes, version: str) -> None:
         """The head was parsed; ``fault`` says whether it may go on."""
         self.method = method.decode("ascii")
         self.version = version
-        self.keep_alive = keep_alive and not self._wire.stopping
+        options = {option.strip(b" \t") for option in self._connection.split(b",")} if self._connection else ()
+        lasts = b"close" not in options and (version == "1.1" or b"keep-alive" in options)
+        self.keep_alive = lasts and not self._wire.stopping
+        self.expects_continue = self.expects_continue and version == "1.1"
         self.complete = not self.remaining and self.chunks is None
-        if not self.fault:
-            if self._hosts > 1:
-                self.fault = "A request has only one Host header."
-            elif not self._hosts and version != "1.0":
-                self.fault = "A request needs a Host header."
-            elif self.method == "CONNECT" or not self._find_path():
-                self.fault = "This is not valid HTTP/1.1."
+        self.fault = self.fault or self._find_fault()
+
+    def _find_fault(self) -> str:
+        if len(self.headers) > MAX_FIELDS:
+            return f"A request may have at most {MAX_FIELDS} header fields."
+        if self._hosts > 1:
+            return "A request has only one Host header."
+        if self.version == "1.1" and not self._hosts:
+            return "A request needs a Host header."
+        if self.version == "1.0" and self.chunks is not None:
+            return "HTTP/1.0 has no transfer codings."
+        if self.method == "CONNECT" or not self._find_path():
+            return "This is not valid HTTP/1.1."
+        return ""
 
     def _find_path(self) -> bool:
-        """Of a target in absolute form (RFC 9112, 3.2.2) its path is what is asked for."""
+        """Of a target in absolute form (RFC 9112, 3.2.2) its path is what is asked for, and its host counts."""
         if self.url[:1] not in (b"/", b"*"):
             match = _ABSOLUTE(self.url)
-            if match is None:
+            if match is None or not _HOST(match[1]):
                 return False
             rest = self.url[match.end() :]
             self.url = rest if rest.startswith(b"/") else b"/" + rest
+            self.headers = [(name, value) for name, value in self.headers if name != b"host"]
+            self.headers.append((b"host", match[1]))
         return True
+
+    def scope(self, scheme: str, client: tuple[str, int] | None, local: tuple[str, int] | None) -> Scope:
+        """The request for the application."""
+        path, _, query = self.url.partition(b"?")
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": self.version,
+            "scheme": scheme,
+            "method": self.method,
+            "root_path": "",
+            "path": unquote_to_bytes(path).decode("utf-8", "replace") if b"%" in path else path.decode("ascii"),
+            "raw_path": path,
+            "query_string": query,
+            "headers": self.headers,
+            "client": client,
+            "server": local,
+        }
 
     # What the connection tells of the body
 
@@ -164,6 +202,8 @@ class Exchange:
         if piece and not self.answered:
             self._pieces.append(piece)
             self.buffered += len(piece)
+            if len(self._pieces) > _MAX_PIECES:
+                self._pieces = [b"".join(self._pieces)]
         if piece or self.complete:
             self._wake()
         return before - len(received)
@@ -180,8 +220,8 @@ class Exchange:
     # ASGI
 
     async def receive(self) -> Message:
-        while not (self._pieces or self.complete or self._gone):
-            if self.expects_continue:
+        while not (self._pieces or self._gone or self.answered or (self.complete and not self._delivered)):
+            if self.expects_continue and not self.complete:
                 self.expects_continue = False
                 self._wire.write(_CONTINUE)
             self._wire.read_on()
@@ -193,6 +233,7 @@ class Exchange:
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self.buffered = 0
+        self._delivered = self.complete
         return {"type": "http.request", "body": body, "more_body": not self.complete}
 
     async def send(self, message: Message) -> None:
@@ -208,6 +249,7 @@ class Exchange:
             await self._wire.blocked.wait()
         if not more:
             self.answered = True
+            self._wake()
             self._wire.answered()
 
     def _answer_head(self, message: Message) -> bytes:

@@ -18,7 +18,9 @@ from chargegate.api.access import network_of
 from chargegate.api.connection import Connection
 from chargegate.api.errors import Refused
 from chargegate.api.exchange import Exchange
-from chargegate.api.headers import SECURITY, trace_id
+from chargegate.api.headers import SECURITY, new_trace_id, trace_id
+from chargegate.api.tls import Encrypted
+from chargegate.model import MIN_DRIVER_TOKEN
 from chargegate.observe import log
 
 MAX_TURNED_AWAY: Final = 32  # at once, with an answer that they surely get
@@ -54,6 +56,11 @@ class Server:
             raise RuntimeError("not started")
         return int(self._listener.sockets[0].getsockname()[1])
 
+    @property
+    def under_way(self) -> int:
+        """How many requests the application is answering now."""
+        return len(self._tasks)
+
     async def start(
         self,
         app: ASGIApp,
@@ -78,8 +85,12 @@ class Server:
         self.scheme = "http" if tls is None else "https"
         self._max_connections, self._max_per_address = max_connections, max_connections_per_address
         self._tick()
+
+        def protocol() -> asyncio.Protocol:
+            return Connection(self) if tls is None else Encrypted(Connection(self), tls)
+
         try:
-            self._listener = await self.loop.create_server(lambda: Connection(self), host, port, backlog=2048, ssl=tls)
+            self._listener = await self.loop.create_server(protocol, host, port, backlog=2048)
         except OSError as error:
             self._stop_clock()
             reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
@@ -101,7 +112,8 @@ class Server:
         now = self.loop.time()
         if now >= self._next_note:
             self._next_note = now + _NOTE_S
-            log.warning("connections are refused, too many are open", limit=self._max_connections)
+            whose = "of one address" if self._by_address[address] > self._max_per_address else "in all"
+            log.warning("connections are refused, too many are open", whose=whose)
         return False
 
     @property
@@ -135,15 +147,19 @@ class Server:
         if not exchange.answered:
             connection.unanswered()
 
-    def refusal(self, refused: Refused, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        """An answer that ends the connection, to a request with these headers."""
+    def refusal(self, refused: Refused, headers: Iterable[tuple[bytes, bytes]], *, body_begun: bool = False) -> bytes:
+        """An answer that ends the connection, to a request with these headers. Where a body has begun, which may hold a
+        token of any form, only a short trace id is echoed."""
         body = refused.body()
+        trace = trace_id(dict(headers))
+        if body_begun and len(trace) >= MIN_DRIVER_TOKEN:
+            trace = new_trace_id()
         fields: list[tuple[bytes, bytes]] = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
             *SECURITY,
-            (b"x-request-id", trace_id(dict(headers))),
+            (b"x-request-id", trace),
             *((name.encode(), value.encode()) for name, value in refused.headers.items()),
         ]
         line = f"HTTP/1.1 {refused.status} {HTTPStatus(refused.status).phrase}\r\n".encode()
