@@ -81,6 +81,12 @@ KEYS: dict[str, Any] = {
     "logging.format": "json",
 }
 
+BESIDE = {  # the keys that a key is not set without
+    "server.tls_certificate": ["server.tls_key"],
+    "server.tls_key": ["server.tls_certificate"],
+    "server.tls_client_ca": ["server.tls_certificate", "server.tls_key"],
+}
+
 
 def variable(key: str) -> str:
     return "CHARGEGATE_" + key.upper().replace(".", "__")
@@ -120,11 +126,12 @@ def test_the_table_here_has_every_key() -> None:
 @pytest.mark.parametrize("key", KEYS)
 def test_each_key_is_set_by_file_and_by_environment(key: str, tmp_path: Path) -> None:
     value = KEYS[key]
+    beside = {variable(other): KEYS[other] for other in BESIDE.get(key, ())}
     file = tmp_path / "c.toml"
     file.write_text(toml(key, json.dumps(value)))
-    assert value_of(load(str(file), {}), key) == value
+    assert value_of(load(str(file), beside), key) == value
     text = value if isinstance(value, str) else json.dumps(value)
-    assert value_of(load(None, {variable(key): text}), key) == value
+    assert value_of(load(None, {variable(key): text, **beside}), key) == value
     if isinstance(value, list):
         assert value_of(load(None, {variable(key): " , ".join(map(str, value))}), key) == value
     if key not in ("database.url", "cache.url"):
