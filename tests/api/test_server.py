@@ -1,8 +1,10 @@
 """The server itself, on bare sockets: what no well-behaved client sends."""
 
 import asyncio
+import gc
 import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -362,3 +364,86 @@ def test_time_goes_on_in_the_date_header(raw: Callable[..., Raw]) -> None:
         connection.send(LIVE)
         dates.add(connection.answer()[1]["date"])
     assert len(dates) == 2
+
+
+def test_addresses_of_one_ipv6_network_share_their_places(serve: Callable[..., Service]) -> None:
+    class Peer:
+        def __init__(self, address: str) -> None:
+            self.client = (address, 1)
+
+    server = serve().server
+    server._max_per_address = 2  # no connection comes from such an address here
+    admitted = [server.admit(Peer(f"2001:db8:1:2::{number}")) for number in range(3)]  # type: ignore[arg-type]
+    assert admitted == [True, True, False]
+    assert server.admit(Peer("2001:db8:1:3::1"))  # type: ignore[arg-type]
+    for connection in tuple(server._connections):
+        server.forget(connection)
+    assert not server._by_address
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        LIVE,
+        WHOLE * 3,
+        WHOLE[:-1],
+        LIVE[:9],
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"a: b\r\n" * 300 + b"\r\n",
+        POST + b"content-length: 99999\r\n\r\n",
+        POST + b"transfer-encoding: chunked\r\n\r\nx\r\n",
+    ],
+)
+def test_nothing_is_left_for_the_garbage_collector(raw: Callable[..., Raw], service: Service, data: bytes) -> None:
+    """Its settings may put it off for long, because memory comes back without it."""
+
+    def once() -> None:
+        connection = raw()
+        connection.send(data)
+        connection.socket.shutdown(socket.SHUT_WR)
+        connection.rest()
+        connection.close()
+
+    once()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            once()
+        eventually(lambda: not service.server._connections)
+        service.run(asyncio.sleep(0))
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [
+            each for each in gc.garbage if type(each).__module__.startswith(("chargegate.api", "httptools", "uvloop"))
+        ]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left
+
+
+def test_a_body_that_was_read_is_not_given_again(serve: Callable[..., Service], raw: Callable[..., Raw]) -> None:
+    """An application may wait for the client to leave while it answers."""
+    seen: list[str] = []
+
+    def waiting(_app: object) -> object:
+        async def application(_scope: Scope, receive: Receive, send: Send) -> None:
+            seen.append((await receive())["type"])
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+            seen.append((await receive())["type"])
+
+        return application
+
+    service = serve(wrap=waiting)
+    connection = raw(service.port)
+    connection.send(LIVE)
+    status, headers, _ = connection.answer()
+    assert (status, headers["transfer-encoding"]) == (200, "chunked")
+    assert seen == ["http.request"]
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closes with a reset
+    connection.close()
+    eventually(lambda: seen == ["http.request", "http.disconnect"])

@@ -3,9 +3,11 @@
 import contextlib
 import hashlib
 import json
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +20,7 @@ PATH = "/api/v1/charging-session"
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
 POST = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n".encode()
 MEBI = 1024 * 1024
+IDLE = 5000
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,52 @@ def test_idle_connections_cost_little_memory(
     assert memory(gate) - before < 16 * MEBI
 
 
+def test_five_thousand_idle_connections(service: Callable[..., "Service"], eventually: Callable[..., Any]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2 * IDLE:
+        pytest.skip(f"needs {2 * IDLE} open files, and {hard} are allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * IDLE), hard))
+    gate = service(server__request_timeout_ms=120_000, server__max_connections_per_address=IDLE + 100)
+    before = memory(gate)
+    with contextlib.ExitStack() as opened:
+        for number in range(IDLE):
+            idle = opened.enter_context(socket.create_connection(("127.0.0.1", gate.port), timeout=20))
+            if number % 2:
+                idle.sendall(b"GET /health")
+        eventually(lambda: open_sockets(gate) > IDLE, 30)
+        assert gate.ready() == 200
+        assert memory(gate) - before < IDLE * 8 * 1024
+    eventually(lambda: open_sockets(gate) < 200, 30, "they were not closed")
+    assert memory(gate) - before < IDLE * 4 * 1024
+
+
+def open_sockets(service: "Service") -> int:
+    assert service.process is not None
+    return sum(1 for _ in Path(f"/proc/{service.process.pid}/fd").iterdir())
+
+
+def test_after_an_attack_its_memory_is_given_back(
+    service: Callable[..., "Service"], eventually: Callable[..., Any]
+) -> None:
+    gate = service(server__request_timeout_ms=2000)
+    assert [gate.ready() for _ in range(50)] == [200] * 50
+    before = memory(gate)
+    for attack in (
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:b\r\n" * 6200,
+        POST + b"content-length: 60000\r\n\r\n" + b"x" * 50_000,
+        POST + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10_000,
+        LIVE * 2000,
+    ):
+        with contextlib.ExitStack() as opened:
+            for _ in range(300):
+                connection = opened.enter_context(socket.create_connection(("127.0.0.1", gate.port), timeout=20))
+                with contextlib.suppress(OSError):
+                    connection.sendall(attack)
+            assert gate.ready() == 200
+    eventually(lambda: open_sockets(gate) < 100, 30, "they were not closed")
+    eventually(lambda: memory(gate) - before < 24 * MEBI, 10, f"{(memory(gate) - before) / MEBI:.0f} MiB stay")
+
+
 def test_trailers_are_bounded(gate: "Service", connect: Callable[..., socket.socket]) -> None:
     before = memory(gate)
     for _ in range(4):
@@ -138,6 +187,19 @@ def test_answers_that_nobody_reads_end_the_connection(
         return False
 
     eventually(cut_off, 20, "the connection was held")
+
+
+@pytest.mark.parametrize("last", [b"", b"connection: close\r\n"])
+def test_an_answer_that_nobody_reads_to_its_end(gate: "Service", eventually: Callable[..., Any], last: bytes) -> None:
+    """Of a last answer, which fits into no buffer of the client."""
+    held = open_sockets(gate)
+    big = b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.connect(("127.0.0.1", gate.port))
+        connection.sendall((big + b"\r\n") * 200 + big + last + b"\r\n")
+        eventually(lambda: open_sockets(gate) > held)
+        eventually(lambda: open_sockets(gate) <= held, 20, "the connection was held")
 
 
 def test_connections_of_one_address_are_limited(
