@@ -68,6 +68,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     State.GIVEN_UP: {},
     State.LEFT: {},
 }
+_STARTED, _SUCCEEDED = Event.STARTED, Event.SUCCEEDED  # every delivery needs them, and Python 3.11 looks them up slowly
 _PARKED: Final = frozenset({State.IN_LINE, State.WAITING})
 
 
@@ -97,7 +98,7 @@ class Callback(msgspec.Struct, eq=False):
     deadline_ms: int
     deadline: float = 0.0  # the same by the monotonic clock, which nobody can set
     state: State = State.NEW
-    probing: bool = False
+    probing: bool = False  # whether its last attempt is, or was, a probe
     error: str | None = None
     last_status_code: int | None = None
 
@@ -196,15 +197,12 @@ class Deliveries:
             return False
         destination = self._destinations.get(callback.target.destination)
         if not destination.line and self._destinations.take(destination):
-            self._started(callback, destination)
+            callback.probing = destination.open
+            self._apply(_STARTED, callback)
             return True
         self._line_up(callback, destination)
         self._start_line(destination)
         return False
-
-    def _started(self, callback: Callback, destination: Destination) -> None:
-        self._apply(Event.STARTED, callback)
-        callback.probing = destination.open
 
     def _line_up(self, callback: Callback, destination: Destination) -> None:
         self._apply(Event.HELD_BACK, callback)
@@ -224,7 +222,8 @@ class Deliveries:
                 self._give_up_late(callback)
             elif self._destinations.take(destination):
                 line.popleft()
-                self._started(callback, destination)
+                callback.probing = destination.open
+                self._apply(_STARTED, callback)
                 self._concurrency.run(self._attempt, callback)
             else:
                 return
@@ -245,7 +244,7 @@ class Deliveries:
         callback.error, callback.last_status_code = attempt.error, attempt.status_code
         if attempt.delivered:
             callback.attempts += 1
-            self._apply(Event.SUCCEEDED, callback)
+            self._apply(_SUCCEEDED, callback)
             self._give_back(callback, reachable=True)
             self._delivered.inc()
             await self._on_end(callback)
@@ -271,9 +270,7 @@ class Deliveries:
             await self._retry(callback, wait_ms)
 
     def _give_back(self, callback: Callback, *, reachable: bool | None) -> None:
-        probe, callback.probing = callback.probing, False
-        destination = self._destinations.get(callback.target.destination)
-        self._destinations.give_back(destination, probe=probe, reachable=reachable)
+        self._destinations.give_back(callback.target.destination, probe=callback.probing, reachable=reachable)
 
     async def _retry(self, callback: Callback, wait_ms: int) -> None:
         """Park it until the time of its next attempt, or its deadline if that is sooner."""
