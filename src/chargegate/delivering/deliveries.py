@@ -122,8 +122,8 @@ class Deliveries:
         on_retry: Hook,
         on_end: Hook,
     ) -> None:
-        """``on_retry``: an attempt failed and will be repeated; the wait begins once this returns. ``on_end``: the
-        callback is ``DELIVERED``, or ``GIVEN_UP`` with its ``error``."""
+        """``on_retry``: an attempt failed and will be repeated; its wait begins once this returns. ``on_end``: the
+        callback is ``DELIVERED``, or ``GIVEN_UP`` with its ``error``. Both are called within a step."""
         self._sender = sender
         self._limits = limits
         self._concurrency = concurrency
@@ -159,8 +159,8 @@ class Deliveries:
             await self._attempt(callback)
 
     def make_room(self) -> bool:
-        """Whether another callback may come. Where too many are parked, the newest of the longest line are given up:
-        what one destination left waiting must not keep others from being served."""
+        """Whether another callback may come. Where too many are parked, the newest of the longest line are given up,
+        because what waits for one destination must not keep others from being served."""
         while self.parked >= self._limits.max_parked:
             longest = max((destination.line for destination in self._destinations.all()), key=len, default=None)
             given_up, at_most = 0, 1 + self._limits.max_parked // 50
@@ -309,7 +309,7 @@ class Deliveries:
         await self._on_end(callback)
 
     def _sweep(self) -> None:
-        """Give up what waited in a line past its deadline. One look at all costs less than a timer for each."""
+        """Give up what waited in a line past its deadline. One sweep of all lines costs less than a timer for each."""
         now = time.monotonic()
         lines = [destination.line for destination in self._destinations.all() if destination.line]
         for callback in [callback for line in lines for callback in line]:
@@ -317,11 +317,12 @@ class Deliveries:
                 self._give_up_late(callback)
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep) if lines else None
 
-    def _later(self, seconds: float, act: Callable[[T], None], what: T) -> None:
+    def _later(self, seconds: float, act: Callable[[T], None], argument: T) -> None:
         def ring() -> None:
             self._timers.discard(timer)
-            act(what)
+            act(argument)
 
-        # A thousandth later than asked, so that clocks which differ by less do not make it ring early.
+        # The loop's clock and the monotonic clock differ by less than the millisecond that is added here, so that no
+        # timer rings before its time.
         timer = self._loop.call_later(max(0.0, seconds) + 0.001, ring)
         self._timers.add(timer)
