@@ -372,7 +372,7 @@ def forgetful(**limits: int) -> Destinations:
 def called(destinations: Destinations, name: str, *, reachable: bool) -> Destination:
     destination = destinations.get(name)
     assert destinations.take(destination)
-    destinations.give_back(destination, probe=False, reachable=reachable)
+    destinations.give_back(name, probe=False, reachable=reachable)
     return destination
 
 
@@ -386,7 +386,7 @@ def test_hosts_without_end_are_forgotten(reachable: bool) -> None:
             called(destinations, f"host-{number}", reachable=reachable)
         assert len(destinations.all()) <= 10_001
         assert destinations.open_circuits <= 10_001
-        destinations.give_back(busy, probe=False, reachable=True)
+        destinations.give_back("busy", probe=False, reachable=True)
 
     uvloop.run(main())
 

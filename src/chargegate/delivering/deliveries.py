@@ -68,6 +68,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     State.GIVEN_UP: {},
     State.LEFT: {},
 }
+_STARTED, _SUCCEEDED = Event.STARTED, Event.SUCCEEDED  # every delivery needs them, and Python 3.11 looks them up slowly
 _PARKED: Final = frozenset({State.IN_LINE, State.WAITING})
 
 
@@ -97,7 +98,7 @@ class Callback(msgspec.Struct, eq=False):
     deadline_ms: int
     deadline: float = 0.0  # the same by the monotonic clock, which nobody can set
     state: State = State.NEW
-    probing: bool = False
+    probing: bool = False  # whether its last attempt is, or was, a probe
     error: str | None = None
     last_status_code: int | None = None
 
@@ -121,8 +122,8 @@ class Deliveries:
         on_retry: Hook,
         on_end: Hook,
     ) -> None:
-        """``on_retry``: an attempt failed and will be repeated; the wait begins once this returns. ``on_end``: the
-        callback is ``DELIVERED``, or ``GIVEN_UP`` with its ``error``."""
+        """``on_retry``: an attempt failed and will be repeated; its wait begins once this returns. ``on_end``: the
+        callback is ``DELIVERED``, or ``GIVEN_UP`` with its ``error``. Both are called within a step."""
         self._sender = sender
         self._limits = limits
         self._concurrency = concurrency
@@ -158,8 +159,8 @@ class Deliveries:
             await self._attempt(callback)
 
     def make_room(self) -> bool:
-        """Whether another callback may come. Where too many are parked, the newest of the longest line are given up:
-        what one destination left waiting must not keep others from being served."""
+        """Whether another callback may come. Where too many are parked, the newest of the longest line are given up,
+        because what waits for one destination must not keep others from being served."""
         while self.parked >= self._limits.max_parked:
             longest = max((destination.line for destination in self._destinations.all()), key=len, default=None)
             given_up, at_most = 0, 1 + self._limits.max_parked // 50
@@ -196,15 +197,12 @@ class Deliveries:
             return False
         destination = self._destinations.get(callback.target.destination)
         if not destination.line and self._destinations.take(destination):
-            self._started(callback, destination)
+            callback.probing = destination.open
+            self._apply(_STARTED, callback)
             return True
         self._line_up(callback, destination)
         self._start_line(destination)
         return False
-
-    def _started(self, callback: Callback, destination: Destination) -> None:
-        self._apply(Event.STARTED, callback)
-        callback.probing = destination.open
 
     def _line_up(self, callback: Callback, destination: Destination) -> None:
         self._apply(Event.HELD_BACK, callback)
@@ -224,7 +222,8 @@ class Deliveries:
                 self._give_up_late(callback)
             elif self._destinations.take(destination):
                 line.popleft()
-                self._started(callback, destination)
+                callback.probing = destination.open
+                self._apply(_STARTED, callback)
                 self._concurrency.run(self._attempt, callback)
             else:
                 return
@@ -245,7 +244,7 @@ class Deliveries:
         callback.error, callback.last_status_code = attempt.error, attempt.status_code
         if attempt.delivered:
             callback.attempts += 1
-            self._apply(Event.SUCCEEDED, callback)
+            self._apply(_SUCCEEDED, callback)
             self._give_back(callback, reachable=True)
             self._delivered.inc()
             await self._on_end(callback)
@@ -271,9 +270,7 @@ class Deliveries:
             await self._retry(callback, wait_ms)
 
     def _give_back(self, callback: Callback, *, reachable: bool | None) -> None:
-        probe, callback.probing = callback.probing, False
-        destination = self._destinations.get(callback.target.destination)
-        self._destinations.give_back(destination, probe=probe, reachable=reachable)
+        self._destinations.give_back(callback.target.destination, probe=callback.probing, reachable=reachable)
 
     async def _retry(self, callback: Callback, wait_ms: int) -> None:
         """Park it until the time of its next attempt, or its deadline if that is sooner."""
@@ -312,7 +309,7 @@ class Deliveries:
         await self._on_end(callback)
 
     def _sweep(self) -> None:
-        """Give up what waited in a line past its deadline. One look at all costs less than a timer for each."""
+        """Give up what waited in a line past its deadline. One sweep of all lines costs less than a timer for each."""
         now = time.monotonic()
         lines = [destination.line for destination in self._destinations.all() if destination.line]
         for callback in [callback for line in lines for callback in line]:
@@ -320,11 +317,12 @@ class Deliveries:
                 self._give_up_late(callback)
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep) if lines else None
 
-    def _later(self, seconds: float, act: Callable[[T], None], what: T) -> None:
+    def _later(self, seconds: float, act: Callable[[T], None], argument: T) -> None:
         def ring() -> None:
             self._timers.discard(timer)
-            act(what)
+            act(argument)
 
-        # A thousandth later than asked, so that clocks which differ by less do not make it ring early.
+        # The loop's clock and the monotonic clock differ by less than the millisecond that is added here, so that no
+        # timer rings before its time.
         timer = self._loop.call_later(max(0.0, seconds) + 0.001, ring)
         self._timers.add(timer)

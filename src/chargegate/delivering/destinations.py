@@ -90,9 +90,10 @@ class Destinations:
         self.running += 1
         return True
 
-    def give_back(self, destination: Destination, *, probe: bool, reachable: bool | None) -> None:
+    def give_back(self, key: str, *, probe: bool, reachable: bool | None) -> None:
         """Give a connection back. ``reachable``: the destination was connected to and answered in time, whatever it
         said; None: nothing was sent."""
+        destination = self._known[key]
         destination.running -= 1
         self.running -= 1
         if probe:
