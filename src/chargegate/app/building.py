@@ -87,6 +87,8 @@ def build_surface(opened: Opened, working: Working | None, draining: Callable[[]
         max_body_bytes=settings.server.max_body_bytes,
         rate_limit_per_second=settings.server.rate_limit_per_second,
         rate_limit_burst=settings.server.rate_limit_burst,
+        allowed_hosts=settings.server.allowed_hosts,
+        allowed_origins=settings.server.allowed_origins,
     )
     return build_monitoring(parts) if opened.role == "worker" else build(parts)
 
