@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chargegate.http1 import (
-    MAX_HEADER_BLOCK,
+    MAX_HEAD,
     AddressBlocked,
     BadAnswer,
     CallFailed,
@@ -31,7 +31,7 @@ from chargegate.http1 import (
     Response,
     TimedOut,
 )
-from chargegate.http1.exchange import Connection
+from chargegate.http1.connection import Connection
 from chargegate.model import CallbackTarget, IPAddress, parse_callback_url
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -372,9 +372,9 @@ def test_the_header_block_has_an_exact_limit(run: Run) -> None:
 
     async def main() -> None:
         async with calling(max_answer_bytes=300_000) as client:
-            async with serving(sized(MAX_HEADER_BLOCK)) as peer:
+            async with serving(sized(MAX_HEAD)) as peer:
                 assert len((await post(client, peer.target())).body) == 200_000
-            async with serving(sized(MAX_HEADER_BLOCK + 1)) as peer:
+            async with serving(sized(MAX_HEAD + 1)) as peer:
                 assert (await failure(client, peer.target())).reason == "bad_answer"
 
     run(main())

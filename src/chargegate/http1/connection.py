@@ -1,0 +1,282 @@
+"""One connection to a receiver, over TCP or TLS, and the exchange on it."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Final, cast
+
+import msgspec
+
+from chargegate.http1.answer import Answer, MalformedAnswer
+
+MAX_HANDSHAKE: Final = 256 * 1024
+"""Bytes that a receiver may send before TLS is established, and between two exchanges."""
+MAX_RECEIVED: Final = 1024 * 1024
+"""Bytes that a receiver may send in one exchange, before they are decrypted."""
+
+_PIECE: Final = 65536
+
+
+class Response(msgspec.Struct, frozen=True):
+    """An answer. ``body`` is cut off at the client's ``max_answer_bytes``; ``retry_after`` is the header as sent."""
+
+    status: int
+    body: bytes
+    retry_after: str | None
+
+
+class CallFailed(Exception):
+    """There is no answer. ``reason`` is a short, stable code that names no address, host or path."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class NotSent(CallFailed):
+    """Nothing was sent, for a reason that is not the receiver's: no name server answered (``name_not_resolved``), or
+    this process may open no more sockets (``no_socket``). It says nothing of the receiver."""
+
+
+class ConnectFailed(CallFailed):
+    """``name_not_resolved``, ``connection_refused``, ``tls_failed``, or ``connect_failed`` for any other cause."""
+
+
+class TimedOut(CallFailed):
+    """``timeout``: the exchange did not end in time, from connecting to the last byte of the answer."""
+
+
+class BadAnswer(CallFailed):
+    """``bad_answer``: not HTTP/1.x, or too large. ``closed_early``: the connection ended first."""
+
+
+class AddressBlocked(CallFailed):
+    """``address_blocked``: the host is, or resolves to, an address that may not be called."""
+
+
+Outcome = Response | CallFailed | None
+
+
+class _Tls:
+    """TLS over bytes. By hand, because only so every byte that a receiver sends can be counted."""
+
+    def __init__(self, context: ssl.SSLContext, server_name: str) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._session = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
+        self.established = False
+
+    def received(self, data: bytes) -> None:
+        self._incoming.write(data)
+
+    def handshake(self) -> None:
+        """Go on as far as what was received allows. Raises ``ssl.SSLError``."""
+        try:
+            self._session.do_handshake()
+        except ssl.SSLWantReadError:
+            return
+        self.established = True
+
+    def encrypt(self, data: bytes) -> None:
+        self._session.write(data)
+
+    def decrypt(self) -> bytes | None:
+        """A piece of what was received; empty at its end; None if more must come first. Raises ``ssl.SSLError``."""
+        try:
+            return self._session.read(_PIECE)
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def to_send(self) -> bytes:
+        return self._outgoing.read()
+
+
+class Connection(asyncio.Protocol):
+    """One connection and the exchange on it, if any. An outcome of None: closed before any byte of an answer.
+
+    An outcome is a result even where it is a failure: a future's exception that nobody fetches is reported as lost.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        destination: str,
+        max_answer: int,
+        on_lost: "Callable[[Connection], None]",
+        tls: tuple[ssl.SSLContext, str] | None = None,
+    ) -> None:
+        self._loop = loop
+        self.destination = destination
+        self.idle_since = 0.0
+        self.reusable = False
+        self.lost: asyncio.Future[None] | None = None
+        self.ready: asyncio.Future[None] = loop.create_future()
+        """Done once a request can be sent. Raises ``ConnectFailed``."""
+        self._max_answer = max_answer
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._tls = None if tls is None else _Tls(*tls)
+        self._received = 0  # since TLS began, or the exchange began or ended
+        self._limit = MAX_HANDSHAKE
+        self._waiter: asyncio.Future[Outcome] | None = None
+        self._answer: Answer | None = None
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    @property
+    def closing(self) -> bool:
+        return self._transport is not None and self._transport.is_closing()
+
+    def send(self, request: bytes, deadline: float) -> asyncio.Future[Outcome]:
+        """Start an exchange; its outcome comes by ``deadline`` (the loop's clock)."""
+        self._waiter = waiter = self._loop.create_future()
+        self._deadline = deadline
+        # A timer costs more than the rest of this method, so one that is running is left to run and set anew then.
+        if self._timer is None or deadline < self._timer_at:
+            self._set_timer()
+        self.reusable = False
+        self._answer = None
+        self._received, self._limit = 0, MAX_RECEIVED
+        if self._tls is not None:
+            try:
+                self._tls.encrypt(request)
+            except ssl.SSLError:
+                self._end(None)
+                return waiter
+            request = self._tls.to_send()
+        self._transport.write(request)  # type: ignore[union-attr]  # connected before anyone gets hold of it
+        return waiter
+
+    def abort(self) -> None:
+        self._end(None)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._deadline
+        self._timer = self._loop.call_at(self._deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        if self._waiter is None:
+            return
+        if self._deadline > self._loop.time():
+            self._set_timer()
+        else:
+            self._end(TimedOut("timeout"))
+
+    def _end(self, outcome: Outcome) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(outcome)
+
+    def _complete(self, answer: Answer) -> None:
+        self.reusable = answer.persistent and not answer.surplus
+        self._received, self._limit = 0, MAX_HANDSHAKE
+        self._end(Response(answer.status, bytes(answer.body), answer.retry_after))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.lost = self._loop.create_future()
+        if self._tls is None:
+            self.ready.set_result(None)
+        else:
+            self._shake_hands(self._tls)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._on_lost(self)
+        if self.lost is not None:
+            self.lost.set_result(None)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._not_ready(ConnectFailed("tls_failed"))
+        if self._waiter is not None:
+            answer = self._answer
+            if answer is None:
+                self._end(None)
+            elif exc is None and answer.closed():
+                self._complete(answer)
+                self.reusable = False
+            else:
+                self._end(BadAnswer("closed_early"))
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > self._limit:
+            self._give_up()
+        elif self._tls is None:
+            self._read(data)
+        else:
+            self._tls.received(data)
+            if not self._tls.established:
+                self._shake_hands(self._tls)
+            if self._tls.established:
+                self._decrypt(self._tls)
+
+    def _shake_hands(self, tls: _Tls) -> None:
+        try:
+            tls.handshake()
+        except ssl.SSLError:
+            self._flush(tls)  # the alert that says why
+            self._not_ready(ConnectFailed("tls_failed"))
+            return
+        self._flush(tls)
+        if tls.established and not self.ready.done():
+            self._received = 0
+            self.ready.set_result(None)
+
+    def _decrypt(self, tls: _Tls) -> None:
+        try:
+            while (piece := tls.decrypt()) is not None:
+                if not piece:
+                    self._close()
+                    break
+                self._read(piece)
+        except ssl.SSLError:
+            self._give_up()
+        self._flush(tls)
+
+    def _flush(self, tls: _Tls) -> None:
+        if (data := tls.to_send()) and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def _not_ready(self, failure: CallFailed) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(failure)
+            self.ready.exception()  # whoever dialled may have given up, and then nobody else looks at it
+            self._close()
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _give_up(self) -> None:
+        """What the receiver sends is no answer, or too much of it."""
+        self.reusable = False
+        self._not_ready(ConnectFailed("tls_failed"))
+        self._end(BadAnswer("bad_answer"))
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _read(self, data: bytes) -> None:
+        if self._waiter is None:  # nobody asked
+            self.reusable = False
+            if self._transport is not None:
+                self._transport.abort()
+            return
+        answer = self._answer
+        if answer is None:
+            answer = self._answer = Answer(self._max_answer)
+        try:
+            answer.feed(data)
+        except MalformedAnswer:
+            self._give_up()
+            return
+        if answer.done:
+            self._complete(answer)
+            if answer.surplus and self._transport is not None:
+                self._transport.abort()
