@@ -6,11 +6,13 @@ pycares is used directly, because aiodns runs c-ares in a thread of its own. c-a
 
 import asyncio
 import os
+import re
 import socket
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from ipaddress import IPv6Address, ip_address
+from pathlib import Path
 from typing import Any, Final
 
 import pycares
@@ -26,6 +28,8 @@ _FIRST_TRY_S: Final = 2.0
 _TRIES: Final = 2
 _TICK_S: Final = 0.25
 _SETTINGS: Final = "/etc/resolv.conf"
+_HOSTS: Final = "/etc/hosts"
+_LOCALHOST = re.compile(r"(?:.*\.)?localhost\.?", re.IGNORECASE).fullmatch
 _NO_SUCH_NAME: Final = frozenset(
     {pycares.errno.ARES_ENOTFOUND, pycares.errno.ARES_ENODATA, pycares.errno.ARES_EBADNAME, pycares.errno.ARES_ENONAME}
 )
@@ -41,7 +45,7 @@ class Resolver:
     """
 
     def __init__(self, servers: Sequence[str] = ()) -> None:
-        """``servers``: addresses to ask, with ``:port`` where it is not 53; without any, those in ``/etc/resolv.conf``."""
+        """``servers``: addresses to ask, with ``:port`` where it is not 53; without any, as ``/etc/resolv.conf`` says."""
         self._servers = list(servers)
         self._loop = asyncio.get_running_loop()
         self._channel: pycares.Channel | None = None
@@ -76,6 +80,8 @@ class Resolver:
         kept_s = _FAILURE_TTL_S
         if error is None and result.nodes:
             outcome = list(dict.fromkeys(_address(node.addr) for node in result.nodes))
+            if len(outcome) > 1 and _LOCALHOST(host) and not _lists_v6_loopback():
+                outcome = [address for address in outcome if address.version == 4]
             ttl = min(each.ttl for each in (*result.nodes, *result.cnames))
             kept_s = min(max(float(ttl), _LEAST_TTL_S), _MOST_TTL_S)
         elif error is None or error in _NO_SUCH_NAME or host.removesuffix(".").endswith(".invalid"):
@@ -160,6 +166,15 @@ def _address(place: tuple[Any, ...]) -> IPAddress:
     if len(place) == 4 and place[3]:
         return IPv6Address(f"{text}%{place[3]}")
     return ip_address(text)
+
+
+def _lists_v6_loopback() -> bool:
+    """c-ares knows two addresses of localhost by itself (RFC 6761, 6.3); people expect those of their hosts file."""
+    try:
+        lines = Path(_HOSTS).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.split()[:1] == ["::1"] for line in lines)
 
 
 def _changed_at(path: str) -> float:
