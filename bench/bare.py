@@ -1,4 +1,4 @@
-"""The floor of accepting: a bare ASGI application that decodes the same body and gives the same answer."""
+"""The floor of accepting: a bare ASGI application that decodes the same body and sends the same answer."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ import uvicorn
 
 
 class Body(msgspec.Struct):
-    """The three members, decoded; nothing else is checked."""
+    """The three members of a request. Only their types are checked."""
 
     station_id: str
     driver_token: str
@@ -23,7 +23,7 @@ encode = msgspec.json.Encoder().encode
 
 
 async def app(_scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Decode, answer 202."""
+    """Decode the body and answer 202."""
     decode((await receive())["body"])
     answer = encode(
         {

@@ -2,14 +2,14 @@
 
 Usage: barequeues.py kafka|postgresql|rabbitmq|redis URL NAME SECONDS; prints messages per second.
 
-The producer is one process, the consumer another, as ``chargegate api`` and ``chargegate worker`` are. They move the
-service's own messages, sealed and packed before the clock starts, with the same durability: each is confirmed by the
-server, and each is acknowledged once it was taken. At most ``WINDOW`` are unconfirmed at once, and what the client can
-send together goes together: a batch of librdkafka, a pipeline of Redis commands, a multi-row INSERT with its commit,
-concurrent publishes on one channel. The clock runs from the first message put to the last one acknowledged.
+The producer and the consumer are two processes, like ``chargegate api`` and ``chargegate worker``. They pass on
+messages of the service, which are encrypted and packed before the time starts. The durability is the same: the server
+confirms each message, and the consumer acknowledges each. At most ``WINDOW`` messages are unconfirmed at once. Messages
+go in the largest groups that the client offers: a batch of librdkafka, a pipeline of Redis commands, a multi-row INSERT
+with its commit, concurrent publishes on one channel. The time runs from the first put to the last acknowledgement.
 
-They do nothing else: no HTTP, no sealing, no decision, no ledger, no callback; no bound on what waits, no lease or
-heartbeat, no index by request id, and no reconnecting. Nothing is decoded.
+They do nothing else: no HTTP, no encryption, no decision, no ledger, no callback, no limit on the backlog, no lease or
+heartbeat, no index by request id, no reconnecting, and no decoding.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ WAIT_S: Final = 0.1
 
 
 class Progress:
-    """What the two processes know of each other."""
+    """What the two processes share."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -57,16 +57,16 @@ class Progress:
         self.taken_at = context.Value("d", 0.0)
 
     def put(self, count: int) -> None:
-        """So many there were."""
+        """Set the number of all messages that were put."""
         self._put.value = count
 
     def took(self, count: int) -> None:
-        """So many more are acknowledged."""
+        """Count messages that were acknowledged just now."""
         self.taken.value += count
         self.taken_at.value = time.monotonic()
 
     def over(self, more: int = 0) -> bool:
-        """With so many more everything that was put is acknowledged; or the producer is gone."""
+        """Whether all messages will be acknowledged with ``more`` of them. Exits if the producer has died."""
         producer = multiprocessing.parent_process()
         if producer is not None and not producer.is_alive():
             raise SystemExit("the producer is gone")
@@ -74,7 +74,7 @@ class Progress:
 
 
 class Bare(Protocol):
-    """An engine. ``put`` gives how many were confirmed until the time (of ``time.monotonic``) was over."""
+    """An engine. ``put`` puts messages until ``end`` (monotonic clock), and returns how many were confirmed."""
 
     def __init__(self, url: str, name: str) -> None: ...
 
@@ -86,7 +86,7 @@ class Bare(Protocol):
 
 
 class Kafka:
-    """An idempotent producer, ``acks=all``; a group of one consumer that commits twice a second."""
+    """An idempotent producer with ``acks=all``, and a group of one consumer that commits twice a second."""
 
     def __init__(self, url: str, name: str) -> None:
         self._options: dict[str, Any] = {"bootstrap.servers": url.partition("://")[2]}
@@ -111,7 +111,7 @@ class Kafka:
 
         while time.monotonic() < end:
             value, key, headers = next(records)
-            producer.produce(self._topic, value, key, on_delivery=report, headers=headers)  # type: ignore[arg-type]  # a list of pairs is right
+            producer.produce(self._topic, value, key, on_delivery=report, headers=headers)  # type: ignore[arg-type]  # the library takes a list of pairs
             sent += 1
             producer.poll(0)
             while sent - confirmed >= WINDOW:
@@ -139,7 +139,7 @@ class Kafka:
 
 
 class Postgresql:
-    """Rows of a table: inserted many at a time, taken and deleted many at a time, each time committed."""
+    """Rows of a table. Each commit inserts many, or reads and deletes many."""
 
     def __init__(self, url: str, name: str) -> None:
         self._url = url
@@ -173,7 +173,7 @@ class Postgresql:
         return confirmed
 
     async def take(self, progress: Progress) -> None:
-        # Without a cache of statements each is planned for the table as it is, not as it was when it was empty.
+        # Without a statement cache, each statement gets a plan for the table as it is now, not as when it was empty.
         connection = await asyncpg.connect(self._url, statement_cache_size=0)
         delete = (
             f"DELETE FROM {self._table} WHERE seq = ANY(ARRAY(SELECT seq FROM {self._table}"
@@ -189,7 +189,7 @@ class Postgresql:
 
 
 class Rabbitmq:
-    """A quorum queue, confirms, mandatory; what was delivered is acknowledged together once a turn of the loop."""
+    """A quorum queue with confirms. The consumer acknowledges all deliveries of one turn of the event loop together."""
 
     def __init__(self, url: str, name: str) -> None:
         self._url = url
@@ -248,7 +248,7 @@ class Rabbitmq:
 
 
 class RedisStreams:
-    """A stream and a group: pipelines of XADD; XREADGROUP, then XACK and XDEL together."""
+    """A stream and a group: pipelines of XADD, and XREADGROUP followed by XACK and XDEL together."""
 
     def __init__(self, url: str, name: str) -> None:
         self._client: Any = Redis.from_url(url, protocol=2)
@@ -296,7 +296,7 @@ ENGINES: Final[dict[str, Callable[[str, str], Bare]]] = {
 
 
 def new_messages() -> list[Message]:
-    """As the service would put them."""
+    """Messages like those of the service."""
     keyring = Keyring([bytes(32)], bytes(32))
     bodies = load.bodies("http://127.0.0.1:50000/callback", load.tokens(DIFFERENT))
     return [
@@ -306,12 +306,12 @@ def new_messages() -> list[Message]:
 
 
 def consume(engine: str, url: str, name: str, progress: Progress) -> None:
-    """The consumer's process."""
+    """Run the consumer. It has its own process."""
     uvloop.run(ENGINES[engine](url, name).take(progress))
 
 
 def measure(engine: str, url: str, name: str, seconds: float) -> float:
-    """Messages per second, from the first put to the last acknowledged."""
+    """Measure messages per second, from the first put to the last acknowledgement."""
     uvloop.run(ENGINES[engine](url, name).make())
     progress = Progress()
     messages = itertools.cycle(new_messages())

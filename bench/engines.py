@@ -1,11 +1,11 @@
-"""The distributed set-up: the service over each engine, beside a bare producer and consumer, and beside the embedded
-default; and how it grows with workers.
+"""The distributed set-up: the service on each engine, compared with a bare producer and consumer and with the embedded
+default; and the service with more workers.
 
-Nothing is pinned: ``chargegate api``, ``chargegate worker``, the servers, load and sink share the whole machine, so the
-absolute numbers say little of a set-up with a machine for each. The ratios of one run are what to compare. PostgreSQL
-is the ledger of every engine; every server is set up as docs/scaling.md asks (Redis ``appendfsync always``, Kafka
-``acks=all`` on one broker, RabbitMQ quorum queue, PostgreSQL ``fsync`` and ``synchronous_commit``). Every measurement
-has a queue and a database of its own.
+``chargegate api``, ``chargegate worker``, the servers and the load generator share the whole machine. So the absolute
+numbers say little about a set-up with one machine for each: compare the ratios of one run. PostgreSQL is always the
+ledger. The servers have the settings of docs/scaling.md: Redis ``appendfsync always``, Kafka ``acks=all`` on one
+broker, RabbitMQ a quorum queue, PostgreSQL ``fsync`` and ``synchronous_commit``. Each measurement uses its own
+queue and database.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ import load
 from processes import DRIVERS, Role, Service, cpu_seconds, service
 
 HERE: Final = Path(__file__).parent
-sys.path.append(str(HERE.parent / "tests"))  # the servers are started as the tests start them
+sys.path.append(str(HERE.parent / "tests"))  # for the servers of the tests
 
 from servers import engines as servers  # type: ignore[import-not-found]  # noqa: E402 - found by the line above
 
@@ -54,7 +54,7 @@ Figures = dict[str, float]
 
 
 class Engine(NamedTuple):
-    """``kind`` starts its server; ``queue`` gives the URL of a queue that is not there yet."""
+    """``kind`` starts the server. ``queue`` gives the URL of a new queue."""
 
     name: str
     kind: Any
@@ -62,7 +62,7 @@ class Engine(NamedTuple):
 
 
 def new_database(postgres: Any) -> str:
-    """Makes a database; its URL."""
+    """Make a database. Returns its URL."""
     name = f"bench{next(numbers)}"
 
     async def make() -> None:
@@ -75,13 +75,13 @@ def new_database(postgres: Any) -> str:
 
 
 def new_topic(kafka: Any) -> str:
-    """With a consumer group of its own."""
+    """The URL of a new topic, which also has its own consumer group."""
     name = f"bench{next(numbers)}"
     return f"{kafka.url}/{name}?partitions=4"
 
 
 class Databases:
-    """Those of one Redis server, each used once."""
+    """The databases of Redis servers. Each call gives the URL of an unused one."""
 
     def __init__(self) -> None:
         self._used: Counter[int] = Counter()
@@ -103,7 +103,7 @@ NAMES: Final = tuple(engine.name for engine in ENGINES)
 
 @contextmanager
 def running(kind: Any) -> Iterator[Any]:
-    """A server of a kind. Raises ``Failed`` where this machine lacks it."""
+    """Run a server. Raises ``Failed`` if it is not installed."""
     if missing := kind.missing():
         raise load.Failed(f"{missing}; `make servers` provides it")
     server = kind()
@@ -130,16 +130,16 @@ def percentiles(name: str, latencies: Sequence[float]) -> Figures:
 
 
 class Measured:
-    """Measures a set-up that runs: its throughput, and, if asked for, its latencies at half of that."""
+    """Measures a running set-up: its throughput, and its latencies at half of that."""
 
     def __init__(self, running: Service, seconds: float, meters: Mapping[str, int]) -> None:
-        """``meters``: processes whose processor time a request is wanted, by name."""
+        """``meters``: further processes, by name, whose processor time is measured."""
         self._service = running
         self._seconds = seconds
         self._meters = meters
 
     async def throughput(self, url: str, ahead: int) -> Figures:
-        """Requests per second, accepted, decided, recorded and delivered."""
+        """Measure requests per second: each is accepted, decided, recorded and delivered."""
         source = load.bodies(url, load.tokens(DRIVERS))
         clock = time.perf_counter
         async with load.pressed(self._service.port, source, CONNECTIONS, ahead):
@@ -155,7 +155,7 @@ class Measured:
         return {"requests_per_second": done / elapsed, **figures}
 
     async def all(self) -> Figures:
-        """Throughput, then latencies."""
+        """Measure the throughput, then the latencies."""
         url = await load.sink()
         figures = await self.throughput(url, AHEAD)
         rate = figures["requests_per_second"] / 2
@@ -163,7 +163,7 @@ class Measured:
         return figures | percentiles("accepted", answers) | percentiles("called_back", callbacks)
 
     async def only_throughput(self, ahead: int = AHEAD) -> Figures:
-        """Without latencies."""
+        """Measure the throughput alone."""
         return await self.throughput(await load.sink(), ahead)
 
     def _spent(self) -> dict[str, float]:
@@ -177,8 +177,8 @@ class Measured:
 def measuring(
     roles: Sequence[Role], settings: Mapping[str, Any], seconds: float, meters: Mapping[str, Any]
 ) -> Iterator[Measured]:
-    """A set-up while it runs; ``meters`` are servers by name. What fails in it is ``Failed``, with what the processes
-    said."""
+    """Run a set-up during the ``with`` block. ``meters`` are servers by name. An error becomes ``Failed``, with the
+    warnings of the processes."""
     pids = {name: int((server.folder / "pid").read_text()) for name, server in meters.items()}
     with service(roles, SETTINGS | dict(settings)) as started:
         try:
@@ -186,11 +186,11 @@ def measuring(
         except (load.Failed, OSError, ExceptionGroup) as error:
             while isinstance(error, ExceptionGroup):
                 error = error.exceptions[0]
-            raise load.Failed(f"{str(error) or type(error).__name__}\n{started.said()}") from None
+            raise load.Failed(f"{str(error) or type(error).__name__}\n{started.warnings()}") from None
 
 
 class Distributed:
-    """One run; ``failed`` where something is missing in its figures."""
+    """One run. ``failed``: some figures are missing."""
 
     def __init__(self, seconds: float, console: Console) -> None:
         self.seconds = seconds
@@ -202,7 +202,7 @@ class Distributed:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """What fails in it is said, and left out."""
+        """Print an error in the ``with`` block, and continue without its figures."""
         started = time.monotonic()
         try:
             yield
@@ -213,7 +213,7 @@ class Distributed:
             self.console.print(f"{name}: {time.monotonic() - started:.0f} s", style="dim")
 
     def run_engines(self, names: Sequence[str]) -> None:
-        """Each engine in turn, between two measurements of the embedded default."""
+        """Measure each engine, between two measurements of the embedded default."""
         with self.part("sqlite"), measuring(["serve"], {}, self.seconds, {}) as measured:
             self.engines["sqlite"] = uvloop.run(measured.all())
         with self.part("engines"), running(servers.Postgres) as postgres:
@@ -229,12 +229,14 @@ class Distributed:
                     figures["of_embedded"] = figures["requests_per_second"] / default["requests_per_second"]
 
     def engine(self, engine: Engine, postgres: Any) -> Figures:
-        """One engine: bare, apart, in one process, bare again, so that the machine's drift hits all alike."""
+        """Measure one engine: bare, as two processes, as one, and bare again, since the speed may change."""
         with contextlib.ExitStack() as stack:
             carries = engine.kind is servers.Postgres
             server = postgres if carries else stack.enter_context(running(engine.kind))
             meters = {"database": postgres} if carries else {"queue": server, "database": postgres}
-            bare(engine.name, server, min(WARM_S, self.seconds))  # unmeasured: a virtual machine's first seconds
+            bare(
+                engine.name, server, min(WARM_S, self.seconds)
+            )  # a warm-up: the first seconds of a virtual machine are slow
             floors = [bare(engine.name, server, self.seconds)]
             with measuring(SPLIT, self._urls(engine, server, postgres), self.seconds, meters) as measured:
                 figures = uvloop.run(measured.all())
@@ -250,21 +252,21 @@ class Distributed:
         return {"queue.url": engine.queue(server), "database.url": new_database(postgres)}
 
     def run_workers(self) -> None:
-        """Several workers on Redis, with an authorizer that takes 50 to 200 ms and nothing cached."""
+        """Measure several workers on Redis, with an authorizer that takes 50 to 200 ms and without a cache."""
         slow = {"authorization.backend": "simulated", "authorization.cache_ttl_ms": 0}
         with self.part("workers"), running(servers.Postgres) as postgres, running(servers.Redis) as redis:
             for concurrency, workers in itertools.product(CONCURRENCIES, WORKERS):
                 with self.part(f"workers, {workers} of {concurrency}"):
                     urls = {"queue.url": new_redis(redis), "database.url": new_database(postgres)}
                     settings = slow | urls | {"queue.consumer_concurrency": concurrency}
-                    roles: list[Role] = ["api", *["worker"] * workers]  # type: ignore[list-item]  # that it is a role
+                    roles: list[Role] = ["api", *["worker"] * workers]  # type: ignore[list-item]  # mypy infers str for the inner list
                     ahead = AHEAD + workers * concurrency
                     with measuring(roles, settings, self.seconds, {}) as measured:
                         figures = uvloop.run(measured.only_throughput(ahead))
                     self.workers.setdefault(concurrency, {})[workers] = figures["requests_per_second"]
 
     def show(self) -> None:
-        """A table of the engines, and one of the workers."""
+        """Print a table of the engines, and one of the workers."""
         if self.engines:
             self.console.print(self._engines_table())
         if self.workers:

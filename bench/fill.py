@@ -8,11 +8,8 @@ import uvloop
 
 import load
 from chargegate import config
-from chargegate.app import DATABASE
-from chargegate.engines.sqlite import queue as sqlite_queue
-from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines import SQLITE, Place, QueueLimits
 from chargegate.keys import open_keyring
-from chargegate.ledger import migrations
 from chargegate.model import ChargingRequest, new_request_id, now_ms
 from chargegate.observe import configure_logging
 from chargegate.queues.envelope import wrap
@@ -23,9 +20,9 @@ async def fill(count: int, url: str) -> None:
     settings = config.load(None, {})
     settings.data_path.mkdir(exist_ok=True)
     keyring = open_keyring(settings.data_path, [], "")
-    tables = {"queue": sqlite_queue.MIGRATIONS, "ledger": migrations.SQLITE}
-    store = await SqliteStore.open(settings.data_path / DATABASE, tables, exclusive=True)
-    queue = await sqlite_queue.SqliteQueue.open(store, settings.queue.max_size)
+    place = Place(folder=settings.data_path, exclusive=True)
+    limits = QueueLimits(max_size=settings.queue.max_size, lease_ms=settings.queue.lease_ms, prefetch=1)
+    queue = await SQLITE.load().open_queue("sqlite", place, limits)
     source = load.bodies(url, load.tokens(2_000))
 
     async def some(share: int) -> None:
@@ -36,7 +33,6 @@ async def fill(count: int, url: str) -> None:
 
     await asyncio.gather(*[some(count // 200 + (number < count % 200)) for number in range(200)])
     await queue.close()
-    await store.close()
 
 
 if __name__ == "__main__":

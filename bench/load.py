@@ -1,6 +1,6 @@
-"""Load and sink in one process: sends requests to charge, and receives their callbacks.
+"""The load generator and the sink, in one process: it sends charging requests, and receives their callbacks.
 
-As light as it can be made (an asyncio protocol each, no client library), because it must never be what is measured.
+Both are plain asyncio protocols, without a client library, so that they never limit what is measured.
 """
 
 import asyncio
@@ -16,17 +16,17 @@ DRAIN_S = 60
 
 
 class Failed(Exception):
-    """What was measured did not do its work. The text says what is missing."""
+    """The measured service did not do its work. The message says what is missing."""
 
 
 def tokens(count: int) -> list[str]:
-    """Driver tokens that the bench puts on the access list."""
+    """Driver tokens for the access list."""
     return [f"bench-{number:010d}-{number * 7919 % 10**10:010d}" for number in range(count)]
 
 
 def bodies(callback_url: str, known: list[str], *, numbered: bool = False) -> Iterator[bytes]:
-    """Request bodies without end: random known drivers at random stations of a network. ``numbered``: the callback's
-    path ends in the number of the request, from 0."""
+    """Endless request bodies: random known drivers at random stations. With ``numbered``, the path of the callback URL
+    ends with the number of the request, from 0."""
     rng = random.Random(1)
     stations = [f"{rng.getrandbits(32):08x}-8b86-4011-b42d-{rng.getrandbits(48):012x}" for _ in range(STATIONS)]
     for number in itertools.count():
@@ -38,7 +38,7 @@ def bodies(callback_url: str, known: list[str], *, numbered: bool = False) -> It
 
 
 class Sink(asyncio.Protocol):
-    """Answers 200 to every callback and counts it. ``arrived``: when each numbered one came first."""
+    """Answers 200 to every callback and counts it. ``arrived`` has the first time of each numbered callback."""
 
     ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
     received = 0
@@ -62,7 +62,7 @@ class Sink(asyncio.Protocol):
             if number.isdigit():
                 Sink.arrived.setdefault(int(number), time.perf_counter())
             self.data = self.data[end + 4 + length :]
-            self.transport.write(self.ANSWER)  # type: ignore[attr-defined]  # a stream's
+            self.transport.write(self.ANSWER)  # type: ignore[attr-defined]  # TCP transports can write
             Sink.received += 1
             Sink.room.release()
             if Sink.received >= Sink.wanted:
@@ -70,7 +70,7 @@ class Sink(asyncio.Protocol):
 
 
 class Client(asyncio.Protocol):
-    """One connection; one request at a time."""
+    """One connection, with one request at a time."""
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[int] | None = None
@@ -88,7 +88,7 @@ class Client(asyncio.Protocol):
         length = int(self.data[at + 15 : self.data.find(b"\r\n", at)])
         if len(self.data) >= end + 4 + length:
             status, self.data = int(self.data[9:12]), b""
-            if self.answer is not None and not self.answer.done():  # it is, where the bench is being ended
+            if self.answer is not None and not self.answer.done():  # It is done if the benchmark is being cancelled.
                 self.answer.set_result(status)
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -96,18 +96,18 @@ class Client(asyncio.Protocol):
             self.answer.set_exception(ConnectionError("the service closed the connection"))
 
     async def post(self, body: bytes) -> int:
-        """Send a request, wait for the status."""
+        """Send a request and wait for the status of the answer."""
         self.answer = asyncio.get_running_loop().create_future()
         head = (
             b"POST /api/v1/charging-session HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             b"content-length: %d\r\n\r\n" % len(body)
         )
-        self.transport.write(head + body)  # type: ignore[attr-defined]  # a stream's
+        self.transport.write(head + body)  # type: ignore[attr-defined]  # TCP transports can write
         return await self.answer
 
 
 async def sink() -> str:
-    """Start the sink; its URL."""
+    """Start the sink. Returns its URL."""
     Sink.enough, Sink.room = asyncio.Event(), asyncio.Semaphore(0)
     server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", 0)
     return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/callback"
@@ -120,10 +120,10 @@ async def connect(port: int, count: int) -> list[Client]:
 
 
 async def saturate(port: int, source: Iterator[bytes], count: int, connections: int, ahead: int | None) -> float:
-    """Send ``count`` requests as fast as they are taken; requests per second.
+    """Send ``count`` requests as fast as they are accepted. Returns requests per second.
 
-    With ``ahead`` at most so many wait for their callback at once, and the clock stops at the last callback;
-    without, it stops at the last answer.
+    With ``ahead``, at most that many wait for their callback, and the time ends with the last callback. Without it, the
+    time ends with the last answer.
     """
     clients = await connect(port, connections)
     left = itertools.count()
@@ -152,7 +152,7 @@ async def saturate(port: int, source: Iterator[bytes], count: int, connections: 
 
 
 async def steady(port: int, source: Iterator[bytes], rate: float, seconds: float) -> list[float]:
-    """Send at a fixed rate, whatever the answers do; each request's latency in seconds from its due time, sorted."""
+    """Send at a fixed rate, independent of the answers. Returns the sorted latencies in seconds, from each due time."""
     idle = await connect(port, 128)
     latencies: list[float] = []
     under_way = set()
@@ -181,7 +181,7 @@ async def steady(port: int, source: Iterator[bytes], rate: float, seconds: float
 
 
 async def until(condition: Callable[[], bool], limit_s: float, missing: str) -> None:
-    """Wait until it is so. Raises ``Failed`` where it never is."""
+    """Wait until the condition holds. Raises ``Failed`` after ``limit_s``."""
     end = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > end:
@@ -191,10 +191,10 @@ async def until(condition: Callable[[], bool], limit_s: float, missing: str) -> 
 
 @asynccontextmanager
 async def pressed(port: int, source: Iterator[bytes], connections: int, ahead: int) -> AsyncIterator[None]:
-    """Within it requests are sent as fast as they are taken, but at most ``ahead`` of them wait for their callback.
+    """During the ``with`` block, send requests as fast as they are accepted, with at most ``ahead`` without a callback.
 
-    It ends when the last callback was received. Raises ``Failed``, within an exception group, where a request is not
-    taken or a callback never comes.
+    The block ends with the last callback. Raises ``Failed``, in an exception group, if a request is not accepted or a
+    callback does not come.
     """
     clients = await connect(port, connections)
     first, sent, ended = Sink.received, 0, False
@@ -223,10 +223,10 @@ async def pressed(port: int, source: Iterator[bytes], connections: int, ahead: i
 async def paced(
     port: int, callback_url: str, known: list[str], rate: float, seconds: float
 ) -> tuple[list[float], list[float]]:
-    """Send at a fixed rate, whatever the answers do. Seconds from sending a request to its 202, and to its callback,
-    each sorted.
+    """Send at a fixed rate, independent of the answers. Returns the sorted seconds from sending a request to its 202,
+    and from sending it to its callback.
 
-    In steps of a few milliseconds: whoever shares its core with the service must not wait for the time busily.
+    It sleeps for a few milliseconds at a time, because a busy loop would take processor time from the service.
     """
     source = bodies(callback_url, known, numbered=True)
     idle = await connect(port, 64)

@@ -1,4 +1,4 @@
-"""Processes that a measurement starts: where they live, what they cost, and how they end."""
+"""Starts the processes for a measurement, reads their processor time, and stops them."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ Role = Literal["serve", "api", "worker"]
 
 
 def free_port() -> int:
-    """A port that nobody has now."""
+    """A port that no process uses at the moment."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 @contextmanager
 def new_folder() -> Iterator[Path]:
-    """Empty, and gone afterwards."""
+    """An empty folder, removed after the ``with`` block."""
     path = Path(tempfile.mkdtemp(prefix="chargegate-bench-"))
     try:
         yield path
@@ -43,7 +43,7 @@ def new_folder() -> Iterator[Path]:
 
 
 def configure(folder: Path, settings: Mapping[str, Any]) -> None:
-    """A configuration that calls back to this machine, and an access list."""
+    """Write an access list, and a configuration that allows callbacks to this machine."""
     base = {
         "callback.allowed_networks": ["127.0.0.0/8"],
         "authorization.acl_file": "drivers.csv",
@@ -51,17 +51,17 @@ def configure(folder: Path, settings: Mapping[str, Any]) -> None:
         "queue.max_age_ms": 86_400_000,
     }
     (folder / "drivers.csv").write_text("driver_token\n" + "\n".join(load.tokens(DRIVERS)) + "\n")
-    # JSON's values are TOML's.
+    # A JSON value is also a TOML value.
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in {**base, **settings}.items()]
     (folder / "chargegate.toml").write_text("".join(lines))
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time so far of a process, and of those that it started."""
+    """The user and system time of a process and its children until now."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         threads = list(Path(f"/proc/{pid}/task").iterdir())
-    except OSError:  # it has ended: its parent has its time now
+    except OSError:  # The process has ended, and its parent's time now includes its time.
         return 0
     children: list[str] = []
     for thread in threads:
@@ -71,7 +71,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
-    """In order, or by force where that takes long."""
+    """Terminate the process, or kill it if that takes too long."""
     process.terminate()
     try:
         process.wait(STOP_S)
@@ -81,24 +81,24 @@ def stop(process: subprocess.Popen[Any]) -> None:
 
 
 class Service(NamedTuple):
-    """A running set-up: who takes requests, and the process of each role (several of ``worker``)."""
+    """A running set-up: the port for requests, and the processes with their roles."""
 
     port: int
     pids: list[tuple[Role, int]]
     logs: list[Path]
 
-    def said(self) -> str:
-        """The last that each process complained of."""
+    def warnings(self) -> str:
+        """The last warnings and errors in each process's log."""
         lines = []
         for log in self.logs:
-            told = [line for line in log.read_text(errors="replace").splitlines() if '"level":"info"' not in line]
-            lines += [f"{log.parent.name}: {line[:400]}" for line in told[-4:]]
+            warnings = [line for line in log.read_text(errors="replace").splitlines() if '"level":"info"' not in line]
+            lines += [f"{log.parent.name}: {line[:400]}" for line in warnings[-4:]]
         return "\n".join(lines)
 
 
 @contextmanager
 def service(roles: Sequence[Role], settings: Mapping[str, Any]) -> Iterator[Service]:
-    """The service on the whole machine, each process in a folder of its own, once all of them are ready."""
+    """Run the service's processes, each in its own folder, and wait until all are ready."""
     with new_folder() as top, contextlib.ExitStack() as stack:
         started: list[tuple[Role, subprocess.Popen[bytes], Path]] = []
         for number, role in enumerate(roles, 1):
@@ -119,7 +119,7 @@ def service(roles: Sequence[Role], settings: Mapping[str, Any]) -> Iterator[Serv
 
 
 def _ready(role: Role, process: subprocess.Popen[bytes], log: Path) -> int:
-    """Wait until it says that it is ready; its port."""
+    """Wait until the process logs that it is ready. Returns its port."""
     limit = time.monotonic() + START_S
     while True:
         for line in log.read_bytes().splitlines():

@@ -1,8 +1,8 @@
-"""``make bench``: what the service does on one core, beside the floor; then the distributed set-up (``engines.py``).
+"""``make bench``: the service on one core, compared with its floor; then the distributed set-up (``engines.py``).
 
-In the first part the service, and each floor, runs alone on one core; load and sink have the rest of the machine.
-Absolute numbers are this machine's; the ratios are what to compare. Tables on standard error, all figures as JSON on
-standard output. What could not be measured is said, left out, and makes the exit status 1.
+In the first part the service, and each floor, runs alone on one core, and the load generator has the other cores.
+Compare the ratios: absolute numbers depend on the machine. Tables go to standard error, and all figures as JSON to
+standard output. The exit status is 1 if something could not be measured.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PARTS = ("core", "engines", "workers")
 
 @contextmanager
 def on_one_core(command: list[str], cwd: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A process alone on the first core, once it listens."""
+    """Run a process alone on the first core, and wait until it listens."""
     with (cwd / "log").open("wb") as out:
         process = subprocess.Popen(
             ["taskset", "-c", str(CORES[0]), *command], cwd=cwd, env=ENVIRONMENT, stderr=out, stdout=out
@@ -55,19 +55,19 @@ def on_one_core(command: list[str], cwd: Path, port: int) -> Iterator[subprocess
 
 
 def peak_memory_mib(pid: int) -> float:
-    """Its largest resident size so far."""
+    """The largest resident size of the process until now."""
     line = next(text for text in Path(f"/proc/{pid}/status").read_text().splitlines() if text.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
 def prepare(folder: Path, port: int, **changes: Any) -> list[str]:
-    """A folder with a configuration and an access list; the command that serves it."""
+    """Write a configuration and an access list. Returns the command that serves them."""
     configure(folder, {"server.port": port, **changes})
     return [sys.executable, "-m", "chargegate", "serve"]
 
 
 class Bench:
-    """One run; every figure by name."""
+    """One run, with every figure by its name."""
 
     def __init__(self, seconds: float, backlog: int) -> None:
         self.seconds = seconds
@@ -76,7 +76,7 @@ class Bench:
         self.console = Console(stderr=True)
 
     async def bare_accept(self) -> None:
-        """The floor of accepting, and its latency at half of what the service delivers."""
+        """Measure the floor of accepting, and its latency at half of the service's rate."""
         port = free_port()
         source = load.bodies("http://127.0.0.1:1/callback", load.tokens(DRIVERS))
         with new_folder() as folder, on_one_core([sys.executable, str(HERE / "bare.py"), str(port)], folder, port):
@@ -87,7 +87,7 @@ class Bench:
             self.latency("bare", latencies)
 
     async def bare_post(self, kind: str) -> None:
-        """The floor of calling back."""
+        """Measure the floor of calling back."""
         url = await load.sink()
         command = [sys.executable, str(HERE / "post.py"), kind, url, str(self.seconds), "20"]
         process = await asyncio.create_subprocess_exec(
@@ -97,7 +97,7 @@ class Bench:
         self.figures[f"bare_post_{kind}"] = float(output)
 
     async def service(self) -> None:
-        """End to end, durable, audit on: every request accepted, decided, recorded, delivered."""
+        """Measure the service end to end: each request is accepted, decided, recorded, audited and delivered."""
         url, port = await load.sink(), free_port()
         source = load.bodies(url, load.tokens(DRIVERS))
         with new_folder() as folder, on_one_core(prepare(folder, port), folder, port) as process:
@@ -109,12 +109,12 @@ class Bench:
             self.latency("service", await load.steady(port, source, self.figures["end_to_end"] / 2, self.seconds))
 
     def latency(self, whose: str, latencies: list[float]) -> None:
-        """Median and 99th percentile in ms."""
+        """Keep the median and the 99th percentile, in ms."""
         self.figures[f"{whose}_p50_ms"] = latencies[len(latencies) // 2] * 1e3
         self.figures[f"{whose}_p99_ms"] = latencies[len(latencies) * 99 // 100] * 1e3
 
     async def waiting(self) -> None:
-        """What a request costs with few waiting, and with many."""
+        """Measure the processor time of a request with a small backlog, and with a large one."""
         for name, count in {"few": 10, "many": self.backlog}.items():
             url, port = await load.sink(), free_port()
             source = load.bodies(url, load.tokens(DRIVERS))
@@ -133,12 +133,12 @@ class Bench:
                     self.figures[f"{name}_mib"] = peak_memory_mib(process.pid)
 
     async def both(self, port: int, source: Iterator[bytes], count: int) -> int:
-        """Accept a batch while the worker delivers; what was accepted."""
+        """Send a batch while the worker delivers. Returns the number of accepted requests."""
         await load.saturate(port, source, count, 16, None)
         return count
 
     def show(self) -> None:
-        """The table."""
+        """Print the table."""
         figures = self.figures
         for kind in ("own", "aiohttp"):
             floor = 1 / (1 / figures["bare_accept"] + 1 / figures[f"bare_post_{kind}"])
@@ -173,7 +173,7 @@ class Bench:
         self.console.print(table)
 
     async def run(self) -> None:
-        """Everything once, in an order that lets the machine's drift hit floor and service alike."""
+        """Measure everything once, with floor and service in turns, because the speed of the machine may change."""
         for step in (
             self.service(),
             self.bare_post("aiohttp"),
@@ -186,14 +186,14 @@ class Bench:
 
 
 def rounded(figures: Any) -> Any:
-    """To three digits, however deep."""
+    """Figures in nested dicts, rounded to three digits."""
     if isinstance(figures, dict):
         return {name: rounded(value) for name, value in figures.items()}
     return round(figures, 3)
 
 
 def main(options: argparse.Namespace) -> bool:
-    """The parts that were asked for; whether all of it could be measured."""
+    """Measure the chosen parts. Returns whether everything could be measured."""
     figures: dict[str, Any] = {}
     if "core" in options.only:
         if len(CORES) > 1:
@@ -216,11 +216,11 @@ def main(options: argparse.Namespace) -> bool:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
-    parser.add_argument("--backlog", type=int, default=1_000_000, help="requests waiting")
+    parser.add_argument("--seconds", type=float, default=5, help="length of each measurement")
+    parser.add_argument("--backlog", type=int, default=1_000_000, help="requests that wait in the large backlog")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
     parser.add_argument("--engines", nargs="+", choices=engines.NAMES, default=engines.NAMES)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way nothing is left running
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Like Ctrl-C, so that every process is stopped.
     try:
         sys.exit(not main(parser.parse_args()))
     except KeyboardInterrupt:

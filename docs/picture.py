@@ -1,4 +1,4 @@
-"""Makes docs/demo.svg from a real run of `make demo` in a terminal (tmux): python docs/picture.py."""
+"""Makes docs/demo.svg from a real run of `make demo` in tmux. Run: python docs/picture.py."""
 
 import io
 import re
@@ -14,14 +14,14 @@ WIDTH = 118
 
 
 def tmux(*arguments: str) -> str:
-    """One tmux command on a server of its own; what it prints."""
+    """Run a tmux command on a separate tmux server. Returns its output."""
     return subprocess.run(
         ["tmux", "-L", "chargegate-picture", *arguments], check=True, capture_output=True, text=True
     ).stdout
 
 
 def main() -> None:
-    """Run, wait for the end, draw the last screen."""
+    """Run the demo, wait for its end, and draw the last screen."""
     tmux("new-session", "-d", "-x", str(WIDTH), "-y", "60", f"cd {HERE.parent} && make demo; echo ENDED $?; read wait")
     try:
         limit = time.monotonic() + 180
@@ -35,7 +35,7 @@ def main() -> None:
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi("$ make demo\n" + screen))
     drawing = console.export_svg(title="make demo")
-    # Its fonts would be fetched from elsewhere by whoever looks at it.
+    # Without this, a viewer would fetch fonts from the internet.
     (HERE / "demo.svg").write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawing, flags=re.DOTALL))
 
 

@@ -10,13 +10,14 @@ from typing import Any, Protocol
 import pytest
 
 from chargegate.engines.postgres.access_list import PostgresAccessList
-from chargegate.engines.postgres.connection import PostgresStore
 from chargegate.engines.postgres.ledger import PostgresLedger
+from chargegate.engines.postgres.statements import LEDGER_TABLES
+from chargegate.engines.postgres.store import PostgresStore
 from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
-from chargegate.ledger import migrations
-from chargegate.ledger.base import AccessList, Ledger
+from chargegate.engines.sqlite.statements import ALL_TABLES
+from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision, Status, new_request_id
 from scenario import run as run_to_its_end
@@ -113,7 +114,7 @@ def running(opened: Callable[[], Coroutine[Any, Any, Database]]) -> Run:
 def sqlite_run(tmp_path: Path) -> Run:
     async def opened() -> Database:
         path = tmp_path / "ledger.db"
-        return Sqlite(await SqliteStore.open(path, {"ledger": migrations.SQLITE}, exclusive=False))
+        return Sqlite(await SqliteStore.open(path, ALL_TABLES, exclusive=False))
 
     return running(opened)
 
@@ -121,7 +122,7 @@ def sqlite_run(tmp_path: Path) -> Run:
 @pytest.fixture
 def postgres_run(postgres_url: str) -> Run:
     async def opened() -> Database:
-        return Postgres(await PostgresStore.open(postgres_url, {"ledger": migrations.POSTGRES}))
+        return Postgres(await PostgresStore.open(postgres_url, LEDGER_TABLES, LedgerUnavailable))
 
     return running(opened)
 

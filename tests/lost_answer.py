@@ -1,4 +1,4 @@
-"""A way to a PostgreSQL server on which the answer to a commit gets lost."""
+"""A proxy before a PostgreSQL server, on which the answer to a commit gets lost."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,25 +8,25 @@ from urllib.parse import urlsplit
 COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
 
 
-class Way:
-    """While ``losing`` is above 0, a commit reaches the server and happens, and then the connection breaks."""
+class LossyProxy:
+    """While ``to_lose`` is above 0, a commit reaches the server and happens, and then the connection breaks."""
 
-    def __init__(self, url: str) -> None:
-        self._target = urlsplit(url)
+    def __init__(self, server_url: str) -> None:
+        self._server = urlsplit(server_url)
         self.url = ""
-        self.losing = 0
+        self.to_lose = 0
 
     def listens(self, port: int) -> None:
-        self.url = self._target._replace(netloc=f"{self._target.username}:secret@127.0.0.1:{port}").geturl()
+        self.url = self._server._replace(netloc=f"{self._server.username}:secret@127.0.0.1:{port}").geturl()
 
-    async def connected(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
-        server, requests = await asyncio.open_connection(self._target.hostname, self._target.port)
+    async def serve(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+        server, requests = await asyncio.open_connection(self._server.hostname, self._server.port)
         lost = asyncio.Event()
 
         async def forward() -> None:
             while data := await client.read(65536):
-                if data == COMMIT and self.losing:
-                    self.losing -= 1
+                if data == COMMIT and self.to_lose:
+                    self.to_lose -= 1
                     lost.set()
                 requests.write(data)
 
@@ -44,11 +44,11 @@ class Way:
 
 
 @asynccontextmanager
-async def losing_answers(url: str) -> AsyncIterator[Way]:
-    way = Way(url)
-    server = await asyncio.start_server(way.connected, "127.0.0.1", 0)
-    way.listens(server.sockets[0].getsockname()[1])
+async def losing_answers(url: str) -> AsyncIterator[LossyProxy]:
+    proxy = LossyProxy(url)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.listens(server.sockets[0].getsockname()[1])
     try:
-        yield way
+        yield proxy
     finally:
         server.close()  # uvloop waits for ever to close a loop that still listens

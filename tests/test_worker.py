@@ -23,9 +23,9 @@ from chargegate.engines.memory.queue import MemoryQueue
 from chargegate.engines.sqlite import queue as sqlite_queue
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
+from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.http1 import HttpClient
 from chargegate.keys import Keyring
-from chargegate.ledger import migrations
 from chargegate.ledger.records import Recorded, RequestRecord
 from chargegate.model import ChargingRequest, Decision, RequestStatus, Status, Verdict, new_request_id, now_ms
 from chargegate.observe import Metrics
@@ -245,8 +245,7 @@ Run = Callable[[Scenario], None]
 
 @asynccontextmanager
 async def opened(folder: Path, kind: str, receiver: Receiver) -> AsyncIterator[Scene]:
-    tables = {"queue": sqlite_queue.MIGRATIONS, "ledger": migrations.SQLITE}
-    store = await SqliteStore.open(folder / "test.db", tables, exclusive=True)
+    store = await SqliteStore.open(folder / "test.db", ALL_TABLES, exclusive=True)
     queue: Queue = MemoryQueue(1_000) if kind == "memory" else await sqlite_queue.SqliteQueue.open(store, 1_000)
     scene = Scene(folder, store, queue, receiver)
     try:

@@ -4,16 +4,17 @@ import base64
 import binascii
 import ipaddress
 import os
-import re
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
+from chargegate.config_text import ConfigError as ConfigError  # noqa: PLC0414 - others find it here
+from chargegate.config_text import converted, read_file, set_from_environment, without_secrets
+from chargegate.engines import ENGINES, Engine, engine_of
 from chargegate.keys import AccessKeys
 from chargegate.model import one_line, parse_callback_url
 
@@ -28,10 +29,6 @@ Ms = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
 PositiveMs = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Share = Annotated[float, Meta(ge=0, le=1)]
-
-
-class ConfigError(Exception):
-    """A setting is wrong. The message is one line and names the key and the rule."""
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -57,7 +54,7 @@ class Queue(_Section, frozen=True):
 
 
 class Worker(_Section, frozen=True):
-    """Where ``chargegate worker`` answers probes; deciding has no door of its own."""
+    """Where ``chargegate worker`` answers probes; it takes no requests."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8081
@@ -169,14 +166,6 @@ class Settings(_Section, frozen=True):
 SECRET_KEYS = frozenset(
     {"callback.signing_secrets", "security.api_keys", "security.encryption_keys", "security.token_hash_key"}
 )
-_REDIS = ("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
-_POSTGRES = ("postgresql", "postgres")
-SCHEMES = {
-    "queue.url": ("sqlite", "memory", *_POSTGRES, *_REDIS, "kafka", "amqp", "amqps"),
-    "database.url": ("sqlite", *_POSTGRES),
-    "cache.url": ("memory", *_REDIS),
-}
-KAFKA_SHORTEST_LEASE_MS = 10000  # six tenths are the session, and brokers refuse one of less than 6 s
 URL_KEYS = frozenset({"queue.url", "database.url", "cache.url", "authorization.url"})
 
 
@@ -185,75 +174,19 @@ def load(file: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
 
     Raises ``ConfigError`` for a file that cannot be read, an unknown key, a wrong type or a value out of range.
     """
-    values = _read(file)
+    values = {} if file is None and not DEFAULT_FILE.exists() else read_file(Path(file) if file else DEFAULT_FILE)
     for name, text in sorted(environ.items()):
         if name.startswith(PREFIX) and name not in _NO_KEYS and not name.startswith(TEST_PREFIX):
-            _set_from_environment(values, name, text)
-    try:
-        settings = msgspec.convert(values, Settings)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_in_words(str(error))) from None
+            keys = name.removeprefix(PREFIX).lower().split("__")
+            set_from_environment(values, Settings, name, keys, text)
+    settings = converted(values, Settings)
     _check(settings)
     return settings
 
 
-def _read(file: str | None) -> dict[str, Any]:
-    path = Path(file) if file else DEFAULT_FILE
-    if file is None and not path.exists():
-        return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-
-
-def _set_from_environment(values: dict[str, Any], name: str, text: str) -> None:
-    keys = name.removeprefix(PREFIX).lower().split("__")
-    kind: Any = Settings
-    for position, key in enumerate(keys):
-        fields = {f.name: f.type for f in msgspec.structs.fields(kind)} if _is_section(kind) else {}
-        if key not in fields:
-            raise ConfigError(f"{name}: unknown key {'.'.join(keys[: position + 1])!r}")
-        kind = fields[key]
-    if _is_section(kind):
-        raise ConfigError(f"{name}: {'.'.join(keys)!r} is a section, not a key")
-    section = values
-    for key in keys[:-1]:
-        section = section.setdefault(key, {})
-        if not isinstance(section, dict):
-            raise ConfigError(f"{'.'.join(keys[:-1])}: expected a section")
-    section[keys[-1]] = _typed(name, kind, text)
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, _Section)
-
-
-def _typed(name: str, kind: Any, text: str) -> Any:
-    """A variable's text as the type of its key: lists are JSON or separated by commas."""
-    base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    try:
-        if get_origin(base) is list:
-            if text.lstrip().startswith("["):
-                return msgspec.json.decode(text, type=base)
-            return msgspec.convert([part.strip() for part in text.split(",") if part.strip()], base, strict=False)
-        if base is str or get_origin(base) is Literal:
-            return text
-        return msgspec.convert(text.strip().lower(), base, strict=False)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise ConfigError(f"{name}: {_in_words(str(error))}") from None
-
-
-def _in_words(error: str) -> str:
-    """msgspec's ``rule - at `$.section.key` `` as ``section.key: rule``."""
-    rule, _, place = one_line(error).partition(" - at `$")
-    place = place.rstrip("`").lstrip(".")
-    unknown = rule.removeprefix("Object contains unknown field `")
-    if unknown != rule:
-        return f"unknown key '{place + '.' if place else ''}{unknown.rstrip('`')}'"
-    return f"{place}: {rule[:1].lower()}{rule[1:]}" if place else rule
+def shown(settings: Settings) -> dict[str, Any]:
+    """The settings as plain data with every secret replaced by ``"***"``, for people to read."""
+    return without_secrets(msgspec.to_builtins(settings), SECRET_KEYS, URL_KEYS)
 
 
 def _check(settings: Settings) -> None:
@@ -261,8 +194,7 @@ def _check(settings: Settings) -> None:
     check_url("queue.url", settings.queue.url)
     check_url("database.url", settings.database.url)
     check_url("cache.url", settings.cache.url)
-    if scheme(settings.queue.url) == "kafka" and settings.queue.lease_ms < KAFKA_SHORTEST_LEASE_MS:
-        raise ConfigError(f"queue.lease_ms: must be at least {KAFKA_SHORTEST_LEASE_MS} with kafka://")
+    check_lease(settings.queue.url, settings.queue.lease_ms)
     _check_door(settings)
     _check_authorization(settings.authorization)
     for text in settings.callback.allowed_networks:
@@ -274,16 +206,17 @@ def _check(settings: Settings) -> None:
 
 
 def scheme(url: str) -> str:
-    """What comes before ``://``; the whole where there is no such thing, as in ``sqlite``."""
+    """What comes before ``://``, for people to read; the whole URL where there is no such thing, as in ``sqlite``."""
     return url.partition("://")[0]
 
 
-def check_url(key: str, url: str) -> None:
-    """Raises ``ConfigError`` unless the URL has a scheme that the key knows. The message does not repeat the URL."""
-    name, separator, rest = url.partition("://")
-    right = (not separator) if name == "sqlite" else (separator and bool(rest) != (name == "memory"))
-    if name not in SCHEMES[key] or not right:
-        known = ", ".join(repr(each if each == "sqlite" else each + "://") for each in SCHEMES[key])
+def check_url(key: str, url: str, allowed: Callable[[Engine], bool] = lambda _: True) -> None:
+    """Raises ``ConfigError`` unless the URL names an engine that can be what the key names, and that is allowed. The
+    message does not repeat the URL."""
+    part = key.partition(".")[0]
+    engines = [engine for engine in ENGINES if part in engine.offers and allowed(engine)]
+    if not any(engine.is_named_by(url) for engine in engines):
+        known = ", ".join(repr(beginning) for engine in engines for beginning in engine.urls)
         raise ConfigError(f"{key}: must be, or begin with, one of {known}")
     try:
         for host in urlsplit(url).netloc.rpartition("@")[2].split(","):
@@ -292,6 +225,13 @@ def check_url(key: str, url: str) -> None:
         raise ConfigError(
             f"{key}: a host or port is malformed, or a password holds characters that must be percent-encoded"
         ) from None
+
+
+def check_lease(queue_url: str, lease_ms: int) -> None:
+    """Raises ``ConfigError`` if the queue's engine cannot keep so short a lease."""
+    shortest = engine_of(queue_url).shortest_lease_ms
+    if lease_ms < shortest:
+        raise ConfigError(f"queue.lease_ms: must be at least {shortest} with {scheme(queue_url)}://")
 
 
 def _check_door(settings: Settings) -> None:
@@ -340,27 +280,3 @@ def _length(text: str) -> int:
         return len(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError):
         return 0
-
-
-def shown(settings: Settings) -> dict[str, Any]:
-    """The settings as plain data with every secret replaced by ``"***"``, for people to read."""
-    values: dict[str, Any] = msgspec.to_builtins(settings)
-    _hide(values, "")
-    return values
-
-
-_USER_INFORMATION = re.compile(r"(?<=://).*@")  # up to the last: a password that is not percent-encoded may hold any
-_SECRET_OPTION = re.compile(
-    r"(?i)(?<=[?&])([^=&#]*(?:password|passphrase|secret|token|pem|_url|oauthbearer.config)[^=&#]*)=[^&#]*"
-)
-
-
-def _hide(values: dict[str, Any], prefix: str) -> None:
-    for key, value in values.items():
-        name = prefix + key
-        if isinstance(value, dict):
-            _hide(value, name + ".")
-        elif name in SECRET_KEYS and value:
-            values[key] = ["***"] * len(value) if isinstance(value, list) else "***"
-        elif name in URL_KEYS:
-            values[key] = _USER_INFORMATION.sub("***@", _SECRET_OPTION.sub(r"\1=***", value))

@@ -198,7 +198,7 @@ class Worker:
                 return None
             started_at = work.created_at = now_ms()
             await self._persist(lambda: self._ledger.restart(request.request_id, started_at))
-            recorded = Recorded(recorded.decision, 0, started_at, None, RequestStatus.PROCESSING)
+            recorded = Recorded(recorded.decision, 0, started_at, None)
         work.decision = recorded.decision
         if target is None:
             sealed = message.body if opened else None

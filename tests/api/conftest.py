@@ -14,18 +14,19 @@ import pytest
 import uvloop
 from starlette.types import ASGIApp
 
-from chargegate.api import Component, Parts, Server, build
+from chargegate.api import Parts, Server, build
 from chargegate.delivering.guard import AddressGuard
 from chargegate.engines.memory.queue import MemoryQueue
 from chargegate.engines.redis.cache import RedisCache
 from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
+from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.keys import AccessKeys, Keyring
-from chargegate.ledger.migrations import SQLITE
 from chargegate.ledger.records import DeadLetter, Finished
 from chargegate.model import Decision, RequestStatus, Status, new_request_id
 from chargegate.observe import Metrics
+from chargegate.operations.health import Component
 from chargegate.queues.base import Queue
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class Service:
         timeout_ms = options.pop("request_timeout_ms", 10_000)
         size = options.pop("queue_size", 100)
         wrap: Callable[[ASGIApp], ASGIApp] = options.pop("wrap", lambda app: app)
-        self.store = await SqliteStore.open(self._directory / "api.db", {"ledger": SQLITE}, exclusive=False)
+        self.store = await SqliteStore.open(self._directory / "api.db", ALL_TABLES, exclusive=False)
         self.queue: Queue = options.pop("queue", None) or MemoryQueue(size)
         self.ledger = SqliteLedger(self.store)
         self.access_list = SqliteAccessList(self.store)

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from tests.api.conftest import BODY, SESSION, Service
 
-from chargegate.api import Component
 from chargegate.engines.memory.queue import MemoryQueue
+from chargegate.operations.health import Component
 from chargegate.queues.base import Depth, QueueUnavailable
 
 

@@ -194,7 +194,7 @@ def two(serve: Callable[..., Service], cache: tuple[str, str], tmp_path: Path) -
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         service = serve(cache=cache, folder=tmp_path / name)
-        eventually(lambda shared=service.shared: shared._usable())
+        eventually(lambda shared=service.shared: shared.usable())
         services.append(service)
     return services
 
@@ -238,7 +238,7 @@ def test_without_ledger_and_cache_a_key_is_refused(
 ) -> None:
     with redis_server.proxied() as proxy:
         service = serve(cache=(proxy.url, "away"))
-        eventually(service.shared._usable)
+        eventually(service.shared.usable)
         proxy.reset()
         lose_ledger(tmp_path)
         assert service.http.post(SESSION, json=BODY, headers=KEY).status_code == 503

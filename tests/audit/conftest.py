@@ -1,4 +1,4 @@
-"""What the audit's tests share: decisions, and how a CSV log reads to those who read it."""
+"""Fixtures for the tests of the audit: decisions, and a reader of the CSV log."""
 
 import csv
 import resource
@@ -15,7 +15,7 @@ STATION = "123e4567-e89b-12d3-a456-426614174000"
 
 @contextmanager
 def limited(size: int) -> Iterator[None]:
-    """A disk without room for a file larger than this."""
+    """Make writes fail that would make a file larger than this, like on a full disk."""
     before = resource.prlimit(0, resource.RLIMIT_FSIZE)
     resource.prlimit(0, resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -43,7 +43,7 @@ def decide() -> Callable[..., Decision]:
 
 @pytest.fixture(scope="session")
 def read_log() -> Callable[[Path], list[list[str]]]:
-    """The records below the header; every line must be whole."""
+    """The records below the header. Every line must be complete."""
 
     def read(path: Path) -> list[list[str]]:
         with path.open(encoding="utf-8", newline="") as file:

@@ -76,6 +76,15 @@ def test_no_field_is_run_as_a_formula_or_breaks_its_line(
         assert field in (shown, "'" + shown)
 
 
+def test_a_field_that_looks_like_lines_of_the_file_is_one_field(
+    log: CsvFile, path: Path, decide: Decide, read_log: ReadLog
+) -> None:
+    forged = "x,1\n2026-01-01T00:00:00.123Z,forged,s,h,allowed,"
+    log.write(rows(decide("a", reason=forged)))
+    (record,) = read_log(path)
+    assert (record[1], record[5]) == ("a", forged.replace("\n", " "))
+
+
 def test_a_line_that_a_crash_left_unfinished_is_cut_off(path: Path, decide: Decide, read_log: ReadLog) -> None:
     sink = CsvFile(path)
     sink.write(rows(decide("a"), decide("b")))

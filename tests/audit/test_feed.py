@@ -1,11 +1,10 @@
-"""The feed between a real ledger and a real CSV log, also when a process dies in between."""
+"""The feed from a real ledger to a real CSV log, also when the process is killed."""
 
 import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.feed import AuditFeed
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
-from chargegate.ledger import migrations
+from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision
 from chargegate.observe import Metrics
@@ -28,16 +27,12 @@ Limit = Callable[[int], AbstractContextManager[None]]
 
 
 class Audited:
-    """A ledger whose decisions are followed by a CSV log, as the service joins them."""
+    """A ledger and its CSV log, joined as in the service."""
 
     def __init__(self, store: SqliteStore, path: Path) -> None:
         self.metrics = Metrics()
         self.feed = AuditFeed(CsvFile(path), self.metrics)
         self.ledger = SqliteLedger(store, self.feed.offer)
-        self.save = partial(self.ledger.save_sink_position, self.feed.name)
-
-    async def start(self) -> None:
-        await self.feed.start(await self.ledger.sink_position(self.feed.name), self.ledger.audit_after, self.save)
 
     async def record(self, *decisions: Decision) -> None:
         await asyncio.gather(*(self.ledger.record(decision, 0) for decision in decisions))
@@ -48,14 +43,14 @@ class Audited:
 
 @asynccontextmanager
 async def audited(folder: Path) -> AsyncIterator[Audited]:
-    store = await SqliteStore.open(folder / "ledger.db", {"ledger": migrations.SQLITE}, exclusive=True)
+    store = await SqliteStore.open(folder / "ledger.db", ALL_TABLES, exclusive=True)
     parts = Audited(store, folder / "audit.log")
     try:
         async with asyncio.timeout(LIMIT_S):
-            await parts.start()
+            await parts.feed.start(parts.ledger)
             yield parts
     finally:
-        await parts.feed.close(parts.save)
+        await parts.feed.close()
         await store.close()
 
 
@@ -97,7 +92,7 @@ def test_what_was_recorded_without_the_sink_is_caught_up_on_start(
     tmp_path: Path, decide: Decide, read_log: ReadLog
 ) -> None:
     async def main() -> None:
-        store = await SqliteStore.open(tmp_path / "ledger.db", {"ledger": migrations.SQLITE}, exclusive=True)
+        store = await SqliteStore.open(tmp_path / "ledger.db", ALL_TABLES, exclusive=True)
         ledger = SqliteLedger(store)
         await asyncio.gather(*(ledger.record(decide(), 0) for _ in range(2_500)))
         await store.close()
@@ -112,7 +107,7 @@ def test_what_was_recorded_without_the_sink_is_caught_up_on_start(
 def test_a_full_disk_is_caught_up_once_there_is_room(
     tmp_path: Path, decide: Decide, read_log: ReadLog, no_file_beyond: Limit
 ) -> None:
-    """The log is made the largest file, so that it alone meets the limit."""
+    """The log is the largest file, so that only the log reaches the limit."""
     log = tmp_path / "audit.log"
 
     async def main() -> None:
@@ -156,16 +151,15 @@ def test_recording_never_fails_for_the_sink(tmp_path: Path, decide: Decide) -> N
             raise OSError(5, "Input/output error")
 
     async def main() -> None:
-        store = await SqliteStore.open(tmp_path / "ledger.db", {"ledger": migrations.SQLITE}, exclusive=True)
+        store = await SqliteStore.open(tmp_path / "ledger.db", ALL_TABLES, exclusive=True)
         feed = AuditFeed(Broken(tmp_path / "audit.log"), Metrics())
         ledger = SqliteLedger(store, feed.offer)
-        save = partial(ledger.save_sink_position, "csv")
         decision = decide()
         await ledger.record(decision, 0)
-        await feed.start(0, ledger.audit_after, save)
+        await feed.start(ledger)
         assert (await ledger.record(decide(), 0)).finished_at is None
         assert feed.failure == "Input/output error"
-        await feed.close(save)
+        await feed.close()
         assert await ledger.sink_position("csv") == 0
         await store.close()
 
@@ -174,12 +168,11 @@ def test_recording_never_fails_for_the_sink(tmp_path: Path, decide: Decide) -> N
 
 DYING = """
 import asyncio, os, signal, sys
-from functools import partial
 from pathlib import Path
-from chargegate.audit.csv_file import CsvFile, _line
+from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.feed import AuditFeed
-from chargegate.ledger import migrations
 from chargegate.engines.sqlite.ledger import SqliteLedger
+from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.model import Decision, Status, new_request_id
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.observe import Metrics
@@ -192,7 +185,7 @@ class Dying(CsvFile):
         self.writes += 1
         if self.writes == 4:
             if moment == "torn":
-                os.write(self._file, _line(rows[0].decision).encode()[:50])
+                os.write(self._file, b"2026-01-01T00:00:00.123Z,half-a-request-id")
             if moment == "part":
                 super().write(rows[:1])
             if moment == "after":
@@ -201,10 +194,10 @@ class Dying(CsvFile):
         super().write(rows)
 
 async def main():
-    store = await SqliteStore.open(folder / "ledger.db", {"ledger": migrations.SQLITE}, exclusive=True)
+    store = await SqliteStore.open(folder / "ledger.db", ALL_TABLES, exclusive=True)
     feed = AuditFeed(Dying(folder / "audit.log"), Metrics())
     ledger = SqliteLedger(store, feed.offer)
-    await feed.start(await ledger.sink_position("csv"), ledger.audit_after, partial(ledger.save_sink_position, "csv"))
+    await feed.start(ledger)
     while True:
         made = [Decision(new_request_id(), "s", "h", Status.ALLOWED, "", 1, 1) for _ in range(3)]
         await asyncio.gather(*(ledger.record(decision, 0) for decision in made))

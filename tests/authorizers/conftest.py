@@ -1,4 +1,4 @@
-"""What the authorizers' tests share: a request, a scripted authorizer, and an access list in memory."""
+"""Fixtures for the tests of authorizers: a request, a scripted authorizer, and an access list in memory."""
 
 from collections.abc import Callable, Sequence
 
@@ -25,7 +25,7 @@ def request_of(token: str = TOKEN, station: str = STATION, traceparent: str = ""
 
 
 class MemoryAccessList:
-    """Stands in for the database's list: what is tested here is how entries are judged, not how they are stored."""
+    """An access list without a database: these tests are about the rules, not about storage."""
 
     def __init__(self, *entries: AccessEntry) -> None:
         self.found = {entry.driver_token_hash: entry for entry in entries}
@@ -51,7 +51,7 @@ class MemoryAccessList:
 
 
 class ScriptedAuthorizer:
-    """Does what its script says on each call: answers a verdict, or raises an exception."""
+    """Follows a script: each call returns the next verdict, or raises the next exception."""
 
     def __init__(self, *script: Verdict | BaseException) -> None:
         self.script = list(script)

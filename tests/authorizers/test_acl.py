@@ -34,7 +34,7 @@ spellings = st.sampled_from([HERE, HERE.upper(), HERE.title()])
 
 
 def rules(entry: AccessEntry, now: int) -> list[tuple[Reason, bool]]:
-    """The contract's list: each rule with what it gives, and whether it fits."""
+    """The contract's rules in order: the verdict of each, and whether the rule fits."""
     return [
         (Reason.BLOCKED, entry.blocked),
         (Reason.NOT_YET_VALID, entry.valid_from is not None and now < entry.valid_from),

@@ -34,7 +34,7 @@ class _Turn:
 
 
 class Paused:
-    """Waits in the middle of each call until the test steps it on with an outcome; no event loop is needed."""
+    """Suspends each call until the test continues it with an outcome. It needs no event loop."""
 
     async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:
         outcome = await _Turn()
@@ -47,7 +47,7 @@ class Paused:
 
 
 class Call:
-    """One call through a breaker, held open. Raises ``CircuitOpen`` where the breaker lets nothing through."""
+    """A suspended call through a breaker. Raises ``CircuitOpen`` if the breaker refuses it."""
 
     def __init__(self, breaker: CircuitBreaker) -> None:
         self._steps = breaker.decide(None, HASH)
@@ -71,7 +71,7 @@ CANCELLED = asyncio.CancelledError()
 
 
 class Circuit:
-    """A breaker with a clock to move and calls to step."""
+    """A breaker with a clock and calls that the test controls."""
 
     def __init__(self, **options: float) -> None:
         self.clock = Clock()
@@ -271,7 +271,7 @@ def test_an_open_circuit_does_not_ask_and_close_passes_on(scripted: Script, make
 
 
 class BreakerMachine(RuleBasedStateMachine):
-    """The breaker beside a plain model that keeps every call of the window in a list."""
+    """Compares the breaker with a simple model that keeps every call of the window in a list."""
 
     calls = Bundle("calls")
 

@@ -16,7 +16,7 @@ LONG_MS = 60_000
 
 
 class Hanging:
-    """Never answers. Once cancelled, it does what it was told to: raise, answer late, or hang again."""
+    """Never answers. After a cancellation it raises, answers late, or hangs again, as the test chose."""
 
     def __init__(self, when_cancelled: BaseException | Verdict | None = None) -> None:
         self.when_cancelled = when_cancelled

@@ -33,13 +33,13 @@ def says(**members: object) -> bytes:
 
 
 class Held(bytes):
-    """An answer that waits for its release."""
+    """An answer that waits until the test releases it."""
 
     __slots__ = ()
 
 
 class Microservice:
-    """A server on a real socket. It gives its answers in turn, the last for ever; NEVER keeps the caller waiting."""
+    """A server on a real socket. It sends its answers in order, then repeats the last. NEVER sends nothing."""
 
     def __init__(self, *answers: bytes | None) -> None:
         self.answers = list(answers)
@@ -73,7 +73,7 @@ class Microservice:
 
 
 class Luck(Random):
-    """Draws the same point of every range (``at`` 1 is its end), and remembers the ranges."""
+    """A random generator that always draws the same point of a range (``at`` 1 is the end), and keeps the ranges."""
 
     def __init__(self, at: float) -> None:
         super().__init__(0)
@@ -308,7 +308,7 @@ def test_a_cancelled_call_ends_at_once_and_leaves_the_authorizer_usable(make_req
 
 def test_many_questions_at_once_each_get_their_own_answer(make_request: MakeRequest) -> None:
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Tells by the reason which station was asked about."""
+        """Answers with a reason that names the station."""
         while head := await reader.readline():
             length = 0
             while head != b"\r\n":

@@ -23,7 +23,7 @@ def simulated(
 
 
 async def outcomes(authorizer: Authorizer, request: ChargingRequest, calls: int) -> list[Verdict | str]:
-    """What becomes of calls made one after another: a verdict, "error", or "hang" for one that goes on and on."""
+    """The outcomes of sequential calls: a verdict, "error", or "hang" for a call that does not return."""
     found = []
     for _ in range(calls):
         task = asyncio.create_task(authorizer.decide(request, HASH))

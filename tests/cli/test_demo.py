@@ -1,4 +1,4 @@
-"""`chargegate demo` as a user runs it; and that its checks can fail."""
+"""`chargegate demo` as a user runs it, and proof that its checks can fail."""
 
 import os
 import signal
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from chargegate.demo.checks import check_scene, check_secrecy
-from chargegate.demo.story import Scene, Sent, new_requests
+from chargegate.demo.cases import Case, Sent, new_requests
+from chargegate.demo.checks import check_case, check_secrecy
 from chargegate.demo.wire import Answer, Call
 from chargegate.model import ACCEPTED_MESSAGE, RequestStatus, Status
 
@@ -17,7 +17,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 def services(folder: Path) -> list[str]:
-    """Processes that work in a folder below this one."""
+    """The processes whose working directory is below this folder."""
     found = []
     for link in Path("/proc").glob("[0-9]*/cwd"):
         try:
@@ -58,34 +58,34 @@ REQUEST_ID = "018d5c1e-7f00-7000-8000-000000000001"
 
 
 @pytest.fixture
-def scene() -> Scene:
-    """One that has gone as it should, but for the signature."""
-    scene = Scene("a case", "allowed", Status.ALLOWED, requests=new_requests())
-    sent = scene.requests[0]
+def case() -> Case:
+    """A case in which all is right except the signature."""
+    case = Case("a case", "allowed", Status.ALLOWED, requests=new_requests())
+    sent = case.requests[0]
     body = f'{{"status":"accepted","message":"{ACCEPTED_MESSAGE}","request_id":"{REQUEST_ID}","timestamp":1}}'
     sent.answers.append(Answer(202, body.encode(), 1))
-    sent.see({"status": "COMPLETED", "decision": {"status": "allowed", "reason": ""}})
+    sent.update({"status": "COMPLETED", "decision": {"status": "allowed", "reason": ""}})
     payload = f'{{"station_id":"{sent.station_id}","driver_token":"{sent.driver_token}","status":"allowed"}}'
     headers = {"content-type": "application/json", "webhook-id": REQUEST_ID, "webhook-timestamp": "1"}
     sent.callbacks.append((Call(sent.path, headers, payload.encode()), 200))
-    return scene
+    return case
 
 
-def faults(scene: Scene, lines: list[dict[str, str]] | None = None) -> list[str]:
-    sent = scene.requests[0]
+def faults(case: Case, lines: list[dict[str, str]] | None = None) -> list[str]:
+    sent = case.requests[0]
     right = [{"station_id": sent.station_id, "status": "allowed"}]
-    found = check_scene(scene, {REQUEST_ID: right if lines is None else lines}, b"key").faults
+    found = check_case(case, {REQUEST_ID: right if lines is None else lines}, b"key").faults
     assert found[-1:] == ["a callback's signature was not right"] or lines is not None or not sent.callbacks
     return [fault for fault in found if "signature" not in fault]
 
 
-def test_what_is_right_passes(scene: Scene) -> None:
-    assert faults(scene) == []
+def test_what_is_right_passes(case: Case) -> None:
+    assert faults(case) == []
 
 
 @pytest.mark.parametrize("lines", [[], [{"station_id": "x", "status": "allowed"}]])
-def test_a_missing_or_wrong_audit_line_is_found(scene: Scene, lines: list[dict[str, str]]) -> None:
-    assert len(faults(scene, lines)) == 1
+def test_a_missing_or_wrong_audit_line_is_found(case: Case, lines: list[dict[str, str]]) -> None:
+    assert len(faults(case, lines)) == 1
 
 
 @pytest.mark.parametrize(
@@ -103,17 +103,17 @@ def test_a_missing_or_wrong_audit_line_is_found(scene: Scene, lines: list[dict[s
         lambda sent: sent.callbacks[0][0].headers.pop("content-type"),
     ],
 )
-def test_a_fault_is_found(scene: Scene, spoil: Callable[[Sent], object]) -> None:
-    spoil(scene.requests[0])
-    assert len(faults(scene)) == 1
+def test_a_fault_is_found(case: Case, spoil: Callable[[Sent], object]) -> None:
+    spoil(case.requests[0])
+    assert len(faults(case)) == 1
 
 
 @pytest.mark.parametrize("part", ["driver_token", "path"])
-def test_a_leak_is_found(scene: Scene, folder: Path, part: str) -> None:
+def test_a_leak_is_found(case: Case, folder: Path, part: str) -> None:
     (folder / "deep").mkdir()
     leak = folder / "deep" / "service.log"
     leak.write_text("harmless")
-    assert not check_secrecy(folder, [scene], [b"metric 1"]).faults
-    assert check_secrecy(folder, [scene], [getattr(scene.requests[0], part).encode()]).faults
-    leak.write_text(f"this is {getattr(scene.requests[0], part)}!")
-    assert check_secrecy(folder, [scene], []).faults == ["service.log holds one"]
+    assert not check_secrecy(folder, [case], [b"metric 1"]).faults
+    assert check_secrecy(folder, [case], [getattr(case.requests[0], part).encode()]).faults
+    leak.write_text(f"this is {getattr(case.requests[0], part)}!")
+    assert check_secrecy(folder, [case], []).faults == ["service.log holds one"]

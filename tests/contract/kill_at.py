@@ -11,9 +11,8 @@ from typing import Any
 
 from chargegate import cli
 from chargegate.audit.feed import AuditFeed
-from chargegate.engines.sqlite import queue
+from chargegate.engines.sqlite import batches, queue
 from chargegate.engines.sqlite import writes as ledger
-from chargegate.engines.sqlite.group_commit import Lane
 
 
 def countdown(nth: int) -> Callable[[], None]:
@@ -31,18 +30,18 @@ def countdown(nth: int) -> Callable[[], None]:
 
 def around_commits(before: Any, after: Any, arrived: Callable[[], None]) -> None:
     """Arrive before, or after, each commit that holds this work."""
-    commit = Lane._attempt
+    commit = batches.commit
 
-    def attempt(lane: Lane, connection: Any, work: Any) -> Any:
-        kinds = {operation.apply for operation in work}
+    def attempt(connection: Any, batch: Any) -> Any:
+        kinds = {operation.apply for operation in batch}
         if before in kinds:
             arrived()
-        results = commit(lane, connection, work)
+        answers = commit(connection, batch)
         if after in kinds:
             arrived()
-        return results
+        return answers
 
-    Lane._attempt = attempt  # type: ignore[method-assign]  # what this script is for
+    batches.commit = attempt
 
 
 def before_csv(arrived: Callable[[], None]) -> None:

@@ -60,7 +60,7 @@ def test_a_request_has_one_decision_however_often_it_is_recorded(run: Run, decid
     async def scenario(database: Database) -> None:
         ledger = database.ledger()
         assert await ledger.recorded(first.request_id) is None
-        made = Recorded(first, 0, 2_000, None, RequestStatus.PROCESSING)
+        made = Recorded(first, 0, 2_000, None)
         assert await ledger.record(first, 1_000) == made
         assert await ledger.record(second, 1_000) == made
         assert await ledger.recorded(first.request_id) == made
@@ -96,7 +96,7 @@ def test_what_was_recorded_survives_a_reopen(run: Run, decide: Decide) -> None:
 
     async def read(database: Database) -> None:
         recorded = await database.ledger().recorded(decision.request_id)
-        assert recorded == Recorded(decision, 1, 2_000, None, RequestStatus.PROCESSING)
+        assert recorded == Recorded(decision, 1, 2_000, None)
 
     run(write)
     run(read)
@@ -169,7 +169,7 @@ def test_a_dead_letter_keeps_what_is_sealed_until_its_replay_is_delivered(run: R
         await ledger.restart(request_id, 4_000)
         assert await ledger.dead_letter(request_id) is None
         again = await ledger.recorded(request_id)
-        assert again == Recorded(decision, 0, 4_000, None, RequestStatus.PROCESSING)
+        assert again == Recorded(decision, 0, 4_000, None)
         await ledger.finish(delivered(request_id, 5_000))
         assert await ledger.count_dead_letters() == 0
         assert await database.execute("SELECT count(*) FROM charging_requests WHERE sealed IS NOT NULL") == [(0,)]
@@ -264,7 +264,7 @@ def test_an_accepted_request_is_found_before_its_decision_and_nowhere_else(run: 
             "SELECT count(*) FROM charging_requests WHERE coalesce(driver_token_hash, '') = '' AND sealed IS NULL"
         ) == [(1,)]
 
-        assert await ledger.record(decision, 1_000) == Recorded(decision, 0, 2_000, None, RequestStatus.PROCESSING)
+        assert await ledger.record(decision, 1_000) == Recorded(decision, 0, 2_000, None)
         record = RequestRecord(request_id, HERE.upper(), RequestStatus.PROCESSING, 1_000, None, decision, None)
         assert await ledger.find(request_id) == record
         again = await ledger.record(decide(3_000, request_id=request_id, status=Status.UNKNOWN), 1_000)

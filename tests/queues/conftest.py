@@ -21,7 +21,8 @@ from chargegate.engines.postgres.queue import PostgresQueue
 from chargegate.engines.rabbitmq.queue import RabbitQueue
 from chargegate.engines.redis.queue import RedisQueue
 from chargegate.engines.sqlite.connection import SqliteStore
-from chargegate.engines.sqlite.queue import MIGRATIONS, SqliteQueue
+from chargegate.engines.sqlite.queue import SqliteQueue
+from chargegate.engines.sqlite.statements import QUEUE_TABLES
 from chargegate.observe import configure_logging
 from chargegate.queues.base import Capabilities, Queue
 
@@ -48,7 +49,7 @@ async def open_memory(_place: str, max_size: int) -> AsyncIterator[Queue]:
 
 @asynccontextmanager
 async def open_sqlite(place: str, max_size: int) -> AsyncIterator[Queue]:
-    store = await SqliteStore.open(Path(place) / "queue.db", {"queue": MIGRATIONS}, exclusive=True)
+    store = await SqliteStore.open(Path(place) / "queue.db", QUEUE_TABLES, exclusive=True)
     queue = await SqliteQueue.open(store, max_size)
     yield queue
     await queue.close()

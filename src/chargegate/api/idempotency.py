@@ -6,9 +6,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from chargegate.api.errors import Refused
-from chargegate.api.parts import SharedClaims
 from chargegate.keys import Keyring
-from chargegate.ledger.base import Ledger, LedgerUnavailable
+from chargegate.ledger.base import Ledger, LedgerUnavailable, SharedClaims
 from chargegate.ledger.records import CLAIM_MS, Claim
 from chargegate.model import ChargingRequest, now_ms
 from chargegate.queues.base import Message, Queue, QueueUnavailable

@@ -2,25 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
-
-import msgspec
 
 from chargegate.keys import AccessKeys, Keyring
-from chargegate.ledger.base import AccessList, Ledger
-from chargegate.ledger.records import Claim, DeadLetter
+from chargegate.ledger.base import AccessList, Ledger, SharedClaims
+from chargegate.ledger.records import DeadLetter
 from chargegate.model import IPAddress
 from chargegate.observe import Metrics
+from chargegate.operations.health import Component
 from chargegate.queues.base import Queue
-
-ComponentStatus = Literal["UP", "DEGRADED", "DOWN"]
-
-
-class Component(msgspec.Struct, frozen=True):
-    """How one part of the service is. ``details`` are for people and hold no secret."""
-
-    status: ComponentStatus
-    details: dict[str, Any] = {}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,23 +23,6 @@ class Watched:
     draining: Callable[[], bool]
     metrics_enabled: bool
     health_enabled: bool
-
-
-class SharedClaims(Protocol):
-    """Claims of idempotency keys that several processes confirm to each other. All of it can be done without: nothing
-    here raises."""
-
-    async def confirmed(self, key_digest: str) -> Claim | None:
-        """What a key stands for, if its request is known to be safe."""
-        ...
-
-    async def claim(self, key_digest: str, claim: Claim, until: int) -> Claim | None:
-        """Let a key stand for a request until then (Unix ms), while the ledger cannot. The claim that holds: an
-        earlier one, or this one; None where nothing can be remembered."""
-        ...
-
-    async def confirm(self, key_digest: str, claim: Claim, until: int) -> None:
-        """The claimed request is safe. Remembered until then (Unix ms)."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Protocol
 
-from chargegate.app.start import StartError
+from chargegate.app.opening import StartError
 from chargegate.authorizers.acl import AclAuthorizer
 from chargegate.authorizers.acl_entries import AclLineError, read_csv
 from chargegate.authorizers.base import Authorizer
@@ -17,6 +17,7 @@ from chargegate.authorizers.breaker import CircuitBreaker
 from chargegate.authorizers.cache import Cached, DecisionCache
 from chargegate.authorizers.deadline import Deadline
 from chargegate.authorizers.http import HttpAuthorizer
+from chargegate.authorizers.shared import SharedCache, SharedVerdicts
 from chargegate.authorizers.simulated import SimulatedAuthorizer
 from chargegate.config import Settings
 from chargegate.http1 import HttpClient
@@ -33,11 +34,12 @@ _APPLIED: Final = "access_list_file"
 def build_authorizer(
     settings: Settings,
     access_list: AccessList,
-    cache: DecisionCache,
-    share: Callable[[Authorizer], Authorizer] | None,
+    remembered: DecisionCache,
+    shared: SharedCache | None,
     metrics: Metrics,
 ) -> Authorizer:
-    """``share`` puts verdicts that other processes found between the cache and who decides."""
+    """Who decides, in the order in which they are asked: this process's cache, the cache that processes share, the
+    circuit breaker, the deadline, and the authorizer that is chosen."""
     chosen = settings.authorization
     authorizer: Authorizer = AclAuthorizer(access_list)
     if chosen.backend == "simulated":
@@ -72,7 +74,9 @@ def build_authorizer(
         )
     if not chosen.cache_ttl_ms:
         return authorizer
-    return Cached(authorizer if share is None else share(authorizer), cache)
+    if shared is not None:
+        authorizer = SharedVerdicts(authorizer, shared)
+    return Cached(authorizer, remembered)
 
 
 async def apply_acl_file(name: str, access_list: AccessList, ledger: Ledger, keyring: Keyring) -> None:
@@ -113,16 +117,16 @@ def _entries(name: str, content: bytes, token_hash: Callable[[str], str]) -> lis
         raise StartError(f"authorization.acl_file: {name}: {error}") from None
 
 
-class Forgetful(Protocol):
-    """A cache of verdicts."""
+class VerdictCache(Protocol):
+    """A cache of verdicts that can forget them."""
 
     def forget(self, token_hashes: Iterable[str]) -> None: ...
 
     def forget_all(self) -> None: ...
 
 
-async def follow_access_list(access_list: AccessList, caches: Sequence[Forgetful], stack: AsyncExitStack) -> None:
-    """Cached decisions go within a moment of any process's change: from the first of the caches first."""
+async def follow_access_list(access_list: AccessList, caches: Sequence[VerdictCache], stack: AsyncExitStack) -> None:
+    """Cached decisions go within a moment of any process's change of the access list: the first cache forgets first."""
     newest, _ = await access_list.changes(0)
 
     async def follow(seen: int) -> None:
@@ -133,9 +137,9 @@ async def follow_access_list(access_list: AccessList, caches: Sequence[Forgetful
                 seen, changed = await access_list.changes(seen)
             except LedgerUnavailable:
                 pass
-            except Exception:  # noqa: BLE001 - whatever it is, an end of this task would leave what is cached true for long
+            except Exception:  # noqa: BLE001 - whatever it is: if this task ended, outdated decisions would stay cached
                 log.exception("changes of the access list cannot be read")
-            if changed is None:  # better asked again than allowed by what may have changed
+            if changed is None:  # anything may have changed, so every decision is asked for again
                 for cache in caches:
                     cache.forget_all()
             elif changed:

@@ -1,186 +1,116 @@
-"""Builds the parts of a process from its settings and from what it has opened."""
+"""Builds the parts of a process on what it has opened: who decides and calls back, and what answers over HTTP."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import NamedTuple
 
 from starlette.types import ASGIApp
 
-from chargegate.api import Component, Parts, Watched, build, build_watched
+from chargegate.api import Parts, build, build_watched
 from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
-from chargegate.app.offline import replay
-from chargegate.app.start import Role, StartError, extra
-from chargegate.app.storage import Storage
+from chargegate.app.opening import Opened
 from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
-from chargegate.config import Settings, scheme
+from chargegate.config import scheme
 from chargegate.delivering.guard import AddressGuard
 from chargegate.delivering.retry import RetryPolicy
 from chargegate.delivering.sender import Sender
 from chargegate.delivering.signing import Signer
+from chargegate.engines import engine_of
 from chargegate.http1 import HttpClient
 from chargegate.keys import AccessKeys
-from chargegate.ledger.base import Ledger
-from chargegate.observe import Metrics
 from chargegate.operations import health
-from chargegate.queues.base import Queue
+from chargegate.operations.replaying import replay_dead_letter
 from chargegate.worker import Worker
 
-if TYPE_CHECKING:
-    from chargegate.engines.redis.cache import RedisCache
 
+class Working(NamedTuple):
+    """The worker of this process, whom it asks, and which decisions it remembers."""
 
-class Opened(NamedTuple):
-    """``shared`` is None where no cache is shared."""
-
-    settings: Settings
-    role: Role
-    storage: Storage
-    queue: Queue
-    shared: "RedisCache | None"
-    metrics: Metrics
-
-
-class Deciding(NamedTuple):
     worker: Worker
     authorizer: Authorizer
-    cache: DecisionCache
+    remembered: DecisionCache
 
 
-def open_shared_cache(settings: Settings, stack: AsyncExitStack) -> "RedisCache | None":
-    if settings.cache.url == "memory://":
-        return None
-    with extra("cache.url", "redis"):
-        from chargegate.engines.redis.cache import RedisCache  # noqa: PLC0415 - only when picked
-    try:
-        shared = RedisCache(settings.cache.url, ttl_ms=settings.authorization.cache_ttl_ms)
-    except ValueError as error:
-        raise StartError(f"cache.url: {error}") from None
-    stack.push_async_callback(shared.close)
-    return shared
-
-
-async def build_worker(opened: Opened, stack: AsyncExitStack) -> Deciding:
-    settings, storage, shared = opened.settings, opened.storage, opened.shared
-    await apply_acl_file(settings.authorization.acl_file, storage.access_list, storage.ledger, storage.keyring)
-    cache = DecisionCache(ttl_ms=settings.authorization.cache_ttl_ms)
-    await follow_access_list(storage.access_list, [cache] if shared is None else [cache, shared], stack)
-    authorizer = build_authorizer(settings, storage.access_list, cache, _sharing(shared), opened.metrics)
+async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
+    settings, access_list, ledger = opened.settings, opened.database.access_list, opened.database.ledger
+    await apply_acl_file(settings.authorization.acl_file, access_list, ledger, opened.keyring)
+    remembered = DecisionCache(ttl_ms=settings.authorization.cache_ttl_ms)
+    caches = [remembered] if opened.cache is None else [remembered, opened.cache]
+    await follow_access_list(access_list, caches, stack)
+    authorizer = build_authorizer(settings, access_list, remembered, opened.cache, opened.metrics)
     stack.push_async_callback(authorizer.close)
-    guard = AddressGuard(settings.callback.allowed_networks)
-    client = HttpClient(max_connections=settings.callback.max_connections, check_address=guard.check)
+    callback = settings.callback
+    guard = AddressGuard(callback.allowed_networks)
+    client = HttpClient(max_connections=callback.max_connections, check_address=guard.check)
     stack.push_async_callback(client.close)
-    signer = Signer(settings.callback.signing_secrets)
     worker = Worker(
         queue=opened.queue,
-        ledger=storage.ledger,
+        ledger=ledger,
         authorizer=authorizer,
-        keyring=storage.keyring,
-        sender=Sender(client, signer, opened.metrics, timeout_ms=settings.callback.timeout_ms),
+        keyring=opened.keyring,
+        sender=Sender(client, Signer(callback.signing_secrets), opened.metrics, timeout_ms=callback.timeout_ms),
         metrics=opened.metrics,
-        **_worker_limits(settings),
+        retries=RetryPolicy(callback.max_attempts, callback.retry_delay_ms, callback.max_retry_after_ms),
+        concurrency=settings.queue.consumer_concurrency,
+        max_age_ms=settings.queue.max_age_ms,
+        deadline_ms=callback.deadline_ms,
+        max_parked=callback.max_parked,
+        max_connections=callback.max_connections,
+        max_connections_per_destination=callback.max_connections_per_destination,
+        circuit_failures=callback.circuit.failure_threshold,
+        circuit_probe_ms=callback.circuit.probe_interval_ms,
     )
-    return Deciding(worker, authorizer, cache)
+    return Working(worker, authorizer, remembered)
 
 
-def _sharing(shared: "RedisCache | None") -> Callable[[Authorizer], Authorizer] | None:
-    if shared is None:
-        return None
-    from chargegate.engines.redis.cache import SharedVerdicts  # noqa: PLC0415 - only when picked
-
-    return partial(SharedVerdicts, cache=shared)
-
-
-def build_surface(opened: Opened, deciding: Deciding | None, draining: Callable[[], bool]) -> ASGIApp:
-    """What this process answers over HTTP."""
-    settings, storage, shared = opened.settings, opened.storage, opened.shared
-    watched: _Watched = {
-        "queue": opened.queue,
-        "ledger": storage.ledger,
-        "metrics": opened.metrics,
-        "components": _components(opened, deciding),
-        "draining": draining,
-        "metrics_enabled": settings.monitoring.metrics.enabled,
-        "health_enabled": settings.monitoring.health_check.enabled,
-    }
-    if opened.role == "worker":
-        return build_watched(Watched(**watched))
+def build_surface(opened: Opened, working: Working | None, draining: Callable[[], bool]) -> ASGIApp:
+    """What this process answers over HTTP. ``working`` is None where no worker is in it."""
+    settings, database = opened.settings, opened.database
 
     def access_changed(token_hashes: frozenset[str]) -> None:
-        if deciding is not None:
-            deciding.cache.forget(token_hashes)
-        if shared is not None:
-            shared.forget(token_hashes)
+        if working is not None:
+            working.remembered.forget(token_hashes)
+        if opened.cache is not None:
+            opened.cache.forget(token_hashes)
 
-    return build(
-        Parts(
-            **watched,
-            access_list=storage.access_list,
-            keyring=storage.keyring,
-            access_keys=AccessKeys(settings.security.api_keys),
-            check_address=AddressGuard(settings.callback.allowed_networks).check,
-            access_changed=access_changed,
-            replay=partial(replay, opened.queue, storage.keyring),
-            claims=shared,
-            require_https=settings.callback.require_https,
-            max_body_bytes=settings.server.max_body_bytes,
-            rate_limit_per_second=settings.server.rate_limit_per_second,
-            rate_limit_burst=settings.server.rate_limit_burst,
-        )
+    parts = Parts(
+        queue=opened.queue,
+        ledger=database.ledger,
+        metrics=opened.metrics,
+        components=_components(opened, working),
+        draining=draining,
+        metrics_enabled=settings.monitoring.metrics.enabled,
+        health_enabled=settings.monitoring.health_check.enabled,
+        access_list=database.access_list,
+        keyring=opened.keyring,
+        access_keys=AccessKeys(settings.security.api_keys),
+        check_address=AddressGuard(settings.callback.allowed_networks).check,
+        access_changed=access_changed,
+        replay=partial(replay_dead_letter, opened.queue, opened.keyring),
+        claims=opened.cache,
+        require_https=settings.callback.require_https,
+        max_body_bytes=settings.server.max_body_bytes,
+        rate_limit_per_second=settings.server.rate_limit_per_second,
+        rate_limit_burst=settings.server.rate_limit_burst,
     )
+    return build_watched(parts) if opened.role == "worker" else build(parts)
 
 
-def _components(opened: Opened, deciding: Deciding | None) -> dict[str, Callable[[], Awaitable[Component]]]:
+def _components(opened: Opened, working: Working | None) -> dict[str, Callable[[], Awaitable[health.Component]]]:
     """Each process tells of what is in it."""
-    settings, storage = opened.settings, opened.storage
-    worker = None if deciding is None else deciding.worker
-    components: dict[str, Callable[[], Awaitable[Component]]] = {
+    settings, ledger = opened.settings, opened.database.ledger
+    worker = None if working is None else working.worker
+    components: dict[str, Callable[[], Awaitable[health.Component]]] = {
         "queue": partial(health.queue, opened.queue, worker, settings.queue.max_size)
     }
-    if deciding is not None:
-        components["authorization"] = partial(health.authorization, deciding.authorizer, settings.authorization.backend)
-        components["callbacks"] = partial(health.callbacks, deciding.worker)
-        components["audit"] = partial(health.audit, storage.feed)
+    if working is not None:
+        components["authorization"] = partial(health.authorization, working.authorizer, settings.authorization.backend)
+        components["callbacks"] = partial(health.callbacks, working.worker)
+        components["audit"] = partial(health.audit, opened.feed)
     backend = scheme(settings.database.url)
-    components["database"] = partial(health.database, storage.ledger, backend, needed=opened.role != "api")
-    if opened.shared is not None:
-        components["cache"] = partial(health.cache, opened.shared)
+    components["database"] = partial(health.database, ledger, backend, needed=opened.role != "api")
+    if opened.cache is not None:
+        components["cache"] = partial(health.cache, opened.cache, engine_of(settings.cache.url).name)
     return components
-
-
-class _Watched(TypedDict):
-    queue: Queue
-    ledger: Ledger
-    metrics: Metrics
-    components: dict[str, Callable[[], Awaitable[Component]]]
-    draining: Callable[[], bool]
-    metrics_enabled: bool
-    health_enabled: bool
-
-
-class _WorkerLimits(TypedDict):
-    retries: RetryPolicy
-    concurrency: int
-    max_age_ms: int
-    deadline_ms: int
-    max_parked: int
-    max_connections: int
-    max_connections_per_destination: int
-    circuit_failures: int
-    circuit_probe_ms: int
-
-
-def _worker_limits(settings: Settings) -> _WorkerLimits:
-    callback = settings.callback
-    return {
-        "retries": RetryPolicy(callback.max_attempts, callback.retry_delay_ms, callback.max_retry_after_ms),
-        "concurrency": settings.queue.consumer_concurrency,
-        "max_age_ms": settings.queue.max_age_ms,
-        "deadline_ms": callback.deadline_ms,
-        "max_parked": callback.max_parked,
-        "max_connections": callback.max_connections,
-        "max_connections_per_destination": callback.max_connections_per_destination,
-        "circuit_failures": callback.circuit.failure_threshold,
-        "circuit_probe_ms": callback.circuit.probe_interval_ms,
-    }

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import signal
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple, TypeVar
@@ -10,19 +9,18 @@ from typing import Any, Final, NamedTuple, TypeVar
 from starlette.types import ASGIApp
 
 from chargegate.api.server import Server
-from chargegate.app.building import Opened, build_surface, build_worker, open_shared_cache
-from chargegate.app.open_files import inbound_connections
-from chargegate.app.queueing import OF_ONE_PROCESS, open_queue, warn_of_left_behind
-from chargegate.app.start import Role, StartError, process_name
-from chargegate.app.storage import check_keys, database_named, open_storage
+from chargegate.app.building import build_surface, build_worker
+from chargegate.app.opening import Opened, StartError, check_keys, naming_database, open_parts
+from chargegate.app.process import Role, end_signals, inbound_connections
 from chargegate.config import Settings, scheme
+from chargegate.engines import ENGINES, engine_of
 from chargegate.ledger.base import LedgerUnavailable
-from chargegate.observe import Metrics, log
+from chargegate.observe import log
+from chargegate.storage.budget import LAST_ANSWERS_S
 from chargegate.worker import Worker
 
 T = TypeVar("T")
 
-_ANSWER_S: Final = 2.5  # longer than a queue may take to say yes or no
 _PAUSE_S: Final = 1.0
 
 
@@ -38,17 +36,18 @@ async def serve(settings: Settings, *, role: Role = "serve", ready: Callable[[st
 
     ``ready`` is given the base URL once requests are accepted. Raises ``StartError``.
     """
-    if role != "serve" and scheme(settings.queue.url) in OF_ONE_PROCESS:
+    if role != "serve" and not engine_of(settings.queue.url).capabilities.shared:
+        *others, last = (each.urls[0] for each in ENGINES if each.capabilities.shared and "queue" in each.offers)
         raise StartError(
-            f"queue.url: {settings.queue.url} is one process's own; `chargegate {role}` needs kafka://, redis://,"
-            " amqp:// or postgresql://"
+            f"queue.url: {settings.queue.url} is one process's own; `chargegate {role}` needs {', '.join(others)}"
+            f" or {last}"
         )
-    stop, at_once = _signals()
+    stop, at_once = end_signals()
     async with AsyncExitStack() as stack:
-        stack.enter_context(database_named(settings))
         log.attach()
         stack.callback(log.detach)
-        started = await _unless(stop, _start(settings, role, stack, stop.is_set))
+        with naming_database(settings):
+            started = await _unless(stop, _start(settings, role, stack, stop.is_set))
         if started is None:
             log.info("stopped before the start was done")
         else:
@@ -57,7 +56,7 @@ async def serve(settings: Settings, *, role: Role = "serve", ready: Callable[[st
                 worker.start()
             if ready is not None:
                 ready(started.url)
-            if not started.opened.storage.keys_checked:
+            if not started.opened.keys_checked:
                 await _unless(stop, _check_keys(started.opened))
             await stop.wait()
             log.info("draining", grace_ms=settings.server.shutdown_grace_ms)
@@ -67,16 +66,10 @@ async def serve(settings: Settings, *, role: Role = "serve", ready: Callable[[st
 
 
 async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining: Callable[[], bool]) -> _Started:
-    outgoing = settings.callback.max_connections + settings.queue.consumer_concurrency
-    max_connections = inbound_connections(outgoing)
-    metrics = Metrics()
-    name = _named(settings, role, stack)
-    storage = await open_storage(settings, stack, role=role, name=name, metrics=metrics)
-    queue = await open_queue(settings, storage, stack, name=name)
-    await warn_of_left_behind(settings, storage)
-    opened = Opened(settings, role, storage, queue, open_shared_cache(settings, stack), metrics)
-    deciding = None if role == "api" else await build_worker(opened, stack)
-    url = await _listen(settings, role, build_surface(opened, deciding, draining), max_connections, stack)
+    max_connections = inbound_connections(settings.callback.max_connections + settings.queue.consumer_concurrency)
+    opened = await open_parts(settings, role, stack)
+    working = None if role == "api" else await build_worker(opened, stack)
+    url = await _listen(settings, role, build_surface(opened, working, draining), max_connections, stack)
     # What is there now stays, and a request leaves few cycles behind: looking for them is a tenth of its cost.
     gc.collect()
     gc.freeze()
@@ -90,7 +83,7 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
         authorization=settings.authorization.backend,
         max_connections=max_connections,
     )
-    return _Started(url, opened, None if deciding is None else deciding.worker)
+    return _Started(url, opened, None if working is None else working.worker)
 
 
 async def _check_keys(opened: Opened) -> None:
@@ -98,7 +91,7 @@ async def _check_keys(opened: Opened) -> None:
     process accepts could never be opened. Raises ``StartError``."""
     while True:
         try:
-            return await check_keys(opened.storage.keyring, opened.storage.ledger)
+            return await check_keys(opened.keyring, opened.database.ledger)
         except LedgerUnavailable:
             await asyncio.sleep(_PAUSE_S)
 
@@ -115,17 +108,6 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
     return None if working.cancelled() else working.result()
 
 
-def _named(settings: Settings, role: Role, stack: AsyncExitStack) -> str:
-    """This process's name; none is needed where it shares nothing."""
-    if scheme(settings.queue.url) in OF_ONE_PROCESS and settings.database.url == "sqlite":
-        return ""
-    try:
-        settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return stack.enter_context(process_name(settings.data_path, role))
-    except OSError as error:
-        raise StartError(f"data_dir: {settings.data_path}: {error.strerror}") from None
-
-
 async def _listen(settings: Settings, role: Role, surface: ASGIApp, max_connections: int, stack: AsyncExitStack) -> str:
     """The base URL that answers now."""
     section, place = ("worker", settings.worker) if role == "worker" else ("server", settings.server)
@@ -140,20 +122,8 @@ async def _listen(settings: Settings, role: Role, surface: ASGIApp, max_connecti
         )
     except OSError as error:
         raise StartError(f"{section}.port: {error}") from None
-    stack.push_async_callback(server.stop, _ANSWER_S)
+    stack.push_async_callback(server.stop, LAST_ANSWERS_S)
     return f"http://{_authority(place.host)}:{server.port}"
-
-
-def _signals() -> tuple[asyncio.Event, asyncio.Event]:
-    """Set by the first SIGTERM or SIGINT, and by the next."""
-    first, second = asyncio.Event(), asyncio.Event()
-
-    def signalled() -> None:
-        (second if first.is_set() else first).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signalled)
-    return first, second
 
 
 async def _drain(worker: Worker, grace_s: float, at_once: asyncio.Event) -> None:

@@ -1,1 +1,1 @@
-"""Copies of the decisions beside the database."""
+"""Copies of the decisions outside the database."""

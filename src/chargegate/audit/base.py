@@ -1,4 +1,4 @@
-"""The promise that every audit sink makes. The database's own ``authorization_audit`` is the source; sinks follow."""
+"""The promise that every audit sink makes. The ledger holds the decisions, and the sinks copy them."""
 
 from typing import Protocol
 
@@ -6,22 +6,23 @@ from chargegate.ledger.records import AuditRow
 
 
 class AuditSink(Protocol):
-    """A place beside the ledger where decisions are written, each once, in the ledger's order.
+    """A copy of the decisions outside the ledger: each once, in the ledger's order.
 
-    Called from one thread at a time. ``write`` writes all rows or none and raises ``OSError``; the caller comes back
-    with the same rows. What was written before ``sync`` returned survives a power cut. ``prompt``: a write is quick
-    enough to be made before those who wait for the commit go on; else it is made soon after, and in pages.
+    One thread at a time calls the methods. Each of them may raise ``OSError``.
     """
 
     name: str
-    prompt: bool
 
     def resume(self) -> frozenset[str]:
-        """Before the first ``write``: the request ids among the newest that the sink holds already."""
+        """Prepare for the first ``write``. Returns the request ids of the newest rows that the sink already holds."""
         ...
 
-    def write(self, rows: list[AuditRow]) -> None: ...
+    def write(self, rows: list[AuditRow]) -> None:
+        """Write all rows or none. After an ``OSError`` the caller tries the same rows again."""
+        ...
 
-    def sync(self) -> None: ...
+    def sync(self) -> None:
+        """Make what was written survive a power cut."""
+        ...
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""The CSV audit log: one line a decision."""
+"""The CSV audit log: one line for each decision."""
 
 import contextlib
 import csv
@@ -6,24 +6,32 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
 from chargegate.ledger.records import AuditRow
-from chargegate.model import Decision, to_iso
+from chargegate.model import AUDIT_COLUMNS, Decision, to_iso
 
-HEADER: Final = "timestamp,request_id,station_id,driver_token_hash,status,reason,processing_time_ms\n"
-_TAIL: Final = 16 * 1024 * 1024  # more than is written between two saved positions, five seconds apart
+HEADER: Final = ",".join(AUDIT_COLUMNS) + "\n"
+_LINE: Final = ",".join(["%s"] * len(AUDIT_COLUMNS)) + "\n"
+_PLAIN: Final = "(?:[A-Za-z0-9_][A-Za-z0-9_.:-]*+)?+"
+_TAIL_BYTES: Final = 16 * 1024 * 1024  # more than is written between two saves of the position, five seconds apart
 _FORMULA: Final = frozenset("=+-@\t\r\n")
-_plain = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*|").fullmatch
+
+_fields_after_timestamp = attrgetter(*AUDIT_COLUMNS[1:])
+_plain_field = re.compile(_PLAIN).fullmatch
+_plain_lines = re.compile(f"(?:{','.join([_PLAIN] * len(AUDIT_COLUMNS))}\n)*+").fullmatch
 
 
 class CsvFile:
-    """Appends to a file; follows a rotation by renaming or truncating. A line is written whole or taken back. Several
-    processes on one host may write one file."""
+    """Appends to a file. A line is written whole or not at all.
+
+    Somebody may rename or truncate the file meanwhile: the next lines go into a new one, below a header. Several
+    processes on one host may write to the same file.
+    """
 
     name = "csv"
-    prompt = True
 
     def __init__(self, path: Path) -> None:
         """Raises ``OSError`` if the file cannot be opened for appending."""
@@ -38,13 +46,13 @@ class CsvFile:
             os.close(self._file)
         self._file = file
         self._inode = os.fstat(file).st_ino
-        with contextlib.suppress(OSError):  # a full disk is told by the first line
+        with contextlib.suppress(OSError):  # If the disk is full, the first line says so.
             self._append("")
 
     def resume(self) -> frozenset[str]:
-        """Cut off a line that a crash left unfinished."""
-        with self._alone() as size:
-            start = max(0, size - _TAIL)
+        """The request ids near the end of the file, after removing a line that a crash left unfinished."""
+        with self._locked() as size:
+            start = max(0, size - _TAIL_BYTES)
             text = os.pread(self._file, size - start, start)
             whole = text[: text.rfind(b"\n") + 1]
             if len(whole) < len(text):
@@ -53,15 +61,15 @@ class CsvFile:
 
     def write(self, rows: list[AuditRow]) -> None:
         try:
-            rotated = os.stat(self._path).st_ino != self._inode  # noqa: PTH116 - a system call a batch is enough
+            renamed = os.stat(self._path).st_ino != self._inode  # noqa: PTH116 - Path.stat costs more than the call
         except FileNotFoundError:
-            rotated = True
-        if rotated:
+            renamed = True
+        if renamed:
             self._open()
-        self._append("".join(_line(row.decision) for row in rows))
+        self._append(_lines(rows))
 
     def _append(self, lines: str) -> None:
-        with self._alone() as size:
+        with self._locked() as size:
             content = (lines if size else HEADER + lines).encode()
             try:
                 if os.write(self._file, content) != len(content):
@@ -72,8 +80,8 @@ class CsvFile:
                 raise
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[int]:
-        """No other process writes meanwhile. The file's size."""
+    def _locked(self) -> Iterator[int]:
+        """Lock the file against other processes. Gives its size."""
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             yield os.fstat(self._file).st_size
@@ -95,18 +103,25 @@ def _request_id(line: str) -> str:
     return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA else text
 
 
-def _line(decision: Decision) -> str:
-    return (
-        f"{to_iso(decision.timestamp)},{_field(decision.request_id)},{_field(decision.station_id)},"
-        f"{decision.driver_token_hash},{decision.status},{_field(decision.reason)},{decision.processing_time_ms}\n"
-    )
+def _lines(rows: list[AuditRow]) -> str:
+    """A line for each row. All fields are checked together, because nearly always none of them needs quotes."""
+    text = "".join([_LINE % (to_iso(row.decision.timestamp), *_fields_after_timestamp(row.decision)) for row in rows])
+    # The count shows that no field has line breaks: such a field could look like several plain ones.
+    if text.count("\n") == len(rows) and _plain_lines(text):
+        return text
+    return "".join([_quoted_line(row.decision) for row in rows])
 
 
-def _field(text: str) -> str:
-    """RFC 4180, and harmless where a spreadsheet would run it as a formula."""
-    if _plain(text):
+def _quoted_line(decision: Decision) -> str:
+    fields = (to_iso(decision.timestamp), *map(str, _fields_after_timestamp(decision)))
+    return _LINE % tuple(map(_quoted, fields))
+
+
+def _quoted(text: str) -> str:
+    """A field as in RFC 4180. A spreadsheet does not run it as a formula."""
+    if _plain_field(text):
         return text
     if text[:1] in _FORMULA:
         text = "'" + text
-    text = text.replace("\r", " ").replace("\n", " ")  # a line stays a line
+    text = text.replace("\r", " ").replace("\n", " ")
     return '"' + text.replace('"', '""') + '"'

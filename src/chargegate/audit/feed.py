@@ -1,26 +1,25 @@
-"""Keeps a sink in step with the ledger: at once while all is well, and from the ledger's rows after a failure."""
+"""Copies the ledger's audit rows into a sink: at once while all is well, and later from the ledger after a failure."""
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from chargegate.audit.base import AuditSink
+from chargegate.ledger.base import AuditSource
 from chargegate.ledger.records import AuditRow
 from chargegate.observe import Metrics, log
 
 _PAGE: Final = 1000
 _CATCH_UP_S: Final = 0.5
-_SAVE_TURNS: Final = 10
+_TURNS_BETWEEN_SAVES: Final = 10
 
 
 class AuditFeed:
-    """One sink's feed. Each audit row reaches the sink once, in order, also across crashes of either.
+    """Gives a sink each audit row once, in order, also across crashes of either.
 
-    ``offer`` is called in the ledger's writing thread right after a commit, and never raises. Rows that the sink
-    would not take are read again from the ledger; the sink's position is saved there now and then, and what the sink
-    holds beyond it is recognised by its request ids.
+    The sink's position is saved in the ledger every few seconds. Rows that the sink refused are read again from the
+    ledger. After a crash, rows that the sink holds beyond the saved position are recognised by their request ids.
     """
 
     def __init__(self, sink: AuditSink, metrics: Metrics) -> None:
@@ -32,35 +31,28 @@ class AuditFeed:
         self._offered = 0
         self._behind = True
         self._failure: str | None = None
+        self._source: AuditSource | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def name(self) -> str:
-        """The sink's."""
-        return self._sink.name
-
-    @property
     def failure(self) -> str | None:
-        """Why the sink does not take rows now, or None."""
+        """Why the sink refuses rows at the moment, or None."""
         return self._failure
 
-    async def start(
-        self,
-        position: int,
-        after: Callable[[int, int], Awaitable[list[AuditRow]]],
-        save: Callable[[int], Awaitable[None]],
-    ) -> None:
-        """Bring the sink up to date from its saved position, and keep it so. ``after(position, limit)`` reads rows."""
-        self._position = self._saved = position
+    async def start(self, source: AuditSource) -> None:
+        """Bring the sink up to date, and keep it so. Raises ``OSError`` if the sink cannot resume."""
+        self._source = source
+        self._position = self._saved = await source.sink_position(self._sink.name)
         known = await asyncio.to_thread(self._sink.resume)
-        with contextlib.suppress(OSError):  # kept in _failure, and tried again
-            await self._catch_up(after, known)
-        self._task = asyncio.create_task(self._follow(after, save, known))
+        with contextlib.suppress(OSError):  # _failure keeps it, and _follow tries again.
+            await self._catch_up(source, known)
+        self._task = asyncio.create_task(self._follow(source, known))
 
     def offer(self, rows: list[AuditRow]) -> None:
+        """Write rows that were committed just now. The ledger's writing thread calls it. It raises nothing."""
         with self._lock:
             self._offered = rows[-1].sequence
-            if self._behind or not self._sink.prompt or rows[0].sequence != self._position + 1:
+            if self._behind or rows[0].sequence != self._position + 1:
                 self._behind = True
                 return
             with contextlib.suppress(OSError):
@@ -81,55 +73,50 @@ class AuditFeed:
         self._position = rows[-1].sequence
         self._written.inc(len(rows))
 
-    async def _catch_up(self, after: Callable[[int, int], Awaitable[list[AuditRow]]], known: frozenset[str]) -> None:
+    async def _catch_up(self, source: AuditSource, known: frozenset[str]) -> None:
         while self._behind:
-            rows = await after(self._position, _PAGE)
-            await asyncio.to_thread(self._take, rows, known)
+            rows = await source.audit_after(self._position, _PAGE)
+            await asyncio.to_thread(self._write_missing, rows, known)
 
-    def _take(self, rows: list[AuditRow], known: frozenset[str]) -> None:
+    def _write_missing(self, rows: list[AuditRow], known: frozenset[str]) -> None:
         with self._lock:
-            new = [row for row in rows if row.decision.request_id not in known]
-            if new:
-                self._write(new)
+            missing = [row for row in rows if row.decision.request_id not in known]
+            if missing:
+                self._write(missing)
             if rows:
                 self._position = rows[-1].sequence
             elif self._offered <= self._position:
                 self._behind = False
 
-    async def _follow(
-        self,
-        after: Callable[[int, int], Awaitable[list[AuditRow]]],
-        save: Callable[[int], Awaitable[None]],
-        known: frozenset[str],
-    ) -> None:
+    async def _follow(self, source: AuditSource, known: frozenset[str]) -> None:
         turns = 0
         while True:
             await asyncio.sleep(_CATCH_UP_S)
             turns += 1
             try:
                 if self._behind:
-                    await self._catch_up(after, known)
+                    await self._catch_up(source, known)
                 known = frozenset()
-                if turns % _SAVE_TURNS == 0:
-                    await self._save(save)
+                if turns % _TURNS_BETWEEN_SAVES == 0:
+                    await self._save_position(source)
             except OSError:
-                continue  # told when it began, by _write
+                continue  # _write logged the failure when it began.
             except Exception as error:  # noqa: BLE001 - whatever it is, the rows are safe in the ledger
                 log.warning("audit sink is behind", sink=self._sink.name, error=type(error).__name__)
 
-    async def _save(self, save: Callable[[int], Awaitable[None]]) -> None:
+    async def _save_position(self, source: AuditSource) -> None:
         position = self._position
         if position != self._saved:
             await asyncio.to_thread(self._sink.sync)
-            await save(position)
+            await source.save_sink_position(self._sink.name, position)
             self._saved = position
 
-    async def close(self, save: Callable[[int], Awaitable[None]]) -> None:
+    async def close(self) -> None:
         """Save the position and close the sink."""
-        if self._task is not None:
+        if self._task is not None and self._source is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-            with contextlib.suppress(Exception):  # a position that is not saved is found again by request ids
-                await self._save(save)
+            with contextlib.suppress(Exception):  # The next start finds an unsaved position by request ids.
+                await self._save_position(self._source)
         self._sink.close()

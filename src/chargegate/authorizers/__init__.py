@@ -1,1 +1,1 @@
-"""Those who decide, and what is wrapped around them."""
+"""Authorizers, and what is wrapped around them: cache, circuit breaker, deadline."""

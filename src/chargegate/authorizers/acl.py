@@ -1,4 +1,4 @@
-"""The access list decides: the first rule that fits."""
+"""The authorizer that decides by the access list."""
 
 from collections.abc import Callable
 from typing import Final
@@ -14,10 +14,10 @@ _EXPIRED: Final = Verdict(Status.NOT_ALLOWED, Reason.EXPIRED)
 
 
 def judge(entry: AccessEntry | None, station_id: str, now: int) -> Verdict:
-    """What the entry says about a station at a time (Unix ms); ``valid_until`` is the first moment that is too late.
+    """The verdict for a driver's entry at a station and a time (Unix milliseconds). The first rule that fits decides.
 
-    ``good_until`` is when the entry's validity would change the verdict. The rules and their order are the
-    contract's ("Deciding").
+    The rules and their order are those of the HTTP contract ("Deciding"). ``valid_until`` itself is too late. The
+    verdict's ``good_until`` is when ``valid_from`` or ``valid_until`` would change it.
     """
     if entry is None:
         return _ABSENT
@@ -35,7 +35,7 @@ def judge(entry: AccessEntry | None, station_id: str, now: int) -> Verdict:
 
 
 class AclAuthorizer:
-    """Judges by the access list as it is now. The list stays the caller's to close."""
+    """Decides by the current access list. Its caller closes the list."""
 
     def __init__(self, access_list: AccessList, *, now: Callable[[], int] = now_ms) -> None:
         self._list = access_list

@@ -1,4 +1,4 @@
-"""Access list entries as people write them: the body of a REST call, or a line of CSV."""
+"""Access list entries from outside: the body of a REST call, or a line of CSV."""
 
 import csv
 import re
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from chargegate.ledger.records import AccessEntry
-from chargegate.model import Invalid, from_iso, station_fault, token_fault
+from chargegate.model import MIN_DRIVER_TOKEN, Invalid, from_iso, station_fault, token_fault
 
 FIELDS: Final = ("driver_token", "blocked", "valid_from", "valid_until", "allowed_stations", "denied_stations", "note")
 MAX_NOTE: Final = 500
@@ -17,7 +17,7 @@ _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]").search
 
 
 class AclLineError(Exception):
-    """A line of an access list file breaks a rule. ``message`` names column and rule, and repeats no value."""
+    """A line of an access list file breaks a rule. ``message`` names the column and the rule, but no value."""
 
     def __init__(self, line_number: int, message: str) -> None:
         super().__init__(f"line {line_number}: {message}")
@@ -26,12 +26,12 @@ class AclLineError(Exception):
 
 
 def entry_from(fields: Mapping[str, object], token_hash: Callable[[str], str]) -> AccessEntry:
-    """An entry from named fields: ``driver_token`` and, if wanted, the others of ``FIELDS``.
+    """An entry from named fields. ``driver_token`` is required; the other ``FIELDS`` are optional.
 
-    ``blocked`` is a boolean, times are ISO 8601 text or None, station lists are lists of UUIDs, ``note`` is text of
-    at most ``MAX_NOTE`` characters without the token. Raises ``Invalid`` that names every field at fault.
+    ``blocked`` is a boolean, times are ISO 8601 text or None, station lists are lists of UUIDs, and ``note`` is text
+    of at most ``MAX_NOTE`` characters without the token. Raises ``Invalid`` that names every field at fault.
     """
-    faults = {_shown(name): "is not a field of an access list entry" for name in fields if name not in FIELDS}
+    faults = {_safe_name(name): "is not a field of an access list entry" for name in fields if name not in FIELDS}
     token = fields.get("driver_token")
     if fault := (token_fault(token) if "driver_token" in fields else "is required"):
         faults["driver_token"] = fault
@@ -60,12 +60,12 @@ def entry_from(fields: Mapping[str, object], token_hash: Callable[[str], str]) -
 
 
 def read_csv(lines: Iterable[str], token_hash: Callable[[str], str]) -> Iterator[AccessEntry]:
-    """The entries of a CSV file (RFC 4180, a byte order mark is tolerated), one at a time.
+    """The entries of a CSV file (RFC 4180), one at a time. A byte order mark is allowed. Raises ``AclLineError``.
 
-    The first line names columns out of ``FIELDS``, in any order, ``driver_token`` among them. An empty cell is an
-    absent field, stations are separated by ``;``, ``blocked`` is true, false, yes, no, 1 or 0. Blank lines are
-    skipped. Open the file with ``newline=""``, and with ``errors="surrogateescape"`` to have bytes that are not
-    UTF-8 reported by their line. Raises ``AclLineError``.
+    The first line names some of ``FIELDS`` in any order, and always ``driver_token``. An empty cell is an absent
+    field, ``;`` separates stations, and ``blocked`` is true, false, yes, no, 1 or 0. Blank lines are skipped. Open the
+    file with ``newline=""``, and with ``errors="surrogateescape"``, so that the error for bytes that are not UTF-8
+    names their line.
     """
     rows = _rows(lines)
     number, header = next(rows, (1, []))
@@ -101,7 +101,7 @@ def _rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
 def _header_fault(header: list[str]) -> str | None:
     for name in header:
         if name not in FIELDS:
-            return f"{_shown(name)}: is not one of the columns {','.join(FIELDS)}"
+            return f"{_safe_name(name)}: is not one of the columns {','.join(FIELDS)}"
     for name in header:
         if header.count(name) > 1:
             return f"{name}: stands twice in the header"
@@ -109,7 +109,7 @@ def _header_fault(header: list[str]) -> str | None:
 
 
 def _value(name: str, cell: str) -> object:
-    """A cell as ``entry_from`` wants it; one that cannot be read stays text, for it to refuse."""
+    """A cell as a field of ``entry_from``. A cell that cannot be read stays text, so that ``entry_from`` refuses it."""
     if name == "blocked":
         return _BOOLEANS.get(cell.lower(), cell)
     if name in _STATION_LISTS:
@@ -117,9 +117,9 @@ def _value(name: str, cell: str) -> object:
     return cell
 
 
-def _shown(name: str) -> str:
-    # A name that nobody asked for may be a token in the wrong place; tokens have at least 20 characters.
-    return name if len(name) < 20 and name.isidentifier() else "unknown field"
+def _safe_name(name: str) -> str:
+    # An unknown name may be a driver token in the wrong place, which must not be shown.
+    return name if len(name) < MIN_DRIVER_TOKEN and name.isidentifier() else "unknown field"
 
 
 def _time(fields: Mapping[str, object], name: str, faults: dict[str, str]) -> int | None:

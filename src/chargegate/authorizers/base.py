@@ -6,7 +6,7 @@ from chargegate.model import ChargingRequest, Verdict
 
 
 class AuthorizationError(Exception):
-    """The authorizer failed. The message says how, and holds no token."""
+    """The authorizer failed. The message says how, without a driver token."""
 
 
 class AuthorizationTimeout(AuthorizationError):
@@ -14,14 +14,14 @@ class AuthorizationTimeout(AuthorizationError):
 
 
 class CircuitOpen(AuthorizationError):
-    """The authorizer was not asked, because it has been failing."""
+    """The authorizer was not asked, because it failed too often."""
 
 
 class Authorizer(Protocol):
     """Decides whether a driver may charge at a station.
 
-    ``decide`` answers, or raises ``AuthorizationError``; any other exception is a defect and is treated as one
-    failure. It may be cancelled at any time, and keeps nothing of the request. The time limit is not its task.
+    ``decide`` answers, or raises ``AuthorizationError``. Any other exception is a defect, and counts as a failure.
+    ``decide`` may be cancelled at any time, and does not keep the request. Its caller sets the time limit.
     """
 
     async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:
@@ -29,6 +29,6 @@ class Authorizer(Protocol):
         ...
 
     async def check(self) -> None:
-        """Raises ``AuthorizationError`` if it knows that it could not decide now; asks nobody's microservice."""
+        """Raises ``AuthorizationError`` if it could not decide now. It sends no request to a microservice."""
 
     async def close(self) -> None: ...

@@ -1,6 +1,6 @@
-"""A circuit breaker around an authorizer, so that one that fails is left alone for a while.
+"""A circuit breaker around an authorizer: after too many failures it is not asked for a while.
 
-The pattern is Nygard's (Release It!, "Stability Patterns"), the terms are resilience4j's.
+The pattern is from Michael Nygard's "Release It!" ("Stability Patterns"). The terms are those of resilience4j.
 """
 
 import time
@@ -19,7 +19,7 @@ _BUCKETS: Final = 10
 
 
 class _Window:
-    """Calls and failures that ended lately, counted in buckets: the last ``length_s``, to a tenth of it."""
+    """Counts the calls that ended in the last ``length_s`` seconds, and their failures, in ten buckets."""
 
     def __init__(self, length_s: float) -> None:
         self._bucket_s = length_s / _BUCKETS
@@ -33,17 +33,17 @@ class _Window:
         self.failures = 0
 
     def count(self, now: float, failures: int) -> None:
-        """One call ended, with ``failures`` of 0 or 1."""
+        """One call ended; ``failures`` is 0 or 1."""
         tick = int(now / self._bucket_s)
         if tick > self._newest:
-            self._forget_before(tick)
+            self._drop_before(tick)
         slot = tick % _BUCKETS
         self._calls[slot] += 1
         self._failures[slot] += failures
         self.calls += 1
         self.failures += failures
 
-    def _forget_before(self, tick: int) -> None:
+    def _drop_before(self, tick: int) -> None:
         for passed in range(max(self._newest + 1, tick - _BUCKETS + 1), tick + 1):
             slot = passed % _BUCKETS
             self.calls -= self._calls[slot]
@@ -55,15 +55,15 @@ class _Window:
 class CircuitBreaker:
     """Stops asking an authorizer that fails, and tries again later.
 
-    ``closed``: calls pass. It opens after ``failure_threshold`` failures in a row, or once ``min_calls`` ended within
-    the last ``sampling_window_ms`` and the share of failures among them is ``failure_rate`` or more.
-    ``open``: calls raise ``CircuitOpen``. The first one after ``recovery_timeout_ms`` makes it half open.
-    ``half_open``: up to ``half_open_max_calls`` at a time pass as probes, others raise ``CircuitOpen``. The first
-    probe to end decides: a success closes, a failure opens again.
+    ``closed``: calls pass. The circuit opens after ``failure_threshold`` failures in a row, or once ``min_calls`` ended
+    within the last ``sampling_window_ms`` and ``failure_rate`` of them or more failed.
+    ``open``: calls raise ``CircuitOpen``. The first call after ``recovery_timeout_ms`` makes the circuit half open.
+    ``half_open``: up to ``half_open_max_calls`` calls at a time pass as probes; others raise ``CircuitOpen``. The first
+    probe that ends decides: its success closes the circuit, its failure opens it again.
 
-    Only ``AuthorizationError`` is a failure. A cancelled call counts neither way, and neither does one that began
-    before the last change of state. Probes need an end, so a time limit belongs inside. ``on_change`` is told every
-    new state. ``clock`` is in seconds and never goes back.
+    Only ``AuthorizationError`` is a failure. A cancelled call is not counted, and neither is a call that began before
+    the last change of state. ``inner`` needs a time limit, so that a probe ends. ``on_change`` gets every new state.
+    ``clock`` is monotonic, in seconds.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class CircuitBreaker:
         return self._state
 
     def retry_in_s(self) -> float:
-        """How long an open circuit still refuses every call; 0 in the other states."""
+        """How many seconds an open circuit still refuses every call; 0 in the other states."""
         return max(0.0, self._probe_at - self._clock()) if self._state == OPEN else 0.0
 
     async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:
@@ -130,7 +130,7 @@ class CircuitBreaker:
         await self._inner.close()
 
     def _probe(self) -> int:
-        """Take a probe's place. Returns the generation that it belongs to."""
+        """Let a call pass as a probe, or raise ``CircuitOpen``. Returns the generation that the probe belongs to."""
         if self._state == OPEN and self._clock() >= self._probe_at:
             self._change(HALF_OPEN)
         if self._state == OPEN or self._probes >= self._max_probes:

@@ -11,8 +11,8 @@ from chargegate.observe import log
 class Deadline:
     """Gives an authorizer ``timeout_ms`` to answer, then cancels it and raises ``AuthorizationTimeout``.
 
-    A defect of the authorizer, any exception that is not an ``AuthorizationError``, becomes one. A cancellation
-    from outside passes unchanged.
+    Any other exception of the authorizer becomes an ``AuthorizationError``. A cancellation from outside passes
+    unchanged.
     """
 
     def __init__(self, inner: Authorizer, timeout_ms: int) -> None:
@@ -21,9 +21,9 @@ class Deadline:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:
-        # asyncio.timeout does the same in three times the time, and this is asked for every request.
+        # asyncio.timeout does the same, but takes three times as long. Every request passes here.
         if self._loop is None:
-            self._loop = asyncio.get_running_loop()  # kept: asking for it is a system call before Python 3.12
+            self._loop = asyncio.get_running_loop()  # Before Python 3.12 this is a system call, so it is called once.
         task = cast("asyncio.Task[object]", asyncio.current_task(self._loop))
         expired = False
 
@@ -43,11 +43,11 @@ class Deadline:
             if expired and task.uncancel() == 0:
                 raise AuthorizationTimeout("no answer in time") from None
             raise
-        except Exception as error:  # noqa: BLE001 - a defect is one failure, not the end of a worker
+        except Exception as error:  # noqa: BLE001 - a defect of an authorizer must not end a worker
             if expired:
                 task.uncancel()
                 raise AuthorizationTimeout("no answer in time") from None
-            # Only its type is told, and it is not chained: its message may hold what the request held.
+            # The message and the traceback may contain the request's token, so only the type is passed on.
             kind = type(error).__name__
             log.error("authorizer broke", request_id=request.request_id, error=kind)
             raise AuthorizationError(f"the authorizer broke: {kind}") from None

@@ -1,4 +1,4 @@
-"""An external microservice decides, asked over HTTP."""
+"""The authorizer that asks an external microservice over HTTP."""
 
 import asyncio
 import re
@@ -15,7 +15,7 @@ FIRST_WAIT_S: Final = 0.1
 LONGEST_WAIT_S: Final = 2.0
 
 _HEADERS: Final = b"accept: application/json\r\n"
-_WORTH_ANOTHER_CALL: Final = (408, 425, 429)
+_RETRIED_CLIENT_ERRORS: Final = (408, 425, 429)
 _REASON = re.compile(r"[a-z0-9_]{1,64}").fullmatch
 
 
@@ -35,12 +35,12 @@ _decode = msgspec.json.Decoder(_Answer).decode
 
 
 class HttpAuthorizer:
-    """Posts ``{request_id, station_id, driver_token}`` and takes ``200 {"status": …, "reason"?: …}`` for an answer.
+    """Posts ``{request_id, station_id, driver_token}`` and expects ``200 {"status": …, "reason"?: …}``.
 
-    Anything else is a failure. A failed call is made again, up to ``max_retries`` times within ``timeout_ms`` in all,
-    after exponential waits with full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"); a 4xx other
-    than 408, 425 and 429 is final. Raises ``AuthorizationTimeout`` once no call can be made in time any more. The
-    client is this authorizer's own, and is closed with it.
+    Anything else is a failure. A failed call is repeated up to ``max_retries`` times within ``timeout_ms`` in all,
+    after exponential waits with full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"). A 4xx answer
+    other than 408, 425 and 429 is not retried. ``AuthorizationTimeout`` means that no time is left for another call.
+    The authorizer owns the client, and closes it.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class HttpAuthorizer:
         self._timeout_s = timeout_ms / 1000
         self._rng = rng
 
-    async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:  # noqa: ARG002 - the protocol's
+    async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:  # noqa: ARG002 - the protocol has this parameter
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._timeout_s
         body = _encode(_Question(request.request_id, request.station_id, request.driver_token))
@@ -102,8 +102,8 @@ def _verdict(body: bytes, driver_token: str) -> Verdict | None:
 
 
 def _failure(response: Response) -> str:
-    """What is wrong with an answer. Raises ``AuthorizationError`` where asking again cannot help."""
+    """What is wrong with an answer. Raises ``AuthorizationError`` where a retry cannot help."""
     failure = "the answer is not a verdict" if response.status == 200 else f"the answer is HTTP {response.status}"
-    if 400 <= response.status < 500 and response.status not in _WORTH_ANOTHER_CALL:
+    if 400 <= response.status < 500 and response.status not in _RETRIED_CLIENT_ERRORS:
         raise AuthorizationError(failure)
     return failure

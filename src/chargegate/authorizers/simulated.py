@@ -1,4 +1,4 @@
-"""An authorizer with a temper, for demos, tests and benchmarks."""
+"""An authorizer that is slow and fails at random, for demos, tests and benchmarks."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ _FOREVER_S: Final = 1e9
 
 
 class SimulatedAuthorizer:
-    """Another authorizer's verdicts after a random wait between the two ``latency_ms``.
+    """Gives another authorizer's verdicts, after a random wait between the two ``latency_ms``.
 
-    Of all calls a share of ``error_share`` fails instead, and a share of ``hang_share`` never returns. The same
-    ``rng`` seed gives the same waits and outcomes in the order of the calls.
+    A share of the calls fails (``error_share``, 0 to 1), and another share never returns (``hang_share``). With the
+    same seed of ``rng``, calls in the same order get the same waits and outcomes.
     """
 
     def __init__(
@@ -24,17 +24,17 @@ class SimulatedAuthorizer:
         self._inner = inner
         self._low_s, self._high_s = (ms / 1000 for ms in latency_ms)
         self._error_share = error_share
-        self._trouble_share = error_share + hang_share
+        self._no_answer_share = error_share + hang_share
         self._rng = rng
 
     async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:
         wait_s = self._rng.uniform(self._low_s, self._high_s)
-        fate = self._rng.random()
+        outcome = self._rng.random()
         await asyncio.sleep(wait_s)
-        if fate < self._error_share:
+        if outcome < self._error_share:
             raise AuthorizationError("a simulated failure")
-        if fate < self._trouble_share:
-            # A sleep, which the loop holds: a task that waits for a future of its own may be collected as garbage.
+        if outcome < self._no_answer_share:
+            # The loop keeps a sleeping task alive. A task that waits for its own future may be garbage-collected.
             await asyncio.sleep(_FOREVER_S)
         return await self._inner.decide(request, token_hash)
 

@@ -14,11 +14,9 @@ from chargegate.ledger.base import LedgerUnavailable
 
 def _url(_context: click.Context, _option: click.Parameter, value: str) -> str:
     try:
-        config.check_url("database.url", value)
-    except config.ConfigError:
-        value = "sqlite"
-    if value == "sqlite":
-        raise click.BadParameter("must begin with postgresql://")
+        app.check_target(value)
+    except config.ConfigError as error:
+        raise click.BadParameter(str(error).removeprefix("database.url: ")) from None
     return value
 
 

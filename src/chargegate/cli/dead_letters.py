@@ -14,6 +14,7 @@ from chargegate.cli.progress import counting
 from chargegate.ledger.base import Ledger
 from chargegate.ledger.records import DeadLetter
 from chargegate.model import is_uuid, to_iso
+from chargegate.operations.replaying import replay_dead_letter
 from chargegate.queues.base import QueueFull, QueueUnavailable
 
 _COLUMNS = (
@@ -97,7 +98,7 @@ def replay(
             letter = await store.ledger.dead_letter(request_id.lower())
             if letter is None:
                 raise click.ClickException(_NONE)
-            await store.replay(letter)
+            await replay_dead_letter(await store.open_queue(), store.keyring, letter)
             return 1
 
     _tell("replayed", uvloop.run(run()), as_json=as_json)
@@ -156,11 +157,12 @@ def _check_which(request_id: str | None, since: int | None, until: int | None) -
 
 async def _replay(store: app.Offline, found: AsyncIterator[Sequence[DeadLetter]]) -> int:
     done = 0
+    queue = await store.open_queue()
     with counting("replaying") as show:
         async for page in found:
             for letter in page:
                 try:
-                    await store.replay(letter)
+                    await replay_dead_letter(queue, store.keyring, letter)
                 except (QueueFull, QueueUnavailable) as error:
                     raise click.ClickException(f"{error} (replayed {done} before that)") from None
                 done += 1

@@ -14,11 +14,9 @@ from chargegate.queues.base import QueueUnavailable
 
 def _url(_context: click.Context, _option: click.Parameter, value: str) -> str:
     try:
-        config.check_url("queue.url", value)
+        app.check_queue(value)
     except config.ConfigError as error:
         raise click.BadParameter(str(error).removeprefix("queue.url: ")) from None
-    if value == "memory://":
-        raise click.BadParameter("memory:// is within a process, where no command reaches it")
     return value
 
 

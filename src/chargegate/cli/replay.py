@@ -12,6 +12,7 @@ from chargegate.cli.output import write_object
 from chargegate.cli.progress import counting
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.model import from_iso
+from chargegate.operations.replaying import Replayed
 from chargegate.queues.base import QueueUnavailable
 
 
@@ -47,10 +48,10 @@ def replay(start: int | datetime, as_json: bool, config_file: str | None) -> Non
       chargegate replay --from 120000 --json
     """
     settings = config.load(config_file)
-    done = app.Replayed()
+    done = Replayed()
     with counting("replaying") as show:
 
-        def on_read(so_far: app.Replayed) -> None:
+        def on_read(so_far: Replayed) -> None:
             nonlocal done
             done = so_far
             show(done.replayed)

@@ -1,6 +1,6 @@
-"""``chargegate demo``: the main job on real processes and real sockets, seen live and checked."""
+"""``chargegate demo``: real services on real sockets, shown live, with every result checked."""
 
 from chargegate.demo.instance import DemoError
-from chargegate.demo.play import run
+from chargegate.demo.run import run
 
 __all__ = ["DemoError", "run"]

@@ -1,4 +1,4 @@
-"""The real service in a process of its own, as an operator would start it."""
+"""The real service in its own process, as an operator would start it."""
 
 import asyncio
 import http.client
@@ -12,7 +12,6 @@ from chargegate.config import PREFIX
 from chargegate.demo.wire import send
 
 _START_LIMIT_S = 20
-_STOP_LIMIT_S = 15
 
 
 class DemoError(Exception):
@@ -20,33 +19,31 @@ class DemoError(Exception):
 
 
 class Instance:
-    """One service: its settings, its folder, its log, and the process that runs now."""
+    """One service: its settings, its folder, and its process."""
 
     def __init__(self, folder: Path, settings: str) -> None:
-        """``folder`` is made. ``settings`` are TOML; the port, the data folder and the audit log are added."""
-        self.folder = folder
-        self.audit_log = folder / "authorization_audit.log"
-        self._settings = settings
-        self._process: asyncio.subprocess.Process | None = None
+        """Make ``folder``. ``settings`` are TOML; the port and the data folder are added."""
         folder.mkdir()
         with socket.create_server(("127.0.0.1", 0)) as probe:
-            self._port: int = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}"
+            port: int = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.audit_log = folder / "authorization_audit.log"
+        self._log = folder / "service.log"
+        self._config = folder / "chargegate.toml"
+        self._config.write_text(f'data_dir = "data"\nserver.port = {port}\n{settings}', encoding="utf-8")
+        self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Start the process and wait until it is ready."""
-        file = self.folder / "chargegate.toml"
-        file.write_text(f'data_dir = "data"\nserver.port = {self._port}\n{self._settings}', encoding="utf-8")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "chargegate", "serve", "--config", file.name),
-                cwd=self.folder,
-                env=environment,
+                *(sys.executable, "-m", "chargegate", "serve", "--config", self._config.name),
+                cwd=self._config.parent,
+                env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for the demo, which then ends its services itself
+                start_new_session=True,  # Ctrl-C goes to the demo only, which then kills its services.
             )
         try:
             async with asyncio.timeout(_START_LIMIT_S):
@@ -57,26 +54,13 @@ class Instance:
         except TimeoutError:
             raise DemoError(f"the service was not ready within {_START_LIMIT_S} s: {self._last_line()}") from None
 
-    async def kill(self) -> None:
-        """SIGKILL: the process gets no chance to save anything."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
-
-    async def stop(self) -> int:
-        """SIGTERM, and the exit code."""
+    async def end(self, number: signal.Signals) -> int:
+        """Send a signal to the process, if it runs, and wait for its end. Returns the exit code."""
         if self._process is None:
-            raise DemoError("the service was never started")
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(_STOP_LIMIT_S):
-                return await self._process.wait()
-        except TimeoutError:
-            raise DemoError(f"the service did not stop within {_STOP_LIMIT_S} s") from None
-
-    @property
-    def _log(self) -> Path:
-        return self.folder / "service.log"
+            return 0
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+        return await self._process.wait()
 
     async def _ready(self) -> bool:
         try:

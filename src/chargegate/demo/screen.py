@@ -1,18 +1,17 @@
-"""What the demo shows: a live table in a terminal, a line for each step anywhere else."""
+"""Shows the demo: a live table in a terminal, and elsewhere a line for each step."""
 
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Self
+from contextlib import AbstractContextManager, nullcontext
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from chargegate.demo.cases import Case
 from chargegate.demo.checks import Check
-from chargegate.demo.story import Scene
 
 _CHECKED = (
     "Checked of every request: the 202 with its exact message, the decision and its reason, how often it was called"
@@ -24,45 +23,38 @@ _WAITING = r"\b(unknown|TIMEOUT|QUEUED|PROCESSING)\b"
 
 
 class Screen:
-    """Shows scenes while they are played."""
+    """Shows how far the cases are."""
 
-    def __init__(self, console: Console, scenes: Sequence[Scene]) -> None:
+    def __init__(self, console: Console, cases: Sequence[Case]) -> None:
         self._console = console
-        self._scenes = scenes
+        self._cases = cases
         self._started = time.monotonic()
         self._shown: dict[str, str] = {}
-        self._live = (
-            Live(console=console, get_renderable=self._table, refresh_per_second=15) if _animated(console) else None
-        )
+        self._animated = console.is_terminal and not console.is_dumb_terminal
 
-    def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
+    def live(self) -> AbstractContextManager[object]:
+        """In a terminal, a table that redraws itself during the ``with`` block."""
+        if self._animated:
+            return Live(console=self._console, get_renderable=self._table, refresh_per_second=15)
+        return nullcontext()
 
     def say(self, text: str) -> None:
-        """A step of the story."""
+        """Show one line of text."""
         self._print(Text(f"{time.monotonic() - self._started:5.1f} s  ", "dim"), text)
 
     def update(self) -> None:
-        """Show what changed. The live table redraws itself."""
-        if self._live:
+        """Show each case that changed, unless the live table does."""
+        if self._animated:
             return
-        for scene in self._scenes:
-            steps = zip(("accepted ", "decided ", "called back ", ""), _cells(scene), strict=True)
+        for case in self._cases:
+            steps = zip(("accepted ", "decided ", "called back ", ""), _cells(case), strict=True)
             line = ", ".join(title + cell for title, cell in steps if cell)
-            if line and self._shown.get(scene.title) != line:
-                self._shown[scene.title] = line
-                self.say(f"{scene.title}: {line}")
+            if line and self._shown.get(case.title) != line:
+                self._shown[case.title] = line
+                self.say(f"{case.title}: {line}")
 
     def verdict(self, checks: Sequence[Check]) -> None:
-        """Every check with its mark, and the sum."""
+        """Show every check with its faults, and how many failed."""
         self._console.print()
         self._print(Text(), _CHECKED)
         for check in checks:
@@ -79,21 +71,17 @@ class Screen:
             self._print(Text(f"All {len(checks)} checks passed", "bold green"), f", in {seconds}.")
 
     def _print(self, head: Text, text: str) -> None:
-        # Only a terminal's lines may be broken to its width.
+        # Lines are wrapped in a terminal only.
         self._console.print(head + Text(text), soft_wrap=not self._console.is_terminal)
 
     def _table(self) -> Table:
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
         for title in ("", "request", "accepted", "decided", "callback", "is now"):
             table.add_column(title, overflow="fold", no_wrap=title in ("accepted", "is now"))
-        for scene in self._scenes:
-            mark = Text("✓", "green") if scene.done else Text("·", "dim")
-            table.add_row(mark, scene.title, *map(_coloured, _cells(scene)))
+        for case in self._cases:
+            mark = Text("✓", "green") if case.done else Text("·", "dim")
+            table.add_row(mark, case.title, *map(_coloured, _cells(case)))
         return table
-
-
-def _animated(console: Console) -> bool:
-    return console.is_terminal and not console.is_dumb_terminal
 
 
 def _coloured(text: str) -> Text:
@@ -104,19 +92,19 @@ def _coloured(text: str) -> Text:
     return cell
 
 
-def _cells(scene: Scene) -> tuple[str, str, str, str]:
-    """How far a scene has come: accepted, decided, called back, and what the service says of it."""
-    answers = [answer for sent in scene.requests for answer in sent.answers]
+def _cells(case: Case) -> tuple[str, str, str, str]:
+    """How far a case is: accepted, decided, called back, and its state in the service."""
+    requests = case.requests
+    answers = [answer for sent in requests for answer in sent.answers]
     accepted = _counted(answer.status for answer in answers)
     if answers:
         accepted += f" in {max(answer.took_ms for answer in answers):.0f} ms"
-    decided = _counted(f"{sent.decision} {sent.reason}".strip() for sent in scene.requests if sent.decision)
-    statuses = [status or "unanswered" for sent in scene.requests for _, status in sent.callbacks]
-    callbacks = _counted(statuses) if len(scene.requests) > 1 else " ".join(map(str, statuses))
-    now = _counted(sent.status for sent in scene.requests if sent.status)
-    return accepted, decided, callbacks, now
+    decided = _counted(f"{sent.decision} {sent.reason}".strip() for sent in requests if sent.decision)
+    statuses = [status or "unanswered" for sent in requests for _, status in sent.callbacks]
+    callbacks = _counted(statuses) if len(requests) > 1 else " ".join(map(str, statuses))
+    return accepted, decided, callbacks, _counted(sent.status for sent in requests if sent.status)
 
 
 def _counted(values: Iterable[object]) -> str:
-    """``3 x 200, 500``."""
+    """The different values and how often each occurs, such as ``3 x 200, 500``."""
     return ", ".join(str(value) if number == 1 else f"{number} x {value}" for value, number in Counter(values).items())

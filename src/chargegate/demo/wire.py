@@ -1,13 +1,13 @@
-"""The demo's own HTTP, none of the service's code: a client, and small servers for callbacks and for the authorizer."""
+"""The demo's own HTTP, without the service's code: a client, and servers for callbacks and for the authorizer."""
 
 import asyncio
 import http.client
 import json
+import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ _LIMIT_S = 10
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, and after how many milliseconds."""
+    """An answer of the service, and how long it took."""
 
     status: int
     body: bytes
@@ -28,7 +28,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Call:
-    """A request that one of the demo's servers got; names of headers are in lower case."""
+    """A request to one of the demo's servers. The names of its headers are in lower case."""
 
     path: str
     headers: Mapping[str, str]
@@ -38,7 +38,7 @@ class Call:
 async def send(
     base: str, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """One request over a connection of its own. Raises ``OSError`` or ``HTTPException``."""
+    """Send one request over its own connection. Raises ``OSError`` or ``HTTPException``."""
     return await asyncio.to_thread(_send, base, method, path, body, headers or {})
 
 
@@ -55,53 +55,44 @@ def _send(base: str, method: str, path: str, body: object, headers: Mapping[str,
         connection.close()
 
 
-class Server:
-    """An HTTP/1.1 server on a free port of 127.0.0.1. ``answer`` gives the status and body for each request."""
+class Server(ThreadingHTTPServer):
+    """An HTTP/1.1 server on a free port of 127.0.0.1, for the time of a ``with`` block.
 
-    def __init__(self, answer: Callable[[Call], Awaitable[tuple[int, bytes]]]) -> None:
-        self._answer = answer
-        self._connections: set[asyncio.Task[None]] = set()
-        self.url = ""
+    ``answer`` gives the status and the body for each POST. It is called in a thread of the connection, and may block.
+    """
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+    block_on_close = False
+
+    def __init__(self, answer: Callable[[Call], tuple[int, bytes]]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answer = answer
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._talk(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
-
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A client that was killed ends its connection anywhere: that is part of the demo.
-        with suppress(OSError, asyncio.IncompleteReadError):
-            while call := await _read(reader):
-                status, body = await self._answer(call)
-                writer.write(
-                    f"HTTP/1.1 {status} {http.client.responses[status]}\r\n"
-                    f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
-                    + body
-                )
-                await writer.drain()
-        writer.close()
+    def handle_error(self, *_: Any) -> None:
+        """Ignore a broken connection: the demo kills the client."""
 
 
-async def _read(reader: asyncio.StreamReader) -> Call | None:
-    """The next request with a ``content-length``; None at the end of the connection."""
-    try:
-        head = await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError:
-        return None
-    first, *lines = head.decode("latin-1").split("\r\n")
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Call(first.split(" ")[1], headers, body)
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        status, answer = self.server.answer(Call(self.path, headers, body))
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_request(self, *_: object) -> None:
+        """Write nothing to the terminal."""

@@ -24,24 +24,39 @@ Part = Literal["queue", "database", "cache"]
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the table. ``name`` is also that of the engine's folder.
 
-    ``offers``: which parts of the service it can be. ``extra``: what to install, as in ``chargegate[extra]``; empty
-    where nothing is needed. ``bare``: its URL is the scheme alone, without ``://``. ``without_host``: its URL ends
-    with ``://``. ``in_folder``: what it holds lies in ``data_dir``. ``capabilities`` are those of its queue.
-    ``shortest_lease_ms``: the least that ``queue.lease_ms`` may be. ``keeps_size``: a queue keeps for ever the bound
-    that it was made with. ``keeps_delivered``: messages stay readable after their ack, for ``chargegate replay``.
+    ``urls``: how its URLs begin, or with ``whole_url`` all of its URLs. ``offers``: which parts of the service it can
+    be. ``extra``: what to install, as in ``chargegate[extra]``; empty where nothing is needed. ``file``: the file in
+    ``data_dir`` that holds all that it holds; empty for an engine that keeps nothing there. ``capabilities`` are those
+    of its queue. ``shortest_lease_ms``: the least that ``queue.lease_ms`` may be. ``keeps_size``: a queue keeps for
+    ever the bound that it was made with. ``keeps_delivered``: messages stay readable after their ack, for
+    ``chargegate replay``.
     """
 
     name: str
-    schemes: tuple[str, ...]
+    urls: tuple[str, ...]
     offers: frozenset[Part]
     capabilities: Capabilities
+    whole_url: bool = False
     extra: str = ""
-    bare: bool = False
-    without_host: bool = False
-    in_folder: bool = False
+    file: str = ""
     shortest_lease_ms: int = 1000
     keeps_size: bool = False
     keeps_delivered: bool = False
+
+    @property
+    def in_folder(self) -> bool:
+        """What it holds lies in ``data_dir``."""
+        return bool(self.file)
+
+    @property
+    def within_process(self) -> bool:
+        """What it holds is in the memory of the process that opened it, and no other process can reach it."""
+        return not (self.in_folder or self.capabilities.shared)
+
+    def is_named_by(self, url: str) -> bool:
+        if self.whole_url:
+            return url in self.urls
+        return any(url.startswith(beginning) and url != beginning for beginning in self.urls)
 
     def load(self) -> "EngineModule":
         """Import the engine's folder. Raises ``ImportError`` where its extra is not installed."""
@@ -98,7 +113,8 @@ class EngineModule(Protocol):
         ...
 
     def open_cache(self, url: str, *, ttl_ms: int) -> Any:
-        """What processes remember together; see ``authorizers.cache.SharedCache``."""
+        """What processes remember together: it is an ``authorizers.shared.SharedCache`` and a
+        ``ledger.base.SharedClaims``, with ``check`` to bring its ``failure`` up to date, and ``close``."""
 
     def messages_from(self, url: str, start: int | datetime) -> AsyncGenerator[Message, None]:
         """What a queue that ``keeps_delivered`` still holds, from an offset or a time up to its end as it is now."""
@@ -112,43 +128,49 @@ class EngineModule(Protocol):
         """A database that another is copied into."""
         ...
 
-    async def waiting_in_folder(self, place: Place) -> frozenset[str]:
-        """The ids of the requests that wait in the folder's queue, whichever queue is in use."""
+    async def waiting_in_folder(self, place: Place, *, decided: bool = False) -> frozenset[str]:
+        """The ids of the requests that wait in the folder's queue, whichever queue is in use; with ``decided`` only
+        those that the folder's database has a decision of."""
+        ...
+
+    async def sealed_prefixes_in_folder(self, place: Place, length: int) -> frozenset[bytes]:
+        """The different beginnings of the bodies that wait in the folder's queue, to see early whether they can be
+        opened."""
         ...
 
 
 SQLITE: Final = Engine(
     name="sqlite",
-    schemes=("sqlite",),
+    urls=("sqlite",),
     offers=frozenset({"queue", "database"}),
     capabilities=Capabilities(durable=True, shared=False, find=True),
-    bare=True,
-    in_folder=True,
+    whole_url=True,
+    file="chargegate.db",
 )
 MEMORY: Final = Engine(
     name="memory",
-    schemes=("memory",),
+    urls=("memory://",),
     offers=frozenset({"queue", "cache"}),
     capabilities=Capabilities(durable=False, shared=False, find=True),
-    without_host=True,
+    whole_url=True,
 )
 POSTGRES: Final = Engine(
     name="postgres",
-    schemes=("postgresql", "postgres"),
+    urls=("postgresql://", "postgres://"),
     offers=frozenset({"queue", "database"}),
     capabilities=Capabilities(durable=True, shared=True, find=True),
     extra="postgres",
 )
 REDIS: Final = Engine(
     name="redis",
-    schemes=("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+    urls=("redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://", "redis+cluster://", "rediss+cluster://"),
     offers=frozenset({"queue", "cache"}),
     capabilities=Capabilities(durable=True, shared=True, find=True),
     extra="redis",
 )
 KAFKA: Final = Engine(
     name="kafka",
-    schemes=("kafka",),
+    urls=("kafka://",),
     offers=frozenset({"queue"}),
     capabilities=Capabilities(durable=True, shared=True, find=False),
     extra="kafka",
@@ -157,19 +179,20 @@ KAFKA: Final = Engine(
 )
 RABBITMQ: Final = Engine(
     name="rabbitmq",
-    schemes=("amqp", "amqps"),
+    urls=("amqp://", "amqps://"),
     offers=frozenset({"queue"}),
     capabilities=Capabilities(durable=True, shared=True, find=False),
     extra="rabbitmq",
     keeps_size=True,
 )
 ENGINES: Final = (SQLITE, MEMORY, POSTGRES, REDIS, KAFKA, RABBITMQ)
+EMBEDDED: Final = SQLITE
+"""The engine whose database lies in ``data_dir``."""
 
 
 def engine_of(url: str) -> Engine:
     """The engine that a URL names. Raises ``ValueError``; the message does not repeat the URL."""
-    scheme = url.partition("://")[0]
     for engine in ENGINES:
-        if scheme in engine.schemes:
+        if engine.is_named_by(url):
             return engine
-    raise ValueError("no engine has this scheme")
+    raise ValueError("no engine has such a URL")

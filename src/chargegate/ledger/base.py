@@ -135,6 +135,23 @@ class IdempotencyClaims(Protocol):
         ...
 
 
+class SharedClaims(Protocol):
+    """Claims of idempotency keys that several processes confirm to each other, in a cache. It can be done without:
+    nothing here raises."""
+
+    async def confirmed(self, key_digest: str) -> Claim | None:
+        """What a key stands for, if its request is known to be safe."""
+        ...
+
+    async def claim(self, key_digest: str, claim: Claim, until: int) -> Claim | None:
+        """Let a key stand for a request until then (Unix ms), while the ledger cannot. The claim that holds: an
+        earlier one, or this one; None where nothing can be remembered."""
+        ...
+
+    async def confirm(self, key_digest: str, claim: Claim, until: int) -> None:
+        """The claimed request is safe. This is remembered until then (Unix ms)."""
+
+
 class NamedValues(Protocol):
     """Values that this database keeps for the service, by name."""
 

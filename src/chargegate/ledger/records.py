@@ -25,7 +25,6 @@ class Recorded(msgspec.Struct, frozen=True):
     attempts: int
     started_at: int
     finished_at: int | None
-    request_status: RequestStatus
 
 
 class Finished(msgspec.Struct, frozen=True):

@@ -1,33 +1,90 @@
-"""What the databases' rows mean. A row begins with the parts of a decision in ``Decision``'s order."""
+"""Rows of a database as records, and records as rows. Names and order of the columns follow from the records' fields.
 
-from collections.abc import Sequence
-from typing import Any
+A row of a request begins with the columns of its decision, in the order of ``DECISION``; without a decision these are
+None, but for the request's id and station.
+"""
 
-from chargegate.ledger.records import CallbackRecord, Recorded, RequestRecord
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from msgspec.structs import astuple
+
+from chargegate.ledger.records import AccessEntry, CallbackRecord, Recorded, RequestRecord
+from chargegate.ledger.transfer import StoredRequest
 from chargegate.model import Decision, RequestStatus, Status
+
+DECISION: Final = Decision.__struct_fields__
+RECORDED: Final = tuple(name for name in Recorded.__struct_fields__ if name != "decision")
+"""What follows a decision in a row that is a ``Recorded``."""
+
+_SHARED: Final = frozenset({"request_id", "station_id"})
+_STATUS: Final = DECISION.index("status")
+_OF_REQUEST: Final = tuple(
+    name for name in RequestRecord.__struct_fields__ if name not in {*_SHARED, "decision", "callback"}
+)
+_OF_CALLBACK: Final = tuple(name for name in CallbackRecord.__struct_fields__ if name != "delivered_at")
+REQUEST: Final = _OF_REQUEST + _OF_CALLBACK
+"""What follows a decision in a row that is a ``RequestRecord``."""
+
+STORED: Final = tuple(name for name in StoredRequest.__struct_fields__ if name not in {*_SHARED, "decision"})
+"""What follows a decision in a row that is a ``StoredRequest``."""
+
+_SETS: Final = ("allowed_stations", "denied_stations")  # a JSON list in the database
+_SETS_AT: Final = tuple(AccessEntry.__struct_fields__.index(name) for name in _SETS)
+_BLOCKED_AT: Final = AccessEntry.__struct_fields__.index("blocked")
+
+
+def columns(fields: Iterable[str], table: str = "", **others: str) -> str:
+    """Fields as SQL names them: columns of ``table``, which may be an alias. ``others`` names what has another name."""
+    return ", ".join(others.get(name, f"{table}.{name}" if table else name) for name in fields)
 
 
 def decision_of(row: Sequence[Any]) -> Decision:
-    return Decision(row[0], row[1], row[2], Status(row[3]), row[4], row[5], row[6])
+    values = list(row[: len(DECISION)])
+    values[_STATUS] = Status(values[_STATUS])
+    return Decision(*values)
 
 
 def recorded_of(row: Sequence[Any]) -> Recorded:
-    """After the decision: attempts, started_at, processed_at, status."""
-    return Recorded(decision_of(row), row[7], row[8], row[9], RequestStatus(row[10]))
+    start = len(DECISION)
+    return Recorded(decision_of(row), *row[start : start + len(RECORDED)])
 
 
 def request_of(row: Sequence[Any]) -> RequestRecord:
-    """After the decision, whose status is None where there is none: status, created_at, processed_at, attempts,
-    last_status_code, last_error."""
-    status, created_at, processed_at, attempts, code, error = row[7:]
+    values = dict(zip(("request_id", "station_id"), row, strict=False))
+    values.update(zip(REQUEST, row[len(DECISION) :], strict=True))
+    callback = {name: values.pop(name) for name in _OF_CALLBACK}
+    status = values["status"] = RequestStatus(values["status"])
+    processed_at = values["processed_at"]
     delivered = status in (RequestStatus.COMPLETED, RequestStatus.TIMEOUT)
-    callback = CallbackRecord(attempts, code, error, processed_at if delivered else None)
     return RequestRecord(
-        row[0],
-        row[1],
-        RequestStatus(status),
-        created_at,
-        processed_at,
-        None if row[3] is None else decision_of(row),
-        callback if attempts or processed_at else None,
+        **values,
+        decision=_decision_or_none(row),
+        callback=CallbackRecord(**callback, delivered_at=processed_at if delivered else None)
+        if callback["attempts"] or processed_at
+        else None,
     )
+
+
+def stored_of(row: Sequence[Any]) -> StoredRequest:
+    return StoredRequest(row[0], row[1], _decision_or_none(row), *row[len(DECISION) :])
+
+
+def _decision_or_none(row: Sequence[Any]) -> Decision | None:
+    return None if row[_STATUS] is None else decision_of(row)
+
+
+def entry_of(row: Sequence[Any]) -> AccessEntry:
+    values = list(row)
+    values[_BLOCKED_AT] = bool(values[_BLOCKED_AT])
+    for place in _SETS_AT:
+        values[place] = frozenset(json.loads(values[place])) if values[place] != "[]" else frozenset()
+    return AccessEntry(*values)
+
+
+def entry_values(entry: AccessEntry) -> tuple[Any, ...]:
+    values = list(astuple(entry))
+    for place in _SETS_AT:
+        values[place] = json.dumps(sorted(values[place]))
+    return tuple(values)

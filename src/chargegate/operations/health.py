@@ -1,16 +1,42 @@
 """What each component says of itself."""
 
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
-from chargegate.api import Component
+import msgspec
+
 from chargegate.audit.feed import AuditFeed
 from chargegate.authorizers.base import AuthorizationError, Authorizer, CircuitOpen
 from chargegate.ledger.base import Ledger, LedgerUnavailable
 from chargegate.queues.base import Queue, QueueUnavailable
-from chargegate.worker import Worker
+
+ComponentStatus = Literal["UP", "DEGRADED", "DOWN"]
 
 
-async def queue(queue: Queue, worker: Worker | None, max_size: int) -> Component:
+class Component(msgspec.Struct, frozen=True):
+    """How one part of the service is. ``details`` are for people and hold no secret."""
+
+    status: ComponentStatus
+    details: dict[str, Any] = {}
+
+
+class WorkerState(Protocol):
+    """What a worker says of itself.
+
+    ``stuck``: requests that it could not open or handle. ``parked``: callbacks that wait. ``open_circuits``:
+    destinations that are not being called because they cannot be reached.
+    """
+
+    @property
+    def stuck(self) -> int: ...
+
+    @property
+    def parked(self) -> int: ...
+
+    @property
+    def open_circuits(self) -> int: ...
+
+
+async def queue(queue: Queue, worker: WorkerState | None, max_size: int) -> Component:
     """DOWN while it would refuse a request, also because it is full. ``worker`` is None where none is in this
     process."""
     try:
@@ -42,7 +68,7 @@ async def authorization(authorizer: Authorizer, backend: str) -> Component:
     return Component("UP", details)
 
 
-async def callbacks(worker: Worker) -> Component:
+async def callbacks(worker: WorkerState) -> Component:
     details: dict[str, object] = {"parked": worker.parked, "open_circuits": worker.open_circuits}
     return Component("DEGRADED" if worker.open_circuits else "UP", details)
 
@@ -72,9 +98,9 @@ class Failing(Protocol):
     async def check(self) -> None: ...
 
 
-async def cache(shared: Failing) -> Component:
+async def cache(shared: Failing, backend: str) -> Component:
     """DEGRADED while decisions are not shared and keys are looked up in the ledger."""
     await shared.check()
     if shared.failure is not None:
         return Component("DEGRADED", {"error": shared.failure})
-    return Component("UP", {"backend": "redis"})
+    return Component("UP", {"backend": backend})

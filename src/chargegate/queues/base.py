@@ -21,7 +21,7 @@ class QueueUnavailable(Unavailable):
 
 queue_unavailable: Final = RaisedAs(QueueUnavailable)
 
-# What every database can keep.
+# Every database can keep values within these bounds.
 RequestId = Annotated[str, Meta(pattern=r"\A[0-9a-f-]{36}\Z")]
 StationId = Annotated[str, Meta(max_length=256)]
 AcceptedAt = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -31,7 +31,7 @@ class Message(msgspec.Struct, frozen=True):
     """What a queue carries: an id, a key to partition by, when it was accepted (Unix ms), and a sealed body.
 
     ``traceparent`` is for backends whose messages have headers; the body holds it too, so that none must keep it.
-    The bounds hold where what others may have written to a broker is converted.
+    The bounds are checked where a message is converted from what others may have written to a broker.
     """
 
     request_id: RequestId
@@ -42,7 +42,7 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A message handed out. ``fresh`` is True only if it was surely never handed out before."""
+    """A message that was handed out. ``fresh`` is True only if it was surely never handed out before."""
 
     message: Message
     handle: Any
@@ -50,7 +50,7 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """A message found in the queue. ``taken``: a consumer has it already."""
+    """A message that was found in the queue. ``taken``: a consumer has it already."""
 
     station_id: str
     accepted_at: int
@@ -95,7 +95,7 @@ class Queue(Protocol):
         ...
 
     async def ack(self, delivery: Delivery) -> None:
-        """The message is done with. Does not wait for the disk or the network."""
+        """The message shall not come again. This does not wait for the disk or the network."""
 
     async def find(self, request_id: str) -> Waiting | None:
         """Look up a message that is not acked; None where there is none or the backend cannot tell."""

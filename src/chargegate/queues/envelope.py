@@ -1,4 +1,4 @@
-"""A request as a queue carries it: in clear what routes it, sealed what nobody on the way may read."""
+"""Wraps a request as a message: what routes it stays readable, and what nobody on the way may read is sealed."""
 
 import msgspec
 
@@ -56,8 +56,8 @@ def unwrap(keyring: Keyring, message: Message) -> tuple[ChargingRequest, int]:
 
 
 def examine(request: ChargingRequest) -> tuple[CallbackTarget | None, dict[str, str]]:
-    """Where a request from a queue calls back, and the rules that it breaks, by field. A broker may be written to by
-    others; the target is None where the URL is at fault."""
+    """The callback target of a request from a queue, and the rules that it breaks, by field. Others may write to a
+    broker too. The target is None where the URL is at fault."""
     target = None
     broken = {}
     if fault := station_fault(request.station_id):

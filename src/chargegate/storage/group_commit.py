@@ -30,6 +30,7 @@ class GroupCommit(Generic[Item, Answer]):
         self._commit = commit
         self._max_items = max_items
         self._gathered: list[tuple[Item, asyncio.Future[Answer] | None]] = []
+        self._committing = 0
         self._deferred: list[Item] = []
         self._retry: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -39,7 +40,7 @@ class GroupCommit(Generic[Item, Answer]):
     @property
     def waiting(self) -> int:
         """How many items are not committed yet."""
-        return len(self._gathered) + len(self._deferred)
+        return len(self._gathered) + self._committing + len(self._deferred)
 
     def submit(self, item: Item) -> "asyncio.Future[Answer]":
         """The future of the item's answer. It raises ``Unavailable``, or what became of the item. A caller that is
@@ -50,7 +51,10 @@ class GroupCommit(Generic[Item, Answer]):
 
     def post(self, item: Item) -> None:
         """Commit it soon; nobody waits. While the store is unavailable it is tried again every second."""
-        self._add(item, None)
+        if self._retry is None:
+            self._add(item, None)
+        else:
+            self._deferred.append(item)
 
     def _add(self, item: Item, waiter: "asyncio.Future[Answer] | None") -> None:
         if self._closed:
@@ -62,11 +66,13 @@ class GroupCommit(Generic[Item, Answer]):
     async def _run(self) -> None:
         while self._gathered:
             batch, self._gathered = self._gathered[: self._max_items], self._gathered[self._max_items :]
+            self._committing = len(batch)
             try:
                 answers = await self._answers([item for item, _ in batch])
             except Unavailable as error:
                 batch, self._gathered = batch + self._gathered, []
                 answers = [error] * len(batch)
+            self._committing = 0
             for (item, waiter), answer in zip(batch, answers, strict=True):
                 if waiter is None:
                     if isinstance(answer, Exception):
@@ -102,16 +108,25 @@ class GroupCommit(Generic[Item, Answer]):
                 self._retry = self._loop.call_later(_RETRY_S, self._try_again)
 
     def _try_again(self) -> None:
-        self._retry = None
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         deferred, self._deferred = self._deferred, []
         for item in deferred:
             self._add(item, None)
 
-    async def close(self) -> None:
-        """Commit what has gathered, and once more what could not be committed before. May be called twice."""
-        if self._retry is not None:
-            self._retry.cancel()
-            self._try_again()
-        self._closed = True
+    async def _end_of_commits(self) -> None:
         if self._task is not None:
             await asyncio.wait((self._task,))
+
+    async def flush(self) -> None:
+        """Commit what has gathered, and once more what could not be committed before."""
+        self._try_again()
+        await self._end_of_commits()
+
+    async def close(self) -> None:
+        """Commit what has gathered, and once more what could not be committed before. May be called twice."""
+        if not self._closed:
+            self._try_again()
+        self._closed = True
+        await self._end_of_commits()

@@ -1,4 +1,4 @@
-"""The queue on a Kafka that asks who is there, over TLS, and lets nobody do what no rule allows."""
+"""The queue on a Kafka with authentication, TLS and access rules."""
 
 import datetime as dt
 from collections.abc import Iterator

@@ -35,7 +35,7 @@ def test_all_below_the_position_is_done_and_the_position_itself_is_not(
     assert {offset for offset in taken if offset < watermark.position} <= done
     open_ones = taken - done
     assert watermark.position == (min(open_ones) if open_ones else watermark.head)
-    assert watermark.under_way == len(open_ones)
+    assert watermark.in_flight == len(open_ones)
 
 
 @given(used(), st.integers(0, 40))

@@ -1,4 +1,4 @@
-"""What is peculiar to the ledger in PostgreSQL: several processes, months, writers, and servers that come and go."""
+"""Tests of the ledger in PostgreSQL: several processes, months, writers, and servers that come and go."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -12,9 +12,9 @@ import asyncpg
 import pytest
 
 from chargegate.engines.postgres.access_list import PostgresAccessList
-from chargegate.engines.postgres.connection import PostgresStore
 from chargegate.engines.postgres.ledger import PostgresLedger
-from chargegate.ledger import migrations
+from chargegate.engines.postgres.statements import LEDGER_TABLES
+from chargegate.engines.postgres.store import PostgresStore
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.ledger.records import AccessEntry, AuditRow, Claim, DecisionFilter, Finished
 from chargegate.model import Decision, RequestStatus, Status, now_ms
@@ -30,7 +30,7 @@ Decide = Callable[..., Decision]
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[PostgresStore]:
-    store = await PostgresStore.open(url, {"ledger": migrations.POSTGRES})
+    store = await PostgresStore.open(url, LEDGER_TABLES, LedgerUnavailable)
     try:
         yield store
     finally:
@@ -135,14 +135,14 @@ def test_a_decision_whose_answer_was_lost_is_its_own_and_told_once(
     async def scenario() -> None:
         told: list[AuditRow] = []
         query = urlsplit(postgres_url).query
-        async with losing_answers(postgres_server.url) as way, opened(f"{way.url}?{query}") as store:
+        async with losing_answers(postgres_server.url) as proxy, opened(f"{proxy.url}?{query}") as store:
             ledger = PostgresLedger(store, "w", told.extend)
             made = [decide() for _ in range(6)]
             await ledger.record(made[0], 0)
-            way.losing = 1
+            proxy.to_lose = 1
             recorded = await asyncio.gather(*(ledger.record(decision, 0) for decision in made[1:4]))
             assert [each.decision for each in recorded] == made[1:4]
-            way.losing = 2
+            proxy.to_lose = 2
             with pytest.raises(LedgerUnavailable):
                 await ledger.record(made[4], 0)
             assert len(told) == 4
@@ -293,17 +293,17 @@ def test_what_was_changed_is_counted_although_the_answer_was_lost(
 ) -> None:
     async def scenario() -> None:
         query = urlsplit(postgres_url).query
-        async with losing_answers(postgres_server.url) as way, opened(f"{way.url}?{query}") as store:
+        async with losing_answers(postgres_server.url) as proxy, opened(f"{proxy.url}?{query}") as store:
             ledger = PostgresLedger(store, "w")
             dead, lost = decide(), decide()
             await ledger.record(dead, 0)
             await ledger.finish(Finished(dead.request_id, RequestStatus.FAILED, 3, 503, "http_503", 1, b"sealed"))
             await ledger.record(lost, 0)
-            way.losing = 1
+            proxy.to_lose = 1
             assert await ledger.discard([dead.request_id]) == 1
-            way.losing = 1
+            proxy.to_lose = 1
             assert await ledger.fail_lost([], 9_000) == 1
-            assert way.losing == 0
+            assert proxy.to_lose == 0
             assert await ledger.count_dead_letters() == 0
 
     run(scenario())
@@ -374,8 +374,8 @@ def test_what_a_broker_may_say_is_recorded(postgres_url: str, decide: Decide) ->
 def test_a_claim_whose_answer_was_lost_holds(postgres_url: str, postgres_server: Server) -> None:
     async def scenario() -> None:
         query = urlsplit(postgres_url).query
-        async with losing_answers(postgres_server.url) as way, opened(f"{way.url}?{query}") as store:
-            way.losing = 1
+        async with losing_answers(postgres_server.url) as proxy, opened(f"{proxy.url}?{query}") as store:
+            proxy.to_lose = 1
             claim = Claim("body", "request", now_ms())
             assert await PostgresLedger(store).claim("key", claim) == claim
 

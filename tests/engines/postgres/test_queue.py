@@ -1,4 +1,4 @@
-"""What is peculiar to the queue in PostgreSQL: leases, locks, and servers that come and go."""
+"""Tests of the queue in PostgreSQL: leases, locks, and servers that come and go."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,10 +10,10 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from chargegate.engines.postgres import queue as module
-from chargegate.engines.postgres.connection import PostgresUnusable
 from chargegate.engines.postgres.queue import PostgresQueue
+from chargegate.engines.postgres.statements import queue_statements
 from chargegate.queues.base import Delivery, Message, Queue, QueueFull, QueueUnavailable
+from chargegate.storage.unavailable import Unusable
 from lost_answer import losing_answers
 from pooler import pooled
 from scenario import run
@@ -76,8 +76,7 @@ def test_a_lease_that_is_not_renewed_runs_out_and_a_late_ack_touches_nothing(
 ) -> None:
     async def scenario() -> None:
         async with place.opened(lease_ms=300) as stalled, place.opened() as other:
-            for task in stalled._tasks:
-                task.cancel()  # a process that hangs
+            stalled._renewing.cancel()  # as in a process that hangs
             message = make_message()
             await stalled.put(message)
             (first,) = await stalled.receive(1)
@@ -174,8 +173,8 @@ def test_tables_on_one_database_do_not_mix(place: Place, make_message: MakeMessa
 
 @pytest.mark.parametrize("table", ["", "Queue", "q;drop", "1q", "q" * 41])
 def test_a_table_by_another_name_is_refused(place: Place, table: str) -> None:
-    with pytest.raises(PostgresUnusable, match="table"):
-        run(PostgresQueue.open(f"{place.url}?table={table}", 10))  # type: ignore[arg-type]  # raises
+    with pytest.raises(Unusable, match="table"):
+        run(PostgresQueue.open(f"{place.url}?table={table}", 10, 30_000))  # type: ignore[arg-type]  # raises
 
 
 def test_what_others_put_counts_for_the_size(place: Place, make_message: MakeMessage) -> None:
@@ -225,9 +224,12 @@ def test_a_message_is_stored_once_and_its_replay_beside_it(place: Place, make_me
 
 def test_a_put_whose_answer_was_lost_is_stored_once(place: Place, make_message: MakeMessage) -> None:
     async def scenario() -> None:
-        async with losing_answers(place.url) as way, place.opened(way.url, more=f"&listen_url={place.url}") as queue:
+        async with (
+            losing_answers(place.url) as proxy,
+            place.opened(proxy.url, more=f"&listen_url={place.url}") as queue,
+        ):
             put = [make_message() for _ in range(20)]
-            way.losing = 1
+            proxy.to_lose = 1
             await asyncio.gather(*map(queue.put, put))
             assert ids(await receive(queue, 20)) == ids(put)
             assert (await queue.depth()).waiting == 0
@@ -237,14 +239,17 @@ def test_a_put_whose_answer_was_lost_is_stored_once(place: Place, make_message: 
 
 def test_a_take_whose_answer_was_lost_is_made_again(place: Place, make_message: MakeMessage) -> None:
     async def scenario() -> None:
-        async with losing_answers(place.url) as way, place.opened(way.url, more=f"&listen_url={place.url}") as queue:
+        async with (
+            losing_answers(place.url) as proxy,
+            place.opened(proxy.url, more=f"&listen_url={place.url}") as queue,
+        ):
             put = [make_message() for _ in range(20)]
             await asyncio.gather(*map(queue.put, put))
-            await queue._calls.close()
+            await queue._notices.close()
             first = await queue.receive(5)
-            way.losing = 1
+            proxy.to_lose = 1
             second = await queue.receive(15)
-            assert way.losing == 0
+            assert proxy.to_lose == 0
             assert ids(first + second) == ids(put)
             assert all(delivery.fresh for delivery in second)
 
@@ -282,7 +287,7 @@ def test_it_refuses_while_the_server_is_away_and_heals_by_itself(
 def test_what_the_living_held_through_an_outage_stays_theirs(
     place: Place, postgres_server: Server, make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chargegate.engines.postgres.group_commit._RETRY_S", 0.1)
+    monkeypatch.setattr("chargegate.storage.group_commit._RETRY_S", 0.1)
 
     async def scenario() -> None:
         async with place.opened(lease_ms=1600) as holder, place.opened(lease_ms=1600) as other:
@@ -314,7 +319,7 @@ def test_a_message_in_a_long_queue_is_looked_up_whatever_the_planner_knows(place
             )
             for knows in ("SELECT", "ANALYZE QUEUE"):  # nothing, and how many there are
                 await place.rows(knows)
-                plan = await place.rows("EXPLAIN " + module._FIND.replace("$1", "'x'"))
+                plan = await place.rows("EXPLAIN " + queue_statements("QUEUE")["find"].replace("$1", "'x'"))
                 assert "Index Cond: (request_id = 'x'::text)" in str(plan).replace("\\", "")
 
     run(scenario())

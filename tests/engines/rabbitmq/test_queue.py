@@ -1,4 +1,4 @@
-"""What is peculiar to RabbitMQ: limits that the server keeps, and connections that end in many ways."""
+"""What only the queue on RabbitMQ does: limits that the server keeps, and connections that end in many ways."""
 
 import asyncio
 import os
@@ -10,6 +10,7 @@ from uuid import uuid4
 import aio_pika
 import pytest
 
+from chargegate.engines.rabbitmq import declaration
 from chargegate.engines.rabbitmq.queue import RabbitQueue
 from chargegate.keys import Keyring
 from chargegate.model import ChargingRequest, new_request_id, now_ms
@@ -22,7 +23,7 @@ MakeMessage = Callable[..., Message]
 
 
 class Place:
-    """A queue of its own on the server."""
+    """A queue on the server that no other test uses."""
 
     def __init__(self, url: str) -> None:
         self.name = f"q{uuid4().hex[:12]}"
@@ -71,7 +72,7 @@ async def outcome_of(doing: Awaitable[None]) -> BaseException | None:
 
 
 async def refused(queue: Queue, make_message: MakeMessage) -> None:
-    """Put until that fails."""
+    """Put until a put fails."""
 
     async def fails() -> bool:
         return isinstance(await outcome_of(queue.put(make_message())), QueueUnavailable)
@@ -90,11 +91,15 @@ def ids(items: list[Delivery] | list[Message]) -> set[str]:
     return {item.message.request_id if isinstance(item, Delivery) else item.request_id for item in items}
 
 
-def test_what_came_back_too_often_is_a_dead_letter(place: Place, make_message: MakeMessage) -> None:
+def test_what_came_back_too_often_is_a_dead_letter(
+    place: Place, make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(declaration, "DELIVERY_LIMIT", 2)
+
     async def scenario() -> None:
         message = make_message()
         for attempt in range(3):
-            async with place.opened(delivery_limit=2) as queue:
+            async with place.opened() as queue:
                 if not attempt:
                     await queue.put(message)
                 (delivery,) = await queue.receive(1)
@@ -114,8 +119,8 @@ def test_what_came_back_too_often_is_a_dead_letter(place: Place, make_message: M
 def test_what_is_no_message_is_a_dead_letter(place: Place, make_message: MakeMessage, headers: dict[str, Any]) -> None:
     async def scenario() -> None:
         async with place.opened() as queue, place.other_client() as channel:
-            stranger = aio_pika.Message(b"?", headers=headers, correlation_id="someone")
-            await channel.default_exchange.publish(stranger, place.name)
+            foreign = aio_pika.Message(b"?", headers=headers, correlation_id="someone")
+            await channel.default_exchange.publish(foreign, place.name)
             message = make_message()
             await queue.put(message)
             assert ids(await queue.receive(10)) == {message.request_id}
@@ -135,8 +140,8 @@ def test_what_can_be_parsed_and_breaks_the_rules_is_handed_out_for_the_worker_to
     async def scenario() -> None:
         async with place.opened() as queue, place.other_client() as channel:
             headers: dict[str, Any] = {"schema": 1, "station_id": broken.station_id, "accepted_at": broken.accepted_at}
-            stranger = aio_pika.Message(broken.body, headers=headers, correlation_id=broken.request_id)
-            await channel.default_exchange.publish(stranger, place.name)
+            foreign = aio_pika.Message(broken.body, headers=headers, correlation_id=broken.request_id)
+            await channel.default_exchange.publish(foreign, place.name)
             (delivery,) = await queue.receive(10)
             request, _ = unwrap(keyring, delivery.message)
             assert examine(request)[1].keys() == {"station_id", "driver_token", "callback_url"}
@@ -233,9 +238,9 @@ def test_a_server_that_keeps_its_messages_to_itself_is_asked_anew(
             for message in held:
                 await queue.put(message)
             await receive(queue, 2)
-            queue._held = (
-                0  # as if both had been acked, and that been lost: the server waits for the acks, and we for it
-            )
+            # As if both had been acked and the acks been lost: the server waits for them, and we for the server.
+            assert queue._consumer is not None
+            queue._consumer._unacked = 0
             await queue.put(message := make_message())
             assert ids(await receive(queue, 3)) == ids([*held, message])
 
@@ -371,7 +376,7 @@ def test_it_may_be_opened_before_its_server_is_there(
 def test_a_cancelled_question_breaks_nothing(place: Place, make_message: MakeMessage) -> None:
     async def scenario() -> None:
         async with place.opened() as queue:
-            channel = queue._putter.channel  # the same afterwards: no other way to see that it was not rebuilt
+            channel = queue._putting.channel  # the same afterwards: no other way to see that it was not rebuilt
             for question in (queue.depth, queue.check, lambda: queue.put(make_message())):
                 asking = asyncio.ensure_future(question())
                 await asyncio.sleep(0)
@@ -379,7 +384,7 @@ def test_a_cancelled_question_breaks_nothing(place: Place, make_message: MakeMes
                 with pytest.raises(asyncio.CancelledError):
                     await asking
             await queue.put(make_message())
-            assert queue._putter.channel is channel
+            assert queue._putting.channel is channel
 
     run(scenario())
 

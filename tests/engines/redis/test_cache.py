@@ -7,7 +7,8 @@ from uuid import uuid4
 import pytest
 
 from chargegate.authorizers.cache import Cached, DecisionCache
-from chargegate.engines.redis.cache import RedisCache, SharedVerdicts
+from chargegate.authorizers.shared import SharedVerdicts
+from chargegate.engines.redis.cache import RedisCache
 from chargegate.engines.redis.connection import RedisServer
 from chargegate.ledger.records import Claim
 from chargegate.model import ChargingRequest, Status, Verdict, new_request_id, now_ms
@@ -21,7 +22,7 @@ ALLOWED, REFUSED = Verdict(Status.ALLOWED), Verdict(Status.NOT_ALLOWED, "token_b
 
 
 class Place:
-    """One service's name on a server, for several processes' caches."""
+    """A server, and the name under which several processes of one service share a cache there."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -44,7 +45,7 @@ class Place:
 
 
 class Scripted:
-    """An authorizer that says what it is told to, once it is let."""
+    """An authorizer that answers what it is told to, once the test lets it."""
 
     def __init__(self, verdict: Verdict) -> None:
         self.verdict = verdict
@@ -69,7 +70,7 @@ def place(redis_server: Server) -> Place:
 
 
 async def epoch_of(cache: RedisCache) -> bytes:
-    """Once it can be used, and owes nothing."""
+    """The epoch, once the cache can be used and has nothing left to forget."""
     while not (epoch := (await cache.look("", HERE))[1]):
         await asyncio.sleep(0.01)
     return epoch
@@ -200,7 +201,7 @@ def test_an_epoch_does_not_come_back_with_a_server_that_lost_it(place: Place) ->
 
 
 def test_a_process_that_begins_trusts_nothing_from_before(place: Place) -> None:
-    """The access list may have been changed while none was there to see it."""
+    """The access list may have been changed while no process was running."""
 
     async def scenario() -> None:
         async with place.open() as one:

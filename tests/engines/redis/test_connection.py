@@ -1,4 +1,4 @@
-"""Every kind of URL, each against a real set-up of its kind."""
+"""Every kind of Redis URL, each against real servers of its kind."""
 
 import asyncio
 import datetime as dt
@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from chargegate.engines.redis.cache import RedisCache
-from chargegate.engines.redis.connection import Batches, RedisServer, RedisUnavailable
+from chargegate.engines.redis.connection import RedisServer
 from chargegate.engines.redis.queue import RedisQueue
 from chargegate.model import new_request_id
 from chargegate.queues.base import Message, QueueUnavailable
+from chargegate.storage.unavailable import Unavailable
 from scenario import run
 from servers.engines import Redis
 from servers.proxy import Proxy
@@ -36,7 +37,7 @@ T = TypeVar("T")
 
 
 class SecuredRedis(Redis):
-    """With a password, over TLS only."""
+    """A server that wants a password, and listens over TLS only."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class SecuredRedis(Redis):
 
 
 class ClusterNode(Redis):
-    """A Cluster of one node. It has every slot, and sends nobody elsewhere; the client cannot know."""
+    """A Cluster of one node, which has every slot; its client must work as with many."""
 
     def url_at(self, port: int) -> str:
         return f"redis+cluster://127.0.0.1:{port}"
@@ -96,7 +97,7 @@ class PartOfCluster(ClusterNode):
 
 
 class OnASmallDisk(Redis):
-    """Whose files may be told to grow no more."""
+    """A server whose files can be kept from growing."""
 
     def __init__(self, fsync: str) -> None:
         super().__init__()
@@ -128,7 +129,7 @@ class Replica(Redis):
 
 
 class Sentinel(Redis):
-    """One that alone decides that a master is dead."""
+    """A Sentinel that decides alone that a master is dead."""
 
     def __init__(self, master: Redis) -> None:
         super().__init__()
@@ -161,7 +162,7 @@ def running(server: Redis) -> Iterator[Redis]:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """For 127.0.0.1, by itself, with its key."""
+    """A self-signed certificate for 127.0.0.1, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = dt.datetime.now(dt.UTC)
@@ -186,7 +187,7 @@ def new_message() -> Message:
 
 
 async def use(url: str) -> None:
-    """All that is asked of a server, once."""
+    """Use every command of the queue and the cache once."""
     queue = await RedisQueue.open(url, max_size=10, consumer="first", lease_ms=800)
     try:
         await queue.check()
@@ -221,7 +222,7 @@ def test_with_a_password_over_tls(redis_server: Server, certificate: tuple[Path,
 def test_a_wrong_password_is_said_and_not_shown(redis_server: Server, certificate: tuple[Path, Path]) -> None:
     async def scenario(url: str) -> None:
         client = RedisServer(url, timeout_s=5, at_once=1)
-        with pytest.raises(RedisUnavailable, match="password") as raised:
+        with pytest.raises(Unavailable, match="password") as raised:
             await client.command("PING")
         assert "guessed" not in str(raised.value)
         await client.close()
@@ -233,7 +234,7 @@ def test_a_wrong_password_is_said_and_not_shown(redis_server: Server, certificat
 def test_a_certificate_that_nobody_vouches_for_is_refused(redis_server: Server, certificate: tuple[Path, Path]) -> None:
     async def scenario(url: str) -> None:
         client = RedisServer(url, timeout_s=5, at_once=1)
-        with pytest.raises(RedisUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+        with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
             await client.command("PING")
         await client.close()
 
@@ -409,7 +410,7 @@ def test_a_cluster_that_hands_the_queue_over_and_then_loses_its_new_node(redis_s
 
 @pytest.mark.parametrize("fsync", ["always", "everysec"])
 def test_a_full_disk(redis_server: Server, fsync: str) -> None:
-    """By the first, the server ends itself; by the second it lives, and refuses."""
+    """With the first setting the server ends itself; with the second it lives on and refuses writes."""
 
     async def scenario(server: OnASmallDisk) -> None:
         queue = await RedisQueue.open(server.url, max_size=10_000, consumer="first")
@@ -460,7 +461,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("kind", ["redis", "redis+sentinel", "redis+cluster"])
 def test_whatever_answers_there_it_is_said_to_be_unavailable(kind: str) -> None:
-    """A proxy's error page, another service's port, an answer cut short."""
+    """It may be a proxy's error page, another service's port, or an answer that was cut short."""
 
     async def scenario() -> None:
         answer = b""
@@ -511,51 +512,3 @@ def test_a_wrong_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - each has its own words
         RedisServer(url, timeout_s=1, at_once=1)
     assert "sec" not in str(raised.value)
-
-
-def test_what_is_asked_while_a_batch_is_under_way_goes_together() -> None:
-    async def scenario() -> None:
-        batches: list[list[int]] = []
-        first_is_over = asyncio.Event()
-
-        async def double(numbers: Any) -> list[int]:
-            batches.append(numbers)
-            await first_is_over.wait()
-            return [2 * number for number in numbers]
-
-        asked = Batches(double, most=3)
-        answers = [asyncio.ensure_future(asked.ask(number)) for number in (1, 2)]
-        while not batches:
-            await asyncio.sleep(0)
-        answers += [asyncio.ensure_future(asked.ask(number)) for number in (3, 4, 5, 6)]
-        await asyncio.sleep(0)
-        answers[3].cancel()
-        first_is_over.set()
-        done = await asyncio.gather(*answers, return_exceptions=True)
-        assert isinstance(done.pop(3), asyncio.CancelledError)
-        assert done == [2, 4, 6, 10, 12]
-        assert batches == [[1, 2], [3, 4, 5], [6]]
-
-    run(scenario())
-
-
-def test_a_failed_batch_fails_those_behind_it_and_none_after() -> None:
-    async def scenario() -> None:
-        failing = True
-        tried: list[Any] = []
-
-        async def fail(numbers: Any) -> Any:
-            tried.append(numbers)
-            await asyncio.sleep(0)
-            if failing:
-                raise RedisUnavailable("gone")
-            return numbers
-
-        asked = Batches(fail, most=1)
-        outcomes = await asyncio.gather(*map(asked.ask, range(5)), return_exceptions=True)
-        assert {str(outcome) for outcome in outcomes} == {"gone"}
-        assert tried == [[0]]
-        failing = False
-        assert await asked.ask(7) == 7
-
-    run(scenario())

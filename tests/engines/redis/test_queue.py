@@ -1,4 +1,4 @@
-"""What is peculiar to Redis Streams, on a real server."""
+"""What only the queue on Redis Streams does, on a real server."""
 
 import asyncio
 import itertools
@@ -12,12 +12,12 @@ from uuid import uuid4
 
 import pytest
 
-from chargegate.engines.redis import queue as module
-from chargegate.engines.redis import scripts
-from chargegate.engines.redis.connection import RedisServer, RedisUnavailable
+from chargegate.engines.redis import reader as module
+from chargegate.engines.redis.connection import RedisServer
 from chargegate.engines.redis.queue import RedisQueue
 from chargegate.model import new_request_id
 from chargegate.queues.base import Delivery, Message, Queue, QueueFull, QueueUnavailable
+from chargegate.storage.unavailable import Unavailable
 from scenario import run
 from servers.server import Server, free_port
 
@@ -27,7 +27,7 @@ MakeMessage = Callable[..., Message]
 
 
 class Place:
-    """A queue's name on a server, and what the server itself says of it."""
+    """A server, the name of a queue there, and what the server itself says of that queue."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -80,7 +80,7 @@ def place(redis_server: Server) -> Place:
 
 
 async def put(queue: Queue, message: Message) -> None:
-    """As a client would that is told to come again."""
+    """Put as a client does that tries again when the queue is unavailable."""
     while True:
         try:
             return await queue.put(message)
@@ -89,7 +89,7 @@ async def put(queue: Queue, message: Message) -> None:
 
 
 async def receive(queue: Queue, count: int) -> list[Delivery]:
-    """As the worker does."""
+    """Receive as the worker does, which tries again when the queue is unavailable."""
     deliveries: list[Delivery] = []
     while len(deliveries) < count:
         try:
@@ -139,7 +139,7 @@ def test_a_claim_that_was_lost_is_not_taken_back(place: Place, make_message: Mak
             await slow.put(make_message())
             (delivery,) = await slow.receive(1)
             await place.ask("XCLAIM", place.stream, "workers", "other", 0, delivery.handle)
-            while slow._held:  # what it does not hold it will not renew
+            while slow._leases.held:  # what it does not hold it will not renew
                 await asyncio.sleep(0.01)
             assert (await place.pending())[delivery.handle][0] == "other"
 
@@ -382,7 +382,7 @@ def test_an_entry_that_is_no_message_goes_to_the_dead_stream(
 ) -> None:
     async def scenario() -> None:
         async with place.open() as queue:
-            strange = await place.ask("XADD", place.stream, "*", *itertools.chain(*fields.items()))
+            malformed = await place.ask("XADD", place.stream, "*", *itertools.chain(*fields.items()))
             message = make_message()
             await queue.put(message)
             await queue.depth()
@@ -394,7 +394,7 @@ def test_an_entry_that_is_no_message_goes_to_the_dead_stream(
             assert len(await place.pending()) == await place.ask("XLEN", place.stream) == 1
             ((_, kept),) = await place.ask("XRANGE", place.dead, "-", "+")
             assert kept == {k.encode(): v.encode() for k, v in list(fields.items())[:500]}
-            assert strange.decode() in [event.get("entry") for event in logged()]
+            assert malformed.decode() in [event.get("entry") for event in logged()]
             assert "secret" not in str(logged())
 
     run(scenario())
@@ -403,7 +403,7 @@ def test_an_entry_that_is_no_message_goes_to_the_dead_stream(
 def test_the_dead_stream_is_bounded_and_what_is_gone_leaves_no_claim(
     place: Place, make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_DEAD_KEPT", 100)
+    monkeypatch.setattr(module, "_DEAD_LETTERS_KEPT", 100)
 
     async def scenario() -> None:
         async with place.open("first", lease_ms=600_000) as queue:
@@ -464,18 +464,18 @@ def test_a_server_that_is_no_master_now_is_unavailable_and_knows_of_nothing_less
             await place.ask("CONFIG", "SET", "replica-serve-stale-data", "no")
             await place.ask("REPLICAOF", "127.0.0.1", free_port())
             try:
-                questions = (queue.put(make_message()), queue.check(), queue._ask(scripts.DEPTH, "workers"))
+                questions = (queue.put(make_message()), queue.check(), queue.depth())
                 for question in (*questions, queue.find(waiting.request_id)):
                     with pytest.raises(QueueUnavailable):
                         await question
-                with pytest.raises(RedisUnavailable):
-                    await queue._renew([held.handle], idle_ms=0)
+                with pytest.raises(Unavailable):
+                    await queue._leases.renew([held.handle], idle_ms=0)
                 with pytest.raises(QueueUnavailable):
                     await receive_for_ever(queue)
             finally:
                 await place.ask("REPLICAOF", "NO", "ONE")
                 await place.ask("CONFIG", "SET", "replica-serve-stale-data", "yes")
-            assert list(queue._held) == [held.handle]
+            assert list(queue._leases.held) == [held.handle]
             assert ids(await receive(queue, 1)) == [waiting.request_id]
 
     run(scenario())
@@ -490,7 +490,7 @@ def test_consumers_that_left_nothing_are_forgotten_in_time(
             await holds.receive(1)
             await idle.put(make_message())
             await idle.ack(*await idle.receive(1))
-        monkeypatch.setattr(module, "_FORGOTTEN_MS", -1)
+        monkeypatch.setattr(module, "_DROP_CONSUMER_MS", -1)
         async with place.open("new", lease_ms=600_000):
             script = "return redis.call('XINFO', 'CONSUMERS', KEYS[1], 'workers')"
             consumers = await place.ask("EVAL", script, 1, place.stream)

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import uvloop
 
-from chargegate.engines.sqlite.connection import SqliteStore, StoreError, many
-from chargegate.engines.sqlite.group_commit import Operation, StoreUnavailable
+from chargegate.engines.sqlite.batches import Operation
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.queries import many
+from chargegate.storage.unavailable import Unavailable, Unusable
 
 TABLE: dict[str, Sequence[str]] = {"test": ("CREATE TABLE test (value INTEGER NOT NULL UNIQUE, padding BLOB)",)}
 LIMIT_S = 20
@@ -67,7 +69,7 @@ def full_disk(folder: Path) -> Iterator[None]:
 
 
 class Held:
-    """An operation whose first batch waits in the lane until it is let go."""
+    """An operation whose first batch waits in the thread until it is let go."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -144,7 +146,7 @@ def test_one_bad_item_does_not_fail_its_company(tmp_path: Path, bad: object) -> 
         )
         assert [outcomes[place] for place in (0, 2, 4, 5)] == [10, 20, 30, 40]
         assert isinstance(outcomes[1], Exception)
-        assert isinstance(outcomes[3], StoreUnavailable)
+        assert isinstance(outcomes[3], Unavailable)
         assert stored(tmp_path) == [1, 2, 3, 4, 7]
 
     run(tmp_path, scenario)
@@ -210,7 +212,7 @@ def test_a_full_disk_is_unavailable_and_changes_nothing_until_there_is_room(tmp_
                 outcomes = await asyncio.gather(
                     *(store.submit(PAD, 100 * attempt + n) for n in range(10, 20)), return_exceptions=True
                 )
-                assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 10
+                assert [type(outcome) for outcome in outcomes] == [Unavailable] * 10
             assert stored(tmp_path) == [1]
             assert await store.read(lambda c: c.execute("SELECT count(*) FROM test").fetchone()[0]) == 1
         await asyncio.gather(*(store.submit(PAD, n) for n in range(10, 20)))
@@ -224,7 +226,7 @@ def test_what_was_posted_on_a_full_disk_is_done_once_there_is_room(tmp_path: Pat
     async def scenario(store: SqliteStore) -> None:
         with full_disk(tmp_path):
             store.post(PAD, 1)
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(Unavailable):
                 await store.submit(PAD, 2)
         while stored(tmp_path) != [1]:
             await asyncio.sleep(0.05)
@@ -234,7 +236,7 @@ def test_what_was_posted_on_a_full_disk_is_done_once_there_is_room(tmp_path: Pat
 
 def test_a_read_that_fails_is_unavailable_and_the_file_goes_on(tmp_path: Path) -> None:
     async def scenario(store: SqliteStore) -> None:
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(Unavailable):
             await store.read(lambda connection: connection.execute("SELECT * FROM missing"))
         assert await store.submit(INSERT, 1) == 10
 
@@ -255,7 +257,7 @@ def test_close_commits_what_is_waiting(tmp_path: Path) -> None:
         await asyncio.gather(*closing_twice)
         assert all(waiter.done() for waiter in waiters)
         await store.close()
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(Unavailable):
             store.submit(INSERT, 51)
 
     uvloop.run(main())
@@ -277,7 +279,7 @@ asyncio.run(main())
     with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"open\n"
-        with pytest.raises(StoreError, match=rf"\(pid {child.pid}\)"):
+        with pytest.raises(Unusable, match=rf"\(pid {child.pid}\)"):
             uvloop.run(SqliteStore.open(path, TABLE, exclusive=True))
         run_beside = SqliteStore.open(path, TABLE, exclusive=False)
         uvloop.run(opened_and_closed(run_beside))
@@ -308,14 +310,14 @@ def test_each_step_runs_once_and_a_later_release_adds_its_own(tmp_path: Path) ->
 def test_tables_of_a_newer_release_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "test.db"
     open_once(path, {"one": ("CREATE TABLE a (x)", "CREATE TABLE b (x)")})
-    with pytest.raises(StoreError, match=r"newer release \(one tables have version 2\)"):
+    with pytest.raises(Unusable, match=r"newer release \(one tables have version 2\)"):
         open_once(path, {"one": ("CREATE TABLE a (x)",)})
 
 
 def test_a_step_that_fails_leaves_the_tables_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "test.db"
     open_once(path, {"one": ("CREATE TABLE a (x)",)})
-    with pytest.raises(StoreError):
+    with pytest.raises(Unusable):
         open_once(path, {"one": ("CREATE TABLE a (x)", "CREATE TABLE b (x);\nCREATE TABLE a (x)")}, exclusive=False)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT version FROM schema_versions").fetchone() == (1,)
@@ -325,7 +327,7 @@ def test_a_step_that_fails_leaves_the_tables_as_they_were(tmp_path: Path) -> Non
 def test_an_open_that_was_refused_holds_no_lock(tmp_path: Path) -> None:
     path = tmp_path / "test.db"
     open_once(path, {"one": ("CREATE TABLE a (x)", "CREATE TABLE b (x)")})
-    with pytest.raises(StoreError, match="newer release"):
+    with pytest.raises(Unusable, match="newer release"):
         open_once(path, {"one": ("CREATE TABLE a (x)",)})
     open_once(path, {"one": ("CREATE TABLE a (x)", "CREATE TABLE b (x)")})
 
@@ -337,7 +339,7 @@ def test_what_cannot_be_opened_is_one_line_that_names_the_file(tmp_path: Path, e
     text = tmp_path / "text.db"
     text.write_bytes(b"not a database at all\n" * 100)
     for path in (tmp_path / "missing" / "x.db", folder, text):
-        with pytest.raises(StoreError) as caught:
+        with pytest.raises(Unusable) as caught:
             open_once(path, TABLE, exclusive=exclusive)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -359,7 +361,7 @@ def test_many_rows_in_few_statements(count: int) -> None:
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("CREATE TABLE t (a, b)")
         rows = [(n, str(n)) for n in range(count)]
-        counts = [n for _, n in many(connection, "INSERT INTO t VALUES", "(?, ?)", "", rows)]
+        counts = [n for _, n in many(connection, "INSERT INTO t VALUES {rows}", rows)]
         assert sum(counts) == count
         assert len(counts) <= count // 128 + 7
         assert connection.execute("SELECT a, b FROM t ORDER BY a").fetchall() == rows

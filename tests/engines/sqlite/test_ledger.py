@@ -12,7 +12,7 @@ import uvloop
 
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
-from chargegate.ledger import migrations
+from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.ledger.base import Ledger, LedgerUnavailable
 from chargegate.ledger.records import DecisionFilter, Finished
 from chargegate.model import Decision, RequestStatus
@@ -57,7 +57,7 @@ RELEASED = ["1db73bd598928811d01d9c870fad8d31fc8c007402b34d5bf882b078916e3d55"]
 
 
 def test_a_released_step_never_changes() -> None:
-    steps = [hashlib.sha256(step.encode()).hexdigest() for step in migrations.SQLITE]
+    steps = [hashlib.sha256(step.encode()).hexdigest() for step in ALL_TABLES["ledger"]]
     assert steps[: len(RELEASED)] == RELEASED
 
 
@@ -65,7 +65,7 @@ def test_a_database_made_by_the_first_step_alone_goes_on(sqlite_run: Run, decide
     fine, dead, accepted = decide(), decide(), decide()
 
     async def make() -> None:
-        store = await SqliteStore.open(tmp_path / "ledger.db", {"ledger": migrations.SQLITE[:1]}, exclusive=False)
+        store = await SqliteStore.open(tmp_path / "ledger.db", {"ledger": ALL_TABLES["ledger"][:1]}, exclusive=False)
         ledger = SqliteLedger(store)
         for decision in (fine, dead):
             await ledger.record(decision, 1_000)

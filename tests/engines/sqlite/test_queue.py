@@ -11,7 +11,8 @@ import pytest
 import uvloop
 
 from chargegate.engines.sqlite.connection import SqliteStore
-from chargegate.engines.sqlite.queue import MIGRATIONS, SqliteQueue
+from chargegate.engines.sqlite.queue import SqliteQueue
+from chargegate.engines.sqlite.statements import QUEUE_TABLES
 from chargegate.queues.base import Delivery, Message, QueueFull, QueueUnavailable
 
 WINDOW = 2048
@@ -23,7 +24,7 @@ Scenario = Callable[[SqliteQueue], Coroutine[Any, Any, None]]
 
 @asynccontextmanager
 async def opened(folder: Path, max_size: int, *, exclusive: bool = True) -> AsyncIterator[SqliteQueue]:
-    store = await SqliteStore.open(folder / "queue.db", {"queue": MIGRATIONS}, exclusive=exclusive)
+    store = await SqliteStore.open(folder / "queue.db", QUEUE_TABLES, exclusive=exclusive)
     queue = await SqliteQueue.open(store, max_size)
     try:
         yield queue
@@ -201,24 +202,14 @@ def test_a_put_that_failed_takes_no_room(tmp_path: Path, make_message: MakeMessa
 
 def test_a_store_that_is_gone_is_unavailable(tmp_path: Path, make_message: MakeMessage) -> None:
     async def main() -> None:
-        async with opened(tmp_path, 10) as queue:
-            await queue.close()
-            await queue._store.close()  # as when the process is on its way out
-            for attempt in (queue.put(make_message()), queue.check(), queue.find("x")):
-                with pytest.raises(QueueUnavailable):
-                    await attempt
+        store = await SqliteStore.open(tmp_path / "queue.db", QUEUE_TABLES, exclusive=True)
+        queue = await SqliteQueue.open(store, 10, on_close=store.close)
+        await queue.close()  # as when the process is on its way out
+        for attempt in (queue.put(make_message()), queue.check(), queue.find("x")):
+            with pytest.raises(QueueUnavailable):
+                await attempt
 
     uvloop.run(main())
-
-
-def test_the_beginnings_of_all_bodies_are_told(tmp_path: Path, make_message: MakeMessage) -> None:
-    async def scenario(queue: SqliteQueue) -> None:
-        assert await queue.beginnings(2) == frozenset()
-        for body in (b"ab1", b"ab2", b"cd3"):
-            await queue.put(make_message(body=body))
-        assert await queue.beginnings(2) == {b"ab", b"cd"}
-
-    run(tmp_path, scenario)
 
 
 def test_an_acked_row_leaves_the_file(tmp_path: Path, make_message: MakeMessage) -> None:

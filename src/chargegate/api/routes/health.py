@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chargegate.api.operations import Answer, Millis, Operation, respond
-from chargegate.api.parts import Component, ComponentStatus, Watched
+from chargegate.api.parts import Watched
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.model import now_ms
 from chargegate.observe import log
+from chargegate.operations.health import Component, ComponentStatus
 from chargegate.queues.base import QueueUnavailable
 
 _PATIENCE_S: Final = 2.0

@@ -1,4 +1,4 @@
-"""What a ``kafka://`` URL says."""
+"""Parses ``kafka://`` URLs."""
 
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -8,18 +8,19 @@ import msgspec
 TOPIC: Final = "charging-requests"
 
 # librdkafka's defaults wait up to ten seconds before they dial again, and a minute for a silent broker.
-_SOON: Final = {
+_SOONER: Final = {
     "reconnect.backoff.max.ms": "1000",
     "socket.timeout.ms": "6000",
     "socket.keepalive.enable": "true",
     "topic.metadata.refresh.interval.ms": "10000",
-    "log_level": "0",  # our own lines say what state Kafka is in
+    "log_level": "0",  # our own log says what state Kafka is in
     "client.id": "chargegate",
 }
 
 
 class KafkaAddress(msgspec.Struct, frozen=True):
-    """Where to, and how. ``options`` are librdkafka's, a password among them: never to be shown."""
+    """The brokers, topic and group, and how to connect. ``options`` are librdkafka's and may hold a password, so they
+    are never shown."""
 
     topic: str
     group: str
@@ -60,7 +61,7 @@ def parse(url: str) -> KafkaAddress:
     if create not in {"0", "1"}:
         raise ValueError("create: must be 0 or 1")
     partitions, replication = _count(query, "partitions", 12), _count(query, "replication", -1)
-    options = _SOON | {"bootstrap.servers": hosts}
+    options = _SOONER | {"bootstrap.servers": hosts}
     if credentials:
         user, _, password = credentials.partition(":")
         options |= {

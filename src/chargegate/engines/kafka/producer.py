@@ -11,21 +11,19 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from chargegate.observe import log
 from chargegate.queues.base import QueueUnavailable
-
-PUT_S: Final = 1.8
-"""After this a put has failed, confirmed or not; a message that comes through later is a repeat."""
+from chargegate.storage.budget import EXCHANGE_S, STORE_S
 
 _POLL_S: Final = 0.1
 _TUNING: Final = {
     "linger.ms": 2,
     "partitioner": "murmur2_random",  # what Java's producers use: a station is in one partition, whoever writes
 }
-_PROMISED: Final = {"enable.idempotence": True, "acks": "all", "message.timeout.ms": 1500}
+_PROMISED: Final = {"enable.idempotence": True, "acks": "all", "message.timeout.ms": int(EXCHANGE_S * 1000)}
 
-Place = tuple[int, int]
+Position = tuple[int, int]
 """Partition and offset."""
 
-_Report = tuple["asyncio.Future[Place]", KafkaError | None, int, int]
+_Report = tuple["asyncio.Future[Position]", KafkaError | None, int, int]
 
 
 class TooLarge(QueueUnavailable):
@@ -49,14 +47,15 @@ class ConfirmingProducer:
 
     async def send(
         self, topic: str, value: bytes | None, key: bytes | None, headers: list[tuple[str, Any]], timestamp: int = 0
-    ) -> Place:
-        """Raises ``QueueUnavailable`` where Kafka did not confirm the message in time, or will not (``TooLarge``)."""
-        stored: asyncio.Future[Place] = self._loop.create_future()
+    ) -> Position:
+        """Raises ``QueueUnavailable`` where Kafka did not confirm the message in time, or will not (``TooLarge``). A
+        message that is stored after that is a repeat."""
+        stored: asyncio.Future[Position] = self._loop.create_future()
         try:
             self._producer.produce(
                 topic, value, key, on_delivery=partial(self._report, stored), timestamp=timestamp, headers=headers
             )
-            async with asyncio.timeout(PUT_S):
+            async with asyncio.timeout(STORE_S):
                 return await stored
         except TimeoutError:
             raise QueueUnavailable("Kafka did not confirm in time") from None
@@ -88,7 +87,7 @@ class ConfirmingProducer:
         if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - as above
             self.renew()
 
-    def _report(self, stored: "asyncio.Future[Place]", error: KafkaError | None, message: Message) -> None:
+    def _report(self, stored: "asyncio.Future[Position]", error: KafkaError | None, message: Message) -> None:
         if error is None:
             self.fault = None
         else:
@@ -105,23 +104,23 @@ class ConfirmingProducer:
                 self._renew.clear()
                 log.warning("kafka producer starts over")
                 old, self._producer = self._producer, self._new()
-                _abandon(old)
-                del old  # its connections end here and now, not when the garbage collector comes by in the event loop
-            self._hand_back()
+                _discard_unsent(old)
+                del old  # its connections end here and now, not when the garbage collector runs in the event loop
+            self._hand_over()
         with contextlib.suppress(KafkaException):
-            self._producer.flush(PUT_S)
-        _abandon(self._producer)
+            self._producer.flush(STORE_S)
+        _discard_unsent(self._producer)
         del self._producer  # as above
-        self._hand_back()
+        self._hand_over()
 
-    def _hand_back(self) -> None:
-        """All that was reported in one go: waking the event loop for each would cost more than the rest."""
+    def _hand_over(self) -> None:
+        """Tell the event loop all that was reported at once: waking it for each would cost more than the rest."""
         reports, self._reports = self._reports, []
         if reports and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_resolve, reports)
 
 
-def _abandon(producer: Producer) -> None:
+def _discard_unsent(producer: Producer) -> None:
     producer.purge()
     with contextlib.suppress(KafkaException):
         producer.poll(0)

@@ -7,6 +7,9 @@ from confluent_kafka import Message as Record
 
 from chargegate.queues.base import AcceptedAt, Message, RequestId, StationId
 
+PROBE: Final = [("schema", b"probe")]
+"""The headers of a record that only proves that the topic can be written; consumers pass it over."""
+
 _SCHEMA: Final = b"1"
 
 

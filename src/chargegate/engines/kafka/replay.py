@@ -1,4 +1,4 @@
-"""Reading the topic again, beside the group that works through it."""
+"""Reads the topic again, without the consumer group."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
@@ -13,14 +13,14 @@ from chargegate.engines.kafka.record import Malformed, unpack
 from chargegate.engines.kafka.topic import reading
 from chargegate.queues.base import Message, QueueUnavailable
 
-_SILENCE_S: Final = 10.0
+_ANSWER_S: Final = 10.0
 
 
 async def messages_from(url: str, start: int | datetime) -> AsyncGenerator[Message, None]:
     """What the topic holds, from an offset in each partition or from a time, up to its end as it is now; in order
-    within each station. The group neither knows nor moves. What is malformed is passed over.
+    within each station. The consumer group stays where it is. What is malformed is passed over.
 
-    Raises ``QueueUnavailable`` where Kafka falls silent, ``ValueError`` for a wrong URL.
+    Raises ``QueueUnavailable`` where Kafka does not answer, ``ValueError`` for a wrong URL.
     """
     address = parse(url)
     reader = Consumer(reading(address) | {"enable.partition.eof": True})
@@ -50,16 +50,16 @@ async def messages_from(url: str, start: int | datetime) -> AsyncGenerator[Messa
 
 def _assign(reader: Consumer, topic: str, start: int | datetime) -> dict[int, int]:
     """The ends, now, of the partitions that hold something."""
-    numbers: Iterable[int] = reader.list_topics(topic, timeout=_SILENCE_S).topics[topic].partitions
+    numbers: Iterable[int] = reader.list_topics(topic, timeout=_ANSWER_S).topics[topic].partitions
     at = int(start.timestamp() * 1000) if isinstance(start, datetime) else start
     places = [TopicPartition(topic, number, at) for number in numbers]
     if not places:
         raise QueueUnavailable(f"the topic {topic} does not exist")
     if isinstance(start, datetime):
-        places = reader.offsets_for_times(places, timeout=_SILENCE_S)
+        places = reader.offsets_for_times(places, timeout=_ANSWER_S)
     ends = {}
     for place in places:
-        first, end = reader.get_watermark_offsets(place, timeout=_SILENCE_S)
+        first, end = reader.get_watermark_offsets(place, timeout=_ANSWER_S)
         place.offset = max(place.offset, first) if place.offset >= 0 else end
         if place.offset < end:
             ends[place.partition] = end
@@ -68,7 +68,7 @@ def _assign(reader: Consumer, topic: str, start: int | datetime) -> dict[int, in
 
 
 def _next_batch(reader: Consumer) -> list[Record]:
-    first = reader.poll(_SILENCE_S)
+    first = reader.poll(_ANSWER_S)
     return [] if first is None else [first, *reader.consume(500, 0)]
 
 

@@ -1,4 +1,4 @@
-"""The topic as the cluster tells of it: how far it is written and done, and what it holds."""
+"""Questions to the cluster about the topic: how far it is written and done, and what it holds."""
 
 import asyncio
 import time
@@ -24,10 +24,11 @@ from chargegate.engines.kafka.address import KafkaAddress
 from chargegate.engines.kafka.record import Malformed, unpack
 from chargegate.engines.kafka.watermark import Watermark
 from chargegate.queues.base import Message, QueueUnavailable
+from chargegate.storage.budget import EXCHANGE_S
+from chargegate.storage.tasks import observed
 
 T = TypeVar("T")
 
-_ANSWER_S: Final = 1.5
 _REFUSALS: Final = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
@@ -57,23 +58,24 @@ class Refused(QueueUnavailable):
 
 
 class Topic:
-    """Questions to the cluster. Every method raises ``KafkaException`` without an answer."""
+    """Asks the cluster. Every method raises ``KafkaException`` without an answer."""
 
     def __init__(self, address: KafkaAddress) -> None:
         self._address = address
         self._admin = AdminClient(address.options)
         self._reader = Consumer(reading(address) | {"queued.min.messages": 1, "fetch.message.max.bytes": 65536})
-        # One question after the other, also when whoever asked has stopped waiting: the reader is not for two threads.
+        # One thread, so that no two questions use the reader at once, not even after a caller stopped waiting.
         self._thread = ThreadPoolExecutor(1, "kafka-reader")
 
     async def answers(self) -> None:
-        """Raises ``TopicMissing``."""
+        """Raises ``TopicMissing`` where the topic does not exist."""
         name = self._address.topic
         if (await self._describe([name]))[name] is None:
             raise TopicMissing(f"Kafka has no topic {name}")
 
     async def measure(self) -> Measured:
-        """Makes the topics where they are missing, if the address says so. Raises ``TopicMissing`` and ``Refused``."""
+        """Measure the topic. Where one of the topics is missing it is made, if the address says so. Raises
+        ``TopicMissing`` and ``Refused``."""
         address = self._address
         try:
             described = await self._describe([address.topic, address.dead_topic])
@@ -90,7 +92,7 @@ class Topic:
 
     async def _describe(self, names: list[str]) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        asked = self._admin.describe_topics(TopicCollection(names), request_timeout=_ANSWER_S)
+        asked = self._admin.describe_topics(TopicCollection(names), request_timeout=EXCHANGE_S)
         for name, future in asked.items():
             try:
                 found[name] = await _answer(future)
@@ -107,7 +109,7 @@ class Topic:
         topics = [
             NewTopic(name, address.partitions if name == address.topic else 1, address.replication) for name in missing
         ]
-        for made in self._admin.create_topics(topics, request_timeout=_ANSWER_S * 4).values():
+        for made in self._admin.create_topics(topics, request_timeout=EXCHANGE_S * 4).values():
             try:
                 await _answer(made)
             except KafkaException as error:
@@ -126,7 +128,7 @@ class Topic:
             {
                 partition.partition: (await _answer(future)).offset
                 for partition, future in self._admin.list_offsets(
-                    dict.fromkeys(partitions, which), request_timeout=_ANSWER_S
+                    dict.fromkeys(partitions, which), request_timeout=EXCHANGE_S
                 ).items()
             }
             for which in (_EARLIEST, _LATEST)
@@ -143,7 +145,7 @@ class Topic:
         return Measured(str(described.topic_id), high, done)
 
     async def first(self, heads: dict[int, int]) -> list[Message]:
-        """The message at each partition's offset, as far as they can be had within a moment."""
+        """The message at each partition's offset, as far as they come within ``EXCHANGE_S``."""
         return await self._ask(self._first, heads)
 
     async def close(self) -> None:
@@ -152,14 +154,14 @@ class Topic:
         await asyncio.to_thread(self._admin.__exit__, None, None, None)  # it has no other way to be closed
 
     async def _ask(self, question: Callable[..., T], *arguments: Any) -> T:
-        asked = asyncio.get_running_loop().run_in_executor(self._thread, question, self._reader, *arguments)
-        asked.add_done_callback(_seen)
-        return await asked
+        return await observed(
+            asyncio.get_running_loop().run_in_executor(self._thread, question, self._reader, *arguments)
+        )
 
     def _committed(self, reader: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
         # Not asked of the admin client: that never finds the coordinator again once it was killed.
         try:
-            return reader.committed(partitions, timeout=_ANSWER_S)
+            return reader.committed(partitions, timeout=EXCHANGE_S)
         except KafkaException:
             for told in reversed(reader.consume(100, 0)):  # why there was no answer in time, such as a missing right
                 if error := told.error():
@@ -170,7 +172,7 @@ class Topic:
         topic = self._address.topic
         reader.assign([TopicPartition(topic, number, offset) for number, offset in heads.items()])
         found: dict[int, Message | None] = {}
-        end = time.monotonic() + _ANSWER_S
+        end = time.monotonic() + EXCHANGE_S
         while len(found) < len(heads) and (record := reader.poll(max(0, end - time.monotonic()))):
             number = record.partition()
             if record.error() is None and number is not None and number not in found:
@@ -195,13 +197,5 @@ def reading(address: KafkaAddress) -> dict[str, Any]:
 
 
 async def _answer(future: "Future[Any]") -> Any:
-    answer = asyncio.wrap_future(future)
-    answer.add_done_callback(_seen)
     # Shielded: the library's thread must not find its future cancelled.
-    return await asyncio.shield(answer)
-
-
-def _seen(future: "asyncio.Future[Any]") -> None:
-    """Whoever asked may have stopped waiting: then nobody else looks at how it failed."""
-    if not future.cancelled():
-        future.exception()
+    return await asyncio.shield(observed(asyncio.wrap_future(future)))

@@ -8,7 +8,7 @@ _NOTE: Final = re.compile(r"1;[0-9a-f]+,[0-9a-f]+(?:,[0-9a-f]+,[0-9a-f]+)*")
 
 
 class Watermark:
-    """Which offsets of one partition are done, under way, or not handed out yet.
+    """Which offsets of one partition are done, in flight, or not handed out yet.
 
     Kafka keeps one position for a group and partition: all below it is done. What is done beyond would come again
     whenever the partition changes hands, so it is written into the note that Kafka keeps with the position.
@@ -47,7 +47,7 @@ class Watermark:
         return self._holes[0] if self._holes else self._next
 
     @property
-    def under_way(self) -> int:
+    def in_flight(self) -> int:
         """How many were taken and are not done."""
         return len(self._open) - len(self._holes)
 

@@ -3,14 +3,15 @@
 import asyncio
 from collections import deque
 
+from chargegate.engines import MEMORY
 from chargegate.model import now_ms
-from chargegate.queues.base import Capabilities, Delivery, Depth, Message, QueueFull, QueueUnavailable, Waiting
+from chargegate.queues.base import Delivery, Depth, Message, QueueFull, QueueUnavailable, Waiting
 
 
 class MemoryQueue:
     """Keeps the promises of ``Queue`` while the process lives, and none beyond."""
 
-    capabilities = Capabilities(durable=False, shared=False, find=True)
+    capabilities = MEMORY.capabilities
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size

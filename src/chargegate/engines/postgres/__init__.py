@@ -1,1 +1,43 @@
-"""The PostgreSQL engine: queue, ledger and access list for any number of processes."""
+"""PostgreSQL as the queue, and as the database: on asyncpg, for any number of processes."""
+
+from chargegate.engines import Place, QueueLimits
+from chargegate.engines.postgres.access_list import PostgresAccessList
+from chargegate.engines.postgres.ledger import PostgresLedger
+from chargegate.engines.postgres.queue import PostgresQueue
+from chargegate.engines.postgres.recording import OnAudit
+from chargegate.engines.postgres.statements import LEDGER_TABLES
+from chargegate.engines.postgres.store import MIGRATING_S, PostgresStore
+from chargegate.engines.postgres.target import PostgresTarget
+from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
+from chargegate.storage.budget import STORE_S
+
+
+class PostgresDatabase:
+    """Keeps the promises of ``Database``. Its audit rows are numbered for one writer, see ``recording``."""
+
+    def __init__(self, store: PostgresStore, writer: str, on_audit: OnAudit | None) -> None:
+        self._store = store
+        self.ledger: Ledger = PostgresLedger(store, writer, on_audit)
+        self.access_list: AccessList = PostgresAccessList(store)
+
+    async def close(self) -> None:
+        await self.ledger.close()
+        await self._store.close()
+
+
+async def open_queue(url: str, place: Place, limits: QueueLimits) -> PostgresQueue:  # noqa: ARG001 - the URL says all
+    return await PostgresQueue.open(url, limits.max_size, limits.lease_ms)
+
+
+async def open_database(url: str, place: Place, on_audit: OnAudit | None, *, needed: bool) -> PostgresDatabase:
+    store = PostgresStore(url, LEDGER_TABLES, LedgerUnavailable)
+    try:
+        await store.prepare(MIGRATING_S if needed else STORE_S)
+    except LedgerUnavailable:
+        if needed:
+            raise
+    return PostgresDatabase(store, place.process, on_audit)
+
+
+async def target(url: str) -> PostgresTarget:
+    return PostgresTarget(await PostgresStore.open(url, LEDGER_TABLES, LedgerUnavailable))

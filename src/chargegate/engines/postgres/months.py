@@ -7,28 +7,26 @@ from typing import Final
 
 from asyncpg import LockNotAvailableError  # type: ignore[import-untyped]  # it ships no types
 
-from chargegate.engines.postgres.connection import Connection, PostgresUnavailable
+from chargegate.engines.postgres.connection import Connection
+from chargegate.engines.postgres.statements import LEDGER
 from chargegate.model import now_ms
+from chargegate.storage.unavailable import Unavailable
 
 _DAY_MS: Final = 86_400_000
-_OLD: Final = """
-SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-WHERE i.inhparent = 'authorization_audit'::regclass AND c.relname < $1
-    AND c.relname ~ '^authorization_audit_[0-9]{4}_[0-9]{2}$'  -- none that somebody else attached
-ORDER BY 1"""
 
 
 class Months:
-    """Those that are known to be there."""
+    """It remembers which partitions are there, so that few transactions have to look."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
 
     def forget(self) -> None:
+        """Look again: a transaction was undone, or another process may have dropped a month."""
         self._known.clear()
 
     async def provide(self, connection: Connection, times: Iterable[int]) -> None:
-        """Partitions for these times (Unix ms), and, ahead of its first decision, for the coming month."""
+        """Make the partitions for these times (Unix ms), and, ahead of its first decision, for the coming month."""
         now = now_ms()
         for day in {at // _DAY_MS for at in (*times, now, _month(now // _DAY_MS)[2])}:
             name, start, end = _month(day)
@@ -37,22 +35,24 @@ class Months:
             self._known.add(name)
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('authorization_audit'))")
             if await connection.fetchval("SELECT to_regclass($1) IS NULL", name):
-                # attached, not made as a partition: that would wait for every reader, and all writers behind it
+                # The table is attached, not made as a partition: that would wait for every reader, and all writers
+                # would wait behind it.
                 await connection.execute(
                     f"CREATE TABLE {name} (LIKE authorization_audit INCLUDING DEFAULTS);"
                     f" ALTER TABLE authorization_audit ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({end})"
                 )
 
     async def drop(self, connection: Connection, at: int) -> list[str]:
-        """The names of the months that ended by ``at`` (Unix ms) and by now. Raises ``PostgresUnavailable`` while
-        someone reads them."""
-        dropped = [row[0] for row in await connection.fetch(_OLD, _month(min(at, now_ms()) // _DAY_MS)[0])]
-        await connection.execute("SET LOCAL lock_timeout = '1s'")  # all writers queue behind it
+        """Drop the months that ended by ``at`` (Unix ms) and by now, and return their tables' names. Raises
+        ``Unavailable`` while someone reads them."""
+        limit = _month(min(at, now_ms()) // _DAY_MS)[0]
+        dropped = [row[0] for row in await connection.fetch(LEDGER["old_months"], limit)]
+        await connection.execute("SET LOCAL lock_timeout = '1s'")  # all writers wait behind it
         try:
             for name in dropped:
                 await connection.execute(f"DROP TABLE IF EXISTS {name}")
         except LockNotAvailableError:
-            raise PostgresUnavailable("the audit is being read for long, and nothing was dropped") from None
+            raise Unavailable("the audit is being read for long, and nothing was dropped") from None
         self._known.difference_update(dropped)
         return dropped
 

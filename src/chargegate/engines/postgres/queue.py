@@ -5,8 +5,8 @@ lives. ``FOR UPDATE SKIP LOCKED`` keeps takers out of each other's way. Each tak
 with the row's number it names one delivery, so that a late ack or renewal touches no other one, not even a row that
 got the same number after the server lost data.
 
-Options in the URL: ``table`` (default ``queue``), ``listen_url``, a direct way to the server where ``url`` leads
-through a transaction-mode pooler; without it the queue is polled there.
+Options in the URL: ``table`` (default ``queue``), and ``listen_url``, a direct way to the server where ``url`` leads
+through a transaction-mode pooler. Without it the queue is polled there.
 """
 
 import asyncio
@@ -14,195 +14,134 @@ import contextlib
 import re
 import time
 from collections import deque
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from chargegate.engines.postgres.connection import (
-    Connection,
-    PostgresStore,
-    PostgresUnavailable,
-    PostgresUnusable,
-    connect,
-    split_url,
-)
-from chargegate.engines.postgres.group_commit import Gatherer
+from chargegate.engines import POSTGRES
+from chargegate.engines.postgres.arrivals import Arrivals
+from chargegate.engines.postgres.connection import Connection, split_url
+from chargegate.engines.postgres.statements import queue_statements, queue_tables
+from chargegate.engines.postgres.store import PostgresStore
 from chargegate.model import now_ms
-from chargegate.queues.base import Capabilities, Delivery, Depth, Message, QueueFull, QueueUnavailable, Waiting
+from chargegate.queues.base import (
+    Delivery,
+    Depth,
+    Message,
+    QueueFull,
+    QueueUnavailable,
+    Waiting,
+    queue_unavailable,
+)
+from chargegate.storage.group_commit import GroupCommit
+from chargegate.storage.tasks import SharedRead
+from chargegate.storage.unavailable import Unavailable, Unusable
 
 OPTIONS: Final = ("table", "listen_url")
-LEASE_MS: Final = 30_000
 
-_COUNTED_S: Final = 0.25
-_COUNTING: Final = 10  # a long queue is counted for a tenth of the time
-_POLL_S: Final = 0.25  # while no notification was ever heard
-_IDLE_POLL_S: Final = 1.0
-_RECONNECT_S: Final = 1.0
+_COUNT_VALID_S: Final = 0.25
+_COUNT_VALID_FACTOR: Final = 10
+"""A count stays valid for this many times as long as counting took: a long queue is counted a tenth of the time."""
+
 _Handle = tuple[int, UUID]
 _is_table = re.compile(r"[a-z_][a-z0-9_]{0,39}").fullmatch
-
-MIGRATIONS: Final = (
-    """
-CREATE TABLE QUEUE (
-    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    request_id text COLLATE "C" NOT NULL,
-    station_id text NOT NULL,
-    accepted_at bigint NOT NULL,
-    body bytea NOT NULL,
-    deliveries integer NOT NULL,
-    lease uuid,
-    lease_until timestamptz,
-    UNIQUE (request_id, accepted_at)
-) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000);
-CREATE INDEX QUEUE_free ON QUEUE (seq) WHERE lease_until IS NULL;
-CREATE INDEX QUEUE_leased ON QUEUE (lease_until) WHERE lease_until IS NOT NULL
-""",
-)
-# A replay has its request's id and another time.
-_INSERT: Final = """
-INSERT INTO QUEUE (request_id, station_id, accepted_at, body, deliveries)
-SELECT *, $5 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) ON CONFLICT DO NOTHING"""
-_COUNT: Final = "SELECT count(*) FROM (SELECT FROM QUEUE WHERE lease_until IS NULL LIMIT $1) AS free"
-_TAKE: Final = """
-WITH late AS (
-    SELECT seq FROM QUEUE WHERE lease_until < now() AND $4 ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED
-), free AS (
-    SELECT seq FROM QUEUE WHERE lease_until IS NULL ORDER BY seq LIMIT $1 - (SELECT count(*) FROM late)
-    FOR UPDATE SKIP LOCKED
-)
-UPDATE QUEUE SET lease_until = now() + make_interval(secs => $2), lease = $3, deliveries = deliveries + 1
-WHERE seq = ANY(ARRAY(SELECT seq FROM late UNION ALL SELECT seq FROM free))
-RETURNING seq, request_id, station_id, accepted_at, body, deliveries"""
-_TAKEN: Final = """
-SELECT seq, request_id, station_id, accepted_at, body, deliveries FROM QUEUE
-WHERE lease = $1 AND lease_until IS NOT NULL"""
-_DELETE: Final = """
-DELETE FROM QUEUE WHERE (seq, lease) IN (SELECT * FROM unnest($1::bigint[], $2::uuid[]))
-AND lease_until IS NOT NULL"""
-_RENEW: Final = """
-UPDATE QUEUE SET lease_until = now() + make_interval(secs => $3)
-WHERE (seq, lease) IN (SELECT * FROM unnest($1::bigint[], $2::uuid[])) AND lease_until IS NOT NULL
-RETURNING seq, lease"""
-_RELEASE: Final = """
-UPDATE QUEUE SET lease_until = NULL, deliveries = deliveries - $3::integer
-WHERE (seq, lease) IN (SELECT * FROM unnest($1::bigint[], $2::uuid[])) AND lease_until IS NOT NULL"""
-_FIND: Final = """
-SELECT station_id, accepted_at, coalesce(lease_until >= now(), false), seq FROM QUEUE
-WHERE request_id = $1 ORDER BY accepted_at LIMIT 1"""
-_DEPTH: Final = "SELECT count(*), min(accepted_at) FROM QUEUE WHERE lease_until IS NULL OR lease_until < now()"
-_BEGINNINGS: Final = "SELECT DISTINCT substring(body FROM 1 FOR $1::integer) FROM QUEUE"
 
 
 class PostgresQueue:
     """Keeps the promises of ``Queue`` across the death of processes and hosts. A message comes back within ``lease_ms``
     of its consumer's death, and at once when its consumer closed."""
 
-    capabilities = Capabilities(durable=True, shared=True, find=True)
+    capabilities = POSTGRES.capabilities
 
     def __init__(self, store: PostgresStore, table: str, listen_url: str, max_size: int, lease_ms: int) -> None:
         self._store = store
-        self._table = table
-        self._listen_url = listen_url
+        self._sql = queue_statements(table)
         self._max_size = max_size
-        self._lease_s = lease_ms * 0.8 / 1000  # what is left is for others to look
+        self._lease_s = lease_ms * 0.8 / 1000  # the rest of the time is for others to look
         self._waiting = 0  # as counted last, and what this process did since
-        self._known_until = float("-inf")
+        self._count_valid_until = float("-inf")
         self._window: deque[Delivery] = deque()
         self._held: set[_Handle] = set()
-        self._gone: set[_Handle] = set()
-        self._arrival = asyncio.Event()
-        self._taking: asyncio.Task[None] | None = None
-        self._late_from = float("-inf")
-        self._heard = False
-        self._puts: Gatherer[Message, None] = Gatherer(store, self._insert, committed=self._stored)
-        self._acks: Gatherer[_Handle | None, None] = Gatherer(store, self._delete, committed=self._forget, lazy=True)
-        self._calls: Gatherer[None, None] = Gatherer(store, self._notify, lazy=True)
-        self._tasks = [asyncio.create_task(self._renew()), asyncio.create_task(self._listen())]
+        self._take_late_from = float("-inf")
+        self._arrivals = Arrivals(listen_url, table)
+        self._reading = SharedRead(self._take)
+        self._puts: GroupCommit[Message, None] = GroupCommit(self._put_all)
+        self._acks: GroupCommit[_Handle | None, None] = GroupCommit(self._ack_all)
+        self._notices: GroupCommit[None, None] = GroupCommit(self._notify)
+        self._renewing = asyncio.create_task(self._renew())
 
     @classmethod
-    async def open(cls, url: str, max_size: int, lease_ms: int = LEASE_MS) -> "PostgresQueue":
-        """Raises ``PostgresUnavailable`` or ``PostgresUnusable``."""
+    async def open(cls, url: str, max_size: int, lease_ms: int) -> "PostgresQueue":
+        """Raises ``QueueUnavailable`` or ``Unusable``."""
         url, options = split_url(url, OPTIONS)
         table = options.get("table", "queue")
         if not _is_table(table):
-            raise PostgresUnusable("table: must be lower-case letters, digits and underscores, at most 40")
-        scripts = [script.replace("QUEUE", table) for script in MIGRATIONS]
-        store = await PostgresStore.open(url, {f"queue {table}": scripts})
+            raise Unusable("table: must be lower-case letters, digits and underscores, at most 40")
+        store = await PostgresStore.open(url, queue_tables(table), QueueUnavailable)
         return cls(store, table, options.get("listen_url", url), max_size, lease_ms)
 
-    def _sql(self, text: str) -> str:
-        return text.replace("QUEUE", self._table)
-
     async def put(self, message: Message) -> None:
-        if self._waiting >= self._max_size and time.monotonic() < self._known_until:
+        if self._waiting >= self._max_size and time.monotonic() < self._count_valid_until:
             raise QueueFull
-        try:
+        with queue_unavailable:
             await self._puts.submit(message)
-        except PostgresUnavailable as error:
-            raise QueueUnavailable(str(error)) from None
 
-    async def _insert(self, connection: Connection, messages: list[Message], again: bool) -> list[Exception | None]:
+    async def _put_all(self, messages: list[Message]) -> list[Exception | None]:
+        outcomes = await self._store.transaction(partial(self._insert, messages))
+        self._arrivals.announce()
+        self._notices.post(None)
+        return outcomes
+
+    async def _insert(self, messages: list[Message], connection: Connection, repeated: bool) -> list[Exception | None]:
         began = time.monotonic()
-        if again or began >= self._known_until:
-            self._waiting = await connection.fetchval(self._sql(_COUNT), self._max_size)
+        if repeated or began >= self._count_valid_until:
+            self._waiting = await connection.fetchval(self._sql["count"], self._max_size)
             now = time.monotonic()
-            self._known_until = now + max(_COUNTED_S, _COUNTING * (now - began))
-        stored = messages if again else messages[: max(0, self._max_size - self._waiting)]
+            self._count_valid_until = now + max(_COUNT_VALID_S, _COUNT_VALID_FACTOR * (now - began))
+        stored = messages if repeated else messages[: max(0, self._max_size - self._waiting)]
         if stored:
             self._waiting += len(stored)
             # If the answer to a first attempt was lost, it may be stored already, and even taken: not surely fresh.
             await connection.execute(
-                self._sql(_INSERT),
+                self._sql["insert"],
                 [m.request_id for m in stored],
                 [m.station_id for m in stored],
                 [m.accepted_at for m in stored],
                 [m.body for m in stored],
-                int(again),
+                int(repeated),
             )
         return [None] * len(stored) + [QueueFull()] * (len(messages) - len(stored))
 
-    async def _stored(self) -> None:
-        self._arrival.set()
-        self._calls.post(None)
-
-    async def _notify(self, connection: Connection, _calls: list[None], _again: bool) -> None:
-        # not in the transaction of the puts: NOTIFY lets one commit at a time through
-        await connection.execute(f"NOTIFY {self._table}")
+    async def _notify(self, _notices: list[None]) -> None:
+        # This is not in the transaction of the puts: NOTIFY lets one commit at a time through.
+        await self._store.transaction(lambda connection, _: connection.execute(self._sql["notify"]), durable=False)
 
     async def receive(self, limit: int) -> list[Delivery]:
         while not self._window:
-            if self._taking is None:
-                self._arrival.clear()
-                self._taking = asyncio.create_task(self._take(limit))
-                self._taking.add_done_callback(lambda task: task.cancelled() or task.exception())
-            taking = self._taking
-            await asyncio.wait((taking,))  # which leaves it alone when this is cancelled: what it takes is kept
-            try:
-                taking.result()
-            except PostgresUnavailable as error:
-                raise QueueUnavailable(str(error)) from None
+            await self._reading.wait(limit)
             if not self._window:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_IDLE_POLL_S if self._heard else _POLL_S):
-                        await self._arrival.wait()
+                await self._arrivals.wait()
         return [self._window.popleft() for _ in range(min(limit, len(self._window)))]
 
     async def _take(self, limit: int) -> None:
+        self._arrivals.forget()
         lease = uuid4()
-        late = time.monotonic() >= self._late_from
+        late = time.monotonic() >= self._take_late_from
 
-        async def take(connection: Connection, again: bool) -> list[Any]:
-            taken: list[Any] = await connection.fetch(self._sql(_TAKEN), lease) if again else []
-            return taken or await connection.fetch(self._sql(_TAKE), limit, self._lease_s, lease, late and not again)
+        async def take(connection: Connection, repeated: bool) -> list[Any]:
+            taken: list[Any] = await connection.fetch(self._sql["taken"], lease) if repeated else []
+            return taken or await connection.fetch(
+                self._sql["take"], limit, self._lease_s, lease, late and not repeated
+            )
 
         try:
             rows = await self._store.transaction(take)
-        except PostgresUnavailable:
-            # After an outage everybody's leases look late: the living are given time to renew them.
-            self._late_from = time.monotonic() + self._lease_s / 4
+        except Unavailable:
+            # After an outage everybody's leases look late: those who live are given time to renew them.
+            self._take_late_from = time.monotonic() + self._lease_s / 4
             raise
-        finally:
-            self._taking = None
-        rows.sort(key=lambda row: (row[5] == 1, row[0]))
+        rows.sort(key=lambda row: (row["deliveries"] == 1, row["seq"]))  # what came back is first
         for seq, request_id, station_id, accepted_at, body, deliveries in rows:
             self._waiting -= deliveries == 1
             self._held.add((seq, lease))
@@ -210,22 +149,25 @@ class PostgresQueue:
             self._window.append(Delivery(message, (seq, lease), fresh=deliveries == 1))
 
     async def ack(self, delivery: Delivery) -> None:
-        with contextlib.suppress(PostgresUnavailable):  # closed: it comes again
+        with contextlib.suppress(Unavailable):  # it is closed, and the message comes again
             self._acks.post(delivery.handle)
 
-    async def _delete(self, connection: Connection, items: list[_Handle | None], _again: bool) -> None:
-        """Acked rows go. None among the items renews the leases: here, so that the two never wait for each other."""
-        acked = {item for item in items if item is not None}
-        self._gone = acked
-        if acked:
-            await connection.execute(self._sql(_DELETE), *_columns(acked))
-        held = self._held - acked
-        if None in items and held:
-            kept = await connection.fetch(self._sql(_RENEW), *_columns(held), self._lease_s)
-            self._gone = acked | (held - {(row[0], row[1]) for row in kept})
+    async def _ack_all(self, items: list[_Handle | None]) -> None:
+        self._held -= await self._store.transaction(partial(self._delete_and_renew, items), durable=False)
 
-    async def _forget(self) -> None:
-        self._held -= self._gone
+    async def _delete_and_renew(
+        self, items: list[_Handle | None], connection: Connection, _repeated: bool
+    ) -> set[_Handle]:
+        """Delete acked rows, and renew all leases where None is among the items: both in one transaction, so that they
+        never wait for each other. Returns the handles that are held no longer."""
+        acked = {item for item in items if item is not None}
+        if acked:
+            await connection.execute(self._sql["delete"], *_columns(acked))
+        held = self._held - acked
+        if None not in items or not held:
+            return acked
+        renewed = await connection.fetch(self._sql["renew"], *_columns(held), self._lease_s)
+        return acked | (held - {(row[0], row[1]) for row in renewed})
 
     async def _renew(self) -> None:
         while True:
@@ -233,76 +175,40 @@ class PostgresQueue:
             if self._held:
                 self._acks.post(None)
 
-    async def _listen(self) -> None:
-        """Notifications wake; whoever hears none, behind a pooler or while the server is away, polls."""
-
-        def heard(*_: object) -> None:
-            self._heard = True
-            self._arrival.set()
-
-        while True:
-            with contextlib.suppress(PostgresUnavailable, PostgresUnusable):
-                connection = await connect(self._listen_url)
-                gone = asyncio.Event()
-                connection.add_termination_listener(lambda _, gone=gone: gone.set())
-                try:
-                    await connection.add_listener(self._table, heard)
-                    await gone.wait()
-                except Exception:  # noqa: BLE001, S110 - whatever it is, the queue is polled until it is over
-                    pass
-                finally:
-                    connection.terminate()
-            self._heard = False
-            await asyncio.sleep(_RECONNECT_S)
-
     async def find(self, request_id: str) -> Waiting | None:
-        rows = await self._read(_FIND, request_id)
+        rows = await self._store.read(self._sql["find"], request_id)
         if not rows:
             return None
         station_id, accepted_at, leased, seq = rows[0]
         return Waiting(station_id, accepted_at, leased and all(seq != kept.handle[0] for kept in self._window))
 
-    async def beginnings(self, length: int) -> frozenset[bytes]:
-        """The different first bytes of all bodies, to see early whether they can be opened."""
-        return frozenset(row[0] for row in await self._read(_BEGINNINGS, length))
-
     async def depth(self) -> Depth:
-        ((waiting, oldest),) = await self._read(_DEPTH)
+        ((waiting, oldest),) = await self._store.read(self._sql["depth"])
         kept = [delivery.message.accepted_at for delivery in self._window]
         times = kept if oldest is None else [*kept, oldest]
         return Depth(waiting + len(kept), max(0, now_ms() - min(times)) if times else 0)
 
     async def check(self) -> None:
-        try:
-            await self._store.check()
-        except PostgresUnavailable as error:
-            raise QueueUnavailable(str(error)) from None
-
-    async def _read(self, query: str, *values: Any) -> list[Any]:
-        try:
-            return await self._store.read(self._sql(query), *values)
-        except PostgresUnavailable as error:
-            raise QueueUnavailable(str(error)) from None
+        await self._store.check()
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._taking is not None:
-            await asyncio.wait((self._taking,))
-        for gatherer in (self._puts, self._acks, self._calls):
-            await gatherer.close()
-        with contextlib.suppress(PostgresUnavailable):
+        self._renewing.cancel()
+        await asyncio.gather(self._renewing, return_exceptions=True)
+        await self._arrivals.close()
+        await self._reading.close(cancel=False)
+        for commits in (self._puts, self._acks, self._notices):
+            await commits.close()
+        with contextlib.suppress(Unavailable):
             await self._store.transaction(self._release)
         await self._store.close()
 
-    async def _release(self, connection: Connection, _again: bool) -> None:
-        """Others need not wait for this process's leases; what nobody was handed is as fresh as it was."""
+    async def _release(self, connection: Connection, _repeated: bool) -> None:
+        """Others need not wait for this process's leases. What nobody was handed is as fresh as it was."""
         unseen = {delivery.handle for delivery in self._window}
-        for these, fewer in ((unseen, 1), (self._held - unseen, 0)):
-            if these:
-                await connection.execute(self._sql(_RELEASE), *_columns(these), fewer)
+        for handles, fewer in ((unseen, 1), (self._held - unseen, 0)):
+            if handles:
+                await connection.execute(self._sql["release"], *_columns(handles), fewer)
 
 
-def _columns(handles: set[_Handle]) -> tuple[list[int], list[UUID]]:
-    return [seq for seq, _ in handles], [lease for _, lease in handles]
+def _columns(handles: Iterable[_Handle]) -> Iterable[list[Any]]:
+    return map(list, zip(*handles, strict=True))

@@ -7,9 +7,8 @@
 
 import asyncio
 import contextlib
-import itertools
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from functools import cache
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
@@ -19,28 +18,27 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import MasterDownError, ReadOnlyError, RedisClusterException, RedisError
 
-from chargegate.observe import log
+from chargegate.storage.files import read_text
+from chargegate.storage.unavailable import Unavailable
 
 _PORTS: Final = {"": 6379, "cluster": 6379, "sentinel": 26379}
 _OPTIONS: Final = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
-
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+_LOST: Final = {"NOGROUP", "UNBLOCKED"}  # codes of the server's errors
 
 
-class RedisUnavailable(Exception):
-    """Redis did not do what it was asked, or did not say so in time. The message says why, without a secret."""
+class StreamLost(Unavailable):
+    """The server is well, but the stream or its group is gone: it lost its data."""
 
 
 class RedisServer:
-    """Asks each thing once, ``at_once`` of them at a time, and waits for an answer at most ``timeout_s``.
+    """Sends each command once, ``at_once`` of them at a time, and waits for an answer for at most ``timeout_s``.
 
-    ``connections`` counts those made so far. Where one thing is asked at a time, a change of it tells that the server
+    ``connections`` counts those made so far. Where one command runs at a time, a change of it tells that the server
     may have been restarted or replaced. It is None on a Cluster, whose client does not tell.
     """
 
     def __init__(self, url: str, *, timeout_s: float, at_once: int) -> None:
-        """Connects when first asked. Raises ``ValueError`` for a URL that is not one of the above."""
+        """It connects with the first command. Raises ``ValueError`` for a URL that is not one of the above."""
         self.connections: int | None = 0
         self._timeout_s = timeout_s
         self._free = asyncio.Semaphore(at_once)
@@ -49,23 +47,23 @@ class RedisServer:
         self._client = self._connect(_address(url))
 
     async def run(self, script: str, keys: tuple[str, ...], *arguments: Any) -> Any:
-        """Run a Lua script; its keys must share a hash tag. Raises ``RedisUnavailable``."""
-        # EVAL, not EVALSHA: nothing to load again after a restart, a failover or a resharding.
-        return await self.command("EVAL", script, len(keys), *keys, *arguments)
+        """Run the script of the file ``<script>.lua``; its keys must share a hash tag. Raises as ``command`` does."""
+        # EVAL, not EVALSHA: no script must be loaded again after a restart, a failover or a resharding.
+        return await self.command("EVAL", _text(script), len(keys), *keys, *arguments)
 
     async def command(self, *words: Any) -> Any:
-        """Raises ``RedisUnavailable``."""
+        """Raises ``Unavailable`` where Redis did not do it, or did not say so in time: it may have been done. That is
+        ``StreamLost`` where the server lost a stream."""
         try:
             async with asyncio.timeout(self._timeout_s), self._free:
                 return await self._client.execute_command(*words)
         except TimeoutError:
-            raise RedisUnavailable("Redis did not answer in time") from None
+            raise Unavailable("Redis did not answer in time") from None
         except Exception as error:  # noqa: BLE001 - the client has no one kind: its own, the system's, uvloop's, a parser's
             if self._pool is not None and isinstance(error, (ReadOnlyError, MasterDownError)):
                 with contextlib.suppress(Exception):  # connected anew, the same name may lead to the new master
                     await self._pool.disconnect(inuse_connections=False)
-            said = str(error) if isinstance(error, (RedisError, RedisClusterException, OSError, RuntimeError)) else ""
-            raise RedisUnavailable(said.partition("\n")[0][:200] or type(error).__name__) from None
+            raise _fault(error) from None
 
     async def close(self) -> None:
         await asyncio.gather(*(client.aclose() for client in (self._client, *self._sentinels)))
@@ -75,7 +73,7 @@ class RedisServer:
         options = where.options | {
             # RESP2: the same answers from every version of redis-py, and no push messages.
             "protocol": 2,
-            # A script that was sent may have run: whoever asked decides whether to ask again.
+            # A command that was sent may have run: the caller decides whether to send it again.
             "retry": Retry(NoBackoff(), 0),
             "socket_timeout": self._timeout_s,
             "socket_connect_timeout": self._timeout_s,
@@ -105,48 +103,15 @@ class RedisServer:
             self.connections += 1
 
 
-class Batches(Generic[Item, Answer]):
-    """Asks ``run`` for many at once: what comes in one turn of the loop, or while a batch is under way, goes together.
+@cache
+def _text(script: str) -> str:
+    return read_text("chargegate.engines.redis", f"{script}.lua")
 
-    ``run`` gives an answer for each item, or raises ``RedisUnavailable``.
-    """
 
-    def __init__(self, run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]], most: int = 256) -> None:
-        self._run = run
-        self._most = most
-        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
-        self._task: asyncio.Task[None] | None = None
-
-    async def ask(self, item: Item) -> Answer:
-        """Raises ``RedisUnavailable``. A cancelled caller's item may be in a batch all the same."""
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, answer))
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work())
-        return await answer
-
-    async def finish(self) -> None:
-        """Wait until nothing is under way."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
-
-    async def _work(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
-            try:
-                answers = await self._run([item for item, _ in batch])
-            except Exception as error:  # noqa: BLE001 - whatever it is, nobody shall wait for ever
-                if not isinstance(error, RedisUnavailable):
-                    log.exception("a batch for Redis failed")
-                # Those behind would wait as long again for the same.
-                for _, waiter in itertools.chain(batch, self._waiting):
-                    if not waiter.done():
-                        waiter.set_exception(RedisUnavailable(str(error)))
-                self._waiting = []
-            else:
-                for (_, waiter), answer in zip(batch, answers, strict=True):
-                    if not waiter.done():
-                        waiter.set_result(answer)
+def _fault(error: Exception) -> Unavailable:
+    said = str(error) if isinstance(error, (RedisError, RedisClusterException, OSError, RuntimeError)) else ""
+    kind = StreamLost if said.partition(" ")[0] in _LOST else Unavailable
+    return kind(said.partition("\n")[0][:200] or type(error).__name__)
 
 
 class _Address(NamedTuple):

@@ -9,39 +9,45 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from chargegate.engines.sqlite.connection import SqliteStore, many
-from chargegate.engines.sqlite.group_commit import Operation, StoreUnavailable
+from chargegate.engines import SQLITE
+from chargegate.engines.sqlite.batches import Operation
+from chargegate.engines.sqlite.connection import SqliteStore, StorePart
+from chargegate.engines.sqlite.queries import many, run_many, select, select_one
+from chargegate.engines.sqlite.statements import QUEUE
 from chargegate.model import now_ms
-from chargegate.queues.base import Capabilities, Delivery, Depth, Message, QueueFull, QueueUnavailable, Waiting
-
-MIGRATIONS: Final = (
-    """
-CREATE TABLE queue (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    request_id TEXT NOT NULL,
-    station_id TEXT NOT NULL,
-    accepted_at INTEGER NOT NULL,
-    body BLOB NOT NULL
-);
-CREATE INDEX queue_by_request ON queue (request_id)
-""",
+from chargegate.queues.base import (
+    Delivery,
+    Depth,
+    Message,
+    QueueFull,
+    QueueUnavailable,
+    Waiting,
+    queue_unavailable,
 )
 
-_WINDOW = 2048
-_PAGE = 512
-_WATCH_S = 0.5
+_WINDOW: Final = 2048
+_PAGE: Final = 512
+_WATCH_S: Final = 0.5
 
 
 class SqliteQueue:
     """Keeps the promises of ``Queue`` across crashes. One process receives; others may put (a replay, a move)."""
 
-    capabilities = Capabilities(durable=True, shared=False, find=True)
+    capabilities = SQLITE.capabilities
 
-    def __init__(self, store: SqliteStore, max_size: int, waiting: int, newest: int) -> None:
-        self._store = store
+    def __init__(
+        self,
+        store: SqliteStore,
+        max_size: int,
+        waiting: int,
+        newest: int,
+        on_close: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        self._store = StorePart(store, queue_unavailable)
+        self._on_close = on_close
         self._max_size = max_size
         self._waiting = waiting
         self._window: deque[Delivery] = deque()
@@ -56,25 +62,26 @@ class SqliteQueue:
         self._closed = False
 
     @classmethod
-    async def open(cls, store: SqliteStore, max_size: int) -> "SqliteQueue":
-        """Take up what an earlier process left. The store's migrations must include this module's."""
+    async def open(
+        cls, store: SqliteStore, max_size: int, *, on_close: Callable[[], Awaitable[None]] | None = None
+    ) -> "SqliteQueue":
+        """Take up what an earlier process left. ``on_close`` is awaited once, at the end of ``close``. Raises
+        ``Unavailable``."""
 
         def state(connection: sqlite3.Connection) -> tuple[int, int]:
-            row = connection.execute("SELECT count(*), ifnull(max(seq), 0) FROM queue").fetchone()
-            return row[0], max(row[1], _newest(connection))
+            count, newest = connection.execute(QUEUE["count"]).fetchone()
+            return count, max(newest, _newest(connection))
 
-        return cls(store, max_size, *await store.read(state))
+        return cls(store, max_size, *await store.read(state), on_close)
 
     async def put(self, message: Message) -> None:
         if self._waiting >= self._max_size:
             raise QueueFull
         self._waiting += 1
         try:
-            await self._store.submit(self._insert, message)
-        except Exception as error:
+            await self._store.write(self._insert, message)
+        except Exception:
             self._waiting -= 1
-            if isinstance(error, StoreUnavailable):
-                raise QueueUnavailable(str(error)) from None
             raise
 
     def _landed(self, stored: list[tuple[Message, int]]) -> None:
@@ -115,16 +122,7 @@ class SqliteQueue:
             if self._window or self._cursor >= self._newest:
                 return
             cursor, newest = self._cursor, self._newest
-            try:
-                rows = await self._store.read(
-                    lambda connection: connection.execute(
-                        "SELECT seq, request_id, station_id, accepted_at, body FROM queue"
-                        " WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
-                        (cursor, newest, _PAGE),
-                    ).fetchall()
-                )
-            except StoreUnavailable as error:
-                raise QueueUnavailable(str(error)) from None
+            rows = await self._store.read(select(tuple, QUEUE["page"], (cursor, newest, _PAGE)))
             self._window.extend(Delivery(Message(*row), seq, fresh=seq > self._opened_at) for seq, *row in rows)
             self._cursor = rows[-1][0] if rows else newest
 
@@ -132,84 +130,56 @@ class SqliteQueue:
         self._store.post(_DELETE, delivery.handle)
 
     async def find(self, request_id: str) -> Waiting | None:
-        try:
-            row = await self._store.read(
-                lambda connection: connection.execute(
-                    "SELECT seq, station_id, accepted_at FROM queue WHERE request_id = ? ORDER BY seq LIMIT 1",
-                    (request_id,),
-                ).fetchone()
-            )
-        except StoreUnavailable as error:
-            raise QueueUnavailable(str(error)) from None
+        row = await self._store.read(select_one(tuple, QUEUE["find"], (request_id,)))
         if row is None:
             return None
         first_waiting = self._window[0].handle if self._window else self._cursor + 1
         return Waiting(row[1], row[2], taken=row[0] < first_waiting)
-
-    async def beginnings(self, length: int) -> frozenset[bytes]:
-        """The different first bytes of all bodies, to see early whether they can be opened."""
-        rows = await self._store.read(
-            lambda connection: connection.execute("SELECT DISTINCT substr(body, 1, ?) FROM queue", (length,)).fetchall()
-        )
-        return frozenset(row[0] for row in rows)
 
     async def depth(self) -> Depth:
         oldest: int | None = None
         if self._window:
             oldest = self._window[0].message.accepted_at
         elif self._cursor < self._newest:
-            cursor = self._cursor
-            try:
-                row = await self._store.read(
-                    lambda connection: connection.execute(
-                        "SELECT accepted_at FROM queue WHERE seq > ? ORDER BY seq LIMIT 1", (cursor,)
-                    ).fetchone()
-                )
-            except StoreUnavailable as error:
-                raise QueueUnavailable(str(error)) from None
-            oldest = row[0] if row else None
+            oldest = await self._store.read(select_one(lambda row: int(row[0]), QUEUE["oldest"], (self._cursor,)))
         return Depth(self._waiting, max(0, now_ms() - oldest) if oldest else 0)
 
     async def check(self) -> None:
-        try:
-            await self._store.check()
-        except StoreUnavailable as error:
-            raise QueueUnavailable(str(error)) from None
+        await self._store.check()
 
     async def _watch(self) -> None:
         """Notice what other processes put."""
         while True:
             await asyncio.sleep(_WATCH_S)
-            with contextlib.suppress(StoreUnavailable):
-                await self._store.submit(self._look, None)
+            with contextlib.suppress(QueueUnavailable):
+                await self._store.write(self._look, None)
 
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
+            if self._on_close is not None:
+                await self._on_close()
 
 
 def _insert(connection: sqlite3.Connection, messages: list[Message]) -> Sequence[int]:
     rows = [(m.request_id, m.station_id, m.accepted_at, m.body) for m in messages]
     last = 0
-    for cursor, _ in many(
-        connection, "INSERT INTO queue (request_id, station_id, accepted_at, body) VALUES", "(?, ?, ?, ?)", "", rows
-    ):
+    for cursor, _ in many(connection, QUEUE["insert"], rows):
         last = cursor.lastrowid or 0
     return range(last - len(rows) + 1, last + 1)
 
 
 def _delete(connection: sqlite3.Connection, rows: list[int]) -> None:
-    for _ in many(connection, "DELETE FROM queue WHERE seq IN (", "?", ")", [(row,) for row in rows]):
-        pass
+    run_many(connection, QUEUE["delete"], [(row,) for row in rows])
 
 
-_DELETE = Operation(_delete)
+_DELETE: Final = Operation(_delete)
 
 
 def _newest(connection: sqlite3.Connection) -> int:
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'queue'").fetchone()
+    row = connection.execute(QUEUE["last_number"]).fetchone()
     return row[0] if row else 0
 
 

@@ -1,0 +1,266 @@
+"""Opens what a process stands on, in this order: keys, database, queue, shared cache. They are closed in the other."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chargegate.app.process import Role, process_name
+from chargegate.audit.csv_file import CsvFile
+from chargegate.audit.feed import AuditFeed
+from chargegate.config import Settings
+from chargegate.engines import Database, Engine, Place, QueueLimits, engine_of
+from chargegate.keys import SEALED_PREFIX, KeyFileError, Keyring, open_keyring
+from chargegate.ledger.base import Ledger, LedgerUnavailable
+from chargegate.ledger.records import AuditRow
+from chargegate.model import now_ms
+from chargegate.observe import Metrics, log
+from chargegate.queues.base import Queue
+from chargegate.storage.unavailable import Unavailable, Unusable
+
+
+class StartError(Exception):
+    """The service cannot start, or a command cannot do its work. The message is one line and says what to change."""
+
+
+class Opened(NamedTuple):
+    """What a process holds open. ``feed`` is None where it keeps no audit file, ``cache`` where it shares none.
+    ``keys_checked`` is False where the database was away: see ``check_keys``."""
+
+    settings: Settings
+    role: Role
+    metrics: Metrics
+    keyring: Keyring
+    database: Database
+    keys_checked: bool
+    feed: AuditFeed | None
+    queue: Queue
+    cache: Any
+
+
+async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> Opened:
+    """For a process that serves. An ``api`` goes on without a database that is away. Raises ``StartError``, and
+    ``LedgerUnavailable`` where the database fails while it is asked."""
+    metrics = Metrics()
+    folder = made_folder(settings)
+    place = Place(folder=folder, exclusive=role != "api", process=_named(settings, role, stack))
+    keyring = open_keys(settings)
+    feed = None if role == "api" else _audit_file(settings, metrics)
+    needed = role != "api" or engine_of(settings.database.url).in_folder
+    on_audit = partial(_audited, metrics, feed)
+    url = settings.database.url
+    database = await database_at("database.url", url, place, stack, on_audit=on_audit, needed=needed)
+    keys_checked = True
+    try:
+        await check_keys(keyring, database.ledger)
+    except LedgerUnavailable as error:
+        if needed:
+            raise
+        keys_checked = False
+        log.warning("the database is away; requests are accepted without it", error=str(error))
+    if feed is not None:
+        await _start_feed(feed, settings.audit.csv_path, database.ledger, stack)
+    queue = await _open_service_queue(settings, place, database, keyring, stack)
+    cache = _open_cache(settings, stack)
+    return Opened(settings, role, metrics, keyring, database, keys_checked, feed, queue, cache)
+
+
+def made_folder(settings: Settings) -> Path:
+    """``data_dir``, which is there now."""
+    try:
+        settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"data_dir: {settings.data_path}: {error.strerror}") from None
+    return settings.data_path
+
+
+def _named(settings: Settings, role: Role, stack: AsyncExitStack) -> str:
+    """This process's name; none is needed where it shares nothing."""
+    if not any(engine_of(url).capabilities.shared for url in (settings.queue.url, settings.database.url)):
+        return ""
+    try:
+        return stack.enter_context(process_name(settings.data_path, role))
+    except OSError as error:
+        raise StartError(f"data_dir: {settings.data_path}: {error.strerror}") from None
+
+
+def open_keys(settings: Settings) -> Keyring:
+    security = settings.security
+    try:
+        return open_keyring(settings.data_path, security.encryption_keys, security.token_hash_key)
+    except KeyFileError as error:
+        raise StartError(f"data_dir: {error}") from None
+
+
+async def database_at(
+    key: str,
+    url: str,
+    place: Place,
+    stack: AsyncExitStack,
+    *,
+    on_audit: Callable[[list[AuditRow]], None] | None = None,
+    needed: bool = True,
+) -> Database:
+    """The database that a URL names; ``key`` is what named it, for errors. See ``EngineModule.open_database``. Raises
+    ``StartError``."""
+    engine = engine_of(url)
+    with naming(key, engine, place.folder):
+        database = await engine.load().open_database(url, place, on_audit, needed=needed)
+    stack.push_async_callback(database.close)
+    return database
+
+
+async def checked_database(settings: Settings, place: Place, keyring: Keyring, stack: AsyncExitStack) -> Database:
+    """The database of the settings, which goes with the keys. Raises ``StartError``."""
+    database = await database_at("database.url", settings.database.url, place, stack)
+    with naming_database(settings):
+        await check_keys(keyring, database.ledger)
+    return database
+
+
+async def check_keys(keyring: Keyring, ledger: Ledger) -> None:
+    """Raises ``StartError`` if the database's tokens were hashed, or its dead letters sealed, with keys that are not
+    at hand."""
+    if await ledger.put_value_if_absent("token_hash_key", keyring.hash_key_id) != keyring.hash_key_id:
+        raise StartError(
+            "security.token_hash_key: not the key that this database's tokens were hashed with,"
+            " so that no driver would be found"
+        )
+    _refuse_unknown_keys(keyring, await ledger.sealed_prefixes(SEALED_PREFIX), "dead letters")
+
+
+def _refuse_unknown_keys(keyring: Keyring, prefixes: frozenset[bytes], what: str) -> None:
+    for prefix in prefixes:
+        if not keyring.knows(prefix):
+            raise StartError(
+                f"security.encryption_keys: {what} are sealed with the key {prefix[1:].hex()}, which is missing;"
+                " keep a key in the list until nothing is sealed with it"
+            )
+
+
+async def _open_service_queue(
+    settings: Settings, place: Place, database: Database, keyring: Keyring, stack: AsyncExitStack
+) -> Queue:
+    """Requests that an earlier process left in its memory come to an end. Those that it left in the folder's queue,
+    which ``queue.url`` does not name now, are not lost, but nobody decides them."""
+    url = settings.queue.url
+    left_behind = await _left_behind(settings, place)
+    if engine_of(url).within_process:
+        log.warning(f"queue.url is {url}: what is waiting is lost when this process ends")
+        if lost := await database.ledger.fail_lost(left_behind, now_ms()):
+            log.warning("requests were lost with an earlier process's queue", requests=lost)
+    queue = await open_queue(settings, place, keyring, stack)
+    if left_behind:
+        log.warning(
+            "requests wait in the embedded queue, which queue.url does not name;"
+            f" `chargegate queue move --from {settings.database.url}` takes them along",
+            requests=len(left_behind),
+        )
+    return queue
+
+
+async def _left_behind(settings: Settings, place: Place) -> frozenset[str]:
+    engine = engine_of(settings.database.url)
+    if not engine.in_folder or engine is engine_of(settings.queue.url):
+        return frozenset()
+    with naming("database.url", engine, place.folder):
+        return await engine.load().waiting_in_folder(place)
+
+
+async def open_queue(settings: Settings, place: Place, keyring: Keyring, stack: AsyncExitStack) -> Queue:
+    """The queue of the settings. Raises ``StartError``, also where its server is away or refuses."""
+    url = settings.queue.url
+    limits = QueueLimits(
+        max_size=settings.queue.max_size,
+        lease_ms=settings.queue.lease_ms,
+        prefetch=settings.queue.consumer_concurrency,
+    )
+    queue = await queue_at("queue.url", url, place, stack, limits=limits, keyring=keyring)
+    if queue.capabilities.shared:
+        with naming("queue.url", engine_of(url), place.folder):
+            await queue.check()
+    return queue
+
+
+async def queue_at(
+    key: str, url: str, place: Place, stack: AsyncExitStack, *, limits: QueueLimits, keyring: Keyring | None
+) -> Queue:
+    """The queue that a URL names; ``key`` is what named it, for errors. One in the folder must hold nothing that the
+    ``keyring`` cannot open. Raises ``StartError``."""
+    engine = engine_of(url)
+    with naming(key, engine, place.folder):
+        module = engine.load()
+        queue = await module.open_queue(url, place, limits)
+        stack.push_async_callback(queue.close)
+        if engine.in_folder and keyring is not None:
+            sealed = await module.sealed_prefixes_in_folder(place, SEALED_PREFIX)
+            _refuse_unknown_keys(keyring, sealed, "waiting requests")
+    return queue
+
+
+def _open_cache(settings: Settings, stack: AsyncExitStack) -> Any:
+    url = settings.cache.url
+    engine = engine_of(url)
+    with naming("cache.url", engine, settings.data_path):
+        cache = engine.load().open_cache(url, ttl_ms=settings.authorization.cache_ttl_ms)
+    if cache is not None:
+        stack.push_async_callback(cache.close)
+    return cache
+
+
+@contextmanager
+def naming(key: str, engine: Engine, folder: Path) -> Iterator[None]:
+    """Where an engine cannot be opened, a ``StartError`` that names the key of its URL, or the folder that it lies
+    in."""
+    try:
+        yield
+    except ImportError as error:
+        missing = error.name or "a module"
+        raise StartError(f"{key}: needs `pip install 'chargegate[{engine.extra}]'` ({missing} is missing)") from None
+    except (Unusable, ValueError) as error:
+        raise StartError(f"{'data_dir' if engine.in_folder else key}: {error}") from None
+    except Unavailable as error:
+        raise StartError(f"{_where(key, engine, folder)}: {error}") from None
+
+
+@contextmanager
+def naming_database(settings: Settings) -> Iterator[None]:
+    """Where the database that is open fails, a ``StartError`` that says which."""
+    try:
+        yield
+    except LedgerUnavailable as error:
+        raise StartError(f"{database_place(settings)}: {error}") from None
+
+
+def database_place(settings: Settings) -> str:
+    """What errors call the database."""
+    return _where("database.url", engine_of(settings.database.url), settings.data_path)
+
+
+def _where(key: str, engine: Engine, folder: Path) -> str:
+    return f"data_dir: {folder / engine.file}" if engine.in_folder else key
+
+
+def _audit_file(settings: Settings, metrics: Metrics) -> AuditFeed | None:
+    if not settings.audit.csv_path:
+        return None
+    path = Path(settings.audit.csv_path)
+    try:
+        return AuditFeed(CsvFile(path), metrics)
+    except OSError as error:
+        raise StartError(f"audit.csv_path: {path}: {error.strerror}") from None
+
+
+def _audited(metrics: Metrics, feed: AuditFeed | None, rows: list[AuditRow]) -> None:
+    metrics.audit_entries.labels("database").inc(len(rows))
+    if feed is not None:
+        feed.offer(rows)
+
+
+async def _start_feed(feed: AuditFeed, path: str, ledger: Ledger, stack: AsyncExitStack) -> None:
+    try:
+        await feed.start(ledger)
+    except OSError as error:
+        raise StartError(f"audit.csv_path: {path}: cannot be read back: {error.strerror}") from None
+    stack.push_async_callback(feed.close)

@@ -1,0 +1,135 @@
+-- Rows go in as one array a column. {decided} are a decision's columns in charging_requests, {decision} those in
+-- authorization_audit.
+
+-- name: record
+-- What was decided before is left out rather than left to the conflict: a conflict locks its row, in no order that an
+-- UPDATE elsewhere would keep to. The rest is inserted by all processes in one order.
+WITH decided AS (
+    INSERT INTO charging_requests AS held ({decided}, created_at, started_at, status)
+    SELECT d.*, d.at, 'PROCESSING' FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[],
+        $6::bigint[], $7::bigint[], $8::bigint[]) AS d (id, station, hash, decision, reason, took, at, created)
+    WHERE NOT EXISTS (SELECT FROM charging_requests WHERE request_id = d.id AND decision IS NOT NULL)
+    ORDER BY d.id COLLATE "C"
+    ON CONFLICT (request_id) DO UPDATE
+    SET ({decided}, started_at, status) = ROW({excluded}, excluded.started_at, excluded.status)
+    WHERE held.decision IS NULL
+    RETURNING *
+)
+INSERT INTO authorization_audit (writer, sequence, {decision})
+SELECT $9, $10 + row_number() OVER (ORDER BY request_id), {decided} FROM decided RETURNING request_id, sequence
+
+-- name: last_sequence
+SELECT greatest(0, (SELECT max(sequence) FROM authorization_audit WHERE writer = $1),
+    (SELECT max(sequence) FROM sink_positions WHERE writer = $1))
+
+-- name: audit_after
+SELECT {decision}, sequence FROM authorization_audit WHERE writer = $1 AND sequence > $2 ORDER BY sequence LIMIT $3
+
+-- name: old_months
+-- A partition that somebody else attached has another name.
+SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'authorization_audit'::regclass AND c.relname < $1
+    AND c.relname ~ '^authorization_audit_[0-9]{4}_[0-9]{2}$'
+ORDER BY 1
+
+-- name: sink_position
+SELECT sequence FROM sink_positions WHERE writer = $1 AND sink = $2
+
+-- name: save_sink_position
+INSERT INTO sink_positions VALUES ($1, $2, $3)
+ON CONFLICT (writer, sink) DO UPDATE SET sequence = excluded.sequence
+
+-- name: accept
+INSERT INTO charging_requests (request_id, station_id, created_at, started_at, status)
+SELECT d.*, d.created, 'QUEUED' FROM unnest($1::text[], $2::text[], $3::bigint[]) AS d (id, station, created)
+ORDER BY d.id COLLATE "C" ON CONFLICT (request_id) DO NOTHING
+
+-- name: recorded
+SELECT {decided}, {recorded} FROM charging_requests
+WHERE request_id = ANY($1::text[]) AND decision IS NOT NULL
+
+-- name: restart
+UPDATE charging_requests SET status = 'PROCESSING', started_at = d.at, processed_at = NULL, attempts = 0,
+    last_status_code = NULL, last_error = NULL
+FROM unnest($1::text[], $2::bigint[]) AS d (id, at) WHERE request_id = d.id
+
+-- name: attempted
+UPDATE charging_requests SET attempts = d.attempts, last_status_code = d.code, last_error = d.error
+FROM unnest($1::text[], $2::integer[], $3::integer[], $4::text[]) AS d (id, attempts, code, error)
+WHERE request_id = d.id
+
+-- name: finish
+UPDATE charging_requests SET status = d.status, attempts = d.attempts, last_status_code = d.code,
+    last_error = d.error, processed_at = d.at, sealed = d.sealed
+FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::bigint[], $7::bytea[])
+    AS d (id, status, attempts, code, error, at, sealed)
+WHERE request_id = d.id
+
+-- name: fail_lost
+UPDATE charging_requests r SET status = 'FAILED', processed_at = $3, last_error = 'lost_with_the_queue'
+FROM authorization_audit a
+WHERE r.status = 'PROCESSING' AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS kept (id) WHERE id = r.request_id)
+    AND a.timestamp = r.decided_at AND a.request_id = r.request_id AND a.writer = $1
+
+-- name: find
+SELECT {decided}, {request} FROM charging_requests WHERE request_id = $1
+
+-- name: decisions
+SELECT {decision} FROM authorization_audit
+WHERE ($1::text IS NULL OR lower(station_id) = lower($1)) AND ($2::text IS NULL OR status = $2)
+    AND ($3::bigint IS NULL OR timestamp >= $3) AND ($4::bigint IS NULL OR timestamp < $4)
+    AND ($5::text IS NULL OR reason = $5)
+    AND ($6::bigint IS NULL OR timestamp <= $6 AND (timestamp, request_id) < ($6, $7::text))
+ORDER BY timestamp DESC, request_id DESC LIMIT $8
+
+-- name: station_stats
+-- Without a limit the busiest station comes first.
+SELECT lower(station_id), count(*), {counts_by_status} FROM authorization_audit
+WHERE ($1::bigint IS NULL OR timestamp >= $1) AND ($2::bigint IS NULL OR timestamp < $2)
+    AND ($3::text IS NULL OR lower(station_id) = lower($3)) AND ($4::text IS NULL OR lower(station_id) > lower($4))
+GROUP BY lower(station_id) ORDER BY CASE WHEN $5::bigint IS NULL THEN count(*) END DESC, 1 LIMIT $5
+
+-- name: dead_letters
+SELECT {dead_letter} FROM charging_requests WHERE status = 'FAILED' AND sealed IS NOT NULL
+    AND ($1::bigint IS NULL OR processed_at >= $1) AND ($2::bigint IS NULL OR processed_at < $2)
+    AND ($3::bigint IS NULL OR (processed_at, request_id) < ($3, $4::text))
+ORDER BY processed_at DESC, request_id DESC LIMIT $5
+
+-- name: dead_letter
+SELECT {dead_letter} FROM charging_requests WHERE status = 'FAILED' AND sealed IS NOT NULL AND request_id = $1
+
+-- name: count_dead_letters
+SELECT count(*) FROM charging_requests WHERE status = 'FAILED' AND sealed IS NOT NULL
+
+-- name: discard
+UPDATE charging_requests SET sealed = NULL
+WHERE request_id = ANY($1::text[]) AND status = 'FAILED' AND sealed IS NOT NULL
+
+-- name: sealed_prefixes
+SELECT DISTINCT substring(sealed FROM 1 FOR $1::integer) FROM charging_requests
+WHERE status = 'FAILED' AND sealed IS NOT NULL
+
+-- name: claim
+-- Claims that ran out before $5 are dropped, at most $6 of them.
+WITH old AS (
+    DELETE FROM idempotency_keys WHERE key_digest IN (
+        SELECT key_digest FROM idempotency_keys WHERE created_at <= $5 AND key_digest <> ALL($1::text[])
+        ORDER BY created_at LIMIT $6 FOR UPDATE SKIP LOCKED)
+)
+INSERT INTO idempotency_keys AS held (key_digest, {claim})
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
+ON CONFLICT (key_digest) DO UPDATE
+SET body_digest = excluded.body_digest, request_id = excluded.request_id, created_at = excluded.created_at
+WHERE held.created_at <= excluded.created_at - {claim_ms}
+
+-- name: claims
+SELECT key_digest, {claim} FROM idempotency_keys WHERE key_digest = ANY($1::text[])
+
+-- name: put_value_if_absent
+INSERT INTO service_facts VALUES ($1, $2) ON CONFLICT DO NOTHING
+
+-- name: value
+SELECT value FROM service_facts WHERE name = $1
+
+-- name: put_value
+INSERT INTO service_facts VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value

@@ -1,0 +1,113 @@
+"""Records decisions in PostgreSQL: one for each request, with its audit row in the same statement.
+
+*One decision.* A request's row in ``charging_requests`` carries its decision, and its key is the request id: whoever
+puts the decision there first has decided. A request that was only accepted has a row without one.
+``authorization_audit`` cannot keep request ids unique itself: it is partitioned by month, so that retention is a
+dropped partition, and a unique key of a partitioned table must hold the month too. Nothing is looked up there that is
+needed to go on: a dropped month takes no decision away.
+
+*Writers.* A process that feeds an audit sink has a writer's name, its own alone and the same after a restart. It
+numbers its audit rows 1, 2, 3, … in the order of their commits. ``audit_after`` and the sinks' positions are the
+writer's, so that each process's CSV file follows the decisions that this process made, and no two write one file.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from chargegate.engines.postgres.connection import Connection
+from chargegate.engines.postgres.months import Months
+from chargegate.engines.postgres.statements import LEDGER, arrays
+from chargegate.engines.postgres.store import PostgresStore
+from chargegate.ledger.records import AuditRow, Recorded
+from chargegate.ledger.rows import decision_of, recorded_of
+from chargegate.model import Decision
+from chargegate.observe import log
+from chargegate.storage.group_commit import GroupCommit
+
+OnAudit = Callable[[list[AuditRow]], None]
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    decision: Decision
+    created_at: int
+
+
+class _Written(msgspec.Struct, frozen=True):
+    """What a transaction wrote. ``last`` is the writer's newest number after it."""
+
+    answers: list[Recorded]
+    audit_rows: list[AuditRow]
+    last: int
+
+
+class Recorder:
+    """The decisions of one writer."""
+
+    def __init__(self, store: PostgresStore, writer: str, on_audit: OnAudit | None, months: Months) -> None:
+        """``on_audit`` is told, in another thread, of this writer's committed audit rows, before anyone who waits for
+        them."""
+        self._store = store
+        self._writer = writer
+        self._on_audit = on_audit
+        self._months = months
+        self._last: int | None = None  # this writer's newest number; None where the database must be asked
+        self._reported: int | None = None  # the number up to which on_audit was told; None before the first commit
+        self._commits: GroupCommit[_Entry, Recorded] = GroupCommit(self._commit)
+
+    async def record(self, decision: Decision, created_at: int) -> Recorded:
+        return await self._commits.submit(_Entry(decision, created_at))
+
+    async def _commit(self, entries: list[_Entry]) -> list[Recorded]:
+        written = await self._store.transaction(partial(self._write, entries))
+        self._last = self._reported = written.last
+        if written.audit_rows and self._on_audit is not None:
+            try:
+                await asyncio.to_thread(self._on_audit, written.audit_rows)
+            except Exception:  # noqa: BLE001 - the decisions are committed, and a sink catches up by itself
+                log.exception("after a commit")
+        return written.answers
+
+    async def _write(self, entries: list[_Entry], connection: Connection, _repeated: bool) -> _Written:
+        last, lost = await self._numbering(connection)
+        first: dict[str, _Entry] = {}
+        for entry in sorted(entries, key=lambda entry: entry.decision.request_id):  # all lock rows in one order
+            first.setdefault(entry.decision.request_id, entry)
+        await self._months.provide(connection, [entry.decision.timestamp for entry in first.values()])
+        rows = [(*msgspec.structs.astuple(entry.decision), entry.created_at) for entry in first.values()]
+        numbers = dict(await connection.fetch(LEDGER["record"], *arrays(rows), self._writer, last))
+        held = {}
+        for request_id in numbers:
+            decision = first[request_id].decision
+            held[request_id] = Recorded(decision, 0, decision.timestamp, None)
+        if others := [request_id for request_id in first if request_id not in held]:
+            held |= {row[0]: recorded_of(row) for row in await connection.fetch(LEDGER["recorded"], others)}
+        new = [AuditRow(number, held[request_id].decision) for request_id, number in numbers.items()]
+        return _Written(
+            [held[entry.decision.request_id] for entry in entries],
+            lost + sorted(new, key=lambda row: row.sequence),
+            last + len(numbers),
+        )
+
+    async def _numbering(self, connection: Connection) -> tuple[int, list[AuditRow]]:
+        """This writer's newest number, and the audit rows that an earlier commit wrote although its answer was lost."""
+        last, self._last = self._last, None  # until it is known that this commit arrived
+        if last is not None:
+            return last, []
+        self._months.forget()
+        stored = int(await connection.fetchval(LEDGER["last_sequence"], self._writer))
+        if self._reported is None:
+            self._reported = stored
+        reported = self._reported
+        if stored <= reported:  # less where the database was emptied
+            return reported, []
+        lost = await connection.fetch(LEDGER["audit_after"], self._writer, reported, stored - reported)
+        return stored, [audit_row_of(row) for row in lost]
+
+
+def audit_row_of(row: Sequence[Any]) -> AuditRow:
+    *decision, sequence = row
+    return AuditRow(sequence, decision_of(decision))

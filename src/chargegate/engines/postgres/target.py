@@ -1,0 +1,63 @@
+"""The PostgreSQL database that another one is copied into."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+from msgspec.structs import astuple
+
+from chargegate.engines.postgres.access_list import PostgresAccessList
+from chargegate.engines.postgres.connection import Connection
+from chargegate.engines.postgres.months import Months
+from chargegate.engines.postgres.statements import LEDGER, TARGET, arrays
+from chargegate.engines.postgres.store import PostgresStore, rows_changed
+from chargegate.ledger.base import AccessList
+from chargegate.ledger.transfer import KeptClaim, StoredRequest, WaitingRequest
+
+_PAGE_S: Final = 60.0
+_NO_DECISION: Final = (None,) * 5
+
+
+class PostgresTarget:
+    """Keeps the promises of ``LedgerTarget``, on a store that raises ``LedgerUnavailable``."""
+
+    def __init__(self, store: PostgresStore) -> None:
+        self._store = store
+        self._months = Months()
+        self.access_list: AccessList = PostgresAccessList(store)
+
+    async def put_requests(self, requests: Sequence[StoredRequest]) -> tuple[int, int]:
+        return await self._store.transaction(partial(self._put_requests, requests), within=_PAGE_S)
+
+    async def _put_requests(
+        self, requests: Sequence[StoredRequest], connection: Connection, repeated: bool
+    ) -> tuple[int, int]:
+        if repeated:
+            self._months.forget()
+        changed = await connection.execute(TARGET["put_requests"], *arrays(map(_row, requests)))
+        decided = [(r.sequence, r.request_id, r.decision.timestamp) for r in requests if r.decision is not None]
+        if not decided:
+            return rows_changed(changed), 0
+        await self._months.provide(connection, [at for _, _, at in decided])
+        return rows_changed(changed), rows_changed(await connection.execute(TARGET["put_audit"], *arrays(decided)))
+
+    async def put_waiting(self, requests: Sequence[WaitingRequest]) -> int:
+        return await self._insert(LEDGER["accept"], [astuple(request)[1:] for request in requests])
+
+    async def put_claims(self, claims: Sequence[KeptClaim]) -> int:
+        return await self._insert(TARGET["put_claims"], [(kept.key_digest, *astuple(kept.claim)) for kept in claims])
+
+    async def put_values(self, values: Sequence[tuple[str, str]]) -> int:
+        return await self._insert(TARGET["put_values"], values)
+
+    async def _insert(self, statement: str, rows: Sequence[Sequence[Any]]) -> int:
+        return await self._store.execute(statement, *arrays(rows), within=_PAGE_S) if rows else 0
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+def _row(request: StoredRequest) -> tuple[Any, ...]:
+    request_id, station_id, decision, *rest, _sequence = astuple(request)
+    decided = _NO_DECISION if decision is None else astuple(decision)[2:]
+    return (request_id, station_id, *decided, *rest)

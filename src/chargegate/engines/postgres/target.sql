@@ -1,0 +1,22 @@
+-- name: put_requests
+INSERT INTO charging_requests AS held ({stored})
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
+    $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::integer[], $13::integer[], $14::text[], $15::bytea[])
+ON CONFLICT (request_id) DO UPDATE SET ({stored}) = ROW({excluded})
+WHERE held.decision IS NULL AND excluded.decision IS NOT NULL
+    OR (held.decision, held.decided_at) = (excluded.decision, excluded.decided_at)
+        AND coalesce(held.processed_at, held.started_at) < coalesce(excluded.processed_at, excluded.started_at)
+
+-- name: put_audit
+INSERT INTO authorization_audit (writer, sequence, {decision})
+SELECT 'embedded', d.sequence, {decided}
+FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS d (sequence, id, at)
+JOIN charging_requests ON request_id = d.id AND decided_at = d.at
+WHERE NOT EXISTS (SELECT FROM authorization_audit a WHERE a.timestamp = d.at AND a.request_id = d.id)
+
+-- name: put_claims
+INSERT INTO idempotency_keys SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
+ON CONFLICT DO NOTHING
+
+-- name: put_values
+INSERT INTO service_facts SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING

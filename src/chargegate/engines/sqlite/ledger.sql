@@ -1,0 +1,93 @@
+-- A request's decision is in its audit row only. {decision}, {recorded}, … are the fields of the records.
+
+-- name: insert_audit
+INSERT INTO authorization_audit ({decision}) VALUES {rows}
+ON CONFLICT (request_id) DO NOTHING RETURNING request_id, sequence
+
+-- name: insert_requests
+-- A conflict is with a request that was only accepted: one that was decided has its audit row, and is left out before.
+INSERT INTO charging_requests (request_id, station_id, driver_token_hash, created_at, started_at, status)
+VALUES {rows}
+ON CONFLICT (request_id) DO UPDATE SET station_id = excluded.station_id,
+    driver_token_hash = excluded.driver_token_hash, started_at = excluded.started_at, status = excluded.status
+
+-- name: accept
+INSERT INTO charging_requests (request_id, station_id, driver_token_hash, created_at, started_at, status)
+VALUES {rows}
+ON CONFLICT (request_id) DO NOTHING
+
+-- name: recorded
+SELECT {of_audit}, {recorded} FROM authorization_audit a JOIN charging_requests r USING (request_id)
+WHERE a.request_id = ?
+
+-- name: restart
+UPDATE charging_requests SET status = 'PROCESSING', started_at = ?, processed_at = NULL, attempts = 0,
+    last_status_code = NULL, last_error = NULL
+WHERE request_id = ?
+
+-- name: attempted
+UPDATE charging_requests SET attempts = ?, last_status_code = ?, last_error = ? WHERE request_id = ?
+
+-- name: finish
+WITH done ({finished}) AS (VALUES {rows})
+UPDATE charging_requests SET status = done.status, processed_at = done.at, attempts = done.attempts,
+    last_status_code = done.status_code, last_error = done.error, sealed = done.sealed
+FROM done WHERE charging_requests.request_id = done.request_id
+
+-- name: fail_lost
+UPDATE charging_requests SET status = 'FAILED', processed_at = ?, last_error = 'lost_with_the_queue'
+WHERE status = 'PROCESSING' AND request_id NOT IN (SELECT value FROM json_each(?))
+
+-- name: find
+SELECT {of_request}, {request} FROM charging_requests r LEFT JOIN authorization_audit a USING (request_id)
+WHERE r.request_id = ?
+
+-- name: decisions
+SELECT {of_audit} FROM authorization_audit a WHERE {conditions} ORDER BY a.timestamp DESC, a.request_id DESC LIMIT ?
+
+-- name: station_stats
+SELECT lower(a.station_id), count(*), {counts} FROM authorization_audit a WHERE {conditions}
+GROUP BY a.station_id ORDER BY {order}
+
+-- name: dead_letters
+SELECT {dead_letter} FROM charging_requests r JOIN authorization_audit a USING (request_id)
+WHERE r.status = 'FAILED' AND r.sealed NOTNULL AND {conditions}
+ORDER BY r.processed_at DESC, r.request_id DESC LIMIT ?
+
+-- name: count_dead_letters
+SELECT count(*) FROM charging_requests WHERE status = 'FAILED' AND sealed NOTNULL
+
+-- name: discard
+UPDATE charging_requests SET sealed = NULL WHERE request_id = ? AND status = 'FAILED' AND sealed NOTNULL
+
+-- name: sealed_prefixes
+SELECT DISTINCT substr(sealed, 1, ?) FROM charging_requests WHERE status = 'FAILED' AND sealed NOTNULL
+
+-- name: audit_after
+SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE a.sequence > ? ORDER BY a.sequence LIMIT ?
+
+-- name: sink_position
+SELECT sequence FROM sink_positions WHERE sink = ?
+
+-- name: save_sink_position
+INSERT OR REPLACE INTO sink_positions VALUES (?, ?)
+
+-- name: drop_old_claims
+DELETE FROM idempotency_keys WHERE key_digest IN
+    (SELECT key_digest FROM idempotency_keys WHERE created_at <= ? ORDER BY created_at LIMIT ?)
+
+-- name: put_claim
+INSERT INTO idempotency_keys (key_digest, {claim}) VALUES (?, {claim_values})
+ON CONFLICT (key_digest) DO UPDATE SET ({claim}) = ({excluded_claim}) WHERE created_at <= ?
+
+-- name: claim
+SELECT {claim} FROM idempotency_keys WHERE key_digest = ?
+
+-- name: put_value_if_absent
+INSERT INTO service_facts VALUES (?, ?) ON CONFLICT DO NOTHING
+
+-- name: put_value
+INSERT OR REPLACE INTO service_facts VALUES (?, ?)
+
+-- name: value
+SELECT value FROM service_facts WHERE name = ?

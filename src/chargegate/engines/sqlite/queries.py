@@ -1,0 +1,55 @@
+"""Statements for many rows, and queries whose rows become something in the thread that reads them."""
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, Final, TypeVar
+
+from chargegate.engines.sqlite.threads import Work
+
+T = TypeVar("T")
+
+_MAX_ROWS: Final = 128  # of one statement; a batch is cut into powers of two so that few statements are prepared
+
+
+def many(
+    connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]]
+) -> Iterator[tuple[sqlite3.Cursor, int]]:
+    """Run a statement with as many rows as fit in place of ``{rows}``, until all are done, and yield each cursor with
+    its number of rows.
+
+    One statement for many rows is one call into SQLite, and so one release of the interpreter's lock.
+    """
+    start = 0
+    while start < len(rows):
+        count = min(_MAX_ROWS, 1 << (len(rows) - start).bit_length() - 1)
+        values = [value for row in rows[start : start + count] for value in row]
+        yield connection.execute(_with_rows(statement, count, len(rows[0])), values), count
+        start += count
+
+
+def run_many(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+    """As ``many``, where the cursors are of no use."""
+    for _ in many(connection, statement, rows):
+        pass
+
+
+@cache
+def _with_rows(statement: str, count: int, width: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return statement.replace("{rows}", ", ".join([row] * count))
+
+
+def select(shape: Callable[[Any], T], query: str, values: Sequence[Any] = ()) -> Work[list[T]]:
+    """A query that makes something of each row."""
+    return lambda connection: [shape(row) for row in connection.execute(query, values)]
+
+
+def select_one(shape: Callable[[Any], T], query: str, values: Sequence[Any] = ()) -> Work[T | None]:
+    """As ``select``, for the first row; None where there is none."""
+
+    def work(connection: sqlite3.Connection) -> T | None:
+        row = connection.execute(query, values).fetchone()
+        return None if row is None else shape(row)
+
+    return work

@@ -1,0 +1,44 @@
+"""The tables and statements in the files beside this one. Their column lists follow from the records."""
+
+from typing import Final
+
+from chargegate.ledger.records import AccessEntry, Claim, DeadLetter, Finished
+from chargegate.ledger.rows import DECISION, RECORDED, REQUEST, STORED, columns
+from chargegate.model import Status
+from chargegate.queues.base import Message
+from chargegate.storage.files import migrations, statements
+
+QUEUE_TABLES: Final = {"queue": migrations(__package__, "queue")}
+ALL_TABLES: Final = {**QUEUE_TABLES, "ledger": migrations(__package__, "ledger")}
+
+_OF_REQUEST: Final = columns(DECISION, "a", request_id="r.request_id", station_id="r.station_id")
+_CLAIM: Final = Claim.__struct_fields__
+
+QUEUE: Final = statements(
+    __package__, "queue.sql", message=columns(name for name in Message.__struct_fields__ if name != "traceparent")
+)
+ACCESS_LIST: Final = statements(__package__, "access_list.sql", entry=columns(AccessEntry.__struct_fields__))
+LEDGER: Final = statements(
+    __package__,
+    "ledger.sql",
+    decision=columns(DECISION),
+    of_audit=columns(DECISION, "a"),
+    of_request=_OF_REQUEST,
+    recorded=columns(RECORDED, "r", finished_at="r.processed_at"),
+    request=columns(REQUEST, "r"),
+    finished=columns(Finished.__struct_fields__),
+    dead_letter=columns(
+        DeadLetter.__struct_fields__, "r", status="a.status", reason="a.reason", failed_at="r.processed_at"
+    ),
+    counts=", ".join(f"sum(a.status = '{status}')" for status in Status),
+    claim=columns(_CLAIM),
+    claim_values=", ".join("?" for _ in _CLAIM),
+    excluded_claim=columns(_CLAIM, "excluded"),
+)
+SOURCE: Final = statements(
+    __package__,
+    "source.sql",
+    of_request=_OF_REQUEST,
+    stored=columns(STORED, "r", sequence="a.sequence"),
+    claim=columns(_CLAIM),
+)

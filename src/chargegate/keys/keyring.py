@@ -1,0 +1,79 @@
+"""The service's own keys: they hash driver tokens, and encrypt what is stored."""
+
+import hashlib
+import hmac
+import os
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+SHORT_HASH: Final = 16
+_VERSION: Final = b"\x01"
+_ID_BYTES: Final = 4
+_NONCE_BYTES: Final = 12
+_TAG_BYTES: Final = 16
+SEALED_PREFIX: Final = 1 + _ID_BYTES
+
+
+class CannotOpen(Exception):
+    """The data was not sealed by this service, or it was damaged: no key opens it."""
+
+
+class KeyMissing(CannotOpen):
+    """The data was sealed with a key that is not configured. The message names the key's id."""
+
+
+class Keyring:
+    """The service's own keys: one that hashes driver tokens, and one or more that encrypt, newest first."""
+
+    def __init__(self, encryption_keys: list[bytes], token_hash_key: bytes) -> None:
+        self._hash_key = token_hash_key
+        # A copy of this for each token takes half the time of a new HMAC.
+        self._mac = hmac.new(token_hash_key, digestmod="sha256")
+        self._ciphers = {_key_id(key): AESGCM(key) for key in reversed(encryption_keys)}
+        newest_id = _key_id(encryption_keys[0])
+        self._newest = self._ciphers[newest_id]
+        self._prefix = _VERSION + newest_id
+
+    def token_hash(self, token: str) -> str:
+        """HMAC-SHA256 (RFC 2104) of a token, in 64 hexadecimal digits. Audit rows show the first ``SHORT_HASH``."""
+        mac = self._mac.copy()
+        mac.update(token.encode())
+        return mac.hexdigest()
+
+    def digest(self, *parts: str) -> str:
+        """A keyed hash of several strings, for idempotency keys and bodies. It never equals the hash of a token."""
+        return hmac.digest(self._hash_key, b"\x00" + "\x00".join(parts).encode(), "sha256").hex()
+
+    def seal(self, plain: bytes, bound_to: str) -> bytes:
+        """Encrypt with the newest key (AES-256-GCM). ``open`` needs the same request id in ``bound_to``."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return self._prefix + nonce + self._newest.encrypt(nonce, plain, bound_to.encode())
+
+    def open(self, sealed: bytes, bound_to: str) -> bytes:
+        """Decrypt what ``seal`` returned. Raises ``KeyMissing``, or another ``CannotOpen``."""
+        key_id, rest = sealed[1:SEALED_PREFIX], sealed[SEALED_PREFIX:]
+        if sealed[:1] != _VERSION or len(rest) < _NONCE_BYTES + _TAG_BYTES:
+            raise CannotOpen("not sealed by this service")
+        cipher = self._ciphers.get(key_id)
+        if cipher is None:
+            raise KeyMissing(f"sealed with the key {key_id.hex()}, which is not among the encryption keys")
+        try:
+            return cipher.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], bound_to.encode())
+        except (InvalidTag, ValueError):
+            raise CannotOpen(f"sealed with the key {key_id.hex()}, but damaged") from None
+
+    def knows(self, sealed_prefix: bytes) -> bool:
+        """Whether there is a key for sealed data. ``sealed_prefix`` is its first ``SEALED_PREFIX`` bytes."""
+        return sealed_prefix[:1] == _VERSION and sealed_prefix[1:SEALED_PREFIX] in self._ciphers
+
+    @property
+    def hash_key_id(self) -> str:
+        """The public name of the token hash key: processes with the same one hash tokens alike."""
+        return _key_id(self._hash_key).hex()
+
+
+def _key_id(key: bytes) -> bytes:
+    """A key's short public name."""
+    return hashlib.sha256(b"chargegate key id\x00" + key).digest()[:_ID_BYTES]

@@ -1,0 +1,32 @@
+"""Times: Unix milliseconds inside the service, ISO 8601 in UTC outside."""
+
+import time
+from datetime import UTC, datetime
+from functools import lru_cache
+
+
+def now_ms() -> int:
+    """The wall clock in Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def to_iso(ms: int) -> str:
+    """Unix milliseconds as ISO 8601 in UTC with milliseconds: ``2026-01-31T12:00:00.000Z``."""
+    second, rest = divmod(ms, 1000)
+    return f"{_iso_second(second)}.{rest:03}Z"
+
+
+@lru_cache(maxsize=64)
+def _iso_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
+
+
+def from_iso(text: str) -> int:
+    """An ISO 8601 date or time as Unix milliseconds. A time without a zone is in UTC. Raises ``ValueError``."""
+    try:
+        moment = datetime.fromisoformat(text)
+        ms = round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        to_iso(ms)  # raises for a time that could not be shown again
+    except (ValueError, OverflowError):
+        raise ValueError("must be an ISO 8601 time such as 2026-01-31T12:00:00Z") from None
+    return ms

@@ -1,0 +1,83 @@
+"""Every metric, named once. No label has unbounded values."""
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+
+_SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5, 10, 30)
+_LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """The metrics of one process, in their own registry."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self.requests = Counter(
+            "charging_requests_total", "Requests to charge, by how they were answered.", ["outcome"], registry=registry
+        )
+        self.decisions = Counter(
+            "authorization_status_total", "Decisions recorded, by status.", ["status"], registry=registry
+        )
+        self.processing_time = Histogram(
+            "authorization_processing_time_seconds",
+            "From asking the authorizer to its verdict.",
+            buckets=_SHORT,
+            registry=registry,
+        )
+        self.audit_entries = Counter(
+            "audit_log_entries_total", "Decisions written, by audit sink.", ["sink"], registry=registry
+        )
+        self.deliveries = Counter(
+            "callback_deliveries_total",
+            "Callback attempts by how they ended: delivered, retry (will be tried again), dead_letter (given up).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.callback_duration = Histogram(
+            "callback_duration_seconds", "One callback attempt.", buckets=_SHORT, registry=registry
+        )
+        self.end_to_end = Histogram(
+            "end_to_end_seconds", "From accepted to callback delivered.", buckets=_LONG, registry=registry
+        )
+        self.in_flight = Gauge(
+            "requests_in_flight", "Requests taken from the queue and not finished, parked ones too.", registry=registry
+        )
+        self.queue_depth = Gauge("queue_depth", "Requests that no worker has taken yet.", registry=registry)
+        self.queue_oldest_age = Gauge(
+            "queue_oldest_age_seconds", "Age of the oldest request that no worker has taken.", registry=registry
+        )
+        self.breaker_state = Gauge(
+            "circuit_breaker_state", "0 closed, 1 half open, 2 open.", ["name"], registry=registry
+        )
+        self.breaker_transitions = Counter(
+            "circuit_breaker_transitions_total", "Changes of state.", ["name", "to"], registry=registry
+        )
+        self.dead_letters = Gauge("dead_letters", "Callbacks given up and not replayed.", registry=registry)
+
+    def circuit(self, name: str) -> Callable[[str], None]:
+        """What a circuit breaker calls with each new state: ``closed``, ``half_open`` or ``open``."""
+        self.breaker_state.labels(name).set(0)
+
+        def changed(to: str) -> None:
+            self.breaker_state.labels(name).set({"closed": 0, "half_open": 1, "open": 2}[to])
+            self.breaker_transitions.labels(name, to).inc()
+
+        return changed
+
+    def text(self) -> bytes:
+        """All metrics in the text format of Prometheus."""
+        return generate_latest(self.registry)
