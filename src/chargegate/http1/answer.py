@@ -75,7 +75,7 @@ class Answer:
         """The connection ended. True if that is the answer's end too."""
         if self._part is not _Part.UNTIL_CLOSE:
             return self._part is _Part.DONE
-        self._part = _Part.DONE
+        self._finish(persistent=False)
         return True
 
     def _finish(self, *, persistent: bool) -> None:

@@ -200,7 +200,6 @@ class Connection(asyncio.Protocol):
                 self._end(None)
             elif exc is None and answer.closed():
                 self._complete(answer)
-                self.reusable = False
             else:
                 self._end(BadAnswer("closed_early"))
 

@@ -45,11 +45,13 @@ class Resolver:
     """
 
     def __init__(self, servers: Sequence[str] = ()) -> None:
-        """``servers``: addresses to ask, with ``:port`` where it is not 53; without any, as ``/etc/resolv.conf`` says."""
+        """``servers``: addresses to ask, with ``:port`` if it is not 53; without any, as ``/etc/resolv.conf`` says."""
         self._servers = list(servers)
         self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         self._channel: pycares.Channel | None = None
         self._settings_of = 0.0
+        self._read_at = 0.0
         self._sockets: dict[int, tuple[bool, bool]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._under_way: dict[str, asyncio.Future[_Outcome]] = {}
@@ -59,7 +61,7 @@ class Resolver:
         """The addresses of a name, at least one. Raises ``ConnectFailed("name_not_resolved")`` where there are none,
         and ``NotSent("name_not_resolved")`` where no name server said so."""
         until, known = self._kept.get(host, (0.0, None))
-        if known is not None and self._loop.time() < until:
+        if known is not None and self._now() < until:
             return _given(known)
         looking = self._under_way.get(host)
         if looking is None:
@@ -88,7 +90,7 @@ class Resolver:
             outcome = ConnectFailed("name_not_resolved")
         else:
             outcome = NotSent("name_not_resolved")
-        self._kept[host] = (self._loop.time() + kept_s, outcome)
+        self._kept[host] = (self._now() + kept_s, outcome)
         self._kept.move_to_end(host)
         if len(self._kept) > _REMEMBERED:
             self._kept.popitem(last=False)
@@ -108,8 +110,10 @@ class Resolver:
                 servers=self._servers or None,
                 sock_state_cb=self._socket_changed,
             )
-        elif changed != self._settings_of and not self._servers:
-            self._channel.reinit()
+            self._read_at = self._now()
+        elif changed != self._settings_of or self._now() - self._read_at >= _MOST_TTL_S:
+            self._channel.reinit()  # which also forgets what c-ares keeps for an hour
+            self._read_at = self._now()
         self._settings_of = changed
         return self._channel
 
