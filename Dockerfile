@@ -2,7 +2,7 @@ FROM python:3.13-slim AS build
 WORKDIR /build
 COPY pyproject.toml requirements.txt README.md LICENSE ./
 COPY src src
-# requirements.txt also pins the tools of development: here it only says which versions.
+# requirements.txt also pins the development tools, so pip uses it only as a list of constraints here.
 RUN sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' requirements.txt > pins.txt \
     && python -m venv /opt/chargegate \
     && /opt/chargegate/bin/pip install --no-cache-dir --disable-pip-version-check \

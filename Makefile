@@ -4,13 +4,22 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules
 
-BIN := .venv/bin
-INSTALLED := .venv/.installed
+# PYTHON=python3.13 chooses the interpreter, and each one has a virtual environment of its own, here .venv-3.13.
+PYTHON :=
+# VERSIONS=lowest puts the lowest versions that pyproject.toml allows into yet another one. They are computed when it is
+# made and not kept in a file: the floors and requirements.txt determine every version, so a file would only repeat them.
+VERSIONS := locked
 
-.PHONY: help install demo run servers test check soak bench lock clean
+VENV := .venv$(patsubst locked,,$(VERSIONS:lowest=-lowest))$(patsubst python%,-%,$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+.PHONY: help install demo run servers test test-without-servers test-lowest check soak bench lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	echo 'PYTHON=python3.13 runs any of them on that interpreter, in .venv-3.13.'
 
 install: $(INSTALLED) ## Install everything, pinned and hashed, into .venv
 
@@ -24,7 +33,13 @@ servers: install ## Provision the servers that the tests start
 	@scripts/provision || [ -z "$${CI:-}" ]
 
 test: servers ## Run the whole suite (ARGS="tests/cli -k acl" for a part of it)
-	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak" $(ARGS)
+	@$(PYTEST) -m "not soak" $(ARGS)
+
+test-without-servers: install ## Run the tests that need no Redis, PostgreSQL, RabbitMQ or Kafka
+	@$(PYTEST) -m "not soak and not servers" $(ARGS)
+
+test-lowest: ## Run these with the lowest versions that pyproject.toml allows
+	@$(MAKE) --no-print-directory test-without-servers VERSIONS=lowest
 
 check: install ## Lint, format, types and import rules
 	@$(BIN)/ruff check
@@ -42,35 +57,9 @@ lock: install ## Write requirements.txt anew (ARGS=--upgrade for newer versions)
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--all-extras --group dev pyproject.toml -o requirements.txt $(ARGS)
 
-clean: ## Remove .venv and caches; data stay
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+clean: ## Remove the virtual environments and caches; data stay
+	@rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(INSTALLED): requirements.txt pyproject.toml
-	@python=
-	for candidate in python3.13 python3.12 python3.11 python3; do
-		if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-			python=$$candidate
-			break
-		fi
-	done
-	if [ -z "$$python" ]; then
-		echo "chargegate: needs Python 3.11 or newer; found none" >&2
-		exit 1
-	fi
-	if ! $$python -c 'import ensurepip' 2>/dev/null; then
-		package=$$($$python -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
-		as_root=$$([ "$$(id -u)" = 0 ] || echo "sudo -n")
-		if ! command -v apt-get >/dev/null || ! $$as_root true 2>/dev/null; then
-			echo "chargegate: $$python lacks its venv module; install the package $$package" >&2
-			exit 1
-		fi
-		$$as_root apt-get update -qq
-		$$as_root apt-get install -y -qq --no-install-recommends "$$package"
-	fi
-	echo "installing into .venv with $$($$python --version)"
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $$python -m venv --clear .venv
-	pip="$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input"
-	$$pip --require-hashes -r requirements.txt
-	$$pip --no-deps --no-build-isolation -e .
-	touch $(INSTALLED)
+$(INSTALLED): requirements.txt pyproject.toml scripts/install
+	@scripts/install $(VENV) $(VERSIONS) $(PYTHON)

@@ -1,4 +1,4 @@
-"""What the tests of several rooms share."""
+"""Fixtures and hooks for all the tests."""
 
 import io
 import json
@@ -14,13 +14,13 @@ pytest_plugins = ["servers.fixtures", "databases", "messages"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What waits longest begins first, so that those who share the work end together."""
+    """Put the slowest files first, so that all workers of pytest-xdist end at about the same time."""
     items.sort(key=lambda item: not {"scaling", "queues", "engines"}.intersection(item.path.parts))
 
 
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
-    """Logging is set up once for a process; here a process is many tests."""
+    """Logging is set up once in a process, and here a process runs many tests."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     ours = {name: value for name, value in vars(log).items() if name != "_waiting"}

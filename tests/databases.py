@@ -127,7 +127,7 @@ def postgres_run(postgres_url: str) -> Run:
     return running(opened)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.servers)])
 def run(request: pytest.FixtureRequest) -> Run:
     """Each database in turn."""
     chosen: Run = request.getfixturevalue(f"{request.param}_run")

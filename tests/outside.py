@@ -1,4 +1,4 @@
-"""Outside of the service, where the black-box tests stand: sites that it calls, and waiting for what it does."""
+"""What the tests use outside of the service: sites that it calls, and a way to wait for what it does."""
 
 import asyncio
 import base64
@@ -29,12 +29,13 @@ def eventually(
 
 @dataclass(frozen=True)
 class Call:
-    """A request that a site was sent. ``at`` is in Unix seconds."""
+    """A request that a site received. ``at`` is in Unix seconds; ``head`` is its first line and headers as sent."""
 
     at: float
     path: str
     headers: dict[str, str]
     body: bytes
+    head: str = ""
 
     @property
     def json(self) -> Any:
@@ -43,15 +44,21 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """How a site answers. ``held``: once ``release`` says so; ``dripped``: a byte now and then, never to the end;
-    ``cut``: the connection ends without an answer."""
+    """How a site answers.
+
+    ``held``: the answer waits for ``release``. ``dripped``: one byte follows another slowly, and the answer never ends.
+    ``cut``: the connection ends without an answer. ``raw``: these bytes are sent as they are, also before a cut.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     how: Literal["at_once", "held", "dripped", "cut"] = "at_once"
+    raw: bytes | None = None
 
     def content(self) -> bytes:
+        if self.raw is not None or self.how == "cut":
+            return self.raw or b""
         named = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
         length = 10_000 if self.how == "dripped" else len(self.body)
         return f"HTTP/1.1 {self.status} X\r\ncontent-length: {length}\r\n{named}\r\n".encode() + self.body
@@ -63,8 +70,11 @@ def verdict(status: str, reason: str = "", **reply: Any) -> Reply:
 
 
 class Site:
-    """A real HTTP server in a thread. It records every request, and answers each ``key`` (by default its path) with
-    the replies that were planned for it, the last of them again and again; anything else with ``otherwise``."""
+    """A real HTTP server in a thread, which records every request.
+
+    A request has a ``key``, by default its path. It gets the next of the replies that were planned for the key, and the
+    last of them is repeated. A request without a plan gets ``otherwise``.
+    """
 
     def __init__(
         self,
@@ -86,20 +96,20 @@ class Site:
         self.up()
 
     def url(self, path: str = "", host: str = "127.0.0.1") -> str:
-        """An address of this site; without a path, one that nothing else uses."""
+        """An address of this site; without a path, one that no other test uses."""
         return f"http://{host}:{self.port}{path or '/' + uuid.uuid4().hex}"
 
     def plan(self, key: str, *replies: Reply) -> None:
         self._plans[_path_of(key)] = list(replies)
 
     def planned(self, *replies: Reply) -> str:
-        """A fresh address that answers so."""
+        """A new address that gives these replies."""
         url = self.url()
         self.plan(url, *replies)
         return url
 
     def release(self, key: str) -> None:
-        """Let every reply that is or will be held for this key go."""
+        """Send the replies that are held for this key, and hold none of the later ones."""
         self._in_loop(self._release(_path_of(key)))
 
     def calls_to(self, key: str) -> list[Call]:
@@ -107,11 +117,11 @@ class Site:
         return [call for call in list(self.calls) if self._key(call) == path]
 
     def up(self) -> None:
-        """Listen, on the same port as before."""
+        """Listen on the same port as before."""
         self._in_loop(self._up())
 
     def down(self) -> None:
-        """Refuse connections, and end those that are open."""
+        """Refuse connections, and end the open ones."""
         self._in_loop(self._down())
 
     def close(self) -> None:
@@ -148,7 +158,7 @@ class Site:
             while await self._exchange(reader, writer):
                 pass
         except (OSError, EOFError, asyncio.CancelledError):
-            pass  # the caller left, or this site goes down
+            pass  # the caller left, or the site was told to go down
         finally:
             self.connected -= 1
             self._tasks.discard(task)
@@ -159,22 +169,23 @@ class Site:
         first, *lines = head.rstrip().split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        call = Call(time.time(), first.split(" ")[1], headers, body)
+        call = Call(time.time(), first.split(" ")[1], headers, body, head)
         self.calls.append(call)
         key = self._key(call)
         plan = self._plans.get(key)
         reply = self._otherwise(call) if plan is None else plan.pop(0) if len(plan) > 1 else plan[0]
         if reply.how == "held":
             await self._gates[key].wait()
-        if reply.how == "cut":
-            return False
         writer.write(reply.content())
         while reply.how == "dripped":
             await asyncio.sleep(0.05)
             writer.write(b"x")
             await writer.drain()
         await writer.drain()
-        return True
+        if reply.how == "cut":
+            writer.close()
+            await writer.wait_closed()
+        return reply.how != "cut"
 
 
 def _path_of(key: str) -> str:
@@ -183,6 +194,7 @@ def _path_of(key: str) -> str:
 
 @contextlib.contextmanager
 def sites() -> Iterator[Callable[..., Site]]:
+    """Makes sites, and closes them at the end."""
     made: list[Site] = []
 
     def make(*arguments: Any) -> Site:
@@ -197,7 +209,7 @@ def sites() -> Iterator[Callable[..., Site]]:
 
 
 def leaks(text: bytes, secret: str) -> list[bytes]:
-    """The ways in which a secret stands in a text. Its length is a multiple of three."""
+    """The encodings of a secret that a text contains. The secret's length is a multiple of three."""
     return [form for form in _forms(secret.encode()) if form in text]
 
 
@@ -208,5 +220,5 @@ def _forms(secret: bytes) -> Iterator[bytes]:
     yield secret[::-1]
     whole = len(secret) // 3 * 4
     for shift in range(3):
-        # In the middle of something longer; the first and the last characters depend on the neighbours.
+        # Base64 of a secret within a longer text: its first and last characters depend on what stands beside it.
         yield base64.b64encode(b"x" * shift + secret)[4 if shift else 0 : whole]

@@ -1,4 +1,4 @@
-"""A scenario in an event loop of its own, within a limit."""
+"""Runs a test's scenario in an event loop of its own, within a time limit."""
 
 import asyncio
 import contextlib
@@ -10,16 +10,16 @@ from typing import Any, Final
 import uvloop
 
 LIMIT_S: Final = 60
-"""For what comes soon: most of it is waiting for a server."""
+"""The default limit. Most scenarios only wait for a server."""
 
 CLOSED_S: Final = 10
-"""For a TLS connection's farewell, which its closing does not always wait for."""
+"""How long a closed TLS connection may take to end: closing does not always wait for the end of TLS."""
 
 _LISTENING: Final = "0A"
 
 
 def run(scenario: Coroutine[Any, Any, None], limit_s: float = LIMIT_S) -> None:
-    """Run it to its end, and see that no connection stays open that was made meanwhile."""
+    """Run the scenario to its end, and assert that it leaves no connection open."""
 
     async def main() -> None:
         before = _connections()
@@ -32,7 +32,8 @@ def run(scenario: Coroutine[Any, Any, None], limit_s: float = LIMIT_S) -> None:
                         await asyncio.sleep(0.01)
             assert not _connections() - before, "a connection was left open"
         except BaseException:
-            # What failed left connections. An error about one, within uvloop's closing, has it wait for ever.
+            # A scenario that failed leaves connections open. A warning about one of them would make uvloop hang as
+            # it closes, because the tests turn warnings into errors.
             warnings.filterwarnings("ignore", "unclosed resource", ResourceWarning)
             raise
 
@@ -41,10 +42,10 @@ def run(scenario: Coroutine[Any, Any, None], limit_s: float = LIMIT_S) -> None:
 
 
 def _connections() -> set[str]:
-    """The inodes of this process's TCP connections, as proc(5) tells them."""
+    """The inodes of this process's TCP connections, read from /proc as proc(5) describes."""
     sockets = set()
     for descriptor in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # the one that lists them, and what a thread closes meanwhile
+        with contextlib.suppress(OSError):  # the descriptor of this listing, or one that a thread has just closed
             sockets.add(str(descriptor.readlink()))
     lines = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
     return {line[9] for line in lines if line[3] != _LISTENING and f"socket:[{line[9]}]" in sockets}

@@ -1,7 +1,8 @@
-"""The documents say what is true: every key of the settings, with its default."""
+"""What the documents and the packaging say about the code and its interpreters is true."""
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def test_configuration_lists_every_key_with_its_default() -> None:
     rows = re.findall(r"^\| `([a-z_.]+)` \| `(.+?)` \|", (DOCS / "configuration.md").read_text(), re.MULTILINE)
     assert {key: json.loads(default) for key, default in rows} == flat(msgspec.to_builtins(Settings()))
+
+
+def test_the_promised_interpreters_are_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    promised = re.findall(r"Python :: (3\.\d+)$", "\n".join(project["classifiers"]), re.MULTILINE)
+    assert project["requires-python"] == f">={promised[0]}"
+    images = re.findall(r"^FROM python:(\S+?)-slim", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert set(images) == {promised[-1]}
+    for name in ("README.md", "CONTRIBUTING.md"):
+        assert f"Python {promised[0]} " in (ROOT / name).read_text()
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "Dockerfile"])

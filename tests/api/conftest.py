@@ -23,11 +23,12 @@ from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.keys import AccessKeys, Keyring
-from chargegate.ledger.records import DeadLetter, Finished
-from chargegate.model import Decision, RequestStatus, Status, new_request_id
+from chargegate.ledger.records import Finished
+from chargegate.model import ChargingRequest, Decision, RequestStatus, Status, new_request_id
 from chargegate.observe import Metrics
 from chargegate.operations.health import Component
-from chargegate.queues.base import Queue
+from chargegate.queues.base import Message, Queue
+from chargegate.queues.envelope import wrap
 
 T = TypeVar("T")
 
@@ -42,7 +43,6 @@ class Service:
 
     def __init__(self, directory: Path, options: dict[str, Any]) -> None:
         self.changed: list[frozenset[str]] = []
-        self.replayed: list[DeadLetter] = []
         self.draining = False
         self.server = Server()
         self._directory = directory
@@ -78,7 +78,6 @@ class Service:
             "metrics": self.metrics,
             "check_address": AddressGuard(["192.0.2.0/24"]).check,
             "access_changed": self.changed.append,
-            "replay": self._replay,
             "components": {"queue": self._up, "database": self._up},
             "draining": lambda: self.draining,
             "require_https": False,
@@ -93,9 +92,6 @@ class Service:
 
     async def _up(self) -> Component:
         return Component("UP", {"note": "well"})
-
-    async def _replay(self, letter: DeadLetter) -> None:
-        self.replayed.append(letter)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
@@ -116,6 +112,10 @@ class Service:
     def accepted(self) -> int:
         """How many requests are in the queue."""
         return self.run(self.queue.depth()).waiting
+
+    def received(self) -> list[Message]:
+        """The messages that are in the queue; they stay taken."""
+        return [delivery.message for delivery in self.run(self.queue.receive(1000))] if self.accepted() else []
 
     def counted(self, outcome: str) -> float:
         return self.metrics.registry.get_sample_value("charging_requests_total", {"outcome": outcome}) or 0
@@ -139,9 +139,11 @@ class Service:
     def give_up(self, at: int = 1_700_000_000_000) -> Decision:
         """A dead letter in the ledger."""
         decision = self.decide(at=at)
+        request = ChargingRequest(decision.request_id, STATION, TOKEN, BODY["callback_url"], at)
+        sealed = wrap(self.keyring, request).body
         self.run(
             self.ledger.finish(
-                Finished(decision.request_id, RequestStatus.FAILED, 3, 500, "status_500", at + 9, b"sealed")
+                Finished(decision.request_id, RequestStatus.FAILED, 3, 500, "status_500", at + 9, sealed)
             )
         )
         return decision

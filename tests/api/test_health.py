@@ -79,14 +79,6 @@ def test_ready_follows_the_queue_and_the_shutdown(serve: Callable[..., Service])
     assert service.http.get("/health/ready").status_code == 503
 
 
-def test_both_can_be_turned_off(serve: Callable[..., Service]) -> None:
-    service = serve(health_enabled=False, metrics_enabled=False)
-    for path in ("/health", "/health/live", "/health/ready", "/metrics"):
-        answer = service.http.get(path)
-        assert (answer.status_code, answer.json()["status"]) == (404, "not_found")
-        assert path not in service.http.get("/openapi.json").json()["paths"]
-
-
 def test_metrics_show_queue_and_dead_letters_as_they_are_now(service: Service, client: httpx.Client) -> None:
     client.post(SESSION, json=BODY)
     service.give_up()

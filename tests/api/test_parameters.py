@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chargegate.api.parameters import CURSOR, LIMIT, STATUS, TOKEN_HASH, pack_cursor, page_of
+from chargegate.api.parameters import CURSOR, LIMIT, STATUS, TOKEN_HASH, pack_cursor
 from chargegate.model import Status
 
 TIMES = st.integers(-(2**63), 2**63 - 1)
@@ -60,17 +60,3 @@ def test_other_values_are_refused_with_their_rule(text: str) -> None:
     if not re.fullmatch(TOKEN_HASH.schema["pattern"], text):
         with pytest.raises(ValueError, match=r"^must be 64 hexadecimal digits$"):
             TOKEN_HASH.parse(text)
-
-
-@given(st.lists(st.integers(0, 10**6), unique=True, max_size=30), st.integers(1, 7))
-def test_pages_cover_a_list_once(times: list[int], limit: int) -> None:
-    items = sorted(times, reverse=True)
-    seen: list[int] = []
-    after = 10**7
-    while True:
-        page, cursor = page_of([t for t in items if t < after][: limit + 1], limit, lambda t: (t, "id"))
-        seen += page
-        if cursor is None:
-            break
-        after = CURSOR.parse(cursor)[0]
-    assert seen == items

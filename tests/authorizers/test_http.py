@@ -1,7 +1,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -15,65 +15,34 @@ from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout
 from chargegate.authorizers.http import HttpAuthorizer, _verdict
 from chargegate.http1 import HttpClient
 from chargegate.model import ChargingRequest, Status, Verdict, parse_callback_url
+from outside import Call, Reply, Site, eventually, sites, verdict
 
 MakeRequest = Callable[..., ChargingRequest]
 
 HASH = "ab" * 32
 TOKEN = "driver_token_0123456789"
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-NEVER = None
+PATH = "/decide"
 
 
-def answer(status: int = 200, body: bytes = b"", extra: str = "") -> bytes:
-    return f"HTTP/1.1 {status} Said\r\ncontent-length: {len(body)}\r\n{extra}\r\n".encode() + body
+def says(**members: object) -> Reply:
+    return Reply(200, json.dumps(members).encode())
 
 
-def says(**members: object) -> bytes:
-    return answer(200, json.dumps(members).encode())
+@pytest.fixture
+def service() -> Iterator[Site]:
+    """The microservice that is asked. A test plans its replies at ``PATH``."""
+    with sites() as make:
+        yield make()
 
 
-class Held(bytes):
-    """An answer that waits until the test releases it."""
-
-    __slots__ = ()
-
-
-class Microservice:
-    """A server on a real socket. It sends its answers in order, then repeats the last. NEVER sends nothing."""
-
-    def __init__(self, *answers: bytes | None) -> None:
-        self.answers = list(answers)
-        self.released = asyncio.Event()
-        self.heads: list[str] = []
-        self.bodies: list[bytes] = []
-        self.asked: asyncio.Queue[int] = asyncio.Queue()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length = next(line for line in head.lower().split("\r\n") if line.startswith("content-length:"))
-                self.bodies.append(await reader.readexactly(int(length.partition(":")[2])))
-                self.heads.append(head)
-                self.asked.put_nowait(len(self.bodies))
-                reply = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-                if reply is NEVER:
-                    await reader.read()
-                    return
-                if isinstance(reply, Held):
-                    await self.released.wait()
-                writer.write(reply)
-                await writer.drain()
-                if not reply.startswith(b"HTTP"):
-                    return
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
+async def asked(service: Site, times: int) -> None:
+    """Waits until the service was asked so often."""
+    await asyncio.to_thread(eventually, lambda: len(service.calls) >= times, 10)
 
 
 class Luck(Random):
-    """A random generator that always draws the same point of a range (``at`` 1 is the end), and keeps the ranges."""
+    """Draws the same point of every range (``at`` 1 is its end), and remembers the ranges."""
 
     def __init__(self, at: float) -> None:
         super().__init__(0)
@@ -87,13 +56,11 @@ class Luck(Random):
 
 @asynccontextmanager
 async def asking(
-    service: Microservice, *, max_retries: int = 3, timeout_ms: int = 20_000, rng: Random | None = None
+    service: Site, *, max_retries: int = 3, timeout_ms: int = 20_000, rng: Random | None = None
 ) -> AsyncIterator[HttpAuthorizer]:
-    server = await asyncio.start_server(service.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
     authorizer = HttpAuthorizer(
         HttpClient(max_connections=5),
-        parse_callback_url(f"http://127.0.0.1:{port}/decide"),
+        parse_callback_url(service.url(PATH)),
         max_retries=max_retries,
         timeout_ms=timeout_ms,
         rng=rng or Luck(0),
@@ -102,17 +69,15 @@ async def asking(
         yield authorizer
     finally:
         await authorizer.close()
-        server.close()
-        await server.wait_closed()
 
 
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     uvloop.run(scenario())
 
 
-def test_the_question_and_each_answer(make_request: MakeRequest) -> None:
-    answers = [says(status=status, reason="stolen_card") for status in Status]
-    service = Microservice(*answers, says(status="allowed"))
+def test_the_question_and_each_answer(service: Site, make_request: MakeRequest) -> None:
+    replies = [says(status=status, reason="stolen_card") for status in Status]
+    service.plan(PATH, *replies, says(status="allowed"))
 
     async def scenario() -> None:
         request = make_request(token=TOKEN, traceparent=TRACEPARENT)
@@ -122,93 +87,98 @@ def test_the_question_and_each_answer(make_request: MakeRequest) -> None:
             assert await authorizer.decide(make_request(token=TOKEN), HASH) == Verdict(Status.ALLOWED, "")
             await authorizer.check()
         expected = {"request_id": request.request_id, "station_id": request.station_id, "driver_token": TOKEN}
-        assert [json.loads(body) for body in service.bodies] == [expected] * 5
-        assert all(head.startswith("POST /decide HTTP/1.1\r\n") for head in service.heads)
-        assert all(head.lower().count("content-type: application/json\r\n") == 1 for head in service.heads)
-        assert [f"traceparent: {TRACEPARENT}\r\n" in head for head in service.heads] == [True] * 4 + [False]
+        assert [call.json for call in service.calls] == [expected] * 5
+        heads = [call.head for call in service.calls]
+        assert all(head.startswith("POST /decide HTTP/1.1\r\n") for head in heads)
+        assert all(head.lower().count("content-type: application/json\r\n") == 1 for head in heads)
+        assert [f"traceparent: {TRACEPARENT}\r\n" in head for head in heads] == [True] * 4 + [False]
 
     run(scenario)
 
 
-def test_a_broken_traceparent_is_not_sent(make_request: MakeRequest) -> None:
-    service = Microservice(says(status="allowed"))
+def test_a_broken_traceparent_is_not_sent(service: Site, make_request: MakeRequest) -> None:
+    service.plan(PATH, says(status="allowed"))
 
     async def scenario() -> None:
         async with asking(service) as authorizer:
             await authorizer.decide(make_request(traceparent=f"{TRACEPARENT}\r\nx-injected: 1"), HASH)
-        assert "traceparent" not in service.heads[0]
-        assert "x-injected" not in service.heads[0]
+        assert "traceparent" not in service.calls[0].head
+        assert "x-injected" not in service.calls[0].head
 
     run(scenario)
 
 
 FAILURES = {
-    "500": answer(500, b"{}"),
-    "503 with a verdict": answer(503, b'{"status":"allowed"}'),
-    "201 with a verdict": answer(201, b'{"status":"allowed"}'),
-    "204": b"HTTP/1.1 204 No\r\n\r\n",
-    "redirect": answer(302, b"", "location: http://127.0.0.1/\r\n"),
-    "408": answer(408),
-    "425": answer(425),
-    "429": answer(429, b"", "retry-after: 3600\r\n"),
-    "empty": answer(200),
-    "not JSON": answer(200, b"allowed"),
-    "not UTF-8": answer(200, b'{"status":"allowed","reason":"\xff"}'),
-    "not an object": answer(200, b'["allowed"]'),
-    "deep": answer(200, b'{"x":' * 3000),
+    "500": Reply(500, b"{}"),
+    "503 with a verdict": Reply(503, b'{"status":"allowed"}'),
+    "201 with a verdict": Reply(201, b'{"status":"allowed"}'),
+    "204": Reply(raw=b"HTTP/1.1 204 No\r\n\r\n"),
+    "redirect": Reply(302, b"", {"location": "http://127.0.0.1/"}),
+    "408": Reply(408),
+    "425": Reply(425),
+    "429": Reply(429, b"", {"retry-after": "3600"}),
+    "empty": Reply(200),
+    "not JSON": Reply(200, b"allowed"),
+    "not UTF-8": Reply(200, b'{"status":"allowed","reason":"\xff"}'),
+    "not an object": Reply(200, b'["allowed"]'),
+    "deep": Reply(200, b'{"x":' * 3000),
     "no status": says(reason="x"),
     "unknown status": says(status="ALLOWED"),
     "status of the wrong type": says(status=True),
     "reason of the wrong type": says(status="allowed", reason=7),
     "too long": says(status="allowed", more="x" * 70_000),
-    "not HTTP": b"SSH-2.0-OpenSSH_9.2\r\n",
-    "connection closed": b"",
+    "not HTTP": Reply(raw=b"SSH-2.0-OpenSSH_9.2\r\n", how="cut"),
+    "connection closed": Reply(how="cut"),
 }
 
 
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-def test_a_failed_call_is_made_again(failure: bytes, make_request: MakeRequest) -> None:
-    service = Microservice(failure, failure, says(status="not_allowed"))
+def test_a_failed_call_is_made_again(service: Site, failure: Reply, make_request: MakeRequest) -> None:
+    service.plan(PATH, failure, failure, says(status="not_allowed"))
 
     async def scenario() -> None:
         async with asking(service, max_retries=2) as authorizer:
             assert await authorizer.decide(make_request(), HASH) == Verdict(Status.NOT_ALLOWED)
-        assert len(service.bodies) == 3
-        assert len(set(service.bodies)) == 1
+        assert len(service.calls) == 3
+        assert len({call.body for call in service.calls}) == 1
 
     run(scenario)
 
 
 @pytest.mark.parametrize("max_retries", [0, 1, 4])
-def test_retries_used_up_are_an_error_and_not_a_timeout(max_retries: int, make_request: MakeRequest) -> None:
-    service = Microservice(answer(500))
+def test_retries_used_up_are_an_error_and_not_a_timeout(
+    service: Site, max_retries: int, make_request: MakeRequest
+) -> None:
+    service.plan(PATH, Reply(500))
 
     async def scenario() -> None:
         async with asking(service, max_retries=max_retries) as authorizer:
             with pytest.raises(AuthorizationError, match="HTTP 500") as refusal:
                 await authorizer.decide(make_request(), HASH)
         assert refusal.type is AuthorizationError
-        assert len(service.bodies) == max_retries + 1
+        assert len(service.calls) == max_retries + 1
 
     run(scenario)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 422, 451, 499])
-def test_an_answer_that_stays_as_it_is_is_not_asked_for_again(status: int, make_request: MakeRequest) -> None:
-    service = Microservice(answer(status, b'{"status":"allowed"}'))
+def test_an_answer_that_stays_as_it_is_is_not_asked_for_again(
+    service: Site, status: int, make_request: MakeRequest
+) -> None:
+    service.plan(PATH, Reply(status, b'{"status":"allowed"}'))
 
     async def scenario() -> None:
         async with asking(service) as authorizer:
             with pytest.raises(AuthorizationError, match=f"HTTP {status}") as refusal:
                 await authorizer.decide(make_request(), HASH)
         assert refusal.type is AuthorizationError
-        assert len(service.bodies) == 1
+        assert len(service.calls) == 1
 
     run(scenario)
 
 
-def test_waits_double_up_to_two_seconds_with_full_jitter(make_request: MakeRequest) -> None:
-    service = Microservice(answer(500))
+def test_waits_double_up_to_two_seconds_with_full_jitter(service: Site, make_request: MakeRequest) -> None:
+    service.plan(PATH, Reply(500))
     luck = Luck(at=0)
 
     async def scenario() -> None:
@@ -221,20 +191,20 @@ def test_waits_double_up_to_two_seconds_with_full_jitter(make_request: MakeReque
 
 
 @pytest.mark.parametrize("max_retries", [0, 3])
-def test_a_service_that_never_answers_is_a_timeout(max_retries: int, make_request: MakeRequest) -> None:
-    service = Microservice(NEVER)
+def test_a_service_that_never_answers_is_a_timeout(service: Site, max_retries: int, make_request: MakeRequest) -> None:
+    service.plan(PATH, Reply(how="held"))
 
     async def scenario() -> None:
         async with asking(service, timeout_ms=50, max_retries=max_retries) as authorizer:
             with pytest.raises(AuthorizationTimeout):
                 await authorizer.decide(make_request(), HASH)
-        assert len(service.bodies) <= 1
+        assert len(service.calls) <= 1
 
     run(scenario)
 
 
-def test_an_answer_that_stops_half_way_is_a_timeout(make_request: MakeRequest) -> None:
-    service = Microservice(b'HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{"status":')
+def test_an_answer_that_stops_half_way_is_a_timeout(service: Site, make_request: MakeRequest) -> None:
+    service.plan(PATH, Reply(raw=b'HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{"status":'))
 
     async def scenario() -> None:
         async with asking(service, timeout_ms=50) as authorizer:
@@ -244,29 +214,27 @@ def test_an_answer_that_stops_half_way_is_a_timeout(make_request: MakeRequest) -
     run(scenario)
 
 
-def test_a_slow_answer_within_the_time_counts_after_a_failure(make_request: MakeRequest) -> None:
-    service = Microservice(answer(500), Held(says(status="allowed")))
+def test_a_slow_answer_within_the_time_counts_after_a_failure(service: Site, make_request: MakeRequest) -> None:
+    service.plan(PATH, Reply(500), verdict("allowed", how="held"))
 
     async def scenario() -> None:
         async with asking(service) as authorizer:
-            asked = asyncio.create_task(authorizer.decide(make_request(), HASH))
-            async with asyncio.timeout(10):
-                while await service.asked.get() < 2:
-                    pass
-            service.released.set()
-            assert await asked == Verdict(Status.ALLOWED)
+            decided = asyncio.create_task(authorizer.decide(make_request(), HASH))
+            await asked(service, 2)
+            service.release(PATH)
+            assert await decided == Verdict(Status.ALLOWED)
 
     run(scenario)
 
 
-def test_no_retry_is_waited_for_that_could_not_start_in_time(make_request: MakeRequest) -> None:
-    service = Microservice(answer(500))
+def test_no_retry_is_waited_for_that_could_not_start_in_time(service: Site, make_request: MakeRequest) -> None:
+    service.plan(PATH, Reply(500))
 
     async def scenario() -> None:
         async with asking(service, timeout_ms=3_600_000, rng=Luck(at=36_000)) as authorizer, asyncio.timeout(60):
             with pytest.raises(AuthorizationTimeout):
                 await authorizer.decide(make_request(), HASH)
-        assert len(service.bodies) == 1
+        assert len(service.calls) == 1
 
     run(scenario)
 
@@ -290,41 +258,33 @@ def test_a_service_that_is_not_there_is_an_error(make_request: MakeRequest) -> N
     run(scenario)
 
 
-def test_a_cancelled_call_ends_at_once_and_leaves_the_authorizer_usable(make_request: MakeRequest) -> None:
-    service = Microservice(NEVER, says(status="allowed"))
+def test_a_cancelled_call_ends_at_once_and_leaves_the_authorizer_usable(
+    service: Site, make_request: MakeRequest
+) -> None:
+    service.plan(PATH, Reply(how="held"), says(status="allowed"))
 
     async def scenario() -> None:
         async with asking(service) as authorizer:
-            asked = asyncio.create_task(authorizer.decide(make_request(), HASH))
+            decided = asyncio.create_task(authorizer.decide(make_request(), HASH))
+            await asked(service, 1)
+            decided.cancel()
             async with asyncio.timeout(10):
-                await service.asked.get()
-                asked.cancel()
                 with pytest.raises(asyncio.CancelledError):
-                    await asked
+                    await decided
                 assert await authorizer.decide(make_request(), HASH) == Verdict(Status.ALLOWED)
 
     run(scenario)
 
 
 def test_many_questions_at_once_each_get_their_own_answer(make_request: MakeRequest) -> None:
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers with a reason that names the station."""
-        while head := await reader.readline():
-            length = 0
-            while head != b"\r\n":
-                name, _, value = head.partition(b":")
-                length = int(value) if name.lower() == b"content-length" else length
-                head = await reader.readline()
-            question = json.loads(await reader.readexactly(length))
-            writer.write(says(status="allowed", reason="at_" + question["station_id"][-4:]))
-        writer.close()
+    def name_the_station(call: Call) -> Reply:
+        return verdict("allowed", "at_" + call.json["station_id"][-4:])
 
     async def scenario() -> None:
-        service = Microservice()
-        service.serve = echo
         stations = [f"00000000-0000-4000-8000-{number:012d}" for number in range(50)]
-        async with asking(service) as authorizer:
-            verdicts = await asyncio.gather(*(authorizer.decide(make_request(station=s), HASH) for s in stations))
+        with sites() as make:
+            async with asking(make(name_the_station)) as authorizer:
+                verdicts = await asyncio.gather(*(authorizer.decide(make_request(station=s), HASH) for s in stations))
         assert [verdict.reason for verdict in verdicts] == [f"at_{station[-4:]}" for station in stations]
 
     run(scenario)

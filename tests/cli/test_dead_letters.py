@@ -1,14 +1,11 @@
 """`chargegate dead-letters` on callbacks that the real ledger holds as given up."""
 
-import json
 import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -17,6 +14,7 @@ from chargegate.app import Offline
 from chargegate.ledger.records import Finished
 from chargegate.model import ChargingRequest, Decision, RequestStatus, Status, to_iso
 from chargegate.queues.envelope import wrap
+from outside import Reply, sites
 
 Run = Callable[..., Any]
 GiveUp = Callable[..., None]
@@ -91,35 +89,25 @@ def test_a_range_and_a_limit(run: Run, give_up: GiveUp) -> None:
 def test_the_next_service_sends_the_decisions_again(
     run: Run, give_up: GiveUp, start: Start, folder: Path, token: str
 ) -> None:
-    bodies = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as receiver:
-        Thread(target=receiver.serve_forever, daemon=True).start()
-        give_up(1, 2, 3, url=f"http://127.0.0.1:{receiver.server_port}/callback")
+    with sites() as make:
+        receiver = make(lambda _call: Reply(204))
+        give_up(1, 2, 3, url=receiver.url())
         one = run("dead-letters", "replay", request_id(1).upper(), "--json")
         assert (one.code, one.json(), one.err) == (0, {"replayed": 1}, "")
         assert run("dead-letters", "replay", "--from", to_iso(START + 3000)).out == "replayed 1 dead letter\n"
         (folder / "chargegate.toml").write_text('server.port = 0\ncallback.allowed_networks = ["127.0.0.0/8"]\n')
         service = start("serve", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         limit = time.monotonic() + 60
-        while len(bodies) < 2 and time.monotonic() < limit:
+        while len(receiver.calls) < 2 and time.monotonic() < limit:
             assert service.poll() is None
             beside = start("dead-letters", "list", "--json").communicate(timeout=60)
             assert request_id(2) in beside[0]
-        receiver.shutdown()
-    service.terminate()
-    assert service.wait(timeout=60) == 0
+        service.terminate()
+        assert service.wait(timeout=60) == 0
     assert [int(letter["request_id"][-2:], 16) for letter in listed(run)] == [2]
-    assert bodies == [{"station_id": STATION, "driver_token": token, "status": "allowed"}] * 2
+    assert [call.json for call in receiver.calls] == [
+        {"station_id": STATION, "driver_token": token, "status": "allowed"}
+    ] * 2
 
 
 def test_replay_of_what_is_no_dead_letter(run: Run, give_up: GiveUp) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from chargegate.observe import Log, Metrics
+from outside import eventually
 
 
 class Written:
@@ -137,29 +138,33 @@ def test_a_thread_writes_lines_together_and_none_is_left() -> None:
 
 
 def test_lines_that_nobody_takes_are_bounded_and_counted() -> None:
-    taken = threading.Event()
+    stuck, taken = threading.Event(), threading.Event()
 
     class Stuck(io.BytesIO):
         def write(self, data: Any) -> int:
+            stuck.set()
             taken.wait()
             return super().write(data)
 
     stream, log = Stuck(), Log()
     log.configure(logging.INFO, stream, console=False, colours=False)
     log.attach()
-    for number in range(25_000):
+    log.info("event", number=0)
+    assert stuck.wait(20)
+    for number in range(1, 25_000):
         log.info("event", number=number)
     taken.set()
+    eventually(lambda: b"log lines lost" in stream.getvalue())
     log.detach()
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
-    lost = sum(event["lines"] for event in events if event["event"].startswith("log lines lost"))
-    written = sum(event["event"] == "event" for event in events)
-    assert lost > 0
-    assert written + lost == 25_000
+    lost = [event["lines"] for event in events if event["event"].startswith("log lines lost")]
+    written = [event["number"] for event in events if event["event"] == "event"]
+    assert written == list(range(10_001))
+    assert lost == [25_000 - 10_001]
 
 
 def test_threads_and_a_loop_at_once_lose_no_line() -> None:
-    each, threads = 3_000, 3
+    each, threads = 2_400, 3  # fewer than the bound in all, so that none may be lost however slowly they are written
 
     def shout(name: int) -> None:
         for number in range(each):
@@ -176,6 +181,7 @@ def test_threads_and_a_loop_at_once_lose_no_line() -> None:
                 await asyncio.sleep(0)
         for thread in running:
             await asyncio.to_thread(thread.join)
+        await asyncio.to_thread(eventually, lambda: written.text.count("\n") >= each * (threads + 1))
         written.log.detach()
 
     written = Written()

@@ -116,7 +116,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         asked = marker.kwargs.items() if marker else ()
         chosen = [each for each in BACKENDS if all(getattr(each.capabilities, name) == value for name, value in asked)]
         assert chosen, f"no backend declares {dict(asked)}"
-        metafunc.parametrize("backend", chosen, ids=[each.name for each in chosen])
+        values = [pytest.param(each, id=each.name, marks=[pytest.mark.servers] * bool(each.server)) for each in chosen]
+        metafunc.parametrize("backend", values)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Processes of the service, on one queue and one database, each with a folder of its own as on a machine of its own."""
+"""Processes of the service on one queue and one database. Each has a folder of its own, as on separate machines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Role = Literal["api", "worker"]
 
 
 class Process:
-    """``chargegate api`` or ``chargegate worker``, on the same port whenever it is started."""
+    """``chargegate api`` or ``chargegate worker``. It keeps its port when it is started again."""
 
     def __init__(self, role: Role, folder: Path, settings: dict[str, Any]) -> None:
         self.role = role
@@ -50,7 +50,7 @@ class Process:
         return self._process is not None and self._process.poll() is None
 
     def spawn(self) -> Process:
-        """Start it without waiting for anything."""
+        """Start the process without waiting for it to be ready."""
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [COMMAND, self.role, "--config", "chargegate.toml"],
@@ -70,7 +70,7 @@ class Process:
         self.spawn().await_ready()
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL, and wait for the end."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -80,7 +80,7 @@ class Process:
         self._process.send_signal(signal.SIGTERM)
 
     def ended(self, limit_s: float = 40) -> None:
-        """Wait until it has ended in order."""
+        """Wait until the process has ended with exit code 0."""
         assert self._process is not None
         try:
             code = self._process.wait(limit_s)
@@ -100,7 +100,7 @@ class Process:
         return self._client.post(PATH, json=body, headers=named)
 
     def ready(self) -> int:
-        """The status of the readiness probe; 0 where nobody answers."""
+        """The HTTP status of the readiness probe; 0 without an answer."""
         try:
             return self.get("/health/ready").status_code
         except httpx.TransportError:
@@ -110,7 +110,7 @@ class Process:
         return dict(self.get("/health").json())
 
     def tail(self, lines: int = 25) -> str:
-        """The end of its log, without what is said of each request."""
+        """The last lines of its log, without those about single requests."""
         log = self.folder / "log"
         text = log.read_text(errors="replace") if log.exists() else ""
         told = [line for line in text.splitlines() if "request_id" not in line]
@@ -118,7 +118,7 @@ class Process:
 
 
 class Cluster:
-    """``apis`` and ``workers`` of one service. Used by ``with``: they are killed at its end."""
+    """The ``apis`` and ``workers`` of one service. Used by ``with``, which kills them at its end."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
@@ -142,11 +142,11 @@ class Cluster:
 
     @property
     def processes(self) -> list[Process]:
-        """Those that belong to the service now, dead or alive."""
+        """The processes that belong to the service now, whether they run or not."""
         return self.apis + self.workers
 
     def add(self, role: Role, **settings: Any) -> Process:
-        """Another process, not started yet. Keys are written with ``__`` for the dots."""
+        """Add a process, not started yet. The names of settings have ``__`` instead of dots."""
         named = {name.replace("__", "."): value for name, value in settings.items()}
         process = Process(role, self.folder / f"{role}-{len(self._every) + 1}", self._settings | named)
         self._every.append(process)
@@ -154,7 +154,7 @@ class Cluster:
         return process
 
     def start(self) -> None:
-        """Start what is not running, all at once."""
+        """Start all processes that do not run, at the same time."""
         for process in self.processes:
             if not process.running:
                 process.spawn()
@@ -162,13 +162,13 @@ class Cluster:
             process.await_ready()
 
     def leave(self, worker: Process) -> None:
-        """SIGTERM to a worker, and wait for its end."""
+        """Send SIGTERM to a worker, and wait for its end."""
         self.workers.remove(worker)
         worker.terminate()
         worker.ended()
 
     def ready(self) -> dict[str, int]:
-        """What the readiness probes say, asked at the same time."""
+        """The status of each process's readiness probe. All are asked at the same time."""
         processes = self.processes
         with ThreadPoolExecutor(len(processes)) as asking:
             statuses = list(asking.map(Process.ready, processes))
@@ -178,7 +178,7 @@ class Cluster:
         return set(self.ready().values()) == {200}
 
     def decisions(self) -> Iterator[dict[str, Any]]:
-        """Every row of the audit."""
+        """All rows of the audit."""
         cursor: dict[str, str] = {}
         while True:
             answer = self.apis[0].get("/api/v1/decisions", limit=1000, **cursor)
@@ -190,13 +190,13 @@ class Cluster:
             cursor = {"cursor": page["next_cursor"]}
 
     def status(self, request_id: str) -> str:
-        """Of a request; empty where the service does not know it."""
+        """The status of a request; empty where the service does not know the request."""
         answer = self.apis[0].get(f"{PATH}/{request_id}")
         assert answer.status_code in (200, 404), answer.text
         return str(answer.json()["status"]) if answer.status_code == 200 else ""
 
     def tails(self) -> str:
-        """What the processes said last."""
+        """The last log lines of all processes."""
         return "\n".join(process.tail() for process in self._every)
 
     def __enter__(self) -> Self:

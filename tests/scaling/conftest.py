@@ -1,10 +1,10 @@
-"""The service over several processes, seen from outside: real servers, real processes, nothing of the code imported.
+"""The service as several processes, seen from outside, with real servers. Nothing of its code is imported.
 
-`cluster.py` starts and kills `chargegate api` and `chargegate worker`. `load.py` makes requests meanwhile, and
-afterwards sees that each acknowledged one was decided once and called back with that. A test that asks for `engine`
-runs with each of them as the queue; PostgreSQL is always the database. `cluster` (two APIs, two workers) is shared by
-the tests of an engine; one that needs another set-up makes it with `clusters`. What takes too long for `make test` is
-marked `soak`.
+`cluster.py` starts and kills `chargegate api` and `chargegate worker`. `load.py` makes requests at the same time, and
+then verifies that each acknowledged request got one decision and a callback with it. A test that uses `engine` runs
+with each engine as the queue; the database is always PostgreSQL. The tests of an engine share its `cluster` (two APIs,
+two workers). A test that needs another set of processes makes it with `clusters`. Tests that take too long for
+`make test` have the marker `soak`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from servers.proxy import Proxy
     from servers.server import Server
 
-# Half a minute each with their servers' starts; another way of the same is in `make test`.
+# Each of these takes half a minute, because its server must start. `make test` has the same test in another form.
 SLOW = {
     "test_the_queues_server_comes_back[kafka-stop]",
     "test_the_queues_server_comes_back_empty[kafka]",
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def new_database(postgres_server: Server) -> Callable[[], str]:
-    """Makes a database; its URL."""
+    """Makes a database, and returns its URL."""
 
     def make() -> str:
         name = f"d{uuid.uuid4().hex[:12]}"
@@ -75,7 +75,7 @@ def engine(request: pytest.FixtureRequest, new_engine: Callable[[str], Engine]) 
 
 @pytest.fixture(scope="session")
 def receiver() -> Iterator[Site]:
-    """Takes all callbacks."""
+    """Receives all callbacks."""
     site = new_receiver()
     yield site
     site.close()
@@ -83,8 +83,10 @@ def receiver() -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def authorizer() -> Iterator[Site]:
-    """Decides: something else whenever it is asked, so that a second decision would show; or under ``/held`` nothing,
-    until it is released."""
+    """An authorizer that decides at random, so that a test would notice a second decision for one request.
+
+    Under ``/held`` it does not answer until it is released.
+    """
 
     def decided(call: Call) -> Reply:
         return Reply(how="held") if call.path.startswith("/held") else random.choice(VERDICTS)
@@ -97,10 +99,10 @@ def authorizer() -> Iterator[Site]:
 def clusters(
     tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str], authorizer: Site
 ) -> Callable[..., Cluster]:
-    """Makes clusters, on a database that is not used yet, without processes."""
+    """Makes clusters on a new database. They have no processes yet."""
 
     def make(queue_url: str, database_url: str = "", **settings: Any) -> Cluster:
-        """Keys are written with ``__`` for the dots."""
+        """The names of settings have ``__`` instead of dots."""
         named = {name.replace("__", "."): value for name, value in settings.items()}
         values = {
             "queue.url": queue_url,
@@ -115,7 +117,7 @@ def clusters(
 
 
 class Shared:
-    """The cluster that the tests of an engine share; made anew when one of them left it unwell."""
+    """The cluster that the tests of an engine share. It is replaced when a test has left it damaged."""
 
     def __init__(self, make: Callable[[], Cluster]) -> None:
         self._make = make
@@ -141,7 +143,7 @@ class Shared:
 def shared_cluster(engine: Engine, clusters: Callable[..., Cluster], new_cache: Callable[[], str]) -> Iterator[Shared]:
     def make() -> Cluster:
         queue = engine.new_queue()
-        # PostgreSQL carries all; Redis its cache as well; the others are in between.
+        # These vary the cache: PostgreSQL and RabbitMQ run without Redis as the cache, the others with it.
         cache = {} if engine.name in ("postgres", "rabbitmq") else {"cache__url": new_cache()}
         cluster = clusters(queue, queue if engine.name == "postgres" else "", **cache)
         for role in ("api", "api", "worker", "worker"):
@@ -161,14 +163,14 @@ def cluster(shared_cluster: Shared) -> Cluster:
 
 @pytest.fixture
 def proxy(engine: Engine) -> Iterator[Proxy]:
-    """The way to the queue's server."""
+    """A proxy to the server of the queue."""
     with engine.server.proxied() as between:
         yield between
 
 
 @pytest.fixture
 def distant_cluster(engine: Engine, proxy: Proxy, clusters: Callable[..., Cluster]) -> Iterator[Cluster]:
-    """An API and a worker, running, whose way to the queue leads through ``proxy``."""
+    """An API and a worker, running, which reach the queue through ``proxy``."""
     lease_ms = 10_000 if engine.name == "kafka" else 2000
     with clusters(engine.new_queue(proxy.url), queue__lease_ms=lease_ms) as cluster:
         cluster.add("api")

@@ -1,4 +1,4 @@
-"""Clients that make requests, and what must be true of these when all is over."""
+"""Clients that make requests, and checks of what the service did with them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from scaling.cluster import Cluster
 
-SECRET = "SecretPart.1"  # begins every token; its length is a multiple of three, for ``leaks``
+SECRET = "SecretPart.1"  # the start of every token; its length is a multiple of three, as ``leaks`` demands
 MESSAGE = "Request is being processed asynchronously. The result will be sent to the provided callback URL."
 
 
 class Accepted(NamedTuple):
-    """A request with a 202. ``at`` (monotonic seconds): when it was sent."""
+    """A request that was answered with 202. ``at`` is the time of sending, in seconds of the monotonic clock."""
 
     at: float
     api: str
@@ -44,7 +44,7 @@ class Refused(NamedTuple):
 
 
 def new_receiver() -> Site:
-    """Takes callbacks: 200, but 500 to the first at a path with ``flaky`` in it."""
+    """Answers callbacks with 200, and the first one at a path with ``flaky`` in it with 500."""
     seen: set[str] = set()
 
     def received(call: Call) -> Reply:
@@ -56,9 +56,9 @@ def new_receiver() -> Site:
 
 
 class Load:
-    """Clients of all ``apis``, in turn, at a steady rate. Used by ``with``: they stop at its end.
+    """Clients that use all ``apis`` in turn, at a steady rate. Used by ``with``, which stops them at its end.
 
-    Who is not answered does not know what became of the request, and does not ask again.
+    A client without an answer does not know what became of its request, and does not send it again.
     """
 
     def __init__(self, cluster: Cluster, receiver: Site, *, per_second: float = 100, flaky: float = 0.1) -> None:
@@ -98,7 +98,7 @@ class Load:
                     turn += 1
                     apis = self._cluster.apis
                     self.ask(client, apis[turn % len(apis)].url)
-        except BaseException as fault:  # noqa: BLE001 - shown at the end
+        except BaseException as fault:  # noqa: BLE001 - __exit__ reports it
             self._faults.append(fault)
 
     def new_body(self) -> dict[str, str]:
@@ -110,7 +110,7 @@ class Load:
         }
 
     def ask(self, client: httpx.Client, api: str) -> str:
-        """Make one request; its id if it was accepted."""
+        """Make one request. Returns its id, or nothing if it was not accepted."""
         body = self.new_body()
         at = time.monotonic()
         try:
@@ -143,14 +143,14 @@ class Load:
         return len(self.told().get(request_id, ())) > asked.flaky
 
     def accepted_since(self, at: float) -> dict[str, str]:
-        """Ids and addresses of the requests that were sent, and accepted, from then on."""
+        """The ids of the accepted requests that were sent since then, each with the address of its API."""
         return {request_id: asked.api for request_id, asked in list(self.accepted.items()) if asked.at >= at}
 
     def refused_since(self, at: float) -> list[Refused]:
         return [refused for refused in self.refused[:] if refused.at >= at]
 
     def more(self, number: int, limit_s: float = 30) -> None:
-        """Wait until so many more are accepted."""
+        """Wait until so many more requests are accepted."""
         enough = len(self.accepted) + number
         eventually(
             lambda: len(self.accepted) >= enough,
@@ -176,9 +176,9 @@ class Load:
         return f"{len(left)} of {len(self.accepted)} have no callback ({some}): {states}\n{self._cluster.tails()}"
 
     def check(self, required: Collection[str] | None = None, limit_s: float = 30) -> Counter[str]:
-        """See each accepted request (or each of ``required``) come to its end, and that nobody was told two things.
+        """Verify that each accepted request (or each of ``required``) ends, with one decision in all its callbacks.
 
-        The statuses that were decided.
+        Returns how often each status was decided.
         """
         required = list(self.accepted) if required is None else required
         assert required, "nothing was accepted"
@@ -207,7 +207,7 @@ class Load:
         return Counter(decided[request_id] for request_id in required)
 
     def repeats(self) -> tuple[int, int]:
-        """How many callbacks came after one that was answered with 200; how many were received first."""
+        """How many callbacks repeated one that was answered with 200, and for how many requests callbacks came."""
         told = self.told()
         known = [
             (calls, self.accepted[request_id]) for request_id, calls in told.items() if request_id in self.accepted

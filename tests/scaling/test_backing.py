@@ -1,4 +1,4 @@
-"""The database's server, and the cache's, go away. Requests are accepted all the same."""
+"""The server of the database or of the cache stops. Requests are accepted all the same."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def on_redis_and_postgres(
     new_cache: Callable[[], str], clusters: Callable[..., Cluster], postgres_server: Server
 ) -> Cluster:
-    """The queue on Redis."""
+    """A cluster with its queue on Redis."""
     with clusters(new_cache()) as cluster:
         for role in ("api", "api", "worker", "worker"):
             cluster.add(role)
@@ -58,7 +58,7 @@ def test_workers_wait_for_the_database(
 def with_a_cache(
     new_database: Callable[[], str], new_cache: Callable[[], str], clusters: Callable[..., Cluster]
 ) -> Cluster:
-    """Queue and database on PostgreSQL, the cache on Redis."""
+    """A cluster with queue and database on PostgreSQL and its cache on Redis."""
     database = new_database()
     with clusters(database, database, cache__url=new_cache()) as cluster:
         for role in ("api", "api", "worker"):
@@ -95,7 +95,7 @@ def test_the_cache_is_done_without(with_a_cache: Cluster, redis_server: Server, 
 
 
 def same_request(cluster: Cluster, body: dict[str, str], key: str) -> str:
-    """Ask every API, twice, with one idempotency key; the one id that they give."""
+    """Send one request with one idempotency key to every API twice. Returns the one id that they answer with."""
     answers = [api.post(body, idempotency_key=key) for api in cluster.apis * 2]
     assert {answer.status_code for answer in answers} == {202}, [answer.text for answer in answers]
     (request_id,) = {answer.json()["request_id"] for answer in answers}

@@ -1,4 +1,4 @@
-"""From the embedded default to each engine, and back, with work still queued; and decisions sent once more."""
+"""Moving from the embedded default to each engine and back while requests wait, and replaying decisions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def new_key() -> str:
 
 
 class Asked(NamedTuple):
-    """A request that was accepted. ``kind`` is one of ``FINAL``."""
+    """An accepted request. ``kind`` is one of ``FINAL``."""
 
     request_id: str
     kind: str
@@ -52,8 +52,10 @@ class Asked(NamedTuple):
 
 
 class World:
-    """Those whom the service calls. Until ``open``, nothing is decided of what is ``held``, and no callback of what is
-    ``late`` succeeds. Each decision is another, so that a second one would show."""
+    """The authorizer and the receiver. Until ``open``, ``held`` requests get no decision and ``late`` ones no callback.
+
+    The authorizer decides at random, so that a test would notice a second decision for one request.
+    """
 
     def __init__(self, make: Callable[..., Site]) -> None:
         self.open = False
@@ -99,7 +101,7 @@ class World:
 
 
 class Embedded(Process):
-    """``chargegate serve`` with queue and database in its folder."""
+    """``chargegate serve`` with its queue and database in its folder."""
 
     def __init__(self, folder: Path, world: World, **settings: Any) -> None:
         named = {name.replace("__", "."): value for name, value in settings.items()}
@@ -112,7 +114,7 @@ class Embedded(Process):
         return dict(answer.json())
 
     def waiting(self) -> int:
-        """How many are in the queue on disk."""
+        """How many requests are in the queue on disk."""
         with contextlib.closing(sqlite3.connect(self.folder / "data" / "chargegate.db")) as database:
             return int(database.execute("SELECT count(*) FROM queue").fetchone()[0])
 
@@ -137,7 +139,7 @@ def embedded(tmp_path: Path, world: World) -> Iterator[Callable[..., Embedded]]:
 
 
 def start(process: Process, *arguments: str, **settings: str) -> subprocess.Popen[str]:
-    """A command with the settings of a process, and some of its own."""
+    """Run a command with the settings of a process, and further ones."""
     environment = {f"CHARGEGATE_{name.upper()}": value for name, value in settings.items()}
     return subprocess.Popen(
         [COMMAND, *arguments, "--config", "chargegate.toml"],
@@ -161,14 +163,14 @@ def run(process: Process, *arguments: str, **settings: str) -> tuple[int, str, s
 
 
 def done(process: Process, *arguments: str, **settings: str) -> Any:
-    """What a command says that did its work."""
+    """The output of a command that must succeed."""
     code, out, err = run(process, *arguments, "--json", **settings)
     assert code == 0, err
     return json.loads(out)
 
 
 def refused(process: Process, *arguments: str, **settings: str) -> str:
-    """The one line of a command that did not."""
+    """The one line of error of a command that must fail."""
     code, out, err = run(process, *arguments, **settings)
     assert (code, out) == (1, ""), (code, out, err)
     assert err.startswith("chargegate: "), err
@@ -177,7 +179,7 @@ def refused(process: Process, *arguments: str, **settings: str) -> str:
 
 
 def half_way(service: Embedded, world: World) -> tuple[list[Asked], dict[str, dict[str, Any]]]:
-    """Have requests at every stage; those, and the decisions so far."""
+    """Bring requests to every stage. Returns them, and the decisions so far."""
     asked = [world.ask(service, kind) for kind in ("good", "late", "gone") for _ in range(10)]
 
     def is_there(each: Asked) -> bool:
@@ -235,7 +237,7 @@ def test_to_each_engine_with_work_still_queued(
         service.terminate()
         service.ended()
     waiting = service.waiting()
-    assert waiting == 51 or (killed and waiting > 51)  # what was acked last may be there after a kill
+    assert waiting == 51 or (killed and waiting > 51)  # after a kill, messages that were acked last may still be there
 
     database, queue = new_database(), engine.new_queue()
     move = ("database", "move", "--to", database)
@@ -296,7 +298,7 @@ def test_a_move_that_is_cut_off_and_killed_goes_on(
     with contextlib.closing(redis.Redis.from_url(queue)) as client:
 
         def interrupt(move: subprocess.Popen[str], act: Callable[[], None]) -> tuple[str, str]:
-            enough = client.xlen(STREAM) + 600  # more than is handed over at once
+            enough = client.xlen(STREAM) + 600  # more than one batch
             try:
                 eventually(lambda: client.xlen(STREAM) > enough or move.poll() is not None, 60)
                 act()

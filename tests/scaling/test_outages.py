@@ -1,4 +1,4 @@
-"""The queue's server goes away, or the way to it does, while requests come in. Everything heals by itself."""
+"""The queue's server or the network to it fails while requests come in. The service recovers by itself."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from servers.proxy import Proxy
 
 ANSWER_S = 2.0
-NOISE_S = 1.0  # what a busy machine may add
+NOISE_S = 1.0  # how much a busy machine may add
 NOTICED_S = 5.0
 HEALED_S = 10.0
-DELAY_MS = 40  # each way: another continent
+DELAY_MS = 40  # in each direction, as between continents
 
 
 def outage(cluster: Cluster, load: Load, cause: Callable[[], None], end: Callable[[], None]) -> float:
-    """See the service through an outage; from which moment on all is well again."""
+    """Verify the service during an outage and after it. Returns the time from which it worked again."""
     load.more(20)
     cause()
     gone_at = time.monotonic()

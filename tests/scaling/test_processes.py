@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from scaling.cluster import Cluster, Process
 
 LEASE_S = 10
-WORK_S = 15  # for the decisions and callbacks, on a small machine that is busy with the next engine's
+WORK_S = 15  # for decisions and callbacks, on a small machine that also prepares the next engine's cluster
 UNDER_WAY = 500
 
 
 def kill_some(cluster: Cluster, load: Load, rounds: int) -> None:
-    """At random moments a worker and an API at once. They are started again right away."""
+    """Kill a worker and an API together at random moments, and start them again at once."""
     for _ in range(rounds):
         load.more(random.randint(5, 60))
         victims = random.choice(cluster.workers), random.choice(cluster.apis)
@@ -53,8 +53,10 @@ def test_nothing_is_lost_when_processes_are_killed_for_long(cluster: Cluster, re
 
 
 class Takeover:
-    """One after another the engines get a cluster whose worker is killed with its hands full. While the lease of one
-    runs out, the next is prepared."""
+    """Each engine in turn gets a cluster, whose worker is killed while it holds many requests.
+
+    While the lease of one engine runs out, the cluster of the next is prepared.
+    """
 
     def __init__(self, clusters: Callable[..., Cluster], receiver: Site, authorizer: Site) -> None:
         self._clusters = clusters
@@ -79,7 +81,7 @@ class Takeover:
         return f"{engine.name}: {len(left)} requests, all finished {taken:.1f} s after the kill"
 
     def _prepare(self, cluster: Cluster, victims: str, others: str) -> tuple[Process, Load]:
-        """Both workers' authorizers keep quiet, and the other one's hands are small."""
+        """The authorizers of both workers do not answer, and the other worker takes few requests at once."""
         hold = self._authorizer.url
         cluster.add("api")
         patient = {"authorization__timeout_ms": 120_000}
@@ -106,7 +108,7 @@ def takeovers(
     receiver: Site,
     authorizer: Site,
 ) -> Iterator[dict[str, Future[str]]]:
-    """What came of it, by engine, for those that this run asks for."""
+    """The outcome for each engine that this run selected."""
     asking = [item for item in request.session.items if takeovers.__name__ in getattr(item, "fixturenames", ())]
     engines = [new_engine(item.callspec.params["name"]) for item in asking if isinstance(item, pytest.Function)]
     takeover = Takeover(clusters, receiver, authorizer)
@@ -120,7 +122,7 @@ def test_others_finish_what_a_killed_worker_held(name: str, takeovers: dict[str,
 
 
 def come_and_go(cluster: Cluster, load: Load, for_s: float, callbacks: int) -> int:
-    """A worker joins, another leaves, again and again; how often."""
+    """Let a worker join and another leave, repeatedly. Returns how often."""
     end = time.monotonic() + for_s
     changes = 0
     while time.monotonic() < end:

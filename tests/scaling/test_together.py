@@ -1,4 +1,4 @@
-"""Two APIs and two workers are one service."""
+"""Two APIs and two workers act as one service."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scaling.engines import Engine
 
 ORDER = ["QUEUED", "PROCESSING", "COMPLETED"]
-UNKNOWN_S = 5.0  # how long an accepted request may not be known yet
+UNKNOWN_S = 5.0  # how long an accepted request may be unknown to another API
 
 
 def test_each_request_is_decided_once(

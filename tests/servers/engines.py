@@ -1,4 +1,4 @@
-"""How each server is started: fast, small, and as safe on disk as the tests of durability suppose."""
+"""How each server is started: fast and small, and with the durability that the tests rely on."""
 
 import os
 import re
@@ -24,7 +24,7 @@ KAFKA_POM = Path(__file__).parents[2] / "scripts" / "kafka.xml"
 
 
 def answer(port: int, question: bytes) -> bytes:
-    """The first bytes that a server says to a question; none if it does not talk."""
+    """The first bytes of a server's answer; empty if there is no answer."""
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
         connection.sendall(question)
         return connection.recv(64)
@@ -32,7 +32,7 @@ def answer(port: int, question: bytes) -> bytes:
 
 
 class Redis(Server):
-    """With an append-only file, on disk before each answer."""
+    """Redis with an append-only file, which is on disk before each answer."""
 
     name = "redis"
 
@@ -56,11 +56,11 @@ class Redis(Server):
 
 
 class Postgres(Server):
-    """With its defaults on disk (fsync, synchronous_commit), and any password taken for ``chargegate``."""
+    """PostgreSQL with its defaults for durability (fsync, synchronous_commit). Any password is right."""
 
     name = "postgres"
-    user = "postgres"  # it refuses root
-    stop_signal = signal.SIGINT  # "fast": does not wait for clients to leave
+    user = "postgres"  # PostgreSQL refuses to run as root
+    stop_signal = signal.SIGINT  # the "fast" shutdown, which does not wait for clients
 
     @classmethod
     def missing(cls) -> str:
@@ -85,7 +85,7 @@ class Postgres(Server):
 
 
 class Rabbitmq(Server):
-    """One node without plugins. Quorum queues are there: a new node has all its feature flags on."""
+    """RabbitMQ as one node without plugins. A new node has all feature flags on, so it has quorum queues."""
 
     name = "rabbitmq"
 
@@ -103,7 +103,7 @@ class Rabbitmq(Server):
 
     def prepare(self) -> None:
         self.data.mkdir()
-        for name in ("env.conf", "plugins"):  # not the machine's
+        for name in ("env.conf", "plugins"):  # instead of the files of the machine
             (self.folder / name).write_text("" if name == "env.conf" else "[].\n")
         (self.folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.local = 127.0.0.1:{self.port}\nlog.console.level = warning\nlog.file = false\n"
@@ -121,21 +121,21 @@ class Rabbitmq(Server):
             "RABBITMQ_DIST_PORT": str(self._distribution),
             "ERL_EPMD_PORT": str(self._epmd),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RUNNING_UNDER_SYSTEMD": "true",  # the script becomes the server: signals reach it
+            "RUNNING_UNDER_SYSTEMD": "true",  # makes the script exec the server, so that signals reach it
         }
 
     def command(self) -> list[str]:
-        # An epmd of its own: the one that the node would start outlives it.
+        # The node gets an epmd of its own, because one that it starts itself would outlive it.
         return ["/bin/sh", "-c", f"epmd -relaxed_command_check & exec {RABBITMQ_BIN}"]
 
     def ready(self) -> bool:
         return answer(self.port, b"AMQP\x00\x00\x09\x01")[:1] == b"\x01"  # a method frame: connection.start
 
     def kill(self) -> None:
-        """As always, but not before the node has on disk which quorum queues it has.
+        """Kill the node once it has the names of its quorum queues on disk.
 
-        It writes a new queue's name about half a second after it said that the queue is there (Ra's ``names.dets``);
-        killed in between, it comes back with a queue that is empty and has no leader, for good.
+        The node writes the name of a new queue (to ``names.dets``) about half a second after it confirmed the queue. If
+        it is killed in between, the queue is empty after the restart and never gets a leader.
         """
         end = time.monotonic() + 10
         while self.running and not self._queues_on_disk() and time.monotonic() < end:
@@ -152,10 +152,10 @@ class Rabbitmq(Server):
 
 
 class Kafka(Server):
-    """One broker that is its own controller (KRaft). Topics must be made. Group time-outs may be short.
+    """Kafka as one broker that is its own controller (KRaft). It makes no topics by itself, and allows short timeouts.
 
-    Its URL names a listener that sends clients to it directly; through ``proxied`` a second one sends them to the
-    proxy, whose port is fixed therefore.
+    The broker tells clients which address to use. The listener of its URL names the broker itself. The listener behind
+    ``proxied`` names the proxy, whose port is therefore fixed.
     """
 
     name = "kafka"
@@ -222,7 +222,7 @@ class Kafka(Server):
         return [*self.java, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{self.jars()}/*", name]
 
     def ready(self) -> bool:
-        # ApiVersions (key 18, version 0): asked first, as the client would try again in its own time.
+        # ApiVersions (key 18, version 0) is asked first, because the client itself would retry only after a while.
         if not answer(self.port, bytes.fromhex("0000000a 0012 0000 00000001 ffff")):
             return False
         client = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}", "log_level": 0})

@@ -1,7 +1,7 @@
-"""``redis_server``, ``postgres_server``, ``rabbitmq_server``, ``kafka_server``: each a ``Server`` for the whole run.
+"""``redis_server``, ``postgres_server``, ``rabbitmq_server``, ``kafka_server``: each is a ``Server`` for the whole run.
 
-It is started when the first test asks for it. CHARGEGATE_TEST_REDIS_URL and the like name a running one instead. One
-that the machine lacks skips its tests, or fails them where CI is set.
+A server is started when the first test asks for it. CHARGEGATE_TEST_REDIS_URL and the like name a running server to use
+instead. Where the machine lacks a server, its tests are skipped, or fail where CI is set.
 """
 
 import asyncio
@@ -16,9 +16,24 @@ from servers.engines import Kafka, Postgres, Rabbitmq, Redis
 from servers.server import GivenServer, Server
 
 started: list[Server] = []
+left_out = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test that uses a server, so that ``-m "not servers"`` leaves it out.
+
+    A test whose fixtures do not show it (it asks for the server while it runs) must be marked by hand.
+    """
+    global left_out  # noqa: PLW0603 - a run of pytest is a process
+    left_out = "not servers" in config.option.markexpr
+    for item in items:
+        if any(name.endswith("_server") for name in getattr(item, "fixturenames", ())):
+            item.add_marker("servers")
 
 
 def provide(kind: type[Server]) -> Iterator[Server | GivenServer]:
+    if left_out:
+        pytest.fail(f"this test uses {kind.name} and lacks the marker `servers`")
     if url := os.environ.get(f"CHARGEGATE_TEST_{kind.name.upper()}_URL"):
         yield GivenServer(kind.name, url)
         return
@@ -48,7 +63,7 @@ def postgres_server() -> Iterator[Server | GivenServer]:
 
 @pytest.fixture
 def postgres_url(postgres_server: Server | GivenServer) -> str:
-    """A schema of its own there: empty."""
+    """The URL of a new and empty schema of PostgreSQL."""
     schema = f"t{uuid4().hex}"
 
     async def make() -> None:
@@ -72,7 +87,7 @@ def kafka_server() -> Iterator[Server | GivenServer]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Generator[None, None, None]:
-    """A test that failed half way leaves no server down for the next."""
+    """Start each server again that a test left down, before the next test."""
     yield
     for server in started if nextitem else []:
         server.start()

@@ -1,4 +1,4 @@
-"""A network between a client and a server, to be cut: a TCP proxy in a thread of its own."""
+"""A TCP proxy between a client and a server, which can cut the connection. It runs in a thread of its own."""
 
 import asyncio
 import contextlib
@@ -12,9 +12,9 @@ AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
 
 
 class Proxy:
-    """Forwards ``port`` of 127.0.0.1 (0: a free one) to ``target``, until told otherwise. Used by ``with``.
+    """Forwards ``port`` of 127.0.0.1 (0: a free one) to the port ``target``. Used by ``with``.
 
-    Each call returns when it is in force, and may be made from any thread.
+    Each call takes effect before it returns, and may be made from any thread.
     """
 
     url = ""
@@ -30,19 +30,19 @@ class Proxy:
         self._ready = threading.Event()
 
     def drop(self) -> None:
-        """Nothing more arrives on either side, and nobody is told. What was sent meanwhile arrives after ``heal``."""
+        """Silently hold back the data of both sides. They arrive after ``heal``."""
         self._call(self._drop)
 
     def delay(self, ms: float) -> None:
-        """Whatever is sent, either way, arrives this much later."""
+        """Delay the data of both sides by so many milliseconds."""
         self._call(self._set_delay, ms / 1000)
 
     def reset(self) -> None:
-        """Every connection is reset, on both sides, and new ones are refused."""
+        """Reset every connection on both sides, and refuse new ones."""
         self._call(self._reset)
 
     def heal(self) -> None:
-        """All flows at full speed again."""
+        """Forward everything at full speed again."""
         self._call(self._heal)
 
     def __enter__(self) -> Self:
@@ -108,7 +108,7 @@ class Proxy:
                 both.create_task(self._forward(reader, beyond))
                 both.create_task(self._forward(there, writer))
         except (OSError, ExceptionGroup, asyncio.CancelledError):
-            pass  # one side is gone: so is the other
+            pass  # when one side has ended, the other is ended too
         finally:
             del self._connections[task]
             for open_one in writers:

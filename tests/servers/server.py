@@ -1,4 +1,4 @@
-"""A real server that a test run starts for itself, and can stop, kill, start again and rob of its data.
+"""A real server that a test run starts for itself, and can stop, kill, start again and empty.
 
 A test asks for a fixture (``fixtures.py``) and gets a ``Server`` that runs:
 
@@ -6,14 +6,14 @@ A test asks for a fixture (``fixtures.py``) and gets a ``Server`` that runs:
         use(redis_server.url)
         redis_server.kill()
         redis_server.start()            # the same port, the same data
-        redis_server.wipe()             # killed, and its data gone
+        redis_server.wipe()             # kills it and deletes its data
         redis_server.start()
         with redis_server.proxied() as proxy:
             use(proxy.url)
             proxy.drop()                # proxy.py
 
-Calls wait until what they ask for is so. ``start`` returns once the server answers clients. A test may leave the
-server down: it is up again before the next one.
+Each call returns when its work is done: ``start`` once the server answers clients. A test may leave the server down,
+because it is started again before the next test.
 """
 
 import contextlib
@@ -35,18 +35,18 @@ import pytest
 
 from servers.proxy import Proxy
 
-# Its standard input ends when the test run does, however that ends.
+# The watchdog deletes the server when the standard input ends, which it does however the test run ends.
 WATCHDOG = """
 cat >/dev/null
 kill -s KILL -- "-$(cat "$1/pid")"
 until rm -rf -- "$1"; do sleep 0.1; done
 """
-# The server's group is on file before the server is.
+# The process group is written to a file before the server starts.
 WATCHED = 'echo $$ >"$0/pid" && exec "$@"'
 
 
 def free_port() -> int:
-    """A port that no outgoing connection takes while the server is down: below the range that those come from."""
+    """A free port below the range of outgoing connections, so that none of these takes it while the server is down."""
     while True:
         port = random.randrange(15_000, 32_000)
         with socket.socket() as trial, contextlib.suppress(OSError):
@@ -55,7 +55,7 @@ def free_port() -> int:
 
 
 def alive(pid: str) -> bool:
-    """A process that has ended but was not asked for its status yet is not."""
+    """Whether the process runs. A zombie does not."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
@@ -65,13 +65,13 @@ class Server(ABC):
     """A server on 127.0.0.1 with a folder of its own."""
 
     name: ClassVar[str]
-    user: ClassVar[str | None] = None  # who runs it when the tests run as root
+    user: ClassVar[str | None] = None  # the user that runs it when the tests run as root
     stop_signal: ClassVar[int] = signal.SIGTERM
-    limit_s: ClassVar[float] = 120  # to start, and to stop
+    limit_s: ClassVar[float] = 120  # for a start and for a stop
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.behind_proxy = (0, self.port)  # where a proxy listens (0: anywhere), and where it forwards to
+        self.behind_proxy = (0, self.port)  # the port of a proxy (0: any), and the port that it forwards to
         self.folder = Path(tempfile.mkdtemp(prefix=f"chargegate-{self.name}-"))
         if self._user():
             shutil.chown(self.folder, self._user())
@@ -87,7 +87,7 @@ class Server(ABC):
     @classmethod
     @abstractmethod
     def missing(cls) -> str:
-        """What this machine lacks to run it; empty: nothing."""
+        """What this machine lacks to run the server; empty if it lacks nothing."""
 
     @abstractmethod
     def url_at(self, port: int) -> str:
@@ -95,15 +95,15 @@ class Server(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make ``data``, which is not there, and what else a first start needs."""
+        """Make the folder ``data`` and what else a first start needs."""
 
     @abstractmethod
     def command(self) -> list[str]:
-        """What runs the server in the foreground."""
+        """The command that runs the server in the foreground."""
 
     @abstractmethod
     def ready(self) -> bool:
-        """Does it answer clients?"""
+        """Whether the server answers clients."""
 
     def environment(self) -> dict[str, str]:
         return {}
@@ -139,7 +139,7 @@ class Server(ABC):
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Let it shut down in its own way."""
+        """Ask the server to shut down in order, and wait for its end."""
         if self._process is not None:
             self._process.send_signal(self.stop_signal)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -147,12 +147,12 @@ class Server(ABC):
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL, to it and all that it started."""
+        """Send SIGKILL to the server and to all processes that it started."""
         if self._process is None:
             return
         pid = self._process.pid
         children: list[str] = []
-        with contextlib.suppress(OSError):  # PostgreSQL's each lead a group of their own
+        with contextlib.suppress(OSError):  # each process of PostgreSQL has a group of its own
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         for send, target in [(os.killpg, pid), *((os.kill, int(child)) for child in children)]:
             with contextlib.suppress(ProcessLookupError):
@@ -167,12 +167,12 @@ class Server(ABC):
         (self.folder / "pid").write_text("")
 
     def wipe(self) -> None:
-        """Kill it and throw its data away; ``start`` then starts it empty."""
+        """Kill the server and delete its data, so that ``start`` starts it empty."""
         self.kill()
         shutil.rmtree(self.data, ignore_errors=True)
 
     def close(self) -> None:
-        """Stop it for good. Its folder is gone after this."""
+        """Stop the server for good, and delete its folder."""
         try:
             self.stop()
         finally:
@@ -180,14 +180,14 @@ class Server(ABC):
 
     @contextlib.contextmanager
     def proxied(self) -> Iterator[Proxy]:
-        """A way to it that can be disturbed; ``proxy.url`` leads through it."""
+        """A proxy to the server that can be disturbed. Its ``url`` leads through it."""
         port, target = self.behind_proxy
         with Proxy(target, port) as proxy:
             proxy.url = self.url_at(proxy.port)
             yield proxy
 
     def run(self, *command: str | Path) -> None:
-        """Run a tool of the server's to its end, as the server is run."""
+        """Run one of the server's tools to its end, as the same user and with the same environment."""
         done = subprocess.run(command, capture_output=True, text=True, check=False, **self._as_user())
         if done.returncode:
             raise RuntimeError(f"{command[0]}: {done.stdout}{done.stderr}")
@@ -203,7 +203,7 @@ class Server(ABC):
 
 
 class GivenServer:
-    """A server that somebody else runs: only its URL is ours."""
+    """A server that somebody else runs, of which the tests know only the URL."""
 
     def __init__(self, name: str, url: str) -> None:
         self.url = url
@@ -217,4 +217,4 @@ class GivenServer:
     start = stop = kill = wipe = proxied = _skip
 
     def close(self) -> None:
-        """Nothing of ours to close."""
+        """Leave the server as it is: whoever started it closes it."""

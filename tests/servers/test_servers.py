@@ -21,6 +21,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from servers.fixtures import provide
 from servers.server import GivenServer, Server, free_port
 
+pytestmark = pytest.mark.servers  # most of them start one themselves
+
 STARTED_ELSEWHERE = """
 import sys, time
 from servers import engines

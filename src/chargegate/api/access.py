@@ -10,7 +10,7 @@ from chargegate.api.errors import Refused
 from chargegate.keys import AccessKeys, Role
 
 _MAX_BUCKETS: Final = 10_000
-_ONE: Final = 1 - 1e-7  # less than 1 by what rounding may take away from a wait that was promised to do
+_ONE_TOKEN: Final = 1 - 1e-7  # rounding must not make the wait that Retry-After promised too short
 
 
 class Guard:
@@ -19,16 +19,11 @@ class Guard:
     def __init__(self, keys: AccessKeys) -> None:
         self._keys = keys
 
-    @property
-    def closed(self) -> bool:
-        """Whether a key is asked for at all."""
-        return bool(self._keys)
-
     def admit(self, headers: Mapping[bytes, bytes], role: Role) -> str:
         """The name of the caller's key, or an empty string for an anonymous caller. Raises ``Refused``: 401, 403."""
         if not self._keys:
             return ""
-        # Whoever sends both headers must mean both: two ways in one request are not for picking (RFC 6750, 2).
+        # A client that sends both headers needs a valid key in both: it must not use two methods (RFC 6750, section 2).
         keys = [self._keys.find(presented) for presented in _presented(headers)]
         key = keys[0] if keys else None
         if key is None or None in keys:
@@ -54,8 +49,9 @@ def _presented(headers: Mapping[bytes, bytes]) -> list[str]:
 
 
 class RateLimit:
-    """A token bucket for each caller: ``burst`` requests at once, ``per_second`` in the long run; 0 a second is no
-    limit, a burst of 0 is one second's worth. Callers seen longest ago are forgotten beyond 10,000."""
+    """A token bucket for each caller: ``burst`` requests at once, ``per_second`` in the long run. 0 a second is no
+    limit; a burst of 0 is as many as one second allows. Of more than 10,000 callers, those seen longest ago are
+    forgotten."""
 
     def __init__(self, per_second: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = per_second
@@ -70,23 +66,22 @@ class RateLimit:
         """
         if not self._rate:
             return
-        caller = name or _neighbourhood(client)
+        caller = name or _network(client)
         now = self._clock()
         left, seen = self._buckets.pop(caller, (self._burst, now))
         left = min(self._burst, left + (now - seen) * self._rate)
-        allowed = left >= _ONE
+        allowed = left >= _ONE_TOKEN
         if len(self._buckets) >= _MAX_BUCKETS:
             del self._buckets[next(iter(self._buckets))]
         self._buckets[caller] = (left - 1 if allowed else left, now)
         if not allowed:
             wait = max(1, ceil((1 - left) / self._rate))
-            raise Refused(
-                429, "rate_limited", "Too many requests; see Retry-After.", headers={"retry-after": str(wait)}
-            )
+            headers = {"retry-after": str(wait)}
+            raise Refused(429, "rate_limited", "Too many requests; see Retry-After.", headers=headers)
 
 
-def _neighbourhood(client: Any) -> str:
-    """The address; of IPv6 its /64, because whoever has one address there has all of them."""
+def _network(client: Any) -> str:
+    """The address. Of IPv6 it is the /64 network: a client that has one address there has all of them."""
     address = str(client[0]) if client else ""
     if ":" not in address:
         return address

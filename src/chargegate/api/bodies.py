@@ -1,4 +1,4 @@
-"""Reading JSON bodies, within limits. How long one may take is the server's to watch."""
+"""Reading JSON bodies within a limit of bytes. The server limits the time."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,13 +26,13 @@ async def read_json(receive: Receive, headers: Mapping[bytes, bytes], limit: int
         raise ClientGone
     body: bytes = message["body"]
     if message["more_body"]:
-        body = await _rest(receive, bytearray(body), limit)
+        body = await _read_on(receive, bytearray(body), limit)
     if len(body) > limit:
         raise _too_large(limit)
     return body
 
 
-async def _rest(receive: Receive, body: bytearray, limit: int) -> bytes:
+async def _read_on(receive: Receive, body: bytearray, limit: int) -> bytes:
     while len(body) <= limit:
         message = await receive()
         if message["type"] != "http.request":
@@ -48,7 +48,8 @@ def _too_large(limit: int) -> Refused:
 
 
 async def read_object(request: Request, limit: int) -> dict[str, Any]:
-    """The request's JSON object. Raises ``Invalid`` too."""
+    """The request's JSON object. Raises ``Invalid``, and what ``read_json`` raises. A trace id that repeats the token
+    is replaced."""
     body = await read_json(request.receive, dict(request.scope["headers"]), limit)
     try:
         fields = _decode(body)

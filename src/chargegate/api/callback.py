@@ -2,12 +2,11 @@
 
 from typing import Final
 
-from chargegate.api.operations import Body, Callback, Parameter, Schema
+from chargegate.api.routing import Body, Callback, header
 from chargegate.api.schemas import EXAMPLE_STATION, EXAMPLE_TOKEN
 from chargegate.model import Status
 
 _SIGNATURE: Final = "v1,[A-Za-z0-9+/]{43}="
-_TEXT: Final[Schema] = {"type": "string"}
 
 DECISION: Final = Callback(
     name="receiveDecision",
@@ -17,24 +16,15 @@ DECISION: Final = Callback(
     " only if it is complete in time, by default within 10 seconds. The same decision may arrive more than once: its"
     " webhook-id is then the same.",
     parameters=[
-        Parameter("webhook-id", "header", _TEXT, "The request_id, the same on every attempt.", str, required=True),
-        Parameter(
-            "webhook-timestamp",
-            "header",
-            {"type": "string", "pattern": "^[0-9]+$"},
-            "Unix seconds of this attempt.",
-            str,
-            required=True,
-        ),
-        Parameter(
+        header("webhook-id", "The request_id, the same on every attempt.", required=True),
+        header("webhook-timestamp", "Unix seconds of this attempt.", "^[0-9]+$", required=True),
+        header(
             "webhook-signature",
-            "header",
-            {"type": "string", "pattern": f"^{_SIGNATURE}( {_SIGNATURE})*$"},
             "Only where signing secrets are configured: by the Standard Webhooks specification, one for each secret."
             " HMAC-SHA256 of webhook-id, webhook-timestamp and the body, joined by full stops.",
-            str,
+            f"^{_SIGNATURE}( {_SIGNATURE})*$",
         ),
-        Parameter("traceparent", "header", _TEXT, "The one that the request came with, if any.", str),
+        header("traceparent", "The one that the request came with, if any."),
     ],
     body=Body(
         "CallbackPayload",

@@ -1,4 +1,4 @@
-"""The one shape of every error, and which trouble is answered with which."""
+"""The one shape of every error, and which fault is answered with which error."""
 
 import traceback
 from collections.abc import Mapping
@@ -68,7 +68,7 @@ def refusal(fault: Exception) -> Refused:
             return unavailable("The queue cannot be reached now.")
         case LedgerUnavailable():
             return unavailable("The database cannot be reached now.")
-    # Without the exception's message, which may repeat a value.
+    # The exception's message is not logged, because it may repeat a value.
     frames = "".join(traceback.format_tb(fault.__traceback__))
     log.error("defect in the HTTP interface", error=type(fault).__name__, traceback=frames)
     return Refused(500, "internal_error", "The request could not be handled because of a defect in the service.")

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from random import getrandbits
 from typing import Final
 
+from chargegate.model import MIN_DRIVER_TOKEN
+
 SECURITY: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 MAX_TRACE_ID: Final = 128
 
 _VISIBLE = re.compile(rb"[!-~]{1,%d}" % MAX_TRACE_ID).fullmatch
-_SHORTEST_TOKEN: Final = 20
 _FREE_BITS: Final = ~(0xF000 << 64 | 0xC000 << 48)
 _VERSION_4: Final = 0x4000 << 64 | 0x8000 << 48
 
@@ -21,7 +22,7 @@ def trace_id(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 def new_trace_id() -> bytes:
-    """A UUID version 4 (RFC 9562, 5.4) in 32 hexadecimal digits. It finds log lines, and need not be unguessable."""
+    """A UUID version 4 (RFC 9562, section 5.4) in 32 hexadecimal digits. It finds log lines, and may be guessed."""
     return b"%032x" % (getrandbits(128) & _FREE_BITS | _VERSION_4)
 
 
@@ -30,6 +31,6 @@ def without_token(trace: bytes, fields: object) -> bytes:
     if isinstance(fields, dict):
         for name in ("driver_token", "driverToken"):
             token = fields.get(name)
-            if isinstance(token, str) and len(token) >= _SHORTEST_TOKEN and token in trace.decode("ascii"):
+            if isinstance(token, str) and len(token) >= MIN_DRIVER_TOKEN and token in trace.decode("ascii"):
                 return new_trace_id()
     return trace

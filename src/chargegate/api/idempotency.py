@@ -12,12 +12,11 @@ from chargegate.ledger.records import CLAIM_MS, Claim
 from chargegate.model import ChargingRequest, now_ms
 from chargegate.queues.base import Message, Queue, QueueUnavailable
 from chargegate.queues.envelope import wrap
+from chargegate.storage.budget import ANSWER_S, LEDGER_S, REQUEST_S
 
 _MAX_CONFIRMED: Final = 20_000
-_PUTTING_MS: Final = 2_000  # as long as a queue may take to say yes or no
-_LOOK_AGAIN_S: Final = 0.05
-_ANSWER_S: Final = 1.9  # claim and put together: a client is told within two seconds
-_LEDGER_S: Final = 1.0  # of these, where a cache can take the ledger's place
+_PUT_MS: Final = round(1000 * ANSWER_S)  # by then a put has an answer, or its client was told that it failed
+_POLL_S: Final = 0.05
 
 
 class Accepted(NamedTuple):
@@ -31,9 +30,9 @@ class Accepted(NamedTuple):
 class Idempotency:
     """Accepts requests that come with a key.
 
-    The ledger's claim decides which request a key stands for; a shared cache's while the ledger is away. In front of
-    it, keys under way share one attempt, and keys confirmed lately, by this process or by one that shares a cache
-    with it, need no look-up.
+    The ledger's claim decides which request a key stands for; while the ledger is away, the shared cache's claim does.
+    Requests with the same key that are under way share one attempt. Keys that were confirmed lately, by this process
+    or by one that shares a cache with it, need no look-up.
     """
 
     def __init__(self, ledger: Ledger, queue: Queue, keyring: Keyring, shared: SharedClaims | None = None) -> None:
@@ -52,7 +51,7 @@ class Idempotency:
         digest = self._keyring.digest("idempotency", client, key)
         body = self._keyring.digest("body", request.station_id, request.driver_token, request.callback_url)
         if known := self._known(digest):
-            _same(known.body_digest, body)
+            _require_same_body(known.body_digest, body)
             return Accepted(known.request_id, known.created_at, repeated=True)
         first = digest not in self._under_way
         if first:
@@ -60,26 +59,26 @@ class Idempotency:
             self._under_way[digest] = (body, attempt)
             attempt.add_done_callback(lambda _: self._under_way.pop(digest))
         claimed, attempt = self._under_way[digest]
-        _same(claimed, body)
-        # Shielded: one client that goes away takes nobody else's answer with it.
+        _require_same_body(claimed, body)
+        # A client that goes away must not cancel the attempt that others wait for.
         accepted = await asyncio.shield(attempt)
         return accepted if first else accepted._replace(repeated=True)
 
     async def _attempt(self, digest: str, body: str, request: ChargingRequest) -> Accepted:
         if self._shared is not None and (held := await self._shared.confirmed(digest)):
-            _same(held.body_digest, body)
+            _require_same_body(held.body_digest, body)
             self._confirm(digest, held)
             return Accepted(held.request_id, held.created_at, repeated=True)
         loop = asyncio.get_running_loop()
-        ends = loop.time() + _ANSWER_S
+        ends = loop.time() + REQUEST_S
         claim = await self._claim(digest, Claim(body, request.request_id, request.accepted_at))
-        _same(claim.body_digest, body)
+        _require_same_body(claim.body_digest, body)
         repeated = False
         if claim.request_id != request.request_id:
             repeated = await self._becomes_safe(digest, claim)
-            ends = loop.time() + _ANSWER_S
+            ends = loop.time() + REQUEST_S
         if not repeated:
-            # An earlier claim without its request: whoever made it died, or found the queue full, before the put.
+            # An earlier claim may have no request: its process died, or found the queue full, before the put.
             request = msgspec.structs.replace(request, request_id=claim.request_id)
             claim = msgspec.structs.replace(claim, created_at=request.accepted_at)
             await self._put(wrap(self._keyring, request), ends)
@@ -89,7 +88,8 @@ class Idempotency:
         return Accepted(claim.request_id, claim.created_at, repeated)
 
     async def _put(self, message: Message, ends: float) -> None:
-        """By then, if the queue is one that may be silent. A message that comes through later is a repeat."""
+        """Put the message, by ``ends`` where the queue's server may be silent. If it is stored later all the same, it
+        is a repeat of the same request."""
         try:
             async with asyncio.timeout_at(ends if self._queue.capabilities.shared else None):
                 await self._queue.put(message)
@@ -97,11 +97,11 @@ class Idempotency:
             raise QueueUnavailable("no answer in time") from None
 
     async def _claim(self, digest: str, claim: Claim) -> Claim:
-        """The claim that holds. The ledger's word, or while it is away that of the shared cache."""
+        """The claim that holds: the ledger's, or while the ledger is away that of the shared cache."""
         if self._shared is None:
             return await self._ledger.claim(digest, claim)
         try:
-            async with asyncio.timeout(_LEDGER_S):
+            async with asyncio.timeout(LEDGER_S):
                 return await self._ledger.claim(digest, claim)
         except (LedgerUnavailable, TimeoutError):
             held = await self._shared.claim(digest, claim, claim.created_at + CLAIM_MS)
@@ -116,13 +116,13 @@ class Idempotency:
                 return True
             if self._shared is not None and await self._shared.confirmed(digest):
                 return True
-            putting = claim.created_at <= now_ms() < claim.created_at + _PUTTING_MS
+            putting = claim.created_at <= now_ms() < claim.created_at + _PUT_MS
             if not (putting and self._queue.capabilities.shared):
                 return False
-            await asyncio.sleep(_LOOK_AGAIN_S)
+            await asyncio.sleep(_POLL_S)
 
     async def _is_safe(self, request_id: str) -> bool:
-        # In this order, because a request is in the ledger before it leaves the queue.
+        # The queue is asked first, because a request is in the ledger before it leaves the queue.
         if await self._queue.find(request_id) is not None:
             return True
         try:
@@ -130,7 +130,7 @@ class Idempotency:
         except LedgerUnavailable:
             if self._shared is None:
                 raise
-            return False  # put once more, it is still one request with one decision
+            return False  # it is put once more, and is still one request with one decision
 
     def _known(self, digest: str) -> Claim | None:
         claim = self._confirmed.pop(digest, None)
@@ -145,6 +145,6 @@ class Idempotency:
         self._confirmed[digest] = claim
 
 
-def _same(claimed: str, body: str) -> None:
+def _require_same_body(claimed: str, body: str) -> None:
     if claimed != body:
         raise Refused(422, "idempotency_conflict", "The idempotency key was used with another body.")

@@ -1,4 +1,4 @@
-"""``POST /api/v1/charging-session``, the hot route: plain ASGI, because each microsecond is paid for every request."""
+"""``POST /api/v1/charging-session``, the hot route. It is plain ASGI, because every request pays for it."""
 
 import re
 import time
@@ -14,8 +14,8 @@ from chargegate.api.callback import DECISION
 from chargegate.api.errors import ClientGone, refusal, send_refusal, unavailable
 from chargegate.api.headers import SECURITY, new_trace_id, trace_id, without_token
 from chargegate.api.idempotency import Idempotency
-from chargegate.api.operations import Answer, Millis, Operation, Parameter, Schema
 from chargegate.api.parts import Parts
+from chargegate.api.routing import Answer, Route, header
 from chargegate.api.schemas import EXAMPLE_ID, charging_request
 from chargegate.http1 import AddressBlocked
 from chargegate.model import (
@@ -23,6 +23,7 @@ from chargegate.model import (
     CallbackTarget,
     ChargingRequest,
     Invalid,
+    Millis,
     broken,
     new_request_id,
     now_ms,
@@ -48,23 +49,24 @@ _OUTCOMES: Final = {
     "service_unavailable": "unavailable",
     "internal_error": "internal_error",
 }
-_TEXT: Final[Schema] = {"type": "string"}
-_KEY_HEADER = Parameter(
-    "Idempotency-Key",
-    "header",
-    {"type": "string", "pattern": f"^[!-~]{{1,{MAX_KEY}}}$"},
-    "The same key with the same body is one request, for one hour; with another body it is refused.",
-    str,
-)
-_TRACE_HEADER = Parameter(
-    "X-Request-ID", "header", _TEXT, "Comes back in the answer if it is 1 to 128 visible ASCII characters.", str
-)
-_PARENT_HEADER = Parameter(
-    "traceparent", "header", _TEXT, "W3C Trace Context, carried to the authorizer and the callback.", str
+_HEADERS: Final = (
+    header(
+        "Idempotency-Key",
+        "The same key with the same body is one request, for one hour; with another body it is refused.",
+        f"^[!-~]{{1,{MAX_KEY}}}$",
+    ),
+    header("X-Request-ID", "Comes back in the answer if it is 1 to 128 visible ASCII characters."),
+    header("traceparent", "W3C Trace Context, carried to the authorizer and the callback."),
 )
 _KEY = re.compile(rb"[!-~]{1,%d}" % MAX_KEY).fullmatch
 _BODY_START: Final = f'{{"status":"accepted","message":"{ACCEPTED_MESSAGE}","request_id":"'.encode()
 _WARN_EVERY_S: Final = 1.0
+_EXAMPLE: Final = {
+    "status": "accepted",
+    "message": ACCEPTED_MESSAGE,
+    "request_id": EXAMPLE_ID,
+    "timestamp": 1769860800000,
+}
 
 
 class Acceptance(msgspec.Struct):
@@ -79,8 +81,8 @@ class Acceptance(msgspec.Struct):
 class Intake:
     """Accepts requests to charge: answers 202 when the queue has the request, and never before."""
 
-    def __init__(self, parts: Parts, guard: Guard) -> None:
-        self._admit = guard.admit
+    def __init__(self, parts: Parts) -> None:
+        self._admit = Guard(parts.access_keys).admit
         self._draining = parts.draining
         self._limit = parts.max_body_bytes
         self._rate = RateLimit(parts.rate_limit_per_second, parts.rate_limit_burst)
@@ -89,7 +91,7 @@ class Intake:
         self._keyring = parts.keyring
         self._put = parts.queue.put
         # Where the queue cannot say that it holds a request, the ledger can.
-        self._note = None if parts.queue.capabilities.find else parts.ledger.accepted
+        self._note_accepted = None if parts.queue.capabilities.find else parts.ledger.accepted
         self._idempotency = Idempotency(parts.ledger, parts.queue, parts.keyring, parts.claims)
         self._count = {code: parts.metrics.requests.labels(outcome).inc for code, outcome in _OUTCOMES.items()}
         self._warned_at = -_WARN_EVERY_S
@@ -115,12 +117,12 @@ class Intake:
                 request_id, at, repeated = request.request_id, request.accepted_at, False
             else:
                 request_id, at, repeated = await self._idempotency.accept(client, key.decode(), request)
-            if self._note is not None and not repeated:
-                self._note(request_id, station, at)
+            if self._note_accepted is not None and not repeated:
+                self._note_accepted(request_id, station, at)
         except ClientGone:
             return
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is logged and the client gets an answer
-            await self._refuse(fault, send, without_token(trace or new_trace_id(), _leniently(body)))
+            await self._refuse(fault, send, without_token(trace or new_trace_id(), _decoded(body)))
             return
         trace = trace or request_id.encode()
         outcome = "repeated" if repeated else "accepted"
@@ -172,41 +174,29 @@ class Intake:
         await send_refusal(send, refused, *SECURITY, (b"x-request-id", trace))
 
 
-def _leniently(body: bytes) -> object:
-    """What a refused body may hold, to keep it out of the answer."""
+def _decoded(body: bytes) -> object:
+    """What a refused body holds, so that its token stays out of the answer. None where it is not JSON."""
     try:
         return msgspec.json.decode(body) if body else None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
 
 
-def operations(parts: Parts) -> list[Operation]:
-    return [
-        Operation(
-            method="POST",
-            path=PATH,
-            name="requestCharging",
-            handler=None,
-            access="client",
-            tag="Charging sessions",
-            summary="Ask whether a driver may charge",
-            description="Answered as soon as the request is safely in the queue; the decision is posted to callback_url"
-            f" later. Unknown fields are ignored. The body may have at most {parts.max_body_bytes} bytes.",
-            parameters=[_KEY_HEADER, _TRACE_HEADER, _PARENT_HEADER],
-            body=charging_request(require_https=parts.require_https),
-            answers={
-                202: Answer(
-                    "The request is safe.",
-                    Acceptance,
-                    example={
-                        "status": "accepted",
-                        "message": ACCEPTED_MESSAGE,
-                        "request_id": EXAMPLE_ID,
-                        "timestamp": 1769860800000,
-                    },
-                )
-            },
-            errors=[400, 413, 415, 422, 503, *([429] if parts.rate_limit_per_second else [])],
-            callback=DECISION,
-        )
-    ]
+def route(parts: Parts) -> Route:
+    """The route as the document shows it. It has no handler: ``Intake`` answers before the router is asked."""
+    return Route(
+        method="POST",
+        path=PATH,
+        name="requestCharging",
+        handler=None,
+        access="client",
+        tag="Charging sessions",
+        summary="Ask whether a driver may charge",
+        description="Answered as soon as the request is safely in the queue; the decision is posted to callback_url"
+        f" later. Unknown fields are ignored. The body may have at most {parts.max_body_bytes} bytes.",
+        parameters=_HEADERS,
+        body=charging_request(require_https=parts.require_https),
+        answers={202: Answer("The request is safe.", Acceptance, example=_EXAMPLE)},
+        errors=[422, *([429] if parts.rate_limit_per_second else [])],
+        callback=DECISION,
+    )

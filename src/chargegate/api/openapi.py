@@ -1,13 +1,13 @@
-"""The OpenAPI 3.1 document, made from the same operations as the routes."""
+"""The OpenAPI 3.1 document, made from the same routes as the router."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from chargegate import __version__
 from chargegate.api.errors import Error
-from chargegate.api.operations import Answer, Body, Callback, Operation, Parameter
+from chargegate.api.routing import Answer, Body, Callback, Parameter, Route
 
 _ERRORS: Final[dict[int, tuple[str, str, tuple[str, ...]]]] = {
     400: ("validation_error", "Something is missing or against its rule; details names every field at fault.", ()),
@@ -31,14 +31,13 @@ _SCHEMES: Final = {
 }
 
 
-def document(operations: Iterable[Operation], *, keys_required: bool) -> dict[str, Any]:
+def document(routes: Sequence[Route], *, keys_required: bool) -> dict[str, Any]:
     """The document as plain data. Security schemes are in it only if access keys are configured."""
-    listed = list(operations)
     paths: dict[str, dict[str, Any]] = {}
-    for operation in listed:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, keys_required)
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, keys_required)
     components: dict[str, Any] = {
-        "schemas": _schemas(listed),
+        "schemas": _schemas(routes),
         "headers": {
             _component(name): {"description": text, "required": True, "schema": {"type": "string", "pattern": pattern}}
             for name, (text, pattern) in _HEADERS.items()
@@ -56,36 +55,30 @@ def document(operations: Iterable[Operation], *, keys_required: bool) -> dict[st
             " the shape of Error. A timestamp is Unix milliseconds; every other time is ISO 8601 in UTC.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for operation in listed)],
+        "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
         "paths": paths,
         "components": components,
     }
 
 
-def _operation(operation: Operation, keys_required: bool) -> dict[str, Any]:
-    answers: dict[str, Any] = {str(status): _answer(answer) for status, answer in operation.answers.items()}
-    protected = keys_required and operation.access != "open"
-    refused = [
-        *operation.errors,
-        *([401] if protected else []),
-        *([403] if protected and operation.access == "admin" else []),
-    ]
-    answers.update({str(status): _error(status) for status in sorted(refused)})
+def _operation(route: Route, keys_required: bool) -> dict[str, Any]:
+    answers: dict[str, Any] = {str(status): _answer(answer) for status, answer in route.answers.items()}
+    answers.update({str(status): _error(status) for status in route.refusals(keys_required=keys_required)})
     described: dict[str, Any] = {
-        "operationId": operation.name,
-        "tags": [operation.tag],
-        "summary": operation.summary,
+        "operationId": route.name,
+        "tags": [route.tag],
+        "summary": route.summary,
         "responses": answers,
     }
-    if operation.description:
-        described["description"] = operation.description
-    if operation.parameters:
-        described["parameters"] = [_parameter(p) for p in operation.parameters]
-    if operation.body:
-        described["requestBody"] = _body(operation.body)
-    if operation.callback:
-        described["callbacks"] = {operation.callback.name: _callback(operation.callback)}
-    if protected:
+    if route.description:
+        described["description"] = route.description
+    if route.parameters:
+        described["parameters"] = [_parameter(p) for p in route.parameters]
+    if route.body:
+        described["requestBody"] = _body(route.body)
+    if route.callback:
+        described["callbacks"] = {route.callback.name: _callback(route.callback)}
+    if keys_required and route.access != "open":
         described["security"] = [{name: []} for name in _SCHEMES]
     return described
 
@@ -150,11 +143,11 @@ def _reference(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _schemas(operations: list[Operation]) -> dict[str, Any]:
-    models = {answer.model for operation in operations for answer in operation.answers.values() if answer.model}
+def _schemas(routes: Sequence[Route]) -> dict[str, Any]:
+    models = {answer.model for route in routes for answer in route.answers.values() if answer.model}
     _, schemas = msgspec.json.schema_components(
         sorted({Error, *models}, key=lambda model: model.__name__), ref_template="#/components/schemas/{name}"
     )
-    bodies = [operation.body for operation in operations if operation.body]
-    bodies += [operation.callback.body for operation in operations if operation.callback]
+    bodies = [route.body for route in routes if route.body]
+    bodies += [route.callback.body for route in routes if route.callback]
     return dict(sorted({**schemas, **{body.name: dict(body.schema) for body in bodies}}.items()))

@@ -7,13 +7,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
+import msgspec
 from starlette.requests import Request
+from starlette.responses import Response
 
-from chargegate.api.operations import Parameter, Schema
+from chargegate.api.routing import Call, Parameter, Schema, respond
 from chargegate.api.schemas import UUID
-from chargegate.model import Invalid, Status, from_iso, is_uuid
+from chargegate.model import MIN_DRIVER_TOKEN, UUID_RULE, Invalid, Status, from_iso, is_uuid
+from chargegate.operations.listing import Listing, Place
+from chargegate.operations.views import shown
 
 T = TypeVar("T")
+Item = TypeVar("Item", bound=msgspec.Struct)
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
@@ -26,47 +31,40 @@ _hash = re.compile("[0-9a-fA-F]{64}").fullmatch
 _number = re.compile("0*[0-9]{1,4}", re.ASCII).fullmatch
 
 
-class Query:
-    """A query string. Faults are gathered, so that one answer names them all; unknown names are ignored,
-    unless they are refused."""
-
-    def __init__(self, request: Request) -> None:
-        self._pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        self._faults: dict[str, str] = {}
-
-    def read(self, parameter: Parameter[T]) -> T | None:
-        """The parameter's value; None where it is absent or wrong."""
-        values = [value for name, value in self._pairs if name == parameter.name]
-        if len(values) > 1:
-            self._faults[parameter.name] = "was given more than once"
-        elif values:
+def read_parameters(request: Request, parameters: Sequence[Parameter[Any]], *, strict: bool) -> dict[str, Any]:
+    """The values of a route's parameters, by name. Raises ``Invalid`` that names every one at fault; other names in the
+    query are a fault only where it is ``strict``."""
+    values, faults = {}, {}
+    pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    for parameter in parameters:
+        given = [value for name, value in pairs if name == parameter.name]
+        if parameter.place == "path":
+            given = [request.path_params[parameter.name]]
+        values[parameter.name] = parameter.default
+        if len(given) > 1:
+            faults[parameter.name] = "was given more than once"
+        elif given:
             try:
-                return parameter.parse(values[0])
+                values[parameter.name] = parameter.parse(given[0])
             except ValueError as error:
-                self._faults[parameter.name] = str(error)
-        return None
-
-    def refuse_all_but(self, *known: Parameter[Any]) -> None:
-        """Let every other name be a fault."""
-        names = {parameter.name for parameter in known}
-        for name, _ in self._pairs:
-            if name not in names:
-                # It may be a token in the wrong place; tokens have at least 20 characters.
-                shown = name if len(name) < 20 and name.isidentifier() else "unknown parameter"
-                self._faults[shown] = "is not a parameter of this path"
-
-    def check(self) -> None:
-        """Raises ``Invalid`` if anything read was wrong."""
-        if self._faults:
-            raise Invalid("The query breaks the rules of " + ", ".join(self._faults) + ".", self._faults)
+                faults[parameter.name] = str(error)
+    if strict:
+        unknown = [name for name, _ in pairs if name not in values]
+        faults.update((_harmless(name), "is not a parameter of this path") for name in unknown)
+    if faults:
+        raise Invalid("The parameters break the rules of " + ", ".join(faults) + ".", faults)
+    return values
 
 
-def from_path(request: Request, parameter: Parameter[T]) -> T:
-    """The value of a part of the path. Raises ``Invalid``."""
-    try:
-        return parameter.parse(request.path_params[parameter.name])
-    except ValueError as error:
-        raise Invalid(f"The path breaks the rule of {parameter.name}.", {parameter.name: str(error)}) from None
+def _harmless(name: str) -> str:
+    """The name as it may be shown: it may be a driver token in the wrong place."""
+    return name if len(name) < MIN_DRIVER_TOKEN and name.isidentifier() else "unknown parameter"
+
+
+async def respond_page(call: Call, listing: Listing[Item]) -> Response:
+    """The page of a list that the parameters ``PAGING`` ask for."""
+    items, last = await listing.page(call[LIMIT], call[CURSOR])
+    return respond({"items": [shown(item) for item in items], "next_cursor": last and pack_cursor(*last)})
 
 
 def pack_cursor(time: int, name: str) -> str:
@@ -74,14 +72,7 @@ def pack_cursor(time: int, name: str) -> str:
     return base64.urlsafe_b64encode(time.to_bytes(8, "big", signed=True) + name.encode()).rstrip(b"=").decode()
 
 
-def page_of(items: Sequence[T], limit: int, place: Callable[[T], tuple[int, str]]) -> tuple[Sequence[T], str | None]:
-    """From up to ``limit + 1`` items, those of the page, and the cursor to the next one if there is one."""
-    if len(items) <= limit:
-        return items, None
-    return items[:limit], pack_cursor(*place(items[limit - 1]))
-
-
-def _unpack_cursor(text: str) -> tuple[int, str]:
+def _unpack_cursor(text: str) -> Place:
     if len(text) > _MAX_CURSOR or not _cursor(text):
         raise ValueError("must be a next_cursor of an earlier page")
     try:
@@ -93,7 +84,7 @@ def _unpack_cursor(text: str) -> tuple[int, str]:
 
 def _uuid(text: str) -> str:
     if not is_uuid(text):
-        raise ValueError("must be a UUID in its canonical 8-4-4-4-12 form")
+        raise ValueError(UUID_RULE)
     return text.lower()
 
 
@@ -119,6 +110,11 @@ def _any_case(word: str) -> str:
     return "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else letter for letter in word)
 
 
+def _filter(name: str, schema: Schema, description: str, parse: Callable[[str], T]) -> Parameter[T | None]:
+    """A parameter of the query that may be absent."""
+    return Parameter(name, "query", schema, description, parse)
+
+
 _TIME: Final[Schema] = {"type": "string", "format": "date-time"}
 REQUEST_ID = Parameter("request_id", "path", UUID, "The id that the request was accepted under.", _uuid)
 TOKEN_HASH = Parameter(
@@ -128,28 +124,25 @@ TOKEN_HASH = Parameter(
     "The full keyed hash of the token, as the list shows it.",
     _token_hash,
 )
-STATION = Parameter("station_id", "query", UUID, "Only this station.", _uuid)
-STATUS = Parameter(
+STATION = _filter("station_id", UUID, "Only this station.", _uuid)
+STATUS = _filter(
     "status",
-    "query",
     {"type": "string", "pattern": "^(?:" + "|".join(map(_any_case, Status)) + ")$"},
     "Only this status: " + ", ".join(Status) + ", in any letter case.",
     _status,
 )
-FROM = Parameter(
-    "from", "query", _TIME, "From this time on. A time without a zone is UTC; a date is its start.", from_iso
-)
-TO = Parameter("to", "query", _TIME, "Before this time.", from_iso)
+FROM = _filter("from", _TIME, "From this time on. A time without a zone is UTC; a date is its start.", from_iso)
+TO = _filter("to", _TIME, "Before this time.", from_iso)
 LIMIT = Parameter(
     "limit",
     "query",
     {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
     "At most so many items.",
     _limit,
+    DEFAULT_LIMIT,
 )
-CURSOR = Parameter(
+CURSOR = _filter(
     "cursor",
-    "query",
     {"type": "string", "pattern": f"^{_CURSOR}$", "maxLength": _MAX_CURSOR},
     "The next_cursor of the page before.",
     _unpack_cursor,

@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp
 
-from chargegate.api import Parts, build, build_watched
+from chargegate.api import Parts, build, build_monitoring
 from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
 from chargegate.app.opening import Opened
 from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
-from chargegate.config import scheme
+from chargegate.authorizers.decider import Decider
+from chargegate.config import Callback, scheme
+from chargegate.delivering.deliveries import CallbackLimits
 from chargegate.delivering.guard import AddressGuard
 from chargegate.delivering.retry import RetryPolicy
 from chargegate.delivering.sender import Sender
@@ -21,7 +23,6 @@ from chargegate.engines import engine_of
 from chargegate.http1 import HttpClient
 from chargegate.keys import AccessKeys
 from chargegate.operations import health
-from chargegate.operations.replaying import replay_dead_letter
 from chargegate.worker import Worker
 
 
@@ -48,19 +49,12 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
     worker = Worker(
         queue=opened.queue,
         ledger=ledger,
-        authorizer=authorizer,
+        decider=Decider(authorizer, opened.keyring, opened.metrics, max_age_ms=settings.queue.max_age_ms),
         keyring=opened.keyring,
         sender=Sender(client, Signer(callback.signing_secrets), opened.metrics, timeout_ms=callback.timeout_ms),
-        metrics=opened.metrics,
-        retries=RetryPolicy(callback.max_attempts, callback.retry_delay_ms, callback.max_retry_after_ms),
+        limits=_callback_limits(callback),
         concurrency=settings.queue.consumer_concurrency,
-        max_age_ms=settings.queue.max_age_ms,
-        deadline_ms=callback.deadline_ms,
-        max_parked=callback.max_parked,
-        max_connections=callback.max_connections,
-        max_connections_per_destination=callback.max_connections_per_destination,
-        circuit_failures=callback.circuit.failure_threshold,
-        circuit_probe_ms=callback.circuit.probe_interval_ms,
+        metrics=opened.metrics,
     )
     return Working(worker, authorizer, remembered)
 
@@ -88,14 +82,13 @@ def build_surface(opened: Opened, working: Working | None, draining: Callable[[]
         access_keys=AccessKeys(settings.security.api_keys),
         check_address=AddressGuard(settings.callback.allowed_networks).check,
         access_changed=access_changed,
-        replay=partial(replay_dead_letter, opened.queue, opened.keyring),
         claims=opened.cache,
         require_https=settings.callback.require_https,
         max_body_bytes=settings.server.max_body_bytes,
         rate_limit_per_second=settings.server.rate_limit_per_second,
         rate_limit_burst=settings.server.rate_limit_burst,
     )
-    return build_watched(parts) if opened.role == "worker" else build(parts)
+    return build_monitoring(parts) if opened.role == "worker" else build(parts)
 
 
 def _components(opened: Opened, working: Working | None) -> dict[str, Callable[[], Awaitable[health.Component]]]:
@@ -114,3 +107,15 @@ def _components(opened: Opened, working: Working | None) -> dict[str, Callable[[
     if opened.cache is not None:
         components["cache"] = partial(health.cache, opened.cache, engine_of(settings.cache.url).name)
     return components
+
+
+def _callback_limits(callback: Callback) -> CallbackLimits:
+    return CallbackLimits(
+        retries=RetryPolicy(callback.max_attempts, callback.retry_delay_ms, callback.max_retry_after_ms),
+        deadline_ms=callback.deadline_ms,
+        max_parked=callback.max_parked,
+        max_connections=callback.max_connections,
+        max_connections_per_destination=callback.max_connections_per_destination,
+        circuit_failures=callback.circuit.failure_threshold,
+        circuit_probe_ms=callback.circuit.probe_interval_ms,
+    )

@@ -1,37 +1,22 @@
 """``chargegate acl``: the access list."""
 
-import asyncio
-import io
+import os
 import sys
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import click
-import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
-from chargegate import app, config
-from chargegate.authorizers.acl_entries import AclLineError, entry_from, read_csv
+from chargegate import app
+from chargegate.authorizers.acl_entries import AclLineError
 from chargegate.cli.options import as_json, config_file
-from chargegate.cli.output import Row, write_object, write_rows
-from chargegate.cli.paging import pages
-from chargegate.keys import Keyring
+from chargegate.cli.output import write_listing, write_object
+from chargegate.cli.store import in_store
 from chargegate.ledger.records import AccessEntry
-from chargegate.model import Invalid, to_iso
-
-# A commit of so many does not hold up a running service.
-_AT_ONCE = 5000
-_COLUMNS = (
-    "driver_token_hash",
-    "blocked",
-    "valid_from",
-    "valid_until",
-    "allowed_stations",
-    "denied_stations",
-    "note",
-)
+from chargegate.model import Invalid
+from chargegate.operations import access_list
+from chargegate.operations.views import shown
 
 
 @click.group(no_args_is_help=False)
@@ -88,18 +73,15 @@ def add(
         "note": note,
     }
 
-    async def run() -> AccessEntry:
-        async with app.opened_store(config.load(config_file), made=_say_made) as store:
-            entry = entry_from(fields, store.keyring.token_hash)
-            await store.access_list.put([entry])
-            return entry
+    async def put(store: app.Offline) -> AccessEntry:
+        return await access_list.put_entry(store.access_list, store.keyring, fields)
 
     try:
-        entry = uvloop.run(run())
+        entry = in_store(config_file, put, make=True)
     except Invalid as error:
         raise click.UsageError("; ".join(f"{field}: {rule}" for field, rule in error.details.items())) from None
     if as_json:
-        write_object(_row(entry))
+        write_object(shown(entry))
     else:
         click.echo(f"added {entry.driver_token_hash}")
 
@@ -117,14 +99,10 @@ def remove(token: str, as_json: bool, config_file: str | None) -> None:
     """
     named = _token(token)
 
-    async def run() -> str | None:
-        async with app.opened_store(config.load(config_file)) as store:
-            for token_hash in (named.lower(), store.keyring.token_hash(named)):
-                if await store.access_list.remove(token_hash):
-                    return token_hash
-            return None
+    async def take_out(store: app.Offline) -> str | None:
+        return await access_list.remove_entry(store.access_list, store.keyring, named)
 
-    removed = uvloop.run(run())
+    removed = in_store(config_file, take_out)
     if removed is None:
         raise click.ClickException("the access list has no such entry")
     if as_json:
@@ -144,16 +122,10 @@ def list_entries(as_json: bool, config_file: str | None) -> None:
       chargegate acl list --json
     """
 
-    async def run() -> None:
-        async with app.opened_store(config.load(config_file)) as store:
+    async def write(store: app.Offline) -> None:
+        await write_listing(access_list.access_entries(store.access_list), as_json=as_json)
 
-            async def rows() -> AsyncIterator[list[Row]]:
-                async for page in pages(store.access_list.entries, lambda entry: entry.driver_token_hash):
-                    yield [_row(entry) for entry in page]
-
-            await write_rows(rows(), _COLUMNS, as_json=as_json)
-
-    uvloop.run(run())
+    in_store(config_file, write)
 
 
 @acl.command("import")
@@ -170,46 +142,37 @@ def import_file(file: Path, as_json: bool, config_file: str | None) -> None:
     Example:
       chargegate acl import drivers.csv
     """
-    console = Console(stderr=True)
 
-    async def run() -> int:
-        async with app.opened_store(config.load(config_file), made=_say_made) as store:
-            with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-                entries = []
-                for entry in _read(file, store.keyring, progress):
-                    entries.append(entry)
-                    if len(entries) % _AT_ONCE == 0:
-                        await asyncio.sleep(0)  # lets Ctrl-C in
-                task = progress.add_task("storing", total=len(entries))
-                for start in range(0, len(entries), _AT_ONCE):
-                    part = entries[start : start + _AT_ONCE]
-                    await store.access_list.put(part)
-                    progress.advance(task, len(part))
-            return len(entries)
+    async def fill(store: app.Offline) -> int:
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            return await _import(store, file, progress)
 
-    imported = uvloop.run(run())
+    try:
+        imported = in_store(config_file, fill, make=True)
+    except AclLineError as error:
+        raise click.ClickException(f"{file}: {error}") from None
     if as_json:
         write_object({"imported": imported})
     else:
         click.echo(f"imported {imported} {'entry' if imported == 1 else 'entries'}")
 
 
-def _read(file: Path, keyring: Keyring, progress: Progress) -> Iterator[AccessEntry]:
+async def _import(store: app.Offline, file: Path, progress: Progress) -> int:
+    checking = progress.add_task("checking", total=None)
+    storing = progress.add_task("storing", visible=False)
     try:
-        with file.open("rb") as raw:
-            lines = io.TextIOWrapper(raw, "utf-8", errors="surrogateescape", newline="")
-            task = progress.add_task("checking", total=file.stat().st_size)
-            for entry in read_csv(lines, keyring.token_hash):
-                progress.update(task, completed=raw.tell())
-                yield entry
-    except AclLineError as error:
-        raise click.ClickException(f"{file}: {error}") from None
+        with file.open("rb") as lines:
+            progress.update(checking, total=os.fstat(lines.fileno()).st_size)
+            return await access_list.import_csv(
+                store.access_list,
+                store.keyring,
+                lines,
+                lambda read: progress.update(checking, completed=read),
+                lambda stored, count: progress.update(storing, completed=stored, total=count, visible=True),
+            )
     except OSError as error:
         raise click.ClickException(f"{file}: {error.strerror}") from None
-
-
-def _say_made(folder: Path) -> None:
-    click.echo(f"chargegate: made a new database in {folder} (data_dir)", err=True)
 
 
 def _token(argument: str) -> str:
@@ -218,15 +181,3 @@ def _token(argument: str) -> str:
     if sys.stdin.isatty():
         return str(click.prompt("Driver token", hide_input=True, err=True))
     return sys.stdin.readline().strip()
-
-
-def _row(entry: AccessEntry) -> dict[str, Any]:
-    return {
-        "driver_token_hash": entry.driver_token_hash,
-        "blocked": entry.blocked,
-        "valid_from": None if entry.valid_from is None else to_iso(entry.valid_from),
-        "valid_until": None if entry.valid_until is None else to_iso(entry.valid_until),
-        "allowed_stations": sorted(entry.allowed_stations),
-        "denied_stations": sorted(entry.denied_stations),
-        "note": entry.note,
-    }

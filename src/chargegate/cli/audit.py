@@ -1,21 +1,19 @@
 """``chargegate audit``: what was decided."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 import click
-import msgspec
 import uvloop
 
 from chargegate import app, config
-from chargegate.cli.options import as_json, before, config_file, time_range
+from chargegate.cli.options import as_json, before, config_file, paging, time_range
 from chargegate.cli.options import station as only_station
-from chargegate.cli.output import Row, write_object, write_rows
-from chargegate.cli.paging import pages, paging
+from chargegate.cli.output import write_listing, write_object, write_rows
+from chargegate.cli.store import in_store
 from chargegate.ledger.records import DecisionFilter, StationStats
-from chargegate.model import Decision, Reason, Status
-
-_COLUMNS = ("timestamp", "request_id", "station_id", "driver_token_hash", "status", "reason", "processing_time_ms")
+from chargegate.model import Status
+from chargegate.operations import decisions
+from chargegate.operations.views import columns
 
 
 @click.group(no_args_is_help=False)
@@ -43,8 +41,7 @@ def list_decisions(
     status: str | None,
     since: int | None,
     until: int | None,
-    limit: int,
-    everything: bool,
+    limit: int | None,
     as_json: bool,
     config_file: str | None,
 ) -> None:
@@ -54,8 +51,12 @@ def list_decisions(
     Example:
       chargegate audit list --station 0a1b2c3d-0000-4000-8000-000000000001 --limit 10
     """
-    which = DecisionFilter(station, status, since, until)
-    uvloop.run(_write(which, None if everything else limit, as_json, config_file))
+
+    async def write(store: app.Offline) -> None:
+        listing = decisions.decisions(store.ledger, DecisionFilter(station, status, since, until))
+        await write_listing(listing, limit=limit, as_json=as_json)
+
+    in_store(config_file, write)
 
 
 @audit.command()
@@ -69,8 +70,7 @@ def timeouts(
     station: str | None,
     since: int | None,
     until: int | None,
-    limit: int,
-    everything: bool,
+    limit: int | None,
     as_json: bool,
     config_file: str | None,
 ) -> None:
@@ -80,8 +80,12 @@ def timeouts(
     Example:
       chargegate audit timeouts --from 2026-01-31 --to 2026-02-01 --all --json
     """
-    which = DecisionFilter(station, Status.UNKNOWN, since, until, Reason.TIMEOUT)
-    uvloop.run(_write(which, None if everything else limit, as_json, config_file))
+
+    async def write(store: app.Offline) -> None:
+        listing = decisions.timeouts(store.ledger, station, since, until)
+        await write_listing(listing, limit=limit, as_json=as_json)
+
+    in_store(config_file, write)
 
 
 @audit.command()
@@ -97,13 +101,11 @@ def stats(station: str | None, since: int | None, until: int | None, as_json: bo
       chargegate audit stats --from 2026-01-01
     """
 
-    async def run() -> None:
-        async with app.opened_store(config.load(config_file)) as store:
-            counted = await store.ledger.station_stats(since, until, station_id=station)
-        rows = [msgspec.to_builtins(line) for line in counted]
-        await write_rows(_one(rows), StationStats.__struct_fields__, as_json=as_json)
+    async def write(store: app.Offline) -> None:
+        counted = await store.ledger.station_stats(since, until, station_id=station)
+        await write_rows(_one_page(counted), columns(StationStats), as_json=as_json)
 
-    uvloop.run(run())
+    in_store(config_file, write)
 
 
 @audit.command()
@@ -120,7 +122,6 @@ def prune(before: int, as_json: bool, config_file: str | None) -> None:
     Example:
       chargegate audit prune --before 2026-01-01
     """
-
     dropped = uvloop.run(app.prune_audit(config.load(config_file), before))
     if as_json:
         write_object({"dropped": dropped})
@@ -128,23 +129,5 @@ def prune(before: int, as_json: bool, config_file: str | None) -> None:
         click.echo("dropped " + (", ".join(dropped) or "nothing: no month ended by then"))
 
 
-async def _one(rows: Sequence[Row]) -> AsyncIterator[Sequence[Row]]:
-    yield rows
-
-
-async def _write(which: DecisionFilter, limit: int | None, as_json: bool, config_file: str | None) -> None:
-    async with app.opened_store(config.load(config_file)) as store:
-
-        async def fetch(size: int, after: tuple[int, str] | None) -> Sequence[Decision]:
-            return await store.ledger.decisions(which, size, after)
-
-        async def rows() -> AsyncIterator[list[Row]]:
-            async for page in pages(fetch, lambda decision: (decision.timestamp, decision.request_id), limit):
-                yield [_row(decision) for decision in page]
-
-        await write_rows(rows(), _COLUMNS, as_json=as_json)
-
-
-def _row(decision: Decision) -> dict[str, Any]:
-    values: dict[str, Any] = msgspec.to_builtins(decision)
-    return {column: values[column] for column in _COLUMNS}
+async def _one_page(records: Sequence[StationStats]) -> AsyncIterator[Sequence[StationStats]]:
+    yield records

@@ -1,37 +1,17 @@
 """``chargegate dead-letters``: callbacks that were given up."""
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
-
 import click
-import uvloop
 
-from chargegate import app, config
-from chargegate.cli.options import as_json, config_file, time_range
-from chargegate.cli.output import Row, write_object, write_rows
-from chargegate.cli.paging import pages, paging
+from chargegate import app
+from chargegate.cli.options import as_json, config_file, paging, time_range
+from chargegate.cli.output import write_listing, write_object
 from chargegate.cli.progress import counting
-from chargegate.ledger.base import Ledger
-from chargegate.ledger.records import DeadLetter
-from chargegate.model import is_uuid, to_iso
-from chargegate.operations.replaying import replay_dead_letter
+from chargegate.cli.store import in_store
+from chargegate.model import is_uuid
+from chargegate.operations import dead_letters as operations
 from chargegate.queues.base import QueueFull, QueueUnavailable
 
-_COLUMNS = (
-    "failed_at",
-    "request_id",
-    "station_id",
-    "driver_token_hash",
-    "status",
-    "reason",
-    "created_at",
-    "attempts",
-    "last_status_code",
-    "last_error",
-)
-
-
-_NONE = "no dead letter has this request id"
+_NO_LETTER = "no dead letter has this request id"
 
 
 @click.group("dead-letters", no_args_is_help=False)
@@ -51,7 +31,7 @@ def dead_letters() -> None:
 @as_json
 @config_file
 def list_dead_letters(
-    *, since: int | None, until: int | None, limit: int, everything: bool, as_json: bool, config_file: str | None
+    *, since: int | None, until: int | None, limit: int | None, as_json: bool, config_file: str | None
 ) -> None:
     """List dead letters, the last given up first.
 
@@ -60,16 +40,10 @@ def list_dead_letters(
       chargegate dead-letters list --all --json
     """
 
-    async def run() -> None:
-        async with app.opened_store(config.load(config_file)) as store:
+    async def write(store: app.Offline) -> None:
+        await write_listing(operations.dead_letters(store.ledger, since, until), limit=limit, as_json=as_json)
 
-            async def rows() -> AsyncIterator[list[Row]]:
-                async for page in _found(store.ledger, since, until, None if everything else limit):
-                    yield [_row(letter) for letter in page]
-
-            await write_rows(rows(), _COLUMNS, as_json=as_json)
-
-    uvloop.run(run())
+    in_store(config_file, write)
 
 
 @dead_letters.command()
@@ -91,17 +65,16 @@ def replay(
     """
     _check_which(request_id, since, until)
 
-    async def run() -> int:
-        async with app.opened_store(config.load(config_file)) as store:
-            if request_id is None:
-                return await _replay(store, _found(store.ledger, since, until, None))
-            letter = await store.ledger.dead_letter(request_id.lower())
-            if letter is None:
-                raise click.ClickException(_NONE)
-            await replay_dead_letter(await store.open_queue(), store.keyring, letter)
-            return 1
+    async def put_back(store: app.Offline) -> int:
+        if request_id is None:
+            return await _replay_range(store, since, until)
+        letter = await store.ledger.dead_letter(request_id.lower())
+        if letter is None:
+            raise click.ClickException(_NO_LETTER)
+        await operations.replay(await store.open_queue(), store.keyring, letter)
+        return 1
 
-    _tell("replayed", uvloop.run(run()), as_json=as_json)
+    _report("replayed", in_store(config_file, put_back), as_json=as_json)
 
 
 @dead_letters.command()
@@ -123,24 +96,18 @@ def discard(
     """
     _check_which(request_id, since, until)
 
-    async def run() -> int:
-        async with app.opened_store(config.load(config_file)) as store:
-            if request_id is None:
-                return sum(
-                    [
-                        await store.ledger.discard([letter.request_id for letter in page])
-                        async for page in _found(store.ledger, since, until, None)
-                    ]
-                )
-            discarded = await store.ledger.discard([request_id.lower()])
-            if not discarded:
-                raise click.ClickException(_NONE)
-            return discarded
+    async def forget(store: app.Offline) -> int:
+        if request_id is None:
+            return await operations.discard_range(store.ledger, since, until)
+        discarded = await store.ledger.discard([request_id.lower()])
+        if not discarded:
+            raise click.ClickException(_NO_LETTER)
+        return discarded
 
-    _tell("discarded", uvloop.run(run()), as_json=as_json)
+    _report("discarded", in_store(config_file, forget), as_json=as_json)
 
 
-def _tell(done: str, count: int, *, as_json: bool) -> None:
+def _report(done: str, count: int, *, as_json: bool) -> None:
     if as_json:
         write_object({done: count})
     else:
@@ -155,31 +122,19 @@ def _check_which(request_id: str | None, since: int | None, until: int | None) -
         raise click.UsageError("REQUEST_ID: must be a UUID")
 
 
-async def _replay(store: app.Offline, found: AsyncIterator[Sequence[DeadLetter]]) -> int:
-    done = 0
+async def _replay_range(store: app.Offline, since: int | None, until: int | None) -> int:
     queue = await store.open_queue()
+    replayed = 0
     with counting("replaying") as show:
-        async for page in found:
-            for letter in page:
-                try:
-                    await replay_dead_letter(queue, store.keyring, letter)
-                except (QueueFull, QueueUnavailable) as error:
-                    raise click.ClickException(f"{error} (replayed {done} before that)") from None
-                done += 1
-                show(done)
-    return done
 
+        def on_replayed(so_far: int) -> None:
+            nonlocal replayed
+            replayed = so_far
+            show(replayed)
 
-async def _found(
-    ledger: Ledger, since: int | None, until: int | None, limit: int | None
-) -> AsyncIterator[Sequence[DeadLetter]]:
-    async def fetch(size: int, after: tuple[int, str] | None) -> Sequence[DeadLetter]:
-        return await ledger.dead_letters(since, until, size, after)
-
-    async for page in pages(fetch, lambda letter: (letter.failed_at, letter.request_id), limit):
-        yield page
-
-
-def _row(letter: DeadLetter) -> dict[str, Any]:
-    values = {column: getattr(letter, column) for column in _COLUMNS}
-    return values | {"failed_at": to_iso(letter.failed_at), "created_at": to_iso(letter.created_at)}
+        try:
+            return await operations.replay_range(
+                store.ledger, queue, store.keyring, since=since, until=until, on_replayed=on_replayed
+            )
+        except (QueueFull, QueueUnavailable) as error:
+            raise click.ClickException(f"{error} (replayed {replayed} before that)") from None

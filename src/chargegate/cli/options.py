@@ -1,6 +1,7 @@
 """The options that several commands share."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import click
@@ -48,3 +49,15 @@ def time_range(command: Command) -> Command:
         help="From this time on: ISO 8601, such as 2026-01-31 or 2026-01-31T12:30:00Z; UTC if it names no zone.",
     )
     return since(until(command))
+
+
+def paging(command: Command) -> Command:
+    """``--limit`` and ``--all``, as ``limit``: how many items at most, or None for all of them."""
+
+    @wraps(command)
+    def limited(*, limit: int, everything: bool, **others: Any) -> Any:
+        return command(limit=None if everything else limit, **others)
+
+    all_of_them = click.option("--all", "everything", is_flag=True, help="All of them, however many.")
+    at_most = click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+    return at_most(all_of_them(limited))

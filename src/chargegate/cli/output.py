@@ -11,14 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from chargegate.model import to_iso
+from chargegate.operations.listing import Listing
+from chargegate.operations.views import shown
 
 Row = Mapping[str, Any]
 
 _ANY_WIDTH = 10_000
 
 
-async def write_rows(pages: AsyncIterable[Sequence[Row]], columns: Sequence[str], *, as_json: bool) -> None:
-    """Write each page as it comes. ``columns`` are the rows' keys, in the order in which people see them."""
+async def write_listing(listing: Listing[Any], *, limit: int | None = None, as_json: bool) -> None:
+    """Write up to ``limit`` items of a list, each page as it comes."""
+    await write_rows(listing.pages(limit), listing.columns, as_json=as_json)
+
+
+async def write_rows(pages: AsyncIterable[Sequence[msgspec.Struct]], columns: Sequence[str], *, as_json: bool) -> None:
+    """Write each page of records as it comes. ``columns`` are the fields in the order in which people see them."""
     write: Callable[[Sequence[Row]], None]
     if as_json:
         write = _write_json
@@ -33,10 +40,10 @@ async def write_rows(pages: AsyncIterable[Sequence[Row]], columns: Sequence[str]
             click.echo("\n".join("\t".join(_cell(column, row[column]) for column in columns) for row in rows))
 
     some = False
-    async for rows in pages:
-        if rows:
+    async for records in pages:
+        if records:
             some = True
-            write(rows)
+            write([shown(record) for record in records])
     if not some and sys.stderr.isatty():
         click.echo("none found", err=True)
 

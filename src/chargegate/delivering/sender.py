@@ -4,15 +4,18 @@ import time
 
 import msgspec
 
-from chargegate.delivering.destinations import Callback
 from chargegate.delivering.signing import Signer
 from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, TimedOut
+from chargegate.model import CallbackTarget
 from chargegate.observe import Metrics
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """How an attempt ended. ``gone``: the receiver answered 410 and wants no more. ``reachable``: it was connected to
-    and answered in time, whatever it said. ``error`` is a stable code."""
+    """How an attempt ended.
+
+    ``gone``: the receiver answered 410 and wants no more. ``reachable``: it was connected to and answered in time,
+    whatever it said. ``error`` is a stable code. ``retry_after`` is the header as it was sent.
+    """
 
     delivered: bool
     gone: bool
@@ -31,14 +34,14 @@ class Sender:
         self._timeout = timeout_ms / 1000
         self._observe = metrics.callback_duration.observe
 
-    async def send(self, callback: Callback) -> Attempt:
-        """Try once. Never raises for what the receiver or the network does."""
-        headers = self._signer.headers(callback.request_id, int(time.time()), callback.body)
-        if callback.traceparent:
-            headers += b"traceparent: " + callback.traceparent.encode() + b"\r\n"
+    async def send(self, request_id: str, target: CallbackTarget, body: bytes, traceparent: str) -> Attempt:
+        """Try once. This never raises for what the receiver or the network does."""
+        headers = self._signer.headers(request_id, int(time.time()), body)
+        if traceparent:
+            headers += b"traceparent: " + traceparent.encode() + b"\r\n"
         started = time.perf_counter()
         try:
-            answer = await self._client.post(callback.target, headers, callback.body, self._timeout)
+            answer = await self._client.post(target, headers, body, self._timeout)
         except CallFailed as failure:
             unreachable = isinstance(failure, ConnectFailed | TimedOut)
             return Attempt(False, False, not unreachable, None, failure.reason, None)

@@ -1,4 +1,4 @@
-"""The outgoing HTTP/1.1 client: ``HttpClient`` posts, ``Response`` is an answer, ``CallFailed`` that there is none."""
+"""The outgoing HTTP/1.1 client: ``HttpClient`` posts; it returns a ``Response`` or raises ``CallFailed``."""
 
 from chargegate.http1.answer import MAX_HEAD
 from chargegate.http1.client import HttpClient
@@ -11,6 +11,7 @@ from chargegate.http1.connection import (
     Response,
     TimedOut,
 )
+from chargegate.http1.tls import tls_context
 
 __all__ = [
     "MAX_HEAD",
@@ -22,4 +23,5 @@ __all__ = [
     "NotSent",
     "Response",
     "TimedOut",
+    "tls_context",
 ]

@@ -1,7 +1,7 @@
-"""The outgoing HTTP/1.1 client: one POST, one answer, on a pool of connections kept alive.
+"""The outgoing HTTP/1.1 client: one POST, one answer, on a pool of connections that are kept alive.
 
-Made for URLs that are not trusted: the address that is dialled is the one that was checked, redirects, proxies,
-cookies and compressed bodies are not followed, used, kept or undone, and every answer is bounded in size and time.
+It is made for URLs that are not trusted. The address that is dialled is the one that was checked. The client follows
+no redirect, uses no proxy, keeps no cookie and decompresses no body, and it bounds every answer in size and in time.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from chargegate.http1.connection import (
     TimedOut,
 )
 from chargegate.http1.names import Resolver
+from chargegate.http1.tls import tls_context
 from chargegate.model import CallbackTarget, IPAddress
 
 _NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, 5: the connection attempt delay
@@ -29,7 +30,7 @@ _OUR_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 
 
 class HttpClient:
-    """Posts JSON. Use it on one event loop; how many posts run at once is the caller's to limit.
+    """Posts JSON. It is for use on one event loop; the caller limits how many posts run at once.
 
     It keeps at most ``max_connections`` connections, idle ones for at most ``idle_s`` seconds; posts beyond that
     number still run. ``check_address`` raises ``AddressBlocked`` for an address that may not be dialled.
@@ -55,7 +56,7 @@ class HttpClient:
         self._fixed = f"user-agent: {user_agent}\r\ncontent-type: application/json\r\ncontent-length: "
         self._open: set[Connection] = set()
         self._idle: dict[str, list[Connection]] = {}
-        self._leaving: set[asyncio.Future[None]] = set()
+        self._closing: set[asyncio.Future[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
         self._loop = asyncio.get_running_loop()  # kept, because asking for it is a system call before Python 3.12
@@ -64,9 +65,9 @@ class HttpClient:
     async def post(self, target: CallbackTarget, headers: bytes, body: bytes, timeout_s: float) -> Response:
         """Send ``body`` with ``headers`` (lines that each end in CRLF) and wait for the answer, whatever its status.
 
-        ``timeout_s`` covers everything. A connection kept alive that ends without a byte of an answer was closed by
-        the receiver before it saw the request, as a rule: the request is sent once more, on a new connection. Raises
-        ``CallFailed``.
+        ``timeout_s`` covers everything from resolving the name on. Where a connection that was kept alive ends without
+        a byte of an answer, the receiver had closed it, as a rule, before it saw the request. The request is then sent
+        again at once, on a new connection. Raises ``CallFailed``.
         """
         deadline = self._loop.time() + timeout_s
         head = f"POST {target.path} HTTP/1.1\r\nhost: {target.authority}\r\n{self._fixed}{len(body)}\r\n"
@@ -86,7 +87,7 @@ class HttpClient:
             self._release(connection)
 
     async def close(self) -> None:
-        """Close every idle connection, and from now on each other one as soon as its answer is there."""
+        """Close every idle connection now, and each other one as soon as its answer is there."""
         self._closed = True
         self._resolver.close()
         if self._sweeper is not None:
@@ -94,8 +95,8 @@ class HttpClient:
         for connection in [connection for idle in self._idle.values() for connection in idle]:
             self._drop(connection)
         self._idle.clear()
-        if self._leaving:
-            await asyncio.wait(list(self._leaving))
+        if self._closing:
+            await asyncio.wait(list(self._closing))
 
     def _take(self, destination: str) -> Connection | None:
         idle = self._idle.get(destination)
@@ -136,8 +137,8 @@ class HttpClient:
         connection.abort()
         lost = connection.lost
         if lost is not None and not lost.done():
-            self._leaving.add(lost)
-            lost.add_done_callback(self._leaving.discard)
+            self._closing.add(lost)
+            lost.add_done_callback(self._closing.discard)
 
     def _forget(self, connection: Connection) -> None:
         self._open.discard(connection)
@@ -201,7 +202,7 @@ class HttpClient:
         tls = None
         if target.scheme == "https":
             if self._ssl_context is None:
-                self._ssl_context = ssl.create_default_context()
+                self._ssl_context = tls_context()
             tls = self._ssl_context, target.host.removesuffix(".")
         connection = Connection(self._loop, target.destination, self._max_answer, self._forget, tls)
         self._open.add(connection)
@@ -211,7 +212,7 @@ class HttpClient:
                 if tls is not None:
                     await connection.ready
         except BaseException as error:
-            # Not dropped: a loop need not call `connection_lost` for a dial that was given up.
+            # `_drop` would wait for `connection_lost`, which a loop need not call for a dial that was given up.
             self._open.discard(connection)
             connection.abort()
             if isinstance(error, (OSError, ValueError)):

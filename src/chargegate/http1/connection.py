@@ -1,4 +1,4 @@
-"""One connection to a receiver, over TCP or TLS, and the exchange on it."""
+"""One connection of the client, over TCP or TLS, and the request and answer that are exchanged on it."""
 
 import asyncio
 import ssl
@@ -8,17 +8,16 @@ from typing import Final, cast
 import msgspec
 
 from chargegate.http1.answer import Answer, MalformedAnswer
+from chargegate.http1.tls import Tls
 
 MAX_HANDSHAKE: Final = 256 * 1024
 """Bytes that a receiver may send before TLS is established, and between two exchanges."""
 MAX_RECEIVED: Final = 1024 * 1024
 """Bytes that a receiver may send in one exchange, before they are decrypted."""
 
-_PIECE: Final = 65536
-
 
 class Response(msgspec.Struct, frozen=True):
-    """An answer. ``body`` is cut off at the client's ``max_answer_bytes``; ``retry_after`` is the header as sent."""
+    """An answer. ``body`` is cut off at the client's ``max_answer_bytes``; ``retry_after`` is the header as it came."""
 
     status: int
     body: bytes
@@ -57,45 +56,11 @@ class AddressBlocked(CallFailed):
 Outcome = Response | CallFailed | None
 
 
-class _Tls:
-    """TLS over bytes. By hand, because only so every byte that a receiver sends can be counted."""
-
-    def __init__(self, context: ssl.SSLContext, server_name: str) -> None:
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._session = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
-        self.established = False
-
-    def received(self, data: bytes) -> None:
-        self._incoming.write(data)
-
-    def handshake(self) -> None:
-        """Go on as far as what was received allows. Raises ``ssl.SSLError``."""
-        try:
-            self._session.do_handshake()
-        except ssl.SSLWantReadError:
-            return
-        self.established = True
-
-    def encrypt(self, data: bytes) -> None:
-        self._session.write(data)
-
-    def decrypt(self) -> bytes | None:
-        """A piece of what was received; empty at its end; None if more must come first. Raises ``ssl.SSLError``."""
-        try:
-            return self._session.read(_PIECE)
-        except ssl.SSLWantReadError:
-            return None
-        except ssl.SSLZeroReturnError:
-            return b""
-
-    def to_send(self) -> bytes:
-        return self._outgoing.read()
-
-
 class Connection(asyncio.Protocol):
-    """One connection and the exchange on it, if any. An outcome of None: closed before any byte of an answer.
+    """One connection, with at most one exchange at a time.
 
-    An outcome is a result even where it is a failure: a future's exception that nobody fetches is reported as lost.
+    An exchange's outcome is a ``Response``, the failure, or None if the connection ended before any byte of an answer.
+    A failure is the future's result and not its exception, because asyncio reports an exception that nobody fetches.
     """
 
     def __init__(
@@ -116,7 +81,7 @@ class Connection(asyncio.Protocol):
         self._max_answer = max_answer
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
-        self._tls = None if tls is None else _Tls(*tls)
+        self._tls = None if tls is None else Tls(*tls)
         self._received = 0  # since TLS began, or the exchange began or ended
         self._limit = MAX_HANDSHAKE
         self._waiter: asyncio.Future[Outcome] | None = None
@@ -130,10 +95,11 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and self._transport.is_closing()
 
     def send(self, request: bytes, deadline: float) -> asyncio.Future[Outcome]:
-        """Start an exchange; its outcome comes by ``deadline`` (the loop's clock)."""
+        """Start an exchange. Its outcome comes by ``deadline``, a time of the loop's clock."""
         self._waiter = waiter = self._loop.create_future()
         self._deadline = deadline
-        # A timer costs more than the rest of this method, so one that is running is left to run and set anew then.
+        # Setting a timer costs more than the rest of this method. An earlier exchange's timer goes on where it rings
+        # in time, and is set again when it rings.
         if self._timer is None or deadline < self._timer_at:
             self._set_timer()
         self.reusable = False
@@ -146,7 +112,7 @@ class Connection(asyncio.Protocol):
                 self._end(None)
                 return waiter
             request = self._tls.to_send()
-        self._transport.write(request)  # type: ignore[union-attr]  # connected before anyone gets hold of it
+        self._transport.write(request)  # type: ignore[union-attr]  # it is connected before the client uses it
         return waiter
 
     def abort(self) -> None:
@@ -216,7 +182,7 @@ class Connection(asyncio.Protocol):
             if self._tls.established:
                 self._decrypt(self._tls)
 
-    def _shake_hands(self, tls: _Tls) -> None:
+    def _shake_hands(self, tls: Tls) -> None:
         try:
             tls.handshake()
         except ssl.SSLError:
@@ -228,7 +194,7 @@ class Connection(asyncio.Protocol):
             self._received = 0
             self.ready.set_result(None)
 
-    def _decrypt(self, tls: _Tls) -> None:
+    def _decrypt(self, tls: Tls) -> None:
         try:
             while (piece := tls.decrypt()) is not None:
                 if not piece:
@@ -239,7 +205,7 @@ class Connection(asyncio.Protocol):
             self._give_up()
         self._flush(tls)
 
-    def _flush(self, tls: _Tls) -> None:
+    def _flush(self, tls: Tls) -> None:
         if (data := tls.to_send()) and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 

@@ -1,10 +1,10 @@
 """What a ledger keeps and gives back. Times are Unix milliseconds."""
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-from chargegate.model import Decision, RequestStatus
+from chargegate.model import Decision, Hidden, Moment, RequestStatus, ShortHash, TokenHash, Without
 
 CLAIM_MS: Final = 3_600_000
 """How long an idempotency key is remembered."""
@@ -45,35 +45,36 @@ class CallbackRecord(msgspec.Struct, frozen=True):
     attempts: int
     last_status_code: int | None
     last_error: str | None
-    delivered_at: int | None
+    delivered_at: Moment | None
 
 
 class RequestRecord(msgspec.Struct, frozen=True):
-    """A request as a reader sees it."""
+    """A request from its acceptance to the end of its callback."""
 
     request_id: str
     station_id: str
     status: RequestStatus
-    created_at: int
-    processed_at: int | None
-    decision: Decision | None
+    created_at: Moment
+    processed_at: Moment | None
+    decision: Annotated[Decision | None, Without(("request_id", "station_id", "driver_token_hash"))]
     callback: CallbackRecord | None
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A callback given up that can be sent again. ``sealed`` is the encrypted token and URL, never shown."""
+    """A callback given up that can be sent again."""
 
     request_id: str
     station_id: str
-    driver_token_hash: str
+    driver_token_hash: ShortHash
     status: str
     reason: str
-    created_at: int
-    failed_at: int
+    created_at: Moment
+    failed_at: Moment
     attempts: int
     last_status_code: int | None
     last_error: str | None
-    sealed: bytes
+    sealed: Annotated[bytes, Hidden()]
+    """The encrypted token and URL."""
 
 
 class DecisionFilter(msgspec.Struct, frozen=True):
@@ -87,7 +88,7 @@ class DecisionFilter(msgspec.Struct, frozen=True):
 
 
 class StationStats(msgspec.Struct, frozen=True):
-    """Decisions of one station by status."""
+    """How many decisions a station got, by status."""
 
     station_id: str
     total: int
@@ -106,12 +107,12 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class AccessEntry(msgspec.Struct, frozen=True):
-    """One line of the access list; station ids in lower case; the full keyed hash."""
+    """One line of the access list. Station ids are in lower case."""
 
-    driver_token_hash: str
+    driver_token_hash: TokenHash
     blocked: bool = False
-    valid_from: int | None = None
-    valid_until: int | None = None
+    valid_from: Moment | None = None
+    valid_until: Moment | None = None
     allowed_stations: frozenset[str] = frozenset()
     denied_stations: frozenset[str] = frozenset()
     note: str = ""

@@ -31,6 +31,7 @@ from chargegate.model.request import (
     token_fault,
     valid_traceparent,
 )
+from chargegate.model.shown import Hidden, Iso, Millis, Moment, ShortHash, TokenHash, Without
 from chargegate.model.text import one_line
 from chargegate.model.times import from_iso, now_ms, to_iso
 
@@ -48,12 +49,19 @@ __all__ = [
     "CallbackTarget",
     "ChargingRequest",
     "Decision",
+    "Hidden",
     "IPAddress",
     "Invalid",
+    "Iso",
+    "Millis",
+    "Moment",
     "Reason",
     "RequestStatus",
+    "ShortHash",
     "Status",
+    "TokenHash",
     "Verdict",
+    "Without",
     "broken",
     "callback_url_pattern",
     "from_iso",

@@ -5,6 +5,8 @@ from typing import Final
 
 import msgspec
 
+from chargegate.model.shown import Millis, ShortHash
+
 
 class Status(StrEnum):
     """What was decided. The value is what the callback says."""
@@ -62,11 +64,11 @@ class Decision(msgspec.Struct, frozen=True):
 
     request_id: str
     station_id: str
-    driver_token_hash: str
+    driver_token_hash: ShortHash
     status: Status
     reason: str
     processing_time_ms: int
-    timestamp: int
+    timestamp: Millis
 
 
 AUDIT_COLUMNS: Final = ("timestamp", *(name for name in Decision.__struct_fields__ if name != "timestamp"))

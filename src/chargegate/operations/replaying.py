@@ -7,7 +7,6 @@ import msgspec
 
 from chargegate.keys import CannotOpen, Keyring
 from chargegate.ledger.base import DecisionLedger
-from chargegate.ledger.records import DeadLetter
 from chargegate.model import ChargingRequest, Invalid, now_ms
 from chargegate.operations.filling import put_all
 from chargegate.queues.base import Message, Queue
@@ -23,16 +22,6 @@ class Replayed(msgspec.Struct):
     replayed: int = 0
     not_decided: int = 0
     unreadable: int = 0
-
-
-async def replay_dead_letter(queue: Queue, keyring: Keyring, letter: DeadLetter) -> None:
-    """Put a dead letter back on its way. Raises ``CannotOpen``, ``QueueFull`` or ``QueueUnavailable``."""
-    # It is marked with the time of this end, not of this moment: if another replay of it is delivered meanwhile, this
-    # one has nothing to send.
-    replayed_at = letter.failed_at + 1
-    accepted_at = max(now_ms(), replayed_at)
-    request, _ = unwrap(keyring, Message(letter.request_id, letter.station_id, accepted_at, letter.sealed))
-    await queue.put(wrap(keyring, request, replayed_at=replayed_at))
 
 
 async def replay_delivered(

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from chargegate.keys import Keyring
+from chargegate.keys import CannotOpen, KeyMissing, Keyring
 from chargegate.model import (
     CallbackTarget,
     ChargingRequest,
@@ -19,6 +19,17 @@ class _Sealed(msgspec.Struct, array_like=True):
     callback_url: str
     traceparent: str = ""
     replayed_at: int = 0
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """A message taken apart by a worker. ``target`` is None where no callback can be sent; ``sealed`` is what a dead
+    letter may keep of the message: None where no key opens it."""
+
+    request: ChargingRequest
+    replayed_at: int
+    target: CallbackTarget | None
+    malformed: bool
+    sealed: bytes | None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -69,3 +80,19 @@ def examine(request: ChargingRequest) -> tuple[CallbackTarget | None, dict[str, 
     except ValueError as error:
         broken["callback_url"] = str(error)
     return target, broken
+
+
+def open_message(keyring: Keyring, message: Message) -> Opened:
+    """What is to be done for a message. One that no key opens, or that holds no request, is a malformed request.
+    Raises ``KeyMissing`` where another process may have the key."""
+    replayed_at, sealed = 0, message.body
+    try:
+        request, replayed_at = unwrap(keyring, message)
+    except KeyMissing:
+        raise
+    except (CannotOpen, Invalid) as error:
+        request = ChargingRequest(message.request_id, message.station_id, "", "", message.accepted_at)
+        if isinstance(error, CannotOpen):
+            return Opened(request, 0, None, True, None)
+    target, broken = examine(request)
+    return Opened(request, replayed_at, target, bool(broken), sealed)

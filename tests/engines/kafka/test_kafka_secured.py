@@ -27,6 +27,8 @@ from servers.engines import Kafka
 from servers.fixtures import provide
 from servers.server import GivenServer, Server, free_port
 
+pytestmark = pytest.mark.servers
+
 PASSWORD = "p%40ss-word"
 WHO_MAY = "User:gate"
 

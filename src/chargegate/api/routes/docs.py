@@ -3,16 +3,17 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any, Final
 
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 
-from chargegate.api.operations import Answer, Operation
+from chargegate.api.openapi import document
+from chargegate.api.parts import Parts
+from chargegate.api.routing import Answer, Call, Route, Routes
 
 _STYLE: Final = files(__package__).joinpath("docs.css").read_text(encoding="utf-8")
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -24,46 +25,27 @@ _RULES: Final = ("format", "pattern", "minimum", "maximum", "maxLength", "defaul
 _Document = Mapping[str, Any]
 
 
-class Docs:
-    """Shows the document that was published."""
+def with_document(routes: Sequence[Route], *, keys_required: bool) -> list[Route]:
+    """The routes, and those that show the document of them all."""
+    route = Routes("Documentation", access="open")
 
-    def __init__(self) -> None:
-        self._document = b""
-        self._page = ""
+    @route("GET", "/openapi.json", "This document", answers={200: Answer("OpenAPI 3.1.", schema={"type": "object"})})
+    async def get_document(_call: Call, _parts: Parts) -> Response:
+        return Response(encoded, media_type="application/json")
 
-    def publish(self, document: _Document) -> None:
-        self._document = msgspec.json.encode(document)
-        self._page = "".join(_page(document))
+    @route(
+        "GET",
+        "/docs",
+        "This document as a page",
+        answers={200: Answer("HTML.", schema={"type": "string"}, media_type="text/html")},
+    )
+    async def get_docs(_call: Call, _parts: Parts) -> Response:
+        return Response(page, media_type="text/html", headers={"content-security-policy": _POLICY})
 
-    async def document(self, _request: Request) -> Response:
-        return Response(self._document, media_type="application/json")
-
-    async def page(self, _request: Request) -> Response:
-        return Response(self._page, media_type="text/html", headers={"content-security-policy": _POLICY})
-
-    def operations(self) -> list[Operation]:
-        return [
-            Operation(
-                method="GET",
-                path="/openapi.json",
-                name="getDocument",
-                handler=self.document,
-                access="open",
-                tag="Documentation",
-                summary="This document",
-                answers={200: Answer("OpenAPI 3.1.", schema={"type": "object"})},
-            ),
-            Operation(
-                method="GET",
-                path="/docs",
-                name="getDocs",
-                handler=self.page,
-                access="open",
-                tag="Documentation",
-                summary="This document as a page",
-                answers={200: Answer("HTML.", schema={"type": "string"}, media_type="text/html")},
-            ),
-        ]
+    every = [*routes, *route.declared]
+    described = document(every, keys_required=keys_required)
+    encoded, page = msgspec.json.encode(described), "".join(_page(described))
+    return every
 
 
 def _page(document: _Document) -> Iterator[str]:

@@ -1,0 +1,76 @@
+"""The limit of how many steps run at once: decisions, and attempts at callbacks."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from chargegate.observe import log
+
+_CANCEL_AGAIN_S: Final = 0.5  # a library may swallow a cancellation
+
+Step = Callable[[Any], Coroutine[Any, Any, None]]
+
+
+class ConcurrencyLimit:
+    """Runs steps, at most ``count`` at once, in the order in which they were given.
+
+    One long-lived task runs one step after another, because a task for each step would cost more. A step that raises
+    is logged and counted in ``failed``; its task goes on with the next step.
+    """
+
+    def __init__(self, count: int, on_idle: Callable[[], None]) -> None:
+        """``on_idle`` is called when a task has no step to run."""
+        self._count = count
+        self._on_idle = on_idle
+        self._steps: deque[tuple[Step, Any]] = deque()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._idle: list[asyncio.Future[None]] = []
+        self._running = 0
+        self._draining = False
+        self.failed = 0
+
+    @property
+    def free(self) -> int:
+        """How many more steps would run at once now."""
+        return self._count - self._running - len(self._steps)
+
+    def run(self, step: Step, argument: Any) -> None:
+        """Run ``step(argument)``, now or when a task is free. After ``drain`` was called it is not run any more."""
+        self._steps.append((step, argument))
+        if self._idle:
+            self._idle.pop().set_result(None)
+        elif len(self._tasks) < self._count and not self._draining:
+            self._tasks.append(asyncio.create_task(self._run_steps()))
+
+    async def _run_steps(self) -> None:
+        while not self._draining:
+            if not self._steps:
+                self._on_idle()
+                waiter = asyncio.get_running_loop().create_future()
+                self._idle.append(waiter)
+                await waiter
+                continue
+            step, argument = self._steps.popleft()
+            self._running += 1
+            try:
+                await step(argument)
+            except Exception:  # noqa: BLE001 - one step's defect must not end the task
+                self.failed += 1
+                log.exception("request left in the queue by a defect")
+            finally:
+                self._running -= 1
+
+    async def drain(self, grace_s: float) -> None:
+        """Run no further step, let those that run end within ``grace_s`` seconds, and cancel the rest."""
+        self._draining = True
+        for waiter in self._idle:
+            waiter.cancel()
+        self._idle.clear()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_s)
+        running = set(self._tasks)
+        while running:
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_S)

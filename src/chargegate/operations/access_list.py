@@ -1,0 +1,93 @@
+"""The access list: kept, checked and imported. Every operation raises ``LedgerUnavailable``."""
+
+import asyncio
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import BinaryIO, Final
+
+import msgspec
+
+from chargegate.authorizers.acl import judge
+from chargegate.authorizers.acl_entries import entry_from, read_csv
+from chargegate.keys import Keyring
+from chargegate.ledger.base import AccessList
+from chargegate.ledger.records import AccessEntry
+from chargegate.model import Status, broken, now_ms, station_fault, token_fault
+from chargegate.operations.listing import Listing, Place
+
+# A commit of so many does not hold up a running service.
+_IN_ONE_COMMIT: Final = 5000
+
+
+class Judgement(msgspec.Struct):
+    """What would be decided now."""
+
+    station_id: str
+    status: Status
+    reason: str
+
+
+def access_entries(access_list: AccessList) -> Listing[AccessEntry]:
+    """The entries, in the order of their hashes."""
+
+    async def fetch(limit: int, after: Place | None) -> Sequence[AccessEntry]:
+        return await access_list.entries(limit, after[1] if after else None)
+
+    return Listing(AccessEntry, ("driver_token_hash",), fetch)
+
+
+async def put_entry(access_list: AccessList, keyring: Keyring, fields: Mapping[str, object]) -> AccessEntry:
+    """Add an entry, or replace the one of the same token. The fields are those of ``acl_entries.FIELDS``. Raises
+    ``Invalid``."""
+    entry = entry_from(fields, keyring.token_hash)
+    await access_list.put([entry])
+    return entry
+
+
+async def remove_entry(access_list: AccessList, keyring: Keyring, token_or_hash: str) -> str | None:
+    """Remove the entry with this hash, or else that of this token. Returns its hash; None where there was none."""
+    for token_hash in (token_or_hash.lower(), keyring.token_hash(token_or_hash)):
+        if await access_list.remove(token_hash):
+            return token_hash
+    return None
+
+
+async def check_access(access_list: AccessList, keyring: Keyring, fields: Mapping[str, object]) -> Judgement:
+    """What the access list decides about ``station_id`` and ``driver_token``. It is recorded nowhere. Raises
+    ``Invalid``."""
+    faults = {
+        name: fault(fields[name]) if name in fields else "is required"
+        for name, fault in (("station_id", station_fault), ("driver_token", token_fault))
+    }
+    if details := {name: fault for name, fault in faults.items() if fault}:
+        raise broken(details)
+    station = str(fields["station_id"])
+    entry = await access_list.entry(keyring.token_hash(str(fields["driver_token"])))
+    verdict = judge(entry, station, now_ms())
+    return Judgement(station, verdict.status, verdict.reason)
+
+
+async def import_csv(
+    access_list: AccessList,
+    keyring: Keyring,
+    file: BinaryIO,
+    on_checked: Callable[[int], None],
+    on_stored: Callable[[int, int], None],
+) -> int:
+    """Add or replace the entries of a CSV file, and return how many there are. One wrong line, and nothing is stored.
+
+    ``on_checked`` is told how many bytes are read, ``on_stored`` how many entries are stored, and of how many. The file
+    is closed at the end. Raises ``AclLineError`` and ``OSError``.
+    """
+    entries = []
+    with io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="") as lines:
+        for entry in read_csv(lines, keyring.token_hash):
+            entries.append(entry)
+            if len(entries) % _IN_ONE_COMMIT == 0:
+                on_checked(file.tell())
+                await asyncio.sleep(0)  # lets an interrupt in
+    for start in range(0, len(entries), _IN_ONE_COMMIT):
+        part = entries[start : start + _IN_ONE_COMMIT]
+        await access_list.put(part)
+        on_stored(start + len(part), len(entries))
+    return len(entries)

@@ -1,0 +1,85 @@
+"""What a record looks like outside of the service. JSON, the OpenAPI document and the command line follow from the
+record's own fields and their annotations (``model.shown``)."""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from types import NoneType, UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from chargegate.model import Hidden, Iso, Without, to_iso
+
+IsoTime = Annotated[
+    str, Meta(description="ISO 8601, UTC, with milliseconds.", extra_json_schema={"format": "date-time"})
+]
+
+
+class _Field(NamedTuple):
+    """A field that is shown. ``type`` is what it looks like outside; ``show`` turns a value, but not None, into that,
+    and is None where nothing is to do."""
+
+    name: str
+    type: Any
+    show: Callable[[Any], Any] | None
+
+
+def shown(record: msgspec.Struct) -> dict[str, Any]:
+    """The record's fields as values for JSON, without those that are hidden."""
+    return _shown((), record)
+
+
+def columns(record: type[msgspec.Struct]) -> tuple[str, ...]:
+    """The names of the fields that ``shown`` gives."""
+    return tuple(field.name for field in _fields(record, ()))
+
+
+def view(name: str, record: type[msgspec.Struct], without: tuple[str, ...] = ()) -> type[msgspec.Struct]:
+    """The type of what ``shown`` gives for a record, under a name for the OpenAPI document."""
+    fields = [(field.name, field.type) for field in _fields(record, without)]
+    return msgspec.defstruct(name, fields, namespace={"__doc__": record.__doc__})
+
+
+def _shown(without: tuple[str, ...], record: msgspec.Struct) -> dict[str, Any]:
+    values = {}
+    for name, _, show in _fields(type(record), without):
+        value = getattr(record, name)
+        values[name] = value if value is None or show is None else show(value)
+    return values
+
+
+@lru_cache
+def _fields(record: type[msgspec.Struct], without: tuple[str, ...]) -> tuple[_Field, ...]:
+    hints = get_type_hints(record, include_extras=True)
+    fields = (_field(name, hints[name]) for name in record.__struct_fields__ if name not in without)
+    return tuple(field for field in fields if field is not None)
+
+
+def _field(name: str, hint: Any) -> _Field | None:
+    """What is shown of a field of this type; None where it is hidden."""
+    kind, annotations, optional = _taken_apart(hint)
+    outside: Any = hint
+    show: Callable[[Any], Any] | None = None
+    if Hidden() in annotations:
+        return None
+    if Iso() in annotations:
+        outside, show = IsoTime, to_iso
+    elif kind == frozenset[str]:
+        outside, show = list[str], sorted
+    elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        without = next((one.fields for one in annotations if isinstance(one, Without)), ())
+        outside, show = view(kind.__name__.removesuffix("Record") + "View", kind, without), partial(_shown, without)
+    return _Field(name, outside | None if optional and show else outside, show)
+
+
+def _taken_apart(hint: Any) -> tuple[Any, list[Any], bool]:
+    """The bare type, its annotations, and whether it may be None."""
+    if get_origin(hint) is Annotated:
+        kind, annotations, optional = _taken_apart(get_args(hint)[0])
+        return kind, [*get_args(hint)[1:], *annotations], optional
+    if get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint):
+        [inner] = (option for option in get_args(hint) if option is not NoneType)
+        kind, annotations, _ = _taken_apart(inner)
+        return kind, annotations, True
+    return hint, [], False

@@ -1,0 +1,622 @@
+"""The owner of callbacks: limits, circuits, waits and deadlines, with a sender that answers what a test says."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+from chargegate.concurrency import ConcurrencyLimit
+from chargegate.delivering.deliveries import Callback, CallbackLimits, Deliveries, State
+from chargegate.delivering.destinations import Destination, Destinations
+from chargegate.delivering.retry import RetryPolicy
+from chargegate.delivering.sender import Attempt
+from chargegate.model import now_ms, parse_callback_url
+from chargegate.observe import Metrics
+
+LIMIT_S = 20
+A, B, C = (f"http://{name}.example/" for name in "abc")
+LIMITS: dict[str, Any] = {
+    "retries": RetryPolicy(2, 20, 3_600_000),
+    "deadline_ms": 60_000,
+    "max_parked": 1_000,
+    "max_connections": 100,
+    "max_connections_per_destination": 20,
+    "circuit_failures": 3,
+    "circuit_probe_ms": 50,
+}
+OK = Attempt(True, False, True, 200, None, None)
+REFUSED = Attempt(False, False, False, None, "connection_refused", None)
+ERROR = Attempt(False, False, True, 500, "http_500", None)
+GONE = Attempt(False, True, True, 410, "http_410", None)
+
+
+def asks_to_wait(seconds: int) -> Attempt:
+    return Attempt(False, False, True, 503, "http_503", str(seconds))
+
+
+class Scene:
+    """Deliveries whose attempts end when, and as, the test says."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.metrics = Metrics()
+        self.sent: list[str] = []  # the request id of every attempt
+        self.ended: list[Callback] = []
+        self.retried: list[tuple[Callback, State, int]] = []
+        self.recorded = asyncio.Event()  # a failed attempt is persisted once it is set
+        self.recorded.set()
+        self.concurrency = ConcurrencyLimit(limits.pop("concurrency", 1_000), lambda: None)
+        self.deliveries = Deliveries(
+            sender=self,  # type: ignore[arg-type]  # it has the one method that is used
+            limits=CallbackLimits(**(LIMITS | limits)),
+            concurrency=self.concurrency,
+            metrics=self.metrics,
+            on_retry=self._retry,
+            on_end=self._end,
+        )
+        self._answers: dict[str, asyncio.Future[Attempt]] = {}
+        self._number = 0
+
+    async def send(self, request_id: str, *_: object) -> Attempt:
+        self.sent.append(request_id)
+        self._answers[request_id] = asyncio.get_running_loop().create_future()
+        return await self._answers[request_id]
+
+    async def _retry(self, callback: Callback) -> None:
+        await self.recorded.wait()
+        self.retried.append((callback, callback.state, callback.attempts))
+
+    async def _end(self, callback: Callback) -> None:
+        self.ended.append(callback)
+
+    @property
+    def circuit(self) -> list[str]:
+        """How often the metric says that the circuits opened and closed."""
+        return [to for to in ("open", "closed") for _ in range(int(self.count_circuit(to)))]
+
+    def count_circuit(self, to: str) -> float:
+        labels = {"name": "callbacks", "to": to}
+        return self.metrics.registry.get_sample_value("circuit_breaker_transitions_total", labels) or 0.0
+
+    def count(self, outcome: str) -> float:
+        return self.metrics.registry.get_sample_value("callback_deliveries_total", {"outcome": outcome}) or 0.0
+
+    async def deliver(self, url: str = A, *, deadline_in: int = 60_000) -> Callback:
+        """A new callback, once it was sent, parked or given up."""
+        self._number += 1
+        target = parse_callback_url(url)
+        callback = Callback(f"request-{self._number}", target, b"{}", "", 0, now_ms() + deadline_in)
+        self.concurrency.run(self.deliveries.deliver, callback)
+        await self.settled()
+        return callback
+
+    async def started(self, url: str = A, **fields: int) -> Callback:
+        callback = await self.deliver(url, **fields)
+        assert callback.state is State.RUNNING
+        assert self.sent[-1] == callback.request_id
+        return callback
+
+    async def parked(self, url: str = A, **fields: int) -> Callback:
+        callback = await self.deliver(url, **fields)
+        assert callback.state is State.IN_LINE
+        return callback
+
+    async def answer(self, callback: Callback, attempt: Attempt = OK) -> None:
+        self._answers.pop(callback.request_id).set_result(attempt)
+        await self.settled()
+
+    async def open_circuit(self, url: str = A, failures: int = 3) -> None:
+        for _ in range(failures):
+            await self.answer(await self.started(url), REFUSED)
+
+    async def settled(self) -> None:
+        """Let everything happen that waits for nothing."""
+        for _ in range(8):
+            await asyncio.sleep(0)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        while not condition():
+            await asyncio.sleep(0.005)
+
+    async def passed(self, ms: int) -> None:
+        end = time.monotonic() + ms / 1000
+        await self.until(lambda: time.monotonic() > end)
+
+
+Scenario = Callable[[Scene], Coroutine[Any, Any, None]]
+
+
+def run(scenario: Scenario, **limits: Any) -> None:
+    async def main() -> None:
+        scene = Scene(**limits)
+        async with asyncio.timeout(LIMIT_S):
+            await scenario(scene)
+        await scene.concurrency.drain(0)
+        scene.deliveries.close()
+        assert not scene.concurrency.failed
+
+    uvloop.run(main())
+
+
+# Limits and lines
+
+
+def test_a_destination_has_its_limit_and_its_order() -> None:
+    async def scenario(scene: Scene) -> None:
+        running = [await scene.started() for _ in range(2)]
+        waiting = [await scene.parked() for _ in range(3)]
+        other = await scene.started(B)
+        assert scene.deliveries.parked == 3
+        await scene.answer(running[0])
+        in_order = [callback.request_id for callback in [*running, other, *waiting]]
+        assert scene.sent == in_order[:4]
+        await scene.answer(waiting[0])
+        await scene.answer(running[1])
+        assert scene.sent == in_order
+        assert scene.deliveries.parked == 0
+
+    run(scenario, max_connections_per_destination=2)
+
+
+def test_scheme_host_and_port_make_a_destination() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.started("http://a.example/")
+        await scene.started("https://a.example/")
+        await scene.started("http://a.example:8080/")
+        await scene.started("http://b.example/")
+        await scene.parked("http://A.example:80/other/path?query")
+
+    run(scenario, max_connections_per_destination=1)
+
+
+def test_a_callback_that_waits_for_the_limit_in_all_gets_its_turn() -> None:
+    """The destination that gave its connection back has nothing left to do."""
+
+    async def scenario(scene: Scene) -> None:
+        first, waiting = await scene.started(A), await scene.parked(B)
+        await scene.answer(first)
+        assert scene.sent[1:] == [waiting.request_id]
+        await scene.answer(waiting)
+        await scene.started(C)
+
+    run(scenario, max_connections=1)
+
+
+def test_room_in_all_goes_round_the_destinations() -> None:
+    async def scenario(scene: Scene) -> None:
+        running = [await scene.started(A) for _ in range(2)]
+        line = [await scene.parked(A) for _ in range(10)]
+        others = [await scene.parked(B), await scene.parked(C)]
+        for _ in range(3):
+            await scene.answer(running.pop(0))
+            running += [each for each in [*line, *others] if each.request_id == scene.sent[-1]]
+        assert {callback.request_id for callback in others} <= set(scene.sent)
+
+    run(scenario, max_connections=2)
+
+
+def test_every_parked_callback_starts_in_the_end_and_no_limit_is_passed() -> None:
+    async def scenario(scene: Scene) -> None:
+        callbacks = [await scene.deliver(f"http://host-{n % 7}.example/") for n in range(200)]
+        done = 0
+        while running := [callback for callback in callbacks if callback.state is State.RUNNING]:
+            assert len(running) <= 5
+            keys = [callback.target.destination for callback in running]
+            assert max(map(keys.count, keys)) <= 2
+            await scene.answer(running[done % len(running)])
+            done += 1
+        assert done == 200
+        assert scene.deliveries.parked == 0
+
+    run(scenario, max_connections=5, max_connections_per_destination=2)
+
+
+def test_where_too_many_are_parked_the_newest_of_the_longest_line_are_given_up() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.started(A)
+        await scene.started(B)
+        long = [await scene.parked(A) for _ in range(60)]
+        short = [await scene.parked(B) for _ in range(39)]
+        assert scene.deliveries.make_room()
+        assert scene.ended == []
+        short.append(await scene.parked(B))
+        assert scene.deliveries.make_room()
+        await scene.settled()
+        assert scene.ended == [long[59], long[58], long[57]]
+        assert {callback.error for callback in scene.ended} == {"too_many_waiting"}
+        assert scene.deliveries.parked == 97
+        assert scene.count("dead_letter") == 3
+
+    run(scenario, max_connections_per_destination=1, max_parked=100)
+
+
+def test_who_waits_for_a_retry_is_not_given_up_for_want_of_room() -> None:
+    async def scenario(scene: Scene) -> None:
+        for _ in range(2):
+            await scene.answer(await scene.started(), asks_to_wait(600))
+        assert scene.deliveries.parked == 2
+        assert not scene.deliveries.make_room()
+        assert scene.ended == []
+
+    run(scenario, max_parked=2)
+
+
+# Circuits
+
+
+def test_a_circuit_opens_after_so_many_failures_to_reach() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.open_circuit(A, failures=2)
+        assert scene.deliveries.open_circuits == 0
+        await scene.open_circuit(A, failures=1)
+        assert scene.deliveries.open_circuits == 1
+        assert scene.circuit == ["open"]
+        await scene.parked(A)
+        await scene.started(B)
+
+    run(scenario, circuit_probe_ms=60_000, retries=RetryPolicy(1, 0, 0))
+
+
+def test_an_answer_of_any_status_starts_the_count_again() -> None:
+    async def scenario(scene: Scene) -> None:
+        for _ in range(5):
+            await scene.open_circuit(A, failures=2)
+            await scene.answer(await scene.started(A), ERROR)
+        assert scene.circuit == []
+
+    run(scenario, retries=RetryPolicy(1, 0, 0))
+
+
+def test_a_probe_an_interval_uses_up_no_attempt_until_one_gets_through() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.open_circuit()
+        waiting = {callback.request_id: callback for callback in [await scene.parked() for _ in range(3)]}
+        for probes in range(1, 4):
+            await scene.until(lambda probes=probes: len(scene.sent) == 3 + probes)
+            probe = waiting[scene.sent[-1]]
+            await scene.answer(probe, REFUSED)
+            assert (probe.state, probe.attempts) == (State.IN_LINE, 0), "it was counted as an attempt"
+            assert scene.deliveries.parked == 3
+        await scene.until(lambda: len(scene.sent) == 7)
+        await scene.answer(waiting[scene.sent[-1]])
+        assert scene.deliveries.open_circuits == 0
+        assert scene.circuit == ["open", "closed"]
+        assert set(scene.sent[6:]) == waiting.keys()
+        assert scene.deliveries.parked == 0
+
+    run(scenario, retries=RetryPolicy(1, 0, 0))
+
+
+def test_only_one_probe_at_a_time() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.open_circuit()
+        for _ in range(3):
+            await scene.deliver()
+        await scene.until(lambda: len(scene.sent) == 4)
+        await scene.parked()
+        await scene.passed(20)
+        assert len(scene.sent) == 4
+
+    run(scenario, circuit_probe_ms=5, retries=RetryPolicy(1, 0, 0))
+
+
+def test_a_new_callback_may_be_the_probe() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.open_circuit()
+        await scene.passed(20)
+        probe = await scene.started()
+        await scene.answer(probe, REFUSED)
+        assert (probe.state, probe.attempts) == (State.IN_LINE, 0)
+        assert scene.deliveries.parked == 1
+
+    run(scenario, circuit_probe_ms=5, retries=RetryPolicy(1, 0, 0))
+
+
+def test_what_was_under_way_when_the_circuit_opened_counts_as_tried() -> None:
+    async def scenario(scene: Scene) -> None:
+        running = [await scene.started() for _ in range(5)]
+        for callback in running:
+            await scene.answer(callback, REFUSED)
+        assert [callback.attempts for callback in running] == [1] * 5
+        assert scene.deliveries.open_circuits == 1
+        assert scene.circuit == ["open"]
+
+    run(scenario, circuit_probe_ms=60_000)
+
+
+def test_the_circuits_of_two_destinations_are_one_signal() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.open_circuit(A)
+        await scene.open_circuit(B)
+        assert scene.circuit == ["open"]
+        probes = [await scene.parked(url) for url in (A, B)]
+        await scene.until(lambda: len(scene.sent) == 8)
+        await scene.answer(probes[0])
+        assert scene.circuit == ["open"]
+        await scene.answer(probes[1])
+        assert scene.circuit == ["open", "closed"]
+
+    run(scenario, circuit_probe_ms=500, retries=RetryPolicy(1, 0, 0))
+
+
+def test_a_probe_that_is_no_longer_needed_forgets_nobody_else() -> None:
+    """The timer of an old circuit rings while a new callback to the same destination is under way."""
+
+    async def scenario(scene: Scene) -> None:
+        running = [await scene.started() for _ in range(6)]
+        for callback in running[:5]:
+            await scene.answer(callback, REFUSED)
+        assert scene.deliveries.open_circuits == 1
+        await scene.answer(running[5])
+        assert scene.deliveries.open_circuits == 0
+        late = await scene.started()
+        await scene.passed(200)
+        await scene.answer(late)
+        assert scene.ended[-1] is late
+
+    run(scenario, circuit_failures=5, circuit_probe_ms=50, retries=RetryPolicy(1, 0, 0))
+
+
+def forgetful(**limits: int) -> Destinations:
+    chosen = {"max_connections": 100, "max_per_destination": 20, "failure_threshold": 1, "probe_interval_ms": 600_000}
+    return Destinations(
+        **(chosen | limits),
+        on_room=lambda _: None,
+        on_probe_in=lambda _seconds, _destination: None,
+        on_circuit=lambda _: None,
+    )
+
+
+def called(destinations: Destinations, name: str, *, reachable: bool) -> Destination:
+    destination = destinations.get(name)
+    assert destinations.take(destination)
+    destinations.give_back(destination, probe=False, reachable=reachable)
+    return destination
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_hosts_without_end_are_forgotten(reachable: bool) -> None:
+    async def main() -> None:
+        destinations = forgetful()
+        busy = destinations.get("busy")
+        assert destinations.take(busy)
+        for number in range(25_000):
+            called(destinations, f"host-{number}", reachable=reachable)
+        assert len(destinations.all()) <= 10_001
+        assert destinations.open_circuits <= 10_001
+        destinations.give_back(busy, probe=False, reachable=True)
+
+    uvloop.run(main())
+
+
+def test_one_hosts_circuit_survives_others_that_come_and_go() -> None:
+    async def main() -> None:
+        destinations = forgetful(failure_threshold=3)
+        for _ in range(3):
+            unreachable = called(destinations, "unreachable", reachable=False)
+        unreachable.line.append("what waits for it")
+        assert destinations.get("unreachable") is unreachable
+        for number in range(12_000):
+            called(destinations, f"host-{number}", reachable=False)
+        assert destinations.open_circuits == 1
+        assert destinations.get("unreachable") is unreachable
+
+    uvloop.run(main())
+
+
+# Attempts and the waits between them
+
+
+def test_a_failed_attempt_is_repeated_after_its_wait() -> None:
+    async def scenario(scene: Scene) -> None:
+        callback = await scene.started()
+        await scene.answer(callback, ERROR)
+        assert (callback.state, callback.attempts) == (State.WAITING, 1)
+        assert scene.deliveries.parked == 1
+        failed_at = time.monotonic()
+        await scene.until(lambda: len(scene.sent) == 2)
+        assert time.monotonic() - failed_at >= 0.015
+        assert scene.sent == [callback.request_id] * 2
+        assert scene.deliveries.parked == 0
+        await scene.answer(callback)
+        assert scene.ended == [callback]
+        assert (callback.state, callback.attempts, callback.error) == (State.DELIVERED, 2, None)
+        assert (scene.count("retry"), scene.count("delivered"), scene.count("dead_letter")) == (1, 1, 0)
+
+    run(scenario)
+
+
+def test_a_wait_begins_once_the_failed_attempt_is_persisted() -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.recorded.clear()
+        callback = await scene.started()
+        await scene.answer(callback, ERROR)
+        assert (callback.state, scene.deliveries.parked) == (State.RECORDING, 0)
+        await scene.passed(60)
+        assert len(scene.sent) == 1
+        scene.recorded.set()
+        await scene.until(lambda: len(scene.sent) == 2)
+        assert scene.retried == [(callback, State.RECORDING, 1)]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("last", "error"), [(ERROR, "http_500"), (REFUSED, "connection_refused"), (GONE, "http_410")])
+def test_a_callback_is_given_up_with_its_last_error(last: Attempt, error: str) -> None:
+    async def scenario(scene: Scene) -> None:
+        callback = await scene.started()
+        await scene.answer(callback, ERROR)
+        await scene.until(lambda: len(scene.sent) == 2)
+        await scene.answer(callback, last)
+        assert scene.ended == [callback]
+        assert (callback.state, callback.attempts) == (State.GIVEN_UP, 2)
+        assert (callback.error, callback.last_status_code) == (error, last.status_code)
+        assert (scene.count("retry"), scene.count("delivered"), scene.count("dead_letter")) == (1, 0, 1)
+
+    run(scenario)
+
+
+def test_gone_ends_it_at_the_first_attempt() -> None:
+    async def scenario(scene: Scene) -> None:
+        callback = await scene.started()
+        await scene.answer(callback, GONE)
+        assert scene.ended == [callback]
+        assert (callback.attempts, callback.error) == (1, "http_410")
+
+    run(scenario)
+
+
+def test_who_waits_for_a_retry_holds_no_connection_and_no_place() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.answer(await scene.started(), asks_to_wait(600))
+        await scene.started()
+
+    run(scenario, concurrency=1, max_connections=1, max_connections_per_destination=1)
+
+
+def test_a_wait_that_ends_at_a_busy_destination_goes_into_its_line() -> None:
+    async def scenario(scene: Scene) -> None:
+        first = await scene.started()
+        await scene.answer(first, ERROR)
+        second = await scene.started()
+        await scene.until(lambda: first.state is State.IN_LINE)
+        assert len(scene.sent) == 2
+        assert scene.deliveries.parked == 1
+        await scene.answer(second)
+        assert scene.sent[2:] == [first.request_id]
+
+    run(scenario, max_connections_per_destination=1)
+
+
+def test_a_cancelled_attempt_gives_its_connection_back() -> None:
+    async def scenario(scene: Scene) -> None:
+        callback = await scene.started()
+        waiting = await scene.parked()
+        scene._answers.pop(callback.request_id).cancel()
+        await scene.settled()
+        assert callback.state is State.LEFT
+        assert scene.sent == [callback.request_id, waiting.request_id]
+        assert scene.ended == []
+
+    run(scenario, max_connections=1)
+
+
+def test_a_cancelled_probe_leaves_the_circuit_to_the_next() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.open_circuit()
+        probe, waiting = await scene.parked(), await scene.parked()
+        await scene.until(lambda: len(scene.sent) == 4)
+        scene._answers.pop(probe.request_id).cancel()
+        await scene.settled()
+        assert scene.sent[4:] == [waiting.request_id]
+        assert scene.deliveries.open_circuits == 1
+
+    run(scenario, circuit_probe_ms=100, retries=RetryPolicy(1, 0, 0))
+
+
+# Deadlines
+
+
+def test_what_comes_too_late_is_not_sent() -> None:
+    async def scenario(scene: Scene) -> None:
+        callback = await scene.deliver(deadline_in=-1)
+        assert scene.ended == [callback]
+        assert (callback.state, callback.error, callback.attempts) == (State.GIVEN_UP, "deadline_exceeded", 0)
+        assert scene.sent == []
+
+    run(scenario)
+
+
+def test_a_deadline_that_passes_while_all_places_are_taken_ends_it_unsent() -> None:
+    """It has a connection already, which the next callback gets."""
+
+    async def scenario(scene: Scene) -> None:
+        gate = asyncio.Event()
+
+        async def other_step(_: object) -> None:
+            await gate.wait()
+
+        callback = await scene.started(deadline_in=300)
+        await scene.answer(callback, ERROR)
+        scene.concurrency.run(other_step, None)
+        await scene.until(lambda: callback.state is State.RUNNING)
+        await scene.until(lambda: time.monotonic() >= callback.deadline)
+        gate.set()
+        await scene.settled()
+        assert scene.ended == [callback]
+        assert (callback.attempts, callback.error) == (1, "http_500")
+        assert len(scene.sent) == 1
+        await scene.started()
+
+    run(scenario, concurrency=1, max_connections_per_destination=1)
+
+
+def test_a_deadline_ends_waiting_in_a_line() -> None:
+    async def scenario(scene: Scene) -> None:
+        running = await scene.started()
+        late, patient = await scene.parked(deadline_in=100), await scene.parked()
+        await scene.until(lambda: scene.ended)
+        assert scene.ended == [late]
+        assert late.error == "deadline_exceeded"
+        assert scene.deliveries.parked == 1
+        await scene.answer(running)
+        assert scene.sent[1:] == [patient.request_id]
+
+    run(scenario, max_connections_per_destination=1)
+
+
+def test_a_deadline_ends_waiting_for_a_circuit() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.open_circuit()
+        late = await scene.parked(deadline_in=100)
+        await scene.until(lambda: len(scene.ended) == 4)
+        assert scene.ended[3] is late
+        assert len(scene.sent) == 3
+        assert scene.deliveries.parked == 0
+
+    run(scenario, circuit_probe_ms=600_000, retries=RetryPolicy(1, 0, 0))
+
+
+def test_a_deadline_ends_a_wait_that_would_outlast_it() -> None:
+    async def scenario(scene: Scene) -> None:
+        callback = await scene.started(deadline_in=150)
+        await scene.answer(callback, asks_to_wait(3_600))
+        assert callback.state is State.WAITING
+        await scene.until(lambda: scene.ended)
+        assert time.monotonic() >= callback.deadline
+        assert scene.ended == [callback]
+        assert (callback.attempts, callback.error) == (1, "http_503")
+        assert len(scene.sent) == 1
+        assert scene.deliveries.parked == 0
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("probe", [True, False])
+def test_a_failure_past_the_deadline_ends_it(probe: bool) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.open_circuit(failures=3 if probe else 0)
+        callback = await scene.deliver(deadline_in=250)
+        await scene.until(lambda: callback.request_id in scene.sent)
+        await scene.until(lambda: time.monotonic() >= callback.deadline)
+        await scene.answer(callback, REFUSED)
+        assert scene.ended[-1] is callback
+        assert (callback.attempts, callback.error) == (1, "connection_refused")
+        assert scene.deliveries.parked == 0
+
+    run(scenario, retries=RetryPolicy(1, 0, 0))
+
+
+def test_nothing_starts_after_close() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.answer(await scene.started(C), ERROR)
+        await scene.open_circuit(B)
+        await scene.parked(B, deadline_in=100)
+        scene.deliveries.close()
+        sent, ended = len(scene.sent), len(scene.ended)
+        await scene.passed(1_200)
+        assert (len(scene.sent), len(scene.ended)) == (sent, ended)
+
+    run(scenario, circuit_probe_ms=200, retries=RetryPolicy(2, 200, 200))
