@@ -33,7 +33,17 @@ SLOPPY = {
     "a folded length": b"HTTP/1.1 200 OK\r\ncontent-length:\r\n 2\r\n\r\nok",
     "a space before the colon": crlf(b"HTTP/1.1 200 OK", b"Content-Length : 2", body=b"ok"),
     "a control character in a value": crlf(b"HTTP/1.1 200 OK", b"x: a\x01b\x00", b"content-length: 2", body=b"ok"),
-    "a line without a colon": crlf(b"HTTP/1.1 200 OK", b"nonsense", b"content-length: 2", body=b"ok"),
+    "no space before the reason": crlf(b"HTTP/1.1 200OK", b"content-length: 2", body=b"ok"),
+    "small letters": crlf(b"http/1.1 200 ok", b"content-length: 2", body=b"ok"),
+    "a coding with a parameter": crlf(
+        b"HTTP/1.1 200 OK", b"transfer-encoding: Chunked ; q=1", body=b"2\r\nok\r\n0\r\n\r\n"
+    ),
+    "identity beside chunks": crlf(
+        b"HTTP/1.1 200 OK", b"transfer-encoding: identity, chunked", body=b"2\r\nok\r\n0\r\n\r\n"
+    ),
+    "a word behind a chunk size": crlf(
+        b"HTTP/1.1 200 OK", b"transfer-encoding: chunked", body=b"2 bytes\r\nok\r\n0\r\n\r\n"
+    ),
     "the same length twice": crlf(b"HTTP/1.1 200 OK", b"content-length: 2", b"Content-Length: 02", body=b"ok"),
     "the same length in one field": crlf(b"HTTP/1.1 200 OK", b"content-length: 2, 2", body=b"ok"),
     "identity": crlf(b"HTTP/1.1 200 OK", b"transfer-encoding: identity", b"content-length: 2", body=b"ok"),
@@ -69,6 +79,7 @@ def test_without_a_length_the_end_of_the_connection_is_that_of_the_answer() -> N
 
 
 AMBIGUOUS = {
+    "a line without a colon": crlf(b"HTTP/1.1 200 OK", b"nonsense", b"content-length: 2", body=b"ok"),
     "two lengths": crlf(b"HTTP/1.1 200 OK", b"content-length: 2", b"content-length: 3", body=b"okk"),
     "two lengths in one field": crlf(b"HTTP/1.1 200 OK", b"content-length: 2, 3", body=b"okk"),
     "a length beside chunks": crlf(

@@ -8,7 +8,6 @@ import asyncio
 import errno
 import ssl
 from collections.abc import Callable, Sequence
-from itertools import chain, zip_longest
 from typing import Final
 
 from chargegate import __version__
@@ -18,12 +17,16 @@ from chargegate.http1.connection import (
     ConnectFailed,
     Connection,
     NotSent,
+    Outcome,
     Response,
     TimedOut,
 )
 from chargegate.http1.names import Resolver
-from chargegate.http1.tls import tls_context
+from chargegate.http1.tls import Tls, tls_context
 from chargegate.model import CallbackTarget, IPAddress
+
+MOST_DIALS: Final = 6
+"""Addresses of one name that are dialled at once."""
 
 _NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, 5: the connection attempt delay
 _OUR_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
@@ -73,18 +76,19 @@ class HttpClient:
         head = f"POST {target.path} HTTP/1.1\r\nhost: {target.authority}\r\n{self._fixed}{len(body)}\r\n"
         request = b"".join((head.encode(), headers, b"\r\n", body))
         connection = self._take(target.destination)
-        outcome = await self._exchange(connection, request, deadline) if connection else None
-        if outcome is None:
-            outcome = await self._exchange(await self._connect(target, deadline), request, deadline)
-        if isinstance(outcome, Response):
-            return outcome
-        raise outcome or BadAnswer("closed_early")
-
-    async def _exchange(self, connection: Connection, request: bytes, deadline: float) -> Response | CallFailed | None:
+        if connection is not None:
+            try:
+                outcome = await connection.send(request, deadline)
+            finally:
+                self._release(connection)
+            if outcome is not None and type(outcome) is not ConnectFailed:
+                return _given(outcome)
+        connection = await self._connect(target, deadline)
         try:
-            return await connection.send(request, deadline)
+            outcome = await connection.send(request, deadline)
         finally:
             self._release(connection)
+        return _given(outcome)
 
     async def close(self) -> None:
         """Close every idle connection now, and each other one as soon as its answer is there."""
@@ -154,7 +158,7 @@ class HttpClient:
                 self._check_address(address)
         if len(addresses) == 1:
             return await self._dial(target, addresses[0], deadline)
-        return await self._race(target, _in_turn(addresses), deadline)
+        return await self._race(target, addresses, deadline)
 
     async def _resolve(self, host: str, deadline: float) -> list[IPAddress]:
         try:
@@ -171,10 +175,11 @@ class HttpClient:
         waiting = addresses[::-1]
         try:
             while waiting or dialling:
-                if waiting:
-                    dialling.add(asyncio.create_task(self._dial(target, waiting.pop(), deadline)))
+                if waiting and len(dialling) < MOST_DIALS:
+                    dialling.add(self._loop.create_task(self._dial(target, waiting.pop(), deadline)))
+                more_may_come = waiting and len(dialling) < MOST_DIALS
                 done, dialling = await asyncio.wait(
-                    dialling, timeout=_NEXT_ADDRESS_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                    dialling, timeout=_NEXT_ADDRESS_S if more_may_come else None, return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in done:
                     error = task.exception()
@@ -203,7 +208,7 @@ class HttpClient:
         if target.scheme == "https":
             if self._ssl_context is None:
                 self._ssl_context = tls_context()
-            tls = self._ssl_context, target.host.removesuffix(".")
+            tls = Tls(self._ssl_context, target.host.removesuffix("."))
         connection = Connection(self._loop, target.destination, self._max_answer, self._forget, tls)
         self._open.add(connection)
         try:
@@ -221,11 +226,11 @@ class HttpClient:
         return connection
 
 
-def _in_turn(addresses: list[IPAddress]) -> list[IPAddress]:
-    """Both families in turn, beginning with the one that came first (RFC 8305, 4)."""
-    first = [address for address in addresses if address.version == addresses[0].version]
-    second = [address for address in addresses if address.version != addresses[0].version]
-    return [address for address in chain.from_iterable(zip_longest(first, second)) if address is not None]
+def _given(outcome: Outcome) -> Response:
+    """The answer, or the failure raised."""
+    if isinstance(outcome, Response):
+        return outcome
+    raise outcome or BadAnswer("closed_early")
 
 
 def _connect_failure(error: OSError | ValueError) -> CallFailed:

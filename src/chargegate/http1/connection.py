@@ -7,7 +7,7 @@ from typing import Final, cast
 
 import msgspec
 
-from chargegate.http1.answer import Answer, MalformedAnswer
+from chargegate.http1.answer import Answer, MalformedAnswer, common_answer
 from chargegate.http1.tls import Tls
 
 MAX_HANDSHAKE: Final = 256 * 1024
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         destination: str,
         max_answer: int,
         on_lost: "Callable[[Connection], None]",
-        tls: tuple[ssl.SSLContext, str] | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._loop = loop
         self.destination = destination
@@ -81,8 +81,8 @@ class Connection(asyncio.Protocol):
         self._max_answer = max_answer
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
-        self._tls = None if tls is None else Tls(*tls)
-        self._received = 0  # since TLS began, or the exchange began or ended
+        self._tls = tls
+        self._encrypted = 0  # bytes received since TLS began, or the exchange began or ended
         self._limit = MAX_HANDSHAKE
         self._waiter: asyncio.Future[Outcome] | None = None
         self._answer: Answer | None = None
@@ -104,21 +104,23 @@ class Connection(asyncio.Protocol):
             self._set_timer()
         self.reusable = False
         self._answer = None
-        self._received, self._limit = 0, MAX_RECEIVED
+        transport = self._transport
+        if transport is None or transport.is_closing():  # since it was connected, or used last
+            self._end(None)
+            return waiter
         if self._tls is not None:
+            self._encrypted, self._limit = 0, MAX_RECEIVED
             try:
-                self._tls.encrypt(request)
+                request = self._tls.encrypt(request)
             except ssl.SSLError:
                 self._end(None)
                 return waiter
-            request = self._tls.to_send()
-        self._transport.write(request)  # type: ignore[union-attr]  # it is connected before the client uses it
+        transport.write(request)
         return waiter
 
     def abort(self) -> None:
         self._end(None)
-        if self._transport is not None:
-            self._transport.abort()
+        self._abort()
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -142,8 +144,12 @@ class Connection(asyncio.Protocol):
 
     def _complete(self, answer: Answer) -> None:
         self.reusable = answer.persistent and not answer.surplus
-        self._received, self._limit = 0, MAX_HANDSHAKE
-        self._end(Response(answer.status, bytes(answer.body), answer.retry_after))
+        self._answered(Response(answer.status, answer.body, answer.retry_after))
+
+    def _answered(self, response: Response) -> None:
+        if self._tls is not None:
+            self._encrypted, self._limit = 0, MAX_HANDSHAKE
+        self._end(response)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -159,7 +165,7 @@ class Connection(asyncio.Protocol):
             self.lost.set_result(None)
         if self._timer is not None:
             self._timer.cancel()
-        self._not_ready(ConnectFailed("tls_failed"))
+        self._not_ready()
         if self._waiter is not None:
             answer = self._answer
             if answer is None:
@@ -170,29 +176,73 @@ class Connection(asyncio.Protocol):
                 self._end(BadAnswer("closed_early"))
 
     def data_received(self, data: bytes) -> None:
-        self._received += len(data)
-        if self._received > self._limit:
-            self._give_up()
-        elif self._tls is None:
+        tls = self._tls
+        if tls is None:
             self._read(data)
-        else:
-            self._tls.received(data)
-            if not self._tls.established:
-                self._shake_hands(self._tls)
-            if self._tls.established:
-                self._decrypt(self._tls)
+            return
+        self._encrypted += len(data)
+        if self._encrypted > self._limit:
+            self._not_ready()
+            self._give_up(BadAnswer("bad_answer"))
+            return
+        tls.received(data)
+        if not tls.established:
+            self._shake_hands(tls)
+        if tls.established:
+            self._decrypt(tls)
+
+    def _read(self, data: bytes) -> None:
+        if self._waiter is None:  # nobody asked
+            self.reusable = False
+            self._abort()
+            return
+        answer = self._answer
+        if answer is None:
+            if (common := common_answer(data, self._max_answer)) is not None:
+                self.reusable = True
+                self._answered(Response(*common, None))
+                return
+            answer = self._answer = Answer(self._max_answer)
+        try:
+            answer.feed(data)
+        except MalformedAnswer:
+            self._give_up(BadAnswer("bad_answer"))
+            return
+        if answer.done:
+            self._complete(answer)
+            if answer.surplus:
+                self._abort()
+
+    def _give_up(self, failure: CallFailed) -> None:
+        """What the receiver sends is no answer, or too much of it."""
+        self.reusable = False
+        self._end(failure)
+        self._abort()
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    # TLS
 
     def _shake_hands(self, tls: Tls) -> None:
         try:
             tls.handshake()
         except ssl.SSLError:
             self._flush(tls)  # the alert that says why
-            self._not_ready(ConnectFailed("tls_failed"))
+            self._not_ready()
             return
         self._flush(tls)
         if tls.established and not self.ready.done():
-            self._received = 0
+            self._encrypted = 0
             self.ready.set_result(None)
+
+    def _not_ready(self) -> None:
+        """TLS could not be established."""
+        if not self.ready.done():
+            self.ready.set_exception(ConnectFailed("tls_failed"))
+            self.ready.exception()  # whoever dialled may have given up, and then nobody else looks at it
+            self._close()
 
     def _decrypt(self, tls: Tls) -> None:
         try:
@@ -202,46 +252,14 @@ class Connection(asyncio.Protocol):
                     break
                 self._read(piece)
         except ssl.SSLError:
-            self._give_up()
+            # Before an answer this is the end of a handshake, such as a refused client certificate in TLS 1.3.
+            self._give_up(BadAnswer("bad_answer") if self._answer else ConnectFailed("tls_failed"))
         self._flush(tls)
 
     def _flush(self, tls: Tls) -> None:
         if (data := tls.to_send()) and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
-    def _not_ready(self, failure: CallFailed) -> None:
-        if not self.ready.done():
-            self.ready.set_exception(failure)
-            self.ready.exception()  # whoever dialled may have given up, and then nobody else looks at it
-            self._close()
-
     def _close(self) -> None:
         if self._transport is not None:
             self._transport.close()
-
-    def _give_up(self) -> None:
-        """What the receiver sends is no answer, or too much of it."""
-        self.reusable = False
-        self._not_ready(ConnectFailed("tls_failed"))
-        self._end(BadAnswer("bad_answer"))
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _read(self, data: bytes) -> None:
-        if self._waiter is None:  # nobody asked
-            self.reusable = False
-            if self._transport is not None:
-                self._transport.abort()
-            return
-        answer = self._answer
-        if answer is None:
-            answer = self._answer = Answer(self._max_answer)
-        try:
-            answer.feed(data)
-        except MalformedAnswer:
-            self._give_up()
-            return
-        if answer.done:
-            self._complete(answer)
-            if answer.surplus and self._transport is not None:
-                self._transport.abort()
