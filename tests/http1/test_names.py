@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chargegate.http1 import CallFailed, ConnectFailed, NotSent
-from chargegate.http1.names import Resolver
+from chargegate.http1.names import MAX_ADDRESSES, Resolver
 from nameserver import NameServer, name_server
 from scenario import run
 
@@ -100,6 +100,100 @@ def test_a_server_that_does_not_say_is_nobodys_fault(server: NameServer, kind: s
         assert await resolver.resolve("known.example") == [ip_address("192.0.2.1")]  # and waits for none of them
         assert not many.done() or kind == "failing"
         assert {(type(fault), fault.reason) for fault in await many} == {(NotSent, "name_not_resolved")}
+
+    resolving(server, scenario)
+
+
+def test_a_failure_is_kept_for_a_second_whatever_its_zone_says(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.negative_ttl = 3600
+
+    async def scenario(resolver: Resolver) -> None:
+        await failure(resolver, "soon.example")
+        server.names["soon.example"] = ["192.0.2.1"]
+        asked = len(server.asked)
+        await failure(resolver, "soon.example")
+        assert len(server.asked) == asked
+        now = asyncio.get_running_loop().time
+        monkeypatch.setattr(resolver, "_now", lambda: now() + 1.1)
+        assert await resolver.resolve("soon.example") == [ip_address("192.0.2.1")]
+
+    resolving(server, scenario)
+
+
+def test_a_family_that_nobody_answers_for_is_not_waited_for_to_the_end(server: NameServer) -> None:
+    server.names["half.example"] = ["192.0.2.1", "2001:db8::1"]
+    server.silent_families = {6}
+
+    async def scenario(resolver: Resolver) -> None:
+        async with asyncio.timeout(3):  # all tries take more than seven seconds
+            assert await resolver.resolve("half.example") == [ip_address("192.0.2.1")]
+
+    resolving(server, scenario)
+
+
+def test_thousands_of_silent_names_hold_up_no_other(server: NameServer) -> None:
+    server.names["known.example"] = ["192.0.2.1"]
+    server.ttl = 0
+    server.silent |= {f"silent-{number}.example" for number in range(2000)}
+
+    async def scenario(resolver: Resolver) -> None:
+        silent = [asyncio.create_task(failure(resolver, host)) for host in server.silent]
+        loop = asyncio.get_running_loop()
+        for _ in range(3):
+            assert await resolver.resolve("known.example") == [ip_address("192.0.2.1")]
+            later = loop.time() + 1.1  # by then the answer is not kept any more
+            while loop.time() < later:
+                await asyncio.sleep(0.05)
+        assert not any(task.done() for task in silent)
+        resolver.close()
+        assert {type(fault) for fault in await asyncio.gather(*silent)} == {NotSent}
+
+    resolving(server, scenario)
+
+
+def test_whoever_stops_waiting_leaves_the_answer_to_the_others(server: NameServer) -> None:
+    server.silent.add("slow.example")
+    server.names["slow.example"] = ["192.0.2.1"]
+
+    async def scenario(resolver: Resolver) -> None:
+        hasty, patient = (asyncio.create_task(resolver.resolve("slow.example")) for _ in range(2))
+        while not server.asked:
+            await asyncio.sleep(0.01)
+        hasty.cancel()
+        server.silent.clear()
+        assert await patient == [ip_address("192.0.2.1")]
+        assert hasty.cancelled()
+
+    resolving(server, scenario)
+
+
+def test_search_domains(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCALDOMAIN", "corp.example")
+    server.names["short.corp.example"] = ["192.0.2.1"]
+
+    async def scenario(resolver: Resolver) -> None:
+        assert await resolver.resolve("short") == [ip_address("192.0.2.1")]
+        assert isinstance(await failure(resolver, "short."), ConnectFailed)  # a dot at the end keeps them away
+
+    resolving(server, scenario)
+
+
+def test_a_name_with_very_many_addresses(server: NameServer) -> None:
+    server.names["many.example"] = [f"192.0.2.{last}" for last in range(25)]
+
+    async def scenario(resolver: Resolver) -> None:
+        assert len(await resolver.resolve("many.example")) == MAX_ADDRESSES
+
+    resolving(server, scenario)
+
+
+def test_nothing_can_be_asked_once_it_is_closed(server: NameServer) -> None:
+    async def scenario(resolver: Resolver) -> None:
+        resolver.close()
+        assert isinstance(await failure(resolver, "late.example"), NotSent)
+        assert not server.asked
 
     resolving(server, scenario)
 
