@@ -44,7 +44,9 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
     stack.push_async_callback(authorizer.close)
     callback = settings.callback
     guard = AddressGuard(callback.allowed_networks)
-    client = HttpClient(max_connections=callback.max_connections, check_address=guard.check)
+    client = HttpClient(
+        max_connections=callback.max_connections, check_address=guard.check, name_servers=callback.name_servers
+    )
     stack.push_async_callback(client.close)
     worker = Worker(
         queue=opened.queue,

@@ -5,7 +5,7 @@ import time
 import msgspec
 
 from chargegate.delivering.signing import Signer
-from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, TimedOut
+from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, NotSent, TimedOut
 from chargegate.model import CallbackTarget
 from chargegate.observe import Metrics
 
@@ -14,7 +14,8 @@ class Attempt(msgspec.Struct, frozen=True):
     """How an attempt ended.
 
     ``gone``: the receiver answered 410 and wants no more. ``reachable``: it was connected to and answered in time,
-    whatever it said. ``error`` is a stable code. ``retry_after`` is the header as it was sent.
+    whatever it said. ``error`` is a stable code. ``retry_after`` is the header as it was sent. ``sent`` is false where
+    nothing was sent for a reason that is not the receiver's. That is no attempt, and says nothing of the destination.
     """
 
     delivered: bool
@@ -23,6 +24,7 @@ class Attempt(msgspec.Struct, frozen=True):
     status_code: int | None
     error: str | None
     retry_after: str | None
+    sent: bool = True
 
 
 class Sender:
@@ -42,6 +44,8 @@ class Sender:
         started = time.perf_counter()
         try:
             answer = await self._client.post(target, headers, body, self._timeout)
+        except NotSent as failure:
+            return Attempt(False, False, False, None, failure.reason, None, sent=False)
         except CallFailed as failure:
             unreachable = isinstance(failure, ConnectFailed | TimedOut)
             return Attempt(False, False, not unreachable, None, failure.reason, None)
