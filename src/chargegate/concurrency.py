@@ -39,7 +39,9 @@ class ConcurrencyLimit:
         """Run ``step(argument)``, now or when a task is free. After ``drain`` was called it is not run any more."""
         self._steps.append((step, argument))
         if self._idle:
-            self._idle.pop().set_result(None)
+            waiter = self._idle.pop()
+            if not waiter.done():  # a task may be cancelled from outside, where a process ends without a drain
+                waiter.set_result(None)
         elif len(self._tasks) < self.count and not self._draining:
             self._tasks.append(asyncio.create_task(self._run_steps()))
 

@@ -203,14 +203,16 @@ def test_the_counters_say_what_the_states_say(happening: list[tuple[str, Any, An
 
     async def main() -> None:
         scene = Scene(loop)
-        for each in happening:
-            scene.happens(*each)
-            await scene.settled()
+        try:
+            for each in happening:
+                scene.happens(*each)
+                await scene.settled()
+                scene.check()
+            await scene.to_its_end()
             scene.check()
-        await scene.to_its_end()
-        scene.check()
-        await scene.concurrency.drain(0)
-        scene.deliveries.close()
+        finally:
+            await scene.concurrency.drain(0)
+            scene.deliveries.close()
 
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=lambda: loop) as runner:
         for each in (module, states_module):

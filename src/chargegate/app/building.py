@@ -44,7 +44,9 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
     stack.push_async_callback(authorizer.close)
     callback = settings.callback
     guard = AddressGuard(callback.allowed_networks)
-    client = HttpClient(max_connections=callback.max_connections, check_address=guard.check)
+    client = HttpClient(
+        max_connections=callback.max_connections, check_address=guard.check, name_servers=callback.name_servers
+    )
     stack.push_async_callback(client.close)
     worker = Worker(
         queue=opened.queue,
@@ -87,6 +89,8 @@ def build_surface(opened: Opened, working: Working | None, draining: Callable[[]
         max_body_bytes=settings.server.max_body_bytes,
         rate_limit_per_second=settings.server.rate_limit_per_second,
         rate_limit_burst=settings.server.rate_limit_burst,
+        allowed_hosts=settings.server.allowed_hosts,
+        allowed_origins=settings.server.allowed_origins,
     )
     return build_monitoring(parts) if opened.role == "worker" else build(parts)
 

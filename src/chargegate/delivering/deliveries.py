@@ -12,7 +12,7 @@ from typing import Final
 
 from chargegate.concurrency import ConcurrencyLimit
 from chargegate.delivering.destinations import Destinations
-from chargegate.delivering.lines import Destination
+from chargegate.delivering.lines import Client, Destination
 from chargegate.delivering.sender import Attempt, Outcome, Sender
 from chargegate.delivering.shares import Shares
 from chargegate.delivering.states import PARKED, TRANSITIONS, Callback, CallbackLimits, Connection, Event, State
@@ -22,9 +22,11 @@ from chargegate.observe import Metrics, log
 _SWEEP_S: Final = 1.0
 _LONG_S: Final = 5.0
 _PROMPT_S: Final = 2.0
-_LATE_S: Final = 0.001  # a timer rings so much later than asked, because clocks differ by less
+_LATE_S: Final = 0.001  # the loop's clock and the monotonic clock differ by less, so that no timer rings too early
 _TOO_LATE: Final = "deadline_exceeded"
 _TOO_MANY: Final = "too_many_waiting"
+# Every delivery needs these, and Python 3.11 looks them up slowly.
+_STARTED, _SUCCEEDED, _DELIVERED = Event.STARTED, Event.SUCCEEDED, Outcome.DELIVERED
 
 Hook = Callable[[Callback], Awaitable[None]]
 
@@ -43,7 +45,7 @@ class Deliveries:
         on_end: Hook,
     ) -> None:
         """``on_retry``: an attempt failed and will be repeated; the wait begins once this returns. ``on_end``: the
-        callback is ``DELIVERED``, or ``GIVEN_UP`` with its ``error``."""
+        callback is ``DELIVERED``, or ``GIVEN_UP`` with its ``error``. Both are called within a step."""
         self._sender = sender
         self._limits = limits
         self._concurrency = concurrency
@@ -131,19 +133,21 @@ class Deliveries:
             return False
         destination = self._destinations.get(callback.target.destination)
         client = self._shares.client(callback.client)
-        if destination.startable and self._shares.may_take(client, proven=destination.proven(self._loop.time())):
-            self._connect(callback, destination)
+        now = self._loop.time()
+        proven = destination.proven(now)
+        if destination.startable and self._shares.may_take(client, proven=proven):
+            self._connect(callback, client, destination, proven=proven, now=now)
             return True
         self._line_up(Event.HELD_BACK, callback)
         return False
 
-    def _connect(self, callback: Callback, destination: Destination) -> None:
-        now = self._loop.time()
-        client, proven = self._shares.client(callback.client), destination.proven(now)
+    def _connect(
+        self, callback: Callback, client: Client, destination: Destination, *, proven: bool, now: float
+    ) -> None:
         callback.connection = Connection(client, destination, proven, destination.open, destination.pauses, now)
         self._shares.take(client, proven=proven)
         self._destinations.take(destination)
-        self._apply(Event.STARTED, callback)
+        self._apply(_STARTED, callback)
 
     def _line_up(self, event: Event, callback: Callback) -> None:
         self._apply(event, callback)
@@ -160,13 +164,14 @@ class Deliveries:
         """Start those that may start of all that wait in a line."""
         if self._closed:
             return
-        now = time.monotonic()
-        while (line := self._shares.next_line(self._loop.time())) is not None:
+        monotonic, now = time.monotonic(), self._loop.time()
+        while (line := self._shares.next_line(now)) is not None:
             callback: Callback = next(iter(line.in_line))
-            if callback.deadline <= now:
+            if callback.deadline <= monotonic:
                 self._give_up_late(callback)
             else:
-                self._connect(callback, line.destination)
+                proven = line.destination.proven(now)
+                self._connect(callback, line.client, line.destination, proven=proven, now=now)
                 self._concurrency.run(self._attempt, callback)
 
     async def _attempt(self, callback: Callback) -> None:
@@ -183,19 +188,21 @@ class Deliveries:
             raise
         outcome = attempt.outcome
         callback.error = attempt.error
-        if outcome is not Outcome.NOT_SENT:
+        if outcome is _DELIVERED:
             callback.last_status_code = attempt.status_code
-        in_time = time.monotonic() < callback.deadline
-        if outcome is Outcome.DELIVERED:
             callback.attempts += 1
-            self._apply(Event.SUCCEEDED, callback)
+            self._apply(_SUCCEEDED, callback)
             self._give_back(callback, reachable=True)
             self._delivered.inc()
             await self._on_end(callback)
             log.info("callback delivered", request_id=callback.request_id, attempts=callback.attempts)
-        elif outcome is Outcome.NOT_SENT:
+            return
+        in_time = time.monotonic() < callback.deadline
+        if outcome is Outcome.NOT_SENT:
             await self._was_not_sent(callback, in_time=in_time)
-        elif outcome is Outcome.REFUSED:
+            return
+        callback.last_status_code = attempt.status_code
+        if outcome is Outcome.REFUSED:
             await self._refused(callback, attempt, in_time=in_time)
         else:
             await self._failed(callback, attempt, in_time=in_time)

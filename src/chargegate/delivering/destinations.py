@@ -14,7 +14,7 @@ from chargegate.observe import log
 
 _MAX_REMEMBERED: Final = 10_000
 _PROVEN_FOR_S: Final = 300.0
-_LATE_S: Final = 0.001  # a timer rings so much later than asked, because clocks differ by less
+_LATE_S: Final = 0.001  # the loop's clock counts milliseconds, and no timer may ring too early
 
 
 class Destinations:

@@ -1,4 +1,4 @@
-"""When a failed callback is tried again."""
+"""How long a failed callback waits for its next attempt, and when it gets none."""
 
 import random
 from datetime import UTC, datetime
@@ -22,8 +22,8 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     def wait_ms(self, attempts: int, retry_after: str | None, now: int, rng: random.Random) -> int | None:
         """How long to wait after that many attempts; None: give up.
 
-        Doubles from ``retry_delay_ms`` with up to a quarter more at random, so that a herd spreads out. A
-        ``Retry-After`` (RFC 9110, 10.2.3) makes it longer, never shorter.
+        The wait doubles from ``retry_delay_ms`` on, with up to a quarter more at random, so that callbacks which failed
+        together do not come back together. A ``Retry-After`` (RFC 9110, 10.2.3) makes it longer, never shorter.
         """
         if attempts >= self.max_attempts:
             return None
