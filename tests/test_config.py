@@ -65,6 +65,7 @@ KEYS: dict[str, Any] = {
     "callback.max_connections": 5,
     "callback.max_connections_per_destination": 5,
     "callback.max_parked": 5,
+    "callback.circuit.forget_after_ms": 9,
     "callback.require_https": True,
     "callback.allowed_networks": ["127.0.0.0/8", "fd00::/8"],
     "callback.name_servers": ["192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]", "[2001:db8::53]:5353"],

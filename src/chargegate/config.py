@@ -108,6 +108,7 @@ class Authorization(_Section, frozen=True):
 class DestinationCircuit(_Section, frozen=True):
     failure_threshold: Count = 5
     probe_interval_ms: PositiveMs = 5000
+    forget_after_ms: PositiveMs = 30000
 
 
 class Callback(_Section, frozen=True):
