@@ -13,8 +13,9 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from outside import Call
     from tests.contract.conftest import Reply, Service, Site
+
+    from outside import Call
 
 STATE = 'circuit_breaker_state{name="callbacks"}'
 PAUSED = 'callback_deliveries_total{outcome="paused"}'
