@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from email.utils import formatdate
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -94,7 +95,7 @@ def test_a_pause_costs_no_attempt_and_ends(
     if after == "date":
         assert calls[1].at >= until
     else:
-        assert [later.at - earlier.at >= 1 for earlier, later in zip(calls, calls[1:], strict=False)] == [True, True]
+        assert [later.at - earlier.at >= 1 for earlier, later in pairwise(calls)] == [True, True]
     assert len({call.headers["webhook-id"] for call in calls}) == 1
 
 
