@@ -1,4 +1,5 @@
-"""The floor of accepting: a bare application on the service's server that decodes the body and sends the same answer.
+"""The floor of accepting: a bare ASGI application on the service's server. It decodes the same body and sends the same
+answer.
 
 Usage: bare.py PORT; serves until it is terminated.
 """

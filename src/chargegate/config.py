@@ -25,6 +25,7 @@ TEST_PREFIX = PREFIX + "TEST_"  # where the tests' servers are
 MOVE_FROM, MOVE_TO = PREFIX + "MOVE_FROM", PREFIX + "MOVE_TO"
 _NO_KEYS = frozenset({FILE_VARIABLE, MOVE_FROM, MOVE_TO})
 DEFAULT_FILE = Path("chargegate.toml")
+_NAME_SERVER = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([1-9][0-9]{0,4}))?").fullmatch
 
 _NAME = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 _HOST = re.compile(rf"{_NAME}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*").fullmatch
@@ -107,6 +108,7 @@ class Authorization(_Section, frozen=True):
 class DestinationCircuit(_Section, frozen=True):
     failure_threshold: Count = 5
     probe_interval_ms: PositiveMs = 5000
+    forget_after_ms: PositiveMs = 30000
 
 
 class Callback(_Section, frozen=True):
@@ -120,6 +122,7 @@ class Callback(_Section, frozen=True):
     max_parked: Count = 50000
     require_https: bool = False
     allowed_networks: list[str] = []
+    name_servers: list[str] = []
     signing_secrets: list[str] = []
     circuit: DestinationCircuit = DestinationCircuit()
 
@@ -214,7 +217,25 @@ def _check(settings: Settings) -> None:
             ipaddress.ip_network(text)
         except ValueError:
             raise ConfigError(f"callback.allowed_networks: {text!r} is not a network such as '10.0.0.0/8'") from None
+    for text in settings.callback.name_servers:
+        if not _is_name_server(text):
+            raise ConfigError(
+                f"callback.name_servers: {text!r} is not an address with an optional port, such as '192.0.2.53',"
+                " '192.0.2.53:5353' or '[2001:db8::53]:5353'"
+            )
     _check_secrets(settings)
+
+
+def _is_name_server(text: str) -> bool:
+    """An IP address with an optional port. An IPv6 address stands in brackets where a port follows."""
+    match = _NAME_SERVER(text)
+    try:
+        if match is None:
+            return ipaddress.ip_address(text).version == 6 and "%" not in text
+        ipaddress.IPv6Address(match[1]) if match[1] else ipaddress.IPv4Address(match[2])
+    except ValueError:
+        return False
+    return int(match[3] or 53) <= 65535
 
 
 def scheme(url: str) -> str:

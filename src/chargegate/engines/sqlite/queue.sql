@@ -2,7 +2,7 @@
 INSERT INTO queue ({message}) VALUES {rows}
 
 -- name: delete
-DELETE FROM queue WHERE seq IN (VALUES {rows})
+DELETE FROM queue WHERE seq IN ({rows})
 
 -- name: count
 SELECT count(*), ifnull(max(seq), 0) FROM queue
