@@ -18,6 +18,7 @@ from chargegate.api.parts import Parts
 from chargegate.api.routing import Answer, Route, header
 from chargegate.api.schemas import EXAMPLE_ID, charging_request
 from chargegate.http1 import AddressBlocked
+from chargegate.keys import ANONYMOUS_CLIENT
 from chargegate.model import (
     ACCEPTED_MESSAGE,
     CallbackTarget,
@@ -111,7 +112,9 @@ class Intake:
             if token in trace.decode():
                 trace = b""
             parent = valid_traceparent(headers[b"traceparent"].decode("latin-1")) if b"traceparent" in headers else ""
-            request = ChargingRequest(new_request_id(), station, token, url, now_ms(), parent)
+            request = ChargingRequest(
+                new_request_id(), station, token, url, now_ms(), parent, client or ANONYMOUS_CLIENT
+            )
             if key is None:
                 await self._put(wrap(self._keyring, request))
                 request_id, at, repeated = request.request_id, request.accepted_at, False

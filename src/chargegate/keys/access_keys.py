@@ -4,11 +4,14 @@ import hashlib
 import hmac
 import re
 import secrets
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import msgspec
 
 Role = Literal["client", "admin"]
+
+ANONYMOUS_CLIENT: Final = "anonymous"
+"""The one client that there is where no access keys are configured."""
 
 _digest = re.compile(r"[0-9a-fA-F]{64}").fullmatch
 
