@@ -19,7 +19,7 @@ from chargegate.observe import Metrics
 
 TARGETS = [parse_callback_url(f"http://{name}.example/") for name in "abc"]
 FINAL = {State.DELIVERED, State.GIVEN_UP, State.LEFT}
-MAX, MAX_EACH, MAX_PARKED = 4, 2, 12
+MAX, MAX_EACH, MAX_PARKED = 3, 2, 8
 ANSWERS = [
     Attempt(True, False, True, 200, None, None),
     Attempt(False, False, True, 500, "http_500", None),
@@ -29,13 +29,15 @@ ANSWERS = [
     Attempt(False, True, True, 410, "http_410", None),
 ]
 
-new = st.tuples(st.just("new"), st.integers(0, 2), st.sampled_from([0, 3_000, 20_000, 60_000]))
-answered = st.tuples(st.just("answered"), st.integers(0, 9), st.sampled_from(ANSWERS))
-cancelled = st.tuples(st.just("cancelled"), st.integers(0, 9), st.none())
+new = st.tuples(st.just("new"), st.integers(0, 2), st.sampled_from([60_000, 60_000, 20_000, 3_000, 0]))
+answered = st.tuples(st.just("answered"), st.integers(0, 2), st.sampled_from(ANSWERS))
+cancelled = st.tuples(st.just("cancelled"), st.integers(0, 2), st.none())
 passes = st.tuples(st.just("passes"), st.sampled_from([0.5, 2, 6, 30]), st.none())
 room = st.tuples(st.just("room"), st.none(), st.none())
 persisting = st.tuples(st.just("persisting"), st.booleans(), st.none())
-events = st.lists(new | new | answered | answered | cancelled | passes | room | persisting, max_size=60)
+events = st.lists(
+    new | new | new | answered | answered | cancelled | passes | room | persisting, min_size=15, max_size=80
+)
 
 
 class Loop(asyncio.SelectorEventLoop):
@@ -66,7 +68,7 @@ class Scene:
                 max_parked=MAX_PARKED,
                 max_connections=MAX,
                 max_connections_per_destination=MAX_EACH,
-                circuit_failures=2,
+                circuit_failures=1,
                 circuit_probe_ms=5_000,
             ),
             concurrency=self.concurrency,
@@ -123,13 +125,17 @@ class Scene:
             assert destination.running == len(running) <= MAX_EACH
             assert destination.probing == any(each.probing for each in running)
             assert Counter(map(id, in_line)) == Counter(id(c) for c in destination.line if c.state is State.IN_LINE)
-            if in_line and not destination.open:
-                assert destination.running == MAX_EACH or destinations.running == MAX
+            if in_line and destinations.running < MAX:
+                if destination.open:
+                    assert destination.probing or destination.probe_at + 0.01 > self.loop.now
+                else:
+                    assert destination.running == MAX_EACH
         known = {destination.key for destination in destinations.all()}
         assert {c.target.destination for c in self.callbacks if c.state in (State.IN_LINE, State.RUNNING)} <= known
         assert Counter(map(id, self.ended)) == Counter(
             id(callback) for callback in self.callbacks if callback.state in (State.DELIVERED, State.GIVEN_UP)
         )
+        assert {callback.state for callback in self.callbacks if callback.probing} <= {State.RUNNING}
         assert self.concurrency.failed == 0
 
     async def to_its_end(self) -> None:

@@ -70,6 +70,14 @@ def unwrap(keyring: Keyring, message: Message) -> tuple[ChargingRequest, int]:
     return request, sealed.replayed_at
 
 
+def client_of(keyring: Keyring, message: Message) -> str:
+    """Whose request it is; empty where nobody knows, or no key at hand opens it."""
+    try:
+        return unwrap(keyring, message)[0].client
+    except (CannotOpen, Invalid):
+        return ""
+
+
 def examine(request: ChargingRequest) -> tuple[CallbackTarget | None, dict[str, str]]:
     """The callback target of a request from a queue, and the rules that it breaks, by field. Others may write to a
     broker too. The target is None where the URL is at fault."""

@@ -46,58 +46,61 @@ class GroupCommit(Generic[Item, Answer]):
         """The future of the item's answer. It raises ``Unavailable``, or what became of the item. A caller that is
         cancelled leaves its item to be committed all the same."""
         waiter: asyncio.Future[Answer] = self._loop.create_future()
-        self._add(item, waiter)
+        if self._task is None or self._closed:
+            self._start()
+        self._gathered.append((item, waiter))
         return waiter
 
     def post(self, item: Item) -> None:
         """Commit it soon; nobody waits. While the store is unavailable it is tried again every second."""
-        if self._retry is None:
-            self._add(item, None)
-        else:
+        if self._retry is not None:
             self._deferred.append(item)
+            return
+        if self._task is None or self._closed:
+            self._start()
+        self._gathered.append((item, None))
 
-    def _add(self, item: Item, waiter: "asyncio.Future[Answer] | None") -> None:
+    def _start(self) -> None:
         if self._closed:
             raise Unavailable("closed")
-        self._gathered.append((item, waiter))
-        if self._task is None:
-            self._task = self._loop.create_task(self._run())
+        self._task = self._loop.create_task(self._run())
 
     async def _run(self) -> None:
         while self._gathered:
-            batch, self._gathered = self._gathered[: self._max_items], self._gathered[self._max_items :]
+            batch, self._gathered = self._gathered, []
+            if len(batch) > self._max_items:
+                batch, self._gathered = batch[: self._max_items], batch[self._max_items :]
             self._committing = len(batch)
+            items = [item for item, _ in batch]
+            answers: Sequence[Any] | None
             try:
-                answers = await self._answers([item for item, _ in batch])
+                answers = await self._commit(items)
             except Unavailable as error:
                 batch, self._gathered = batch + self._gathered, []
                 answers = [error] * len(batch)
+            except Exception as error:  # noqa: BLE001 - it is told to whom it belongs, and to nobody else
+                answers = [error] if len(items) == 1 else [await self._alone(item) for item in items]
             self._committing = 0
-            for (item, waiter), answer in zip(batch, answers, strict=True):
-                if waiter is None:
-                    if isinstance(answer, Exception):
-                        self._failed(item, answer)
-                elif not waiter.done():
-                    if isinstance(answer, Exception):
-                        waiter.set_exception(answer)
-                    else:
-                        waiter.set_result(answer)
+            self._hand_out(batch, [None] * len(batch) if answers is None else answers)
         self._task = None
 
-    async def _answers(self, items: list[Item]) -> Sequence[Any]:
-        try:
-            answers = await self._commit(items)
-        except Unavailable:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told to whom it belongs, and to nobody else
-            return [error] if len(items) == 1 else [await self._alone(item) for item in items]
-        return [None] * len(items) if answers is None else answers
+    def _hand_out(self, batch: "list[tuple[Item, asyncio.Future[Answer] | None]]", answers: Sequence[Any]) -> None:
+        for (item, waiter), answer in zip(batch, answers, strict=True):
+            if waiter is None:
+                if isinstance(answer, Exception):
+                    self._failed(item, answer)
+            elif not waiter.done():
+                if isinstance(answer, Exception):
+                    waiter.set_exception(answer)
+                else:
+                    waiter.set_result(answer)
 
     async def _alone(self, item: Item) -> Any:
         try:
-            return (await self._answers([item]))[0]
-        except Unavailable as error:
+            answers = await self._commit([item])
+        except Exception as error:  # noqa: BLE001 - as above
             return error
+        return None if answers is None else answers[0]
 
     def _failed(self, item: Item, error: Exception) -> None:
         if not isinstance(error, Unavailable):
@@ -113,7 +116,7 @@ class GroupCommit(Generic[Item, Answer]):
             self._retry = None
         deferred, self._deferred = self._deferred, []
         for item in deferred:
-            self._add(item, None)
+            self.post(item)
 
     async def _end_of_commits(self) -> None:
         if self._task is not None:

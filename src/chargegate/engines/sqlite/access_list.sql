@@ -1,5 +1,5 @@
 -- name: look_up
-SELECT {entry} FROM access_list WHERE driver_token_hash IN (VALUES {rows})
+SELECT {entry} FROM access_list WHERE driver_token_hash IN ({rows})
 
 -- name: page
 SELECT {entry} FROM access_list WHERE driver_token_hash > ? ORDER BY driver_token_hash LIMIT ?

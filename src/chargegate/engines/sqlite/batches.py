@@ -2,7 +2,9 @@
 
 import asyncio
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import msgspec
@@ -86,30 +88,24 @@ class Batches:
         """Do it soon; nobody waits. While the file is unavailable it is tried again every second."""
         self._group.post((operation, item))
 
-    async def _batch(self, submitted: list[tuple[Operation, Any]]) -> Sequence[Any]:
-        batch: _Items = {}
+    async def _batch(self, submitted: list[tuple[Operation, Any]]) -> Sequence[Any] | None:
+        batch: defaultdict[Operation, list[Any]] = defaultdict(list)
         for operation, item in submitted:
-            if operation in batch:
-                batch[operation].append(item)
-            else:
-                batch[operation] = [item]
+            batch[operation].append(item)
         try:
             answers = await self._thread.run(lambda connection: self._run(connection, batch))
         except sqlite3.Error as error:
             if len(submitted) == 1 or _is_environment(error):
                 raise Unavailable(str(error)) from None
             raise
+        following = {}
         for (operation, items), answered in zip(batch.items(), answers, strict=True):
             if operation.landed is not None and answered is not None:
                 operation.landed(list(zip(items, answered, strict=True)))
+            following[operation] = repeat(None).__next__ if answered is None else iter(answered).__next__
         if len(batch) == 1:
-            return answers[0] or [None] * len(submitted)
-        following = {
-            operation: iter(answered)
-            for operation, answered in zip(batch, answers, strict=True)
-            if answered is not None
-        }
-        return [next(following[operation]) if operation in following else None for operation, _ in submitted]
+            return answers[0]
+        return [following[operation]() for operation, _ in submitted]
 
     async def close(self) -> None:
         """Do what has gathered, then end the thread. May be called twice."""

@@ -93,16 +93,25 @@ class StorePart:
         self._raised_as = raised_as
 
     async def write(self, operation: Operation, item: Any) -> Any:
-        with self._raised_as:
+        try:  # as this is called several times for each request, nothing is entered where nothing fails
             return await self._store.submit(operation, item)
+        except Unavailable:
+            with self._raised_as:
+                raise
 
     def post(self, operation: Operation, item: Any) -> None:
-        with self._raised_as:
+        try:  # as above
             self._store.post(operation, item)
+        except Unavailable:
+            with self._raised_as:
+                raise
 
     async def look_up(self, operation: Operation, item: Any) -> Any:
-        with self._raised_as:
+        try:  # as above
             return await self._store.look_up(operation, item)
+        except Unavailable:
+            with self._raised_as:
+                raise
 
     async def read(self, query: Work[T]) -> T:
         with self._raised_as:

@@ -16,7 +16,7 @@ def many(
     connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]]
 ) -> Iterator[tuple[sqlite3.Cursor, int]]:
     """Run a statement with as many rows as fit in place of ``{rows}``, until all are done, and yield each cursor with
-    its number of rows.
+    its number of rows. Rows of one value stand there without parentheses, as a list for ``IN``.
 
     One statement for many rows is one call into SQLite, and so one release of the interpreter's lock.
     """
@@ -36,7 +36,7 @@ def run_many(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequ
 
 @cache
 def _with_rows(statement: str, count: int, width: int) -> str:
-    row = f"({', '.join('?' * width)})"
+    row = "?" if width == 1 else f"({', '.join('?' * width)})"
     return statement.replace("{rows}", ", ".join([row] * count))
 
 

@@ -1,7 +1,6 @@
 """Threads that use SQLite, so that the event loop never waits for the disk."""
 
 import asyncio
-import contextlib
 import queue
 import sqlite3
 import threading
@@ -46,8 +45,10 @@ class ConnectionThreads:
                 result = work(connection)
             except Exception as raised:  # noqa: BLE001 - raised where the work is waited for
                 error = raised
-            with contextlib.suppress(RuntimeError):  # the event loop is closed, and nobody waits any more
+            try:
                 self._loop.call_soon_threadsafe(_settle, answer, result, error)
+            except RuntimeError:  # the event loop is closed, and nobody waits any more
+                continue
         if connection is not None:
             connection.close()
 
