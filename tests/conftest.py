@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from chargegate.observe import configure_logging, log
+
+settings.register_profile("chargegate", settings.default, deadline=None)  # the machine that runs the tests may be busy
+settings.load_profile("chargegate")
 
 pytest_plugins = ["servers.fixtures", "databases", "messages"]
 

@@ -1,4 +1,4 @@
-"""A drain ends every step, also one that ignores its cancellation."""
+"""Every step ends when it is told to, also one that ignores its cancellation."""
 
 import asyncio
 
@@ -28,3 +28,32 @@ def test_a_step_that_ignores_a_cancellation_is_cancelled_again(monkeypatch: pyte
 
     asyncio.run(drain())
     assert len(cancelled) == 2
+
+
+def test_steps_that_are_cancelled_without_a_drain_end() -> None:
+    """One of them starts another step while it is cancelled, as a cancelled attempt does at its destination's limit."""
+
+    async def main() -> None:
+        async def started(_: object) -> None:
+            await asyncio.Event().wait()
+
+        async def starts(_: object) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                limit.run(started, None)
+
+        async def nothing(_: object) -> None: ...
+
+        limit = concurrency.ConcurrencyLimit(2, lambda: None)
+        limit.run(nothing, None)
+        limit.run(starts, None)
+        await asyncio.sleep(0.01)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        assert len(tasks) == 2
+        for task in tasks:
+            task.cancel()
+        _, running = await asyncio.wait(tasks, timeout=5)
+        assert not running
+
+    asyncio.run(main())

@@ -26,6 +26,12 @@ KEYS: dict[str, Any] = {
     "server.request_timeout_ms": 5,
     "server.rate_limit_per_second": 1.5,
     "server.rate_limit_burst": 5,
+    "server.max_connections_per_address": 7,
+    "server.allowed_hosts": ["gate.example", "192.0.2.1:8080", "[2001:db8::1]"],
+    "server.allowed_origins": ["https://desk.example", "http://desk.example:3000"],
+    "server.tls_certificate": "server.pem",
+    "server.tls_key": "server.key",
+    "server.tls_client_ca": "clients.pem",
     "queue.url": "memory://",
     "queue.max_size": 5,
     "queue.consumer_concurrency": 1,
@@ -60,8 +66,10 @@ KEYS: dict[str, Any] = {
     "callback.max_connections": 5,
     "callback.max_connections_per_destination": 5,
     "callback.max_parked": 5,
+    "callback.circuit.forget_after_ms": 9,
     "callback.require_https": True,
     "callback.allowed_networks": ["127.0.0.0/8", "fd00::/8"],
+    "callback.name_servers": ["192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]", "[2001:db8::53]:5353"],
     "callback.signing_secrets": [WEBHOOK, WEBHOOK],
     "callback.circuit.failure_threshold": 7,
     "callback.circuit.probe_interval_ms": 7,
@@ -74,6 +82,12 @@ KEYS: dict[str, Any] = {
     "monitoring.health_check.enabled": False,
     "logging.level": "error",
     "logging.format": "json",
+}
+
+BESIDE = {  # the keys that a key is not set without
+    "server.tls_certificate": ["server.tls_key"],
+    "server.tls_key": ["server.tls_certificate"],
+    "server.tls_client_ca": ["server.tls_certificate", "server.tls_key"],
 }
 
 
@@ -115,11 +129,12 @@ def test_the_table_here_has_every_key() -> None:
 @pytest.mark.parametrize("key", KEYS)
 def test_each_key_is_set_by_file_and_by_environment(key: str, tmp_path: Path) -> None:
     value = KEYS[key]
+    beside = {variable(other): KEYS[other] for other in BESIDE.get(key, ())}
     file = tmp_path / "c.toml"
     file.write_text(toml(key, json.dumps(value)))
-    assert value_of(load(str(file), {}), key) == value
+    assert value_of(load(str(file), beside), key) == value
     text = value if isinstance(value, str) else json.dumps(value)
-    assert value_of(load(None, {variable(key): text}), key) == value
+    assert value_of(load(None, {variable(key): text, **beside}), key) == value
     if isinstance(value, list):
         assert value_of(load(None, {variable(key): " , ".join(map(str, value))}), key) == value
     if key not in ("database.url", "cache.url"):
@@ -226,6 +241,15 @@ def test_loopback_needs_no_keys(host: str) -> None:
         ("[callback]\nmax_attempts = 0", "callback.max_attempts"),
         ("[callback]\nallowed_networks = ['10.0.0.1/8']", "callback.allowed_networks"),
         ("[callback]\nallowed_networks = '10.0.0.0/8'", "callback.allowed_networks"),
+        ("[callback]\nname_servers = ['ns.example']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['192.0.2.53:']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['192.0.2.53:0']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['192.0.2.53:65536']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['[192.0.2.53]:53']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['[2001:db8::53']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['[2001:db8::53]5353']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['fe80::1%eth0']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['']", "callback.name_servers"),
         ("[callback]\nsigning_secrets = ['hidden']", "callback.signing_secrets"),
         ("[callback]\nsigning_secrets = ['whsec_hidden!']", "callback.signing_secrets"),
         ("[callback]\nsigning_secrets = ['whsec_aGlkZGVu']", "callback.signing_secrets"),
@@ -358,3 +382,21 @@ def test_settings_cannot_be_changed() -> None:
         name = msgspec.structs.fields(typing.cast("Any", section))[0].name
         with pytest.raises(AttributeError):
             setattr(section, name, None)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"allowed_hosts": "http://gate.example"}, "server.allowed_hosts: 'http://gate.example' is not a host name"),
+        ({"allowed_hosts": "*"}, "server.allowed_hosts: "),
+        ({"allowed_origins": "gate.example"}, "server.allowed_origins: 'gate.example' is not an origin"),
+        ({"allowed_origins": "https://gate.example/path"}, "server.allowed_origins: "),
+        ({"tls_certificate": "a.pem"}, "server.tls_key: is required, because server.tls_certificate is set"),
+        ({"tls_key": "a.key"}, "server.tls_certificate: is required, because server.tls_key is set"),
+        ({"tls_client_ca": "ca.pem"}, "server.tls_certificate: is required, because server.tls_client_ca is set"),
+    ],
+)
+def test_the_rules_of_the_server_section(values: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, {variable(f"server.{key}"): value for key, value in values.items()})
+    assert str(caught.value).startswith(said)

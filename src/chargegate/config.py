@@ -4,6 +4,7 @@ import base64
 import binascii
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,11 @@ TEST_PREFIX = PREFIX + "TEST_"  # where the tests' servers are
 MOVE_FROM, MOVE_TO = PREFIX + "MOVE_FROM", PREFIX + "MOVE_TO"
 _NO_KEYS = frozenset({FILE_VARIABLE, MOVE_FROM, MOVE_TO})
 DEFAULT_FILE = Path("chargegate.toml")
+_NAME_SERVER = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([1-9][0-9]{0,4}))?").fullmatch
+
+_NAME = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_HOST = re.compile(rf"{_NAME}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*").fullmatch
+_ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{_NAME}/?").fullmatch
 
 Ms = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
 PositiveMs = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
@@ -43,6 +49,12 @@ class Server(_Section, frozen=True):
     request_timeout_ms: PositiveMs = 15000
     rate_limit_per_second: Annotated[float, Meta(ge=0, le=1_000_000)] = 0
     rate_limit_burst: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    max_connections_per_address: Count = 1000
+    allowed_hosts: list[str] = []
+    allowed_origins: list[str] = []
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
 
 
 class Queue(_Section, frozen=True):
@@ -97,6 +109,7 @@ class Authorization(_Section, frozen=True):
 class DestinationCircuit(_Section, frozen=True):
     failure_threshold: Count = 5
     probe_interval_ms: PositiveMs = 5000
+    forget_after_ms: PositiveMs = 30000
 
 
 class Callback(_Section, frozen=True):
@@ -110,6 +123,7 @@ class Callback(_Section, frozen=True):
     max_parked: Count = 50000
     require_https: bool = False
     allowed_networks: list[str] = []
+    name_servers: list[str] = []
     signing_secrets: list[str] = []
     circuit: DestinationCircuit = DestinationCircuit()
 
@@ -197,13 +211,32 @@ def _check(settings: Settings) -> None:
     check_url("cache.url", settings.cache.url)
     check_lease(settings.queue.url, settings.queue.lease_ms)
     _check_door(settings)
+    _check_server(settings.server)
     _check_authorization(settings.authorization)
     for text in settings.callback.allowed_networks:
         try:
             ipaddress.ip_network(text)
         except ValueError:
             raise ConfigError(f"callback.allowed_networks: {text!r} is not a network such as '10.0.0.0/8'") from None
+    for text in settings.callback.name_servers:
+        if not _is_name_server(text):
+            raise ConfigError(
+                f"callback.name_servers: {text!r} is not an address with an optional port, such as '192.0.2.53',"
+                " '192.0.2.53:5353' or '[2001:db8::53]:5353'"
+            )
     _check_secrets(settings)
+
+
+def _is_name_server(text: str) -> bool:
+    """An IP address with an optional port. An IPv6 address stands in brackets where a port follows."""
+    match = _NAME_SERVER(text)
+    try:
+        if match is None:
+            return ipaddress.ip_address(text).version == 6 and "%" not in text
+        ipaddress.IPv6Address(match[1]) if match[1] else ipaddress.IPv4Address(match[2])
+    except ValueError:
+        return False
+    return int(match[3] or 53) <= 65535
 
 
 def scheme(url: str) -> str:
@@ -246,6 +279,22 @@ def _check_door(settings: Settings) -> None:
             f"server.host: {one_line(host)} is reachable by others and security.api_keys is empty; make keys with"
             " `chargegate keys create`, or set security.allow_anonymous = true"
         )
+
+
+def _check_server(server: Server) -> None:
+    for host in server.allowed_hosts:
+        if not _HOST(host):
+            raise ConfigError(f"server.allowed_hosts: {one_line(host)!r} is not a host name or an address")
+    for origin in server.allowed_origins:
+        if not _ORIGIN(origin):
+            raise ConfigError(
+                f"server.allowed_origins: {one_line(origin)!r} is not an origin such as 'https://a.example'"
+            )
+    if bool(server.tls_certificate) != bool(server.tls_key):
+        given, missing = ("tls_certificate", "tls_key") if server.tls_certificate else ("tls_key", "tls_certificate")
+        raise ConfigError(f"server.{missing}: is required, because server.{given} is set")
+    if server.tls_client_ca and not server.tls_certificate:
+        raise ConfigError("server.tls_certificate: is required, because server.tls_client_ca is set")
 
 
 def _check_authorization(authorization: Authorization) -> None:

@@ -6,14 +6,15 @@ back if this process dies.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final, TypeVar, TypeVarTuple
 
 import msgspec
 
 from chargegate.authorizers.decider import Decider
 from chargegate.concurrency import ConcurrencyLimit
-from chargegate.delivering.deliveries import Callback, CallbackLimits, Deliveries, State
+from chargegate.delivering.deliveries import Deliveries
 from chargegate.delivering.sender import Sender
+from chargegate.delivering.states import Callback, CallbackLimits, State
 from chargegate.keys import KeyMissing, Keyring
 from chargegate.ledger.base import DecisionLedger, LedgerUnavailable
 from chargegate.ledger.records import Finished, Recorded
@@ -23,6 +24,7 @@ from chargegate.queues.base import Delivery, Queue, QueueUnavailable
 from chargegate.queues.envelope import Opened, open_message
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _MAX_BATCH: Final = 64
 _PAUSE_S: Final = 1.0
@@ -80,8 +82,13 @@ class Worker:
 
     @property
     def parked(self) -> int:
-        """Callbacks that wait for a retry, a connection or a circuit."""
+        """Callbacks that wait for a retry, a connection, a pause or a circuit."""
         return self._deliveries.parked
+
+    @property
+    def overdue(self) -> int:
+        """Callbacks that have waited for long because all connections that they may have are in use."""
+        return self._deliveries.overdue
 
     @property
     def open_circuits(self) -> int:
@@ -108,7 +115,8 @@ class Worker:
 
     async def _receive(self) -> None:
         while True:
-            if not self._deliveries.make_room() or self._concurrency.free <= 0:
+            self._deliveries.make_room()
+            if self._concurrency.free <= 0:
                 self._room.clear()
                 await self._room.wait()
                 continue
@@ -152,7 +160,7 @@ class Worker:
         if target is None:
             malformed = Reason.MALFORMED.value
             ended = Finished(request.request_id, RequestStatus.FAILED, 0, None, malformed, now_ms(), opened.sealed)
-            await self._persist(lambda: self._ledger.finish(ended))
+            await self._persist(self._ledger.finish, ended)
             await self._ack(work)
             return
         callback = Callback(
@@ -162,6 +170,7 @@ class Worker:
             request.traceparent,
             recorded.attempts,
             recorded.started_at + self._deadline_ms,
+            client="",
         )
         await self._deliveries.deliver(callback)
 
@@ -170,10 +179,10 @@ class Worker:
         has ended already."""
         request, recorded = opened.request, None
         if opened.replayed_at or not work.delivery.fresh:
-            recorded = await self._persist(lambda: self._ledger.recorded(request.request_id))
+            recorded = await self._persist(self._ledger.recorded, request.request_id)
         if recorded is None:
             decision = await self._decider.decide(request, malformed=opened.malformed)
-            recorded = await self._persist(lambda: self._ledger.record(decision, request.accepted_at, request.client))
+            recorded = await self._persist(self._ledger.record, decision, request.accepted_at, request.client)
             if recorded.decision == decision:
                 self._decider.count(decision)
         if recorded.finished_at is None:
@@ -181,12 +190,17 @@ class Worker:
         if opened.replayed_at <= recorded.finished_at:
             return None
         started_at = work.created_at = now_ms()
-        await self._persist(lambda: self._ledger.restart(request.request_id, started_at))
+        await self._persist(self._ledger.restart, request.request_id, started_at)
         return Recorded(recorded.decision, 0, started_at, None)
 
     async def _record_attempt(self, callback: Callback) -> None:
-        status_code, error = callback.last_status_code, callback.error
-        await self._persist(lambda: self._ledger.attempted(callback.request_id, callback.attempts, status_code, error))
+        await self._persist(
+            self._ledger.attempted,
+            callback.request_id,
+            callback.attempts,
+            callback.last_status_code,
+            callback.error,
+        )
 
     async def _record_end(self, callback: Callback) -> None:
         work = self._in_flight[callback.request_id]
@@ -205,7 +219,7 @@ class Worker:
             now_ms(),
             sealed,
         )
-        await self._persist(lambda: self._ledger.finish(ended))
+        await self._persist(self._ledger.finish, ended)
         await self._ack(work)
         if delivered:
             self._end_to_end.observe((now_ms() - work.created_at) / 1000)
@@ -216,11 +230,11 @@ class Worker:
         for delivery in work.redelivered:
             self._accept(Delivery(delivery.message, delivery.handle, fresh=False))
 
-    async def _persist(self, write: Callable[[], Awaitable[T]]) -> T:
+    async def _persist(self, write: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
         """Nothing goes on before it is on disk: a full disk or a lost database makes this wait, within its step."""
         while True:
             try:
-                return await write()
+                return await write(*args)
             except LedgerUnavailable as error:
                 log.warning("ledger unavailable, waiting for it", error=str(error))
                 await asyncio.sleep(_PAUSE_S)

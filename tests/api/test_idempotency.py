@@ -137,7 +137,7 @@ def test_when_the_first_one_fails_the_others_get_the_same_error(serve: Callable[
     async def send() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=service.http.base_url, limits=httpx.Limits(max_connections=10)) as client:
             sent = [asyncio.create_task(client.post(SESSION, json=BODY, headers=KEY)) for _ in range(10)]
-            await asyncio.to_thread(eventually, lambda: len(service.server._state.tasks) == 10)
+            await asyncio.to_thread(eventually, lambda: service.server.under_way == 10)
             service._loop.call_soon_threadsafe(gate.open.set)
             return await asyncio.gather(*sent)
 

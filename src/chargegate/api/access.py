@@ -23,10 +23,9 @@ class Guard:
         """The caller's key; ``ANONYMOUS`` where none are configured. Raises ``Refused``: 401, 403."""
         if not self._keys:
             return ANONYMOUS
-        # A client that sends both headers needs a valid key in both: it must not use two methods (RFC 6750, section 2).
-        keys = [self._keys.find(presented) for presented in _presented(headers)]
-        key = keys[0] if keys else None
-        if key is None or None in keys:
+        presented = _presented(headers)
+        key = None if presented is None else self._keys.find(presented)
+        if key is None:
             raise Refused(
                 401,
                 "unauthorized",
@@ -38,14 +37,13 @@ class Guard:
         return key
 
 
-def _presented(headers: Mapping[bytes, bytes]) -> list[str]:
-    found = []
+def _presented(headers: Mapping[bytes, bytes]) -> str | None:
+    """The key that was sent; in which of the two headers does not matter, and ``Origins`` sees that it is only one."""
     if b"authorization" in headers:
         scheme, _, credentials = headers[b"authorization"].partition(b" ")
-        found.append(credentials.strip().decode("latin-1") if scheme.lower() == b"bearer" else "")
-    if b"x-api-key" in headers:
-        found.append(headers[b"x-api-key"].decode("latin-1"))
-    return found
+        return credentials.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
+    given = headers.get(b"x-api-key")
+    return None if given is None else given.decode("latin-1")
 
 
 class RateLimit:
@@ -66,7 +64,7 @@ class RateLimit:
         """
         if not self._rate:
             return
-        caller = name or _network(client)
+        caller = name or network_of(client)
         now = self._clock()
         left, seen = self._buckets.pop(caller, (self._burst, now))
         left = min(self._burst, left + (now - seen) * self._rate)
@@ -80,7 +78,7 @@ class RateLimit:
             raise Refused(429, "rate_limited", "Too many requests; see Retry-After.", headers=headers)
 
 
-def _network(client: Any) -> str:
+def network_of(client: Any) -> str:
     """The address. Of IPv6 it is the /64 network: a client that has one address there has all of them."""
     address = str(client[0]) if client else ""
     if ":" not in address:

@@ -12,8 +12,9 @@ from chargegate.api.access import Guard, RateLimit
 from chargegate.api.bodies import read_json
 from chargegate.api.callback import DECISION
 from chargegate.api.errors import ClientGone, refusal, send_refusal, unavailable
-from chargegate.api.headers import SECURITY, new_trace_id, trace_id, without_token
+from chargegate.api.headers import SECURITY, given_trace_id, new_trace_id, trace_id
 from chargegate.api.idempotency import Idempotency
+from chargegate.api.origins import Origins
 from chargegate.api.parts import Parts
 from chargegate.api.routing import Answer, Route, header
 from chargegate.api.schemas import EXAMPLE_ID, charging_request
@@ -83,7 +84,8 @@ class Acceptance(msgspec.Struct):
 class Intake:
     """Accepts requests to charge: answers 202 when the queue has the request, and never before."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, origins: Origins) -> None:
+        self._check_origin = origins.check
         self._admit = Guard(parts.access_keys).admit
         self._draining = parts.draining
         self._limit = parts.max_body_bytes
@@ -100,9 +102,10 @@ class Intake:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        trace = trace_id(headers) if b"x-request-id" in headers else b""
+        trace = (given_trace_id(headers) or new_trace_id()) if b"x-request-id" in headers else b""
         body = b""
         try:
+            self._check_origin(scope, headers)
             if self._draining():
                 raise unavailable("The service is shutting down.")
             caller = self._admit(headers, "client")
@@ -126,7 +129,7 @@ class Intake:
         except ClientGone:
             return
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is logged and the client gets an answer
-            await self._refuse(fault, send, without_token(trace or new_trace_id(), _decoded(body)))
+            await self._refuse(fault, send, trace_id(headers, body))
             return
         trace = trace or request_id.encode()
         outcome = "repeated" if repeated else "accepted"
@@ -176,14 +179,6 @@ class Intake:
             self._warned_at = time.monotonic()
             log.warning("requests are refused", message=refused.message)
         await send_refusal(send, refused, *SECURITY, (b"x-request-id", trace))
-
-
-def _decoded(body: bytes) -> object:
-    """What a refused body holds, so that its token stays out of the answer. None where it is not JSON."""
-    try:
-        return msgspec.json.decode(body) if body else None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return None
 
 
 def route(parts: Parts) -> Route:

@@ -1,6 +1,6 @@
 """What the HTTP surface is built from."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chargegate.keys import AccessKeys, Keyring
@@ -40,3 +40,5 @@ class Parts:
     rate_limit_burst: int
     metrics_enabled: bool
     health_enabled: bool
+    allowed_hosts: Sequence[str] = ()
+    allowed_origins: Sequence[str] = ()

@@ -39,11 +39,13 @@ def header(name: str, description: str, pattern: str = "", *, required: bool = F
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A JSON request body: a named schema and an example of it."""
+    """A JSON request body: a named schema and an example of it. Where it ``may_be_empty``, no body is as good as an
+    empty object; the content type is wanted all the same."""
 
     name: str
     schema: Schema
     example: Schema
+    may_be_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +115,11 @@ class Route:
 
     def refusals(self, *, keys_required: bool) -> list[int]:
         """Every status that it may be refused with."""
-        statuses = set(self.errors)
-        if self.parameters or self.body:
-            statuses.add(400)
+        statuses = {400, 403, *self.errors}
         if self.body:
             statuses |= {413, 415}
         if self.access != "open":
             statuses |= {503, 401} if keys_required else {503}
-        if self.access == "admin" and keys_required:
-            statuses.add(403)
         return sorted(statuses)
 
 

@@ -52,7 +52,9 @@ def build_authorizer(
         )
     elif chosen.backend == "http":
         authorizer = HttpAuthorizer(
-            HttpClient(max_connections=settings.queue.consumer_concurrency),
+            HttpClient(
+                max_connections=settings.queue.consumer_concurrency, name_servers=settings.callback.name_servers
+            ),
             parse_callback_url(chosen.url),
             max_retries=chosen.max_retries,
             timeout_ms=chosen.timeout_ms,

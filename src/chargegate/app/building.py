@@ -14,11 +14,11 @@ from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
 from chargegate.authorizers.decider import Decider
 from chargegate.config import Callback, scheme
-from chargegate.delivering.deliveries import CallbackLimits
 from chargegate.delivering.guard import AddressGuard
 from chargegate.delivering.retry import RetryPolicy
 from chargegate.delivering.sender import Sender
 from chargegate.delivering.signing import Signer
+from chargegate.delivering.states import CallbackLimits
 from chargegate.engines import engine_of
 from chargegate.http1 import HttpClient
 from chargegate.keys import AccessKeys
@@ -44,7 +44,9 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
     stack.push_async_callback(authorizer.close)
     callback = settings.callback
     guard = AddressGuard(callback.allowed_networks)
-    client = HttpClient(max_connections=callback.max_connections, check_address=guard.check)
+    client = HttpClient(
+        max_connections=callback.max_connections, check_address=guard.check, name_servers=callback.name_servers
+    )
     stack.push_async_callback(client.close)
     worker = Worker(
         queue=opened.queue,
@@ -89,6 +91,8 @@ def build_surface(opened: Opened, working: Working | None, draining: Callable[[]
         max_body_bytes=settings.server.max_body_bytes,
         rate_limit_per_second=settings.server.rate_limit_per_second,
         rate_limit_burst=settings.server.rate_limit_burst,
+        allowed_hosts=settings.server.allowed_hosts,
+        allowed_origins=settings.server.allowed_origins,
     )
     return build_monitoring(parts) if opened.role == "worker" else build(parts)
 
@@ -120,4 +124,5 @@ def _callback_limits(callback: Callback) -> CallbackLimits:
         max_connections_per_destination=callback.max_connections_per_destination,
         circuit_failures=callback.circuit.failure_threshold,
         circuit_probe_ms=callback.circuit.probe_interval_ms,
+        circuit_forget_ms=callback.circuit.forget_after_ms,
     )

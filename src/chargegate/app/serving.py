@@ -12,6 +12,7 @@ from chargegate.api.server import Server
 from chargegate.app.building import build_surface, build_worker
 from chargegate.app.opening import Opened, StartError, check_keys, naming_database, open_parts
 from chargegate.app.process import Role, end_signals, inbound_connections
+from chargegate.app.tls import server_context
 from chargegate.config import Settings, scheme
 from chargegate.engines import ENGINES, engine_of
 from chargegate.ledger.base import LedgerUnavailable
@@ -112,6 +113,7 @@ async def _listen(settings: Settings, role: Role, surface: ASGIApp, max_connecti
     """The base URL that answers now."""
     section, place = ("worker", settings.worker) if role == "worker" else ("server", settings.server)
     server = Server()
+    tls = None if role == "worker" else server_context(settings.server)
     try:
         await server.start(
             surface,
@@ -119,11 +121,13 @@ async def _listen(settings: Settings, role: Role, surface: ASGIApp, max_connecti
             place.port,
             request_timeout_ms=settings.server.request_timeout_ms,
             max_connections=max_connections,
+            max_connections_per_address=settings.server.max_connections_per_address,
+            tls=tls,
         )
     except OSError as error:
         raise StartError(f"{section}.port: {error}") from None
     stack.push_async_callback(server.stop, LAST_ANSWERS_S)
-    return f"http://{_authority(place.host)}:{server.port}"
+    return f"{server.scheme}://{_authority(place.host)}:{server.port}"
 
 
 async def _drain(worker: Worker, grace_s: float, at_once: asyncio.Event) -> None:

@@ -1,4 +1,4 @@
-"""From what an authorizer says, or fails to say, to a decision."""
+"""Makes a decision of what an authorizer answers, and of its failure to answer."""
 
 import time
 
@@ -9,7 +9,7 @@ from chargegate.observe import Metrics, log
 
 
 class Decider:
-    """Decides every request: whoever cannot be asked any more, or does not answer, makes it ``unknown``."""
+    """Decides every request. A request that came too late, or whose authorizer does not answer, is ``unknown``."""
 
     def __init__(self, authorizer: Authorizer, keyring: Keyring, metrics: Metrics, *, max_age_ms: int) -> None:
         self._authorizer = authorizer
@@ -19,8 +19,8 @@ class Decider:
         self._decided = {status: metrics.decisions.labels(status.value) for status in Status}
 
     async def decide(self, request: ChargingRequest, *, malformed: bool) -> Decision:
-        """A decision as it would be recorded; nothing remembers it yet. What is malformed or came too late is not
-        asked of the authorizer."""
+        """A decision that is to be recorded. The authorizer is not asked about a request that is malformed or came too
+        late."""
         token_hash = self._keyring.token_hash(request.driver_token)
         elapsed = 0.0
         if malformed:
@@ -29,7 +29,10 @@ class Decider:
             verdict = Verdict(Status.UNKNOWN, Reason.EXPIRED_IN_QUEUE)
         else:
             started = time.perf_counter()
-            verdict = await self._ask(request, token_hash)
+            try:
+                verdict = await self._authorizer.decide(request, token_hash)
+            except AuthorizationError as error:
+                verdict = Verdict(Status.UNKNOWN, _reason(request, error))
             if not verdict.cached:
                 elapsed = time.perf_counter() - started
                 self._processing_time.observe(elapsed)
@@ -43,19 +46,8 @@ class Decider:
             now_ms(),
         )
 
-    async def _ask(self, request: ChargingRequest, token_hash: str) -> Verdict:
-        try:
-            return await self._authorizer.decide(request, token_hash)
-        except CircuitOpen:
-            return Verdict(Status.UNKNOWN, Reason.CIRCUIT_OPEN)
-        except AuthorizationTimeout:
-            return Verdict(Status.UNKNOWN, Reason.TIMEOUT)
-        except AuthorizationError as error:
-            log.warning("authorization failed", request_id=request.request_id, error=str(error))
-            return Verdict(Status.UNKNOWN, Reason.ERROR)
-
     def count(self, decision: Decision) -> None:
-        """To be called once a decision is recorded."""
+        """Count and log a decision. To be called once it is recorded."""
         self._decided[decision.status].inc()
         log.info(
             "decided",
@@ -65,3 +57,12 @@ class Decider:
             reason=decision.reason,
             processing_time_ms=decision.processing_time_ms,
         )
+
+
+def _reason(request: ChargingRequest, error: AuthorizationError) -> Reason:
+    if isinstance(error, CircuitOpen):
+        return Reason.CIRCUIT_OPEN
+    if isinstance(error, AuthorizationTimeout):
+        return Reason.TIMEOUT
+    log.warning("authorization failed", request_id=request.request_id, error=str(error))
+    return Reason.ERROR

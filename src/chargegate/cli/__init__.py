@@ -4,7 +4,6 @@ Errors are one line on standard error: exit 1, or 2 for wrong usage. Ctrl-C is 1
 """
 
 import io
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -133,8 +132,6 @@ def worker(config_file: str | None) -> None:
 def _run(config_file: str | None, role: app.Role) -> None:
     settings = config.load(config_file)
     configure_logging(settings.logging.level, settings.logging.format)
-    # libuv resolves names in threads, four by default: a few that hang would hold up all others.
-    os.environ.setdefault("UV_THREADPOOL_SIZE", "64")
     uvloop.run(app.serve(settings, role=role))
 
 

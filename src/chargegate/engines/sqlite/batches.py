@@ -98,14 +98,14 @@ class Batches:
             if len(submitted) == 1 or _is_environment(error):
                 raise Unavailable(str(error)) from None
             raise
-        following = {}
+        next_answer = {}
         for (operation, items), answered in zip(batch.items(), answers, strict=True):
             if operation.landed is not None and answered is not None:
                 operation.landed(list(zip(items, answered, strict=True)))
-            following[operation] = repeat(None).__next__ if answered is None else iter(answered).__next__
+            next_answer[operation] = repeat(None).__next__ if answered is None else iter(answered).__next__
         if len(batch) == 1:
             return answers[0]
-        return [following[operation]() for operation, _ in submitted]
+        return [next_answer[operation]() for operation, _ in submitted]
 
     async def close(self) -> None:
         """Do what has gathered, then end the thread. May be called twice."""

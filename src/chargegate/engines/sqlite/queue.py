@@ -56,8 +56,8 @@ class SqliteQueue:
         self._opened_at = newest  # rows up to here may have been handed out before a crash
         self._arrival = asyncio.Event()
         self._paging = asyncio.Lock()
-        self._insert = Operation(_insert, landed=self._landed)
-        self._look = Operation(_look, landed=self._looked)
+        self._insert = Operation(_insert, landed=self._stored)
+        self._look = Operation(_look, landed=self._saw_newest)
         self._watcher = asyncio.create_task(self._watch())
         self._closed = False
 
@@ -84,23 +84,23 @@ class SqliteQueue:
             self._waiting -= 1
             raise
 
-    def _landed(self, stored: list[tuple[Message, int]]) -> None:
+    def _stored(self, stored: list[tuple[Message, int]]) -> None:
         """Messages were committed, in the order of their rows."""
         first, last = stored[0][1], stored[-1][1]
-        alone = first == self._newest + 1 and last - first + 1 == len(stored)
-        shown = self._cursor == self._newest and len(self._window) + len(stored) <= _WINDOW
-        if alone and shown:
+        only_ours = first == self._newest + 1 and last - first + 1 == len(stored)
+        window_has_all = self._cursor == self._newest and len(self._window) + len(stored) <= _WINDOW
+        if only_ours and window_has_all:
             self._newest = self._cursor = last
             self._window.extend(Delivery(message, row, fresh=True) for message, row in stored)
             self._arrival.set()
         else:
-            self._found(last, own=len(stored))
+            self._left_on_disk(last, own=len(stored))
 
-    def _looked(self, looks: list[tuple[None, int]]) -> None:
-        self._found(looks[-1][1], own=0)
+    def _saw_newest(self, looks: list[tuple[None, int]]) -> None:
+        self._left_on_disk(looks[-1][1], own=0)
 
-    def _found(self, newest: int, own: int) -> None:
-        """There are rows up to ``newest`` on disk, of which ``own`` are counted already; others came from elsewhere."""
+    def _left_on_disk(self, newest: int, own: int) -> None:
+        """Rows up to ``newest`` are on disk. ``own`` of them are counted already; other processes put the rest."""
         if newest > self._newest:
             self._waiting += max(0, newest - self._newest - own)
             self._newest = newest
