@@ -36,6 +36,7 @@ KEYS: dict[str, Any] = {
     "queue.max_size": 5,
     "queue.consumer_concurrency": 1,
     "queue.max_age_ms": 5,
+    "queue.max_share_per_client": 0.25,
     "queue.lease_ms": 5000,
     "worker.host": "::1",
     "worker.port": 9001,

@@ -62,6 +62,7 @@ class Queue(_Section, frozen=True):
     max_size: Count = 10000
     consumer_concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 256
     max_age_ms: PositiveMs = 300000
+    max_share_per_client: Annotated[float, Meta(gt=0, le=1)] = 0.5
     lease_ms: Annotated[int, Meta(ge=1000, le=1_800_000)] = 30000
 
 

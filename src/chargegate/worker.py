@@ -182,7 +182,7 @@ class Worker:
             recorded = await self._persist(self._ledger.recorded, request.request_id)
         if recorded is None:
             decision = await self._decider.decide(request, malformed=opened.malformed)
-            recorded = await self._persist(self._ledger.record, decision, request.accepted_at)
+            recorded = await self._persist(self._ledger.record, decision, request.accepted_at, request.client)
             if recorded.decision == decision:
                 self._decider.count(decision)
         if recorded.finished_at is None:

@@ -7,7 +7,7 @@ from math import ceil
 from typing import Any, Final
 
 from chargegate.api.errors import Refused
-from chargegate.keys import AccessKeys, Role
+from chargegate.keys import ANONYMOUS, AccessKey, AccessKeys, Role
 
 _MAX_BUCKETS: Final = 10_000
 _ONE_TOKEN: Final = 1 - 1e-7  # rounding must not make the wait that Retry-After promised too short
@@ -19,10 +19,10 @@ class Guard:
     def __init__(self, keys: AccessKeys) -> None:
         self._keys = keys
 
-    def admit(self, headers: Mapping[bytes, bytes], role: Role) -> str:
-        """The name of the caller's key, or an empty string for an anonymous caller. Raises ``Refused``: 401, 403."""
+    def admit(self, headers: Mapping[bytes, bytes], role: Role) -> AccessKey:
+        """The caller's key; ``ANONYMOUS`` where none are configured. Raises ``Refused``: 401, 403."""
         if not self._keys:
-            return ""
+            return ANONYMOUS
         presented = _presented(headers)
         key = None if presented is None else self._keys.find(presented)
         if key is None:
@@ -34,7 +34,7 @@ class Guard:
             )
         if role == "admin" and key.role != "admin":
             raise Refused(403, "forbidden", "This access key is not enough: an admin key is required.")
-        return key.name
+        return key
 
 
 def _presented(headers: Mapping[bytes, bytes]) -> str | None:
@@ -58,7 +58,7 @@ class RateLimit:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, name: str, client: Any) -> None:
-        """Count one request of a named caller, or of an anonymous one at an address (ASGI's ``client``).
+        """Count one request of a named client, or of an anonymous one at an address (ASGI's ``client``).
 
         Raises ``Refused`` (429) that says when the next one will do.
         """

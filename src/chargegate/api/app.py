@@ -69,15 +69,14 @@ class _Path:
         if route is None or route.handler is None:
             message = f"This path answers {self._allow}."
             raise Refused(405, "method_not_allowed", message, headers={"allow": self._allow})
-        if route.access != "open":
-            self._guard.admit(dict(scope["headers"]), route.access)
+        caller = None if route.access == "open" else self._guard.admit(dict(scope["headers"]), route.access)
         request = Request(scope, receive, send)
         values = read_parameters(request, route.parameters, strict=route.strict)
         body: dict[str, Any] = {}
         if route.body is not None:
             limit = self._parts.max_body_bytes
             body = await read_object(request, limit, may_be_empty=route.body.may_be_empty)
-        response = await route.handler(Call(values, body), self._parts)
+        response = await route.handler(Call(values, body, caller), self._parts)
         await response(scope, receive, send)
 
 

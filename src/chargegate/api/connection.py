@@ -39,6 +39,9 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
+_ENDED: Final = (State.LINGERING, State.CLOSING, State.CLOSED)
+
+
 class Connection(asyncio.Protocol):
     """One connection, and the exchange on it, if any. Each state has its limit of bytes and of time."""
 
@@ -235,7 +238,8 @@ class Connection(asyncio.Protocol):
         return self._server.stopping
 
     def write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
+        # An application may still answer what was refused here meanwhile.
+        if self._state not in _ENDED and not self._transport.is_closing():
             self._transport.write(data)
 
     def read_on(self) -> None:

@@ -18,7 +18,9 @@ from chargegate.api.origins import Origins
 from chargegate.api.parts import Parts
 from chargegate.api.routing import Answer, Route, header
 from chargegate.api.schemas import EXAMPLE_ID, charging_request
+from chargegate.api.shares import Shares
 from chargegate.http1 import AddressBlocked
+from chargegate.keys import ANONYMOUS
 from chargegate.model import (
     ACCEPTED_MESSAGE,
     CallbackTarget,
@@ -91,10 +93,10 @@ class Intake:
         self._require_https = parts.require_https
         self._check_address = parts.check_address
         self._keyring = parts.keyring
-        self._put = parts.queue.put
+        self._put = Shares(parts.queue, parts.access_keys, parts.queue_size, parts.queue_share).put
         # Where the queue cannot say that it holds a request, the ledger can.
         self._note_accepted = None if parts.queue.capabilities.find else parts.ledger.accepted
-        self._idempotency = Idempotency(parts.ledger, parts.queue, parts.keyring, parts.claims)
+        self._idempotency = Idempotency(parts.ledger, parts.queue, parts.keyring, self._put, parts.claims)
         self._count = {code: parts.metrics.requests.labels(outcome).inc for code, outcome in _OUTCOMES.items()}
         self._warned_at = -_WARN_EVERY_S
 
@@ -106,22 +108,24 @@ class Intake:
             self._check_origin(scope, headers)
             if self._draining():
                 raise unavailable("The service is shutting down.")
-            client = self._admit(headers, "client")
-            self._rate.take(client, scope["client"])
+            caller = self._admit(headers, "client")
+            # Without keys, rates are by address, and idempotency keys are where older releases had them.
+            named = caller.name if caller is not ANONYMOUS else ""
+            self._rate.take(named, scope["client"])
             body = await read_json(receive, headers, self._limit)
             key = headers.get(b"idempotency-key")
             station, token, url = self._validate(body, key)
             if token in trace.decode():
                 trace = b""
             parent = valid_traceparent(headers[b"traceparent"].decode("latin-1")) if b"traceparent" in headers else ""
-            request = ChargingRequest(new_request_id(), station, token, url, now_ms(), parent)
+            request = ChargingRequest(new_request_id(), station, token, url, now_ms(), parent, caller.name)
             if key is None:
-                await self._put(wrap(self._keyring, request))
+                await self._put(caller.name, wrap(self._keyring, request))
                 request_id, at, repeated = request.request_id, request.accepted_at, False
             else:
-                request_id, at, repeated = await self._idempotency.accept(client, key.decode(), request)
+                request_id, at, repeated = await self._idempotency.accept(named, key.decode(), request)
             if self._note_accepted is not None and not repeated:
-                self._note_accepted(request_id, station, at)
+                self._note_accepted(request_id, station, at, caller.name)
         except ClientGone:
             return
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is logged and the client gets an answer

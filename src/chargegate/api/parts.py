@@ -17,7 +17,8 @@ class Parts:
 
     ``components`` are the checks for ``/health``; one of them is called queue. ``check_address`` raises
     ``http1.AddressBlocked`` for an address that may not be called. ``access_changed`` is told the token hashes whose
-    cached decisions must go. ``claims`` is None where no cache is shared.
+    cached decisions must go. ``claims`` is None where no cache is shared. One client may hold ``queue_share`` of the
+    ``queue_size`` requests that may wait.
     """
 
     queue: Queue
@@ -31,6 +32,8 @@ class Parts:
     check_address: Callable[[IPAddress], None]
     access_changed: Callable[[frozenset[str]], None]
     access_keys: AccessKeys
+    queue_size: int
+    queue_share: float
     require_https: bool
     max_body_bytes: int
     rate_limit_per_second: float

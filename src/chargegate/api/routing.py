@@ -8,6 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from chargegate.api.parts import Parts
+from chargegate.keys import AccessKey
 
 T = TypeVar("T")
 
@@ -74,10 +75,12 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a route: ``call[PARAMETER]`` is a parameter's value, ``body`` the JSON object that was sent."""
+    """One call of a route: ``call[PARAMETER]`` is a parameter's value, ``body`` the JSON object that was sent.
+    ``caller`` is None on an open route, which asks for no key."""
 
     values: Mapping[str, Any]
     body: Mapping[str, Any]
+    caller: AccessKey | None
 
     def __getitem__(self, parameter: Parameter[T]) -> T:
         value: T = self.values[parameter.name]

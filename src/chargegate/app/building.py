@@ -85,6 +85,8 @@ def build_surface(opened: Opened, working: Working | None, draining: Callable[[]
         check_address=AddressGuard(settings.callback.allowed_networks).check,
         access_changed=access_changed,
         claims=opened.cache,
+        queue_size=settings.queue.max_size,
+        queue_share=settings.queue.max_share_per_client,
         require_https=settings.callback.require_https,
         max_body_bytes=settings.server.max_body_bytes,
         rate_limit_per_second=settings.server.rate_limit_per_second,

@@ -4,6 +4,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +28,12 @@ from chargegate.engines import EMBEDDED, ENGINES, Place, QueueLimits, engine_of
 from chargegate.keys import Keyring
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
 from chargegate.ledger.copying import copy
+from chargegate.ledger.transfer import WaitingRequest
 from chargegate.operations.moving import MOVED_AT_ONCE, Side, count_undecided, named
 from chargegate.operations.moving import move_queue as move_all
 from chargegate.operations.replaying import Replayed, replay_delivered
-from chargegate.queues.base import Queue
+from chargegate.queues.base import Message, Queue
+from chargegate.queues.envelope import client_of
 from chargegate.storage.unavailable import Unusable
 
 _COMMAND: Final = "command"
@@ -185,9 +188,20 @@ async def move_database(settings: Settings, target_url: str, on_copied: Callable
             target = await engine.load().target(target_url)
         stack.push_async_callback(target.close)
         try:
-            await copy(source, target, on_copied, source_name="data_dir", target_name="--to")
+            await copy(
+                source,
+                target,
+                on_copied,
+                client_of=partial(_client_of, keyring),
+                source_name="data_dir",
+                target_name="--to",
+            )
         except ValueError as error:
             raise LedgerUnavailable(f"--to: {error}") from None
+
+
+def _client_of(keyring: Keyring, waiting: WaitingRequest) -> str:
+    return client_of(keyring, Message(waiting.request_id, waiting.station_id, waiting.accepted_at, waiting.body))
 
 
 def _lacks_database(settings: Settings) -> bool:

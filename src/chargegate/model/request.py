@@ -29,7 +29,10 @@ _traceparent = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
 
 
 class ChargingRequest(msgspec.Struct, frozen=True):
-    """An accepted request. Its fields are as the client sent them; ``accepted_at`` is in Unix milliseconds."""
+    """An accepted request. Its fields are as the client sent them; ``accepted_at`` is in Unix milliseconds.
+
+    ``client`` is the name of the client that sent it; empty where nobody knows, for what an older release accepted.
+    """
 
     request_id: str
     station_id: str
@@ -37,6 +40,7 @@ class ChargingRequest(msgspec.Struct, frozen=True):
     callback_url: str
     accepted_at: int
     traceparent: str = ""
+    client: str = ""
 
 
 class _Body(msgspec.Struct):
