@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from tests.contract.conftest import Reply, Service, Site
 
-STATE = 'circuit_breaker_state{name="callbacks"}'
 SILENT = 60
 
 
@@ -41,10 +40,11 @@ def test_silent_names_hold_up_no_other(
     caller = service(callback__name_servers=[names.address])
     names.ttl = 0
     ask_silent(caller, names, eventually)
-    for number in range(10):
+    assert caller.client.get("/health").json()["components"]["callbacks"]["status"] == "UP"
+    for number in range(3):
         names.names[f"other-{number}.example"] = ["127.0.0.1"]
         for host in ("receiver.example", f"other-{number}.example", "localhost"):
-            ended = caller.finished(caller.ask(receiver.url(host=host)), 5)
+            ended = caller.finished(caller.ask(receiver.url(host=host)), 10)
             assert (ended["status"], ended["callback"]["attempts"]) == ("COMPLETED", 1)
 
 
@@ -67,7 +67,7 @@ def test_silent_names_do_not_slow_an_authorizer_that_has_a_name(
     )
     ask_silent(caller, names, eventually)
     for _ in range(10):
-        ended = caller.finished(caller.ask(receiver.url()), 5)
+        ended = caller.finished(caller.ask(receiver.url()), 10)
         assert (ended["status"], ended["decision"]["status"]) == ("COMPLETED", "allowed")
 
 
@@ -107,7 +107,8 @@ def test_a_name_server_that_recovers_loses_no_callback(
     eventually(lambda: "odd.example" in names.asked)
     getattr(names, kind).discard("odd.example")
     for each in asked:
-        assert caller.finished(each, 50)["status"] == "COMPLETED"
+        ended = caller.finished(each, 50)
+        assert (ended["status"], ended["callback"]["attempts"]) == ("COMPLETED", 1)
         assert len(receiver.calls_to(each.callback_url)) == 1
 
 

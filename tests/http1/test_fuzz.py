@@ -77,7 +77,7 @@ async def converse(conversation: list[tuple[list[bytes], bool]]) -> list[Respons
     return outcomes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(CONVERSATION)
 def test_any_bytes_are_an_answer_or_a_failure(conversation: list[tuple[list[bytes], bool]]) -> None:
     complaints: list[dict[str, Any]] = []

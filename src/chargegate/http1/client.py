@@ -28,6 +28,7 @@ from chargegate.model import CallbackTarget, IPAddress
 MOST_DIALS: Final = 6
 """Addresses of one name that are dialled at once."""
 
+_NAME_S: Final = 2.0  # a question that takes longer goes on, and its answer is there for the next attempt
 _NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, 5: the connection attempt delay
 _OUR_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_PORT_LEFT: Final = (errno.EADDRNOTAVAIL, 4)  # with IPv6 it may also mean that this machine has none
@@ -71,7 +72,8 @@ class HttpClient:
 
         ``timeout_s`` covers everything from resolving the name on. Where a connection that was kept alive ends without
         a byte of an answer, the receiver had closed it, as a rule, before it saw the request. The request is then sent
-        again at once, on a new connection. Raises ``CallFailed``.
+        again at once, on a new connection. Raises ``CallFailed``; ``NotSent`` where the name is not known after two
+        seconds, so that silent name servers hold nobody's connections for long.
         """
         deadline = self._loop.time() + timeout_s
         head = f"POST {target.path} HTTP/1.1\r\nhost: {target.authority}\r\n{self._fixed}{len(body)}\r\n"
@@ -163,7 +165,7 @@ class HttpClient:
 
     async def _resolve(self, host: str, deadline: float) -> list[IPAddress]:
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(min(deadline, self._loop.time() + _NAME_S)):
                 return await self._resolver.resolve(host)
         except TimeoutError:
             raise NotSent("name_not_resolved") from None
