@@ -170,7 +170,7 @@ class Worker:
             request.traceparent,
             recorded.attempts,
             recorded.started_at + self._deadline_ms,
-            client="",
+            client=request.client,
         )
         await self._deliveries.deliver(callback)
 
