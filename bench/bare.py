@@ -1,4 +1,4 @@
-"""The floor of accepting: a bare ASGI application, on the service's server, that decodes the same body and sends the same
+"""The floor of accepting: a bare ASGI application on the service's server. It decodes the same body and sends the same
 answer.
 
 Usage: bare.py PORT; serves until it is terminated.

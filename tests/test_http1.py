@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import errno
 import gc
 import ipaddress
 import itertools
@@ -852,6 +853,34 @@ def full_backlog(address: str, port: int) -> Iterator[int]:
         yield int(place[1])
 
 
+@pytest.mark.parametrize(
+    ("number", "address", "kind", "reason"),
+    [
+        (errno.ECONNREFUSED, "192.0.2.1", ConnectFailed, "connection_refused"),
+        (errno.EHOSTUNREACH, "192.0.2.1", ConnectFailed, "connect_failed"),
+        (errno.EADDRNOTAVAIL, "2001:db8::1", ConnectFailed, "connect_failed"),
+        (errno.EADDRNOTAVAIL, "192.0.2.1", NotSent, "no_socket"),
+        (errno.EMFILE, "192.0.2.1", NotSent, "no_socket"),
+        (errno.ETIMEDOUT, "192.0.2.1", TimedOut, "timeout"),
+    ],
+)
+def test_what_this_process_lacks_says_nothing_of_the_receiver(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: int, address: str, kind: type[CallFailed], reason: str
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise OSError(number, "simulated")  # a whole machine's sockets are too many for a test
+
+    async def main() -> None:
+        async with calling() as client:
+            monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", fail)
+            host = f"[{address}]" if ":" in address else address
+            error = await failure(client, parse_callback_url(f"http://{host}/"))
+            assert (type(error), error.reason) == (kind, reason)
+            assert client._open == set()
+
+    run(main())
+
+
 @pytest.mark.parametrize("odd", ["::ffff:127.0.0.1", "64:ff9b::7f00:1", "fe80::1", "2606:4700::1111"])
 def test_an_address_of_another_kind_is_checked_too(run: Run, names: NameServer, odd: str) -> None:
     names.names["odd.example"] = ["127.0.0.1", odd]
@@ -909,10 +938,16 @@ class Tls:
         private = own_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         chain = folder / "server.pem"
         chain.write_bytes(private + leaf.sign(key, hashes.SHA256()).public_bytes(pem))
-        self.server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.server.load_cert_chain(chain)
+        self._chain = chain
+        self.server = self.serving_context()
         self.client = tls_context()
         self.client.load_verify_locations(cadata=root.sign(key, hashes.SHA256()).public_bytes(pem).decode())
+
+    def serving_context(self) -> ssl.SSLContext:
+        """Another one for the server, to change."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self._chain)
+        return context
 
 
 def key_usage(*allowed: str) -> x509.KeyUsage:
@@ -987,6 +1022,93 @@ def test_a_plain_server_fails_the_handshake(run: Run, tls: Tls) -> None:
         async with calling(ssl_context=tls.client) as client:
             assert (await failure(client, target)).reason == "tls_failed"
         server.close()
+
+    run(main())
+
+
+def test_tls_that_does_not_come_about_fails_at_once(run: Run, tls: Tls) -> None:
+    """A receiver that hangs up, one that wants a certificate of the client, and one that sends too much."""
+
+    async def main() -> None:
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(100)
+            writer.close()
+
+        async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(OSError):
+                while True:
+                    writer.write(b"\x16\x03\x03\x40\x00" + bytes(16384))
+                    await writer.drain()
+
+        async with calling(ssl_context=tls.client) as client:
+            for misbehave in (hang_up, talk):
+                server = await asyncio.start_server(misbehave, "127.0.0.1", 0)
+                target = parse_callback_url(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+                error = await failure(client, target)
+                assert (type(error), error.reason) == (ConnectFailed, "tls_failed")
+                server.close()
+            strict = tls.serving_context()
+            strict.verify_mode = ssl.CERT_REQUIRED
+            for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):  # refused after the handshake in 1.3
+                strict.maximum_version = version
+                with socket.create_server(("127.0.0.1", 0)) as listener:
+                    refusing = asyncio.create_task(asyncio.to_thread(refuse, listener, strict))
+                    target = parse_callback_url(f"https://localhost:{listener.getsockname()[1]}/")
+                    error = await failure(client, target)
+                    await refusing
+                assert (type(error), error.reason) == (ConnectFailed, "tls_failed")
+
+    def refuse(listener: socket.socket, context: ssl.SSLContext) -> None:
+        connection, _ = listener.accept()
+        with context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as wrapped:
+            with pytest.raises(ssl.SSLError):
+                wrapped.do_handshake()
+            with suppress(OSError):  # closing before all is read would reset the connection, and the alert be lost
+                while socket.socket.recv(wrapped, 65536):
+                    pass
+
+    run(main())
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls_carries_much_in_both_directions(run: Run, tls: Tls, version: ssl.TLSVersion) -> None:
+    """More than a record holds, and more often than once."""
+    context = tls.serving_context()
+    context.maximum_version = version
+    long = b"HTTP/1.1 200 OK\r\ncontent-length: 60000\r\n\r\n" + b"y" * 60_000
+
+    async def main() -> None:
+        async with serving(long, context) as peer, calling(ssl_context=tls.client) as client:
+            for _ in range(5):
+                answer = await client.post(peer.target("localhost", "https"), b"", b"x" * 100_000, LONG)
+                assert answer.body == b"y" * 60_000
+            assert peer.accepted == 1
+            assert all(request.endswith(b"\r\n\r\n" + b"x" * 100_000) for request in peer.requests)
+
+    run(main())
+
+
+def test_a_tls_connection_that_ended_is_replaced(run: Run, tls: Tls) -> None:
+    async def main() -> None:
+        async with serving(stale(b""), tls.server) as peer, calling(ssl_context=tls.client) as client:
+            await post(client, peer.target("localhost", "https"))
+            assert (await post(client, peer.target("localhost", "https"))).status == 200
+            assert (peer.accepted, len(peer.requests)) == (2, 3)
+
+    run(main())
+
+
+def test_what_a_tls_receiver_sends_is_bounded(run: Run, tls: Tls) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: int) -> None:
+        writer.write(CHUNKED)
+        while True:
+            writer.write(b"1;" + b"x" * 1000 + b"\r\ny\r\n")
+            await writer.drain()
+
+    async def main() -> None:
+        async with serving(answer, tls.server) as peer, calling(ssl_context=tls.client) as client:
+            assert (await post(client, peer.target("localhost", "https"))).status == 200
+            await until(lambda: peer.ended == 1)
 
     run(main())
 

@@ -82,6 +82,18 @@ def test_pipelined_requests_cost_no_memory(gate: "Service", connect: Callable[..
     assert gate.ready() == 200
 
 
+def test_a_pipeline_is_taken_no_further_ahead_than_it_is_answered(
+    gate: "Service", connect: Callable[..., socket.socket]
+) -> None:
+    """Where its answers are read, the rest of it still waits in the network."""
+    before, worst = memory(gate), 0
+    for _ in range(4):
+        connection = connect()
+        send_until_blocked(connection, LIVE * (6 * MEBI // len(LIVE)))
+        worst = max(worst, memory(gate) - before)
+    assert worst < 8 * MEBI
+
+
 def test_heads_that_do_not_end_cost_little_memory(gate: "Service", connect: Callable[..., socket.socket]) -> None:
     before = memory(gate)
     for _ in range(300):

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from email.utils import formatdate
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,8 +14,9 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from outside import Call
     from tests.contract.conftest import Reply, Service, Site
+
+    from outside import Call
 
 STATE = 'circuit_breaker_state{name="callbacks"}'
 PAUSED = 'callback_deliveries_total{outcome="paused"}'
@@ -93,7 +95,7 @@ def test_a_pause_costs_no_attempt_and_ends(
     if after == "date":
         assert calls[1].at >= until
     else:
-        assert [later.at - earlier.at >= 1 for earlier, later in zip(calls, calls[1:], strict=False)] == [True, True]
+        assert [later.at - earlier.at >= 1 for earlier, later in pairwise(calls)] == [True, True]
     assert len({call.headers["webhook-id"] for call in calls}) == 1
 
 

@@ -366,7 +366,7 @@ def test_a_pause_costs_no_attempt_and_holds_all_back() -> None:
         await scene.started(B)
         await scene.answer(other)
         assert other.state is State.DELIVERED
-        await scene.until(lambda: refused.state is State.RUNNING)
+        await scene.until(lambda: scene.sent.count(refused.request_id) == 2)
         await scene.answer(refused)
         assert (refused.state, refused.attempts, refused.error) == (State.DELIVERED, 1, None)
         assert (scene.count("paused"), scene.count("retry")) == (1, 0)
@@ -418,7 +418,7 @@ def test_what_was_not_sent_says_nothing_of_the_destination() -> None:
         await scene.answer(callback, NOT_SENT)
         assert (callback.state, callback.attempts) == (State.WAITING, 0)
         assert scene.circuit == []
-        await scene.until(lambda: callback.state is State.RUNNING)
+        await scene.until(lambda: len(scene.sent) == 2)
         await scene.answer(callback)
         assert (callback.state, callback.attempts) == (State.DELIVERED, 1)
         assert (scene.count("not_sent"), scene.count("retry")) == (1, 0)

@@ -19,7 +19,7 @@ from chargegate.delivering.states import TRANSITIONS, Callback, CallbackLimits, 
 from chargegate.model import now_ms, parse_callback_url
 from chargegate.observe import Metrics
 
-TARGETS = [parse_callback_url(f"http://{name}.example/") for name in "abcde"]
+TARGETS = [parse_callback_url(f"http://{name}.example/") for name in "abcd"]
 CLIENTS = ["first", "second", "third"]
 FINAL = {State.DELIVERED, State.GIVEN_UP, State.LEFT}
 MAX, MAX_EACH, MAX_PARKED = 6, 2, 12
@@ -39,8 +39,8 @@ TIMEOUT = ANSWERS[3]
 
 new = st.tuples(
     st.just("new"),
-    st.tuples(st.sampled_from(TARGETS), st.sampled_from(CLIENTS)),
-    st.sampled_from([0, 3_000, 20_000, 60_000]),
+    st.tuples(st.sampled_from(TARGETS), st.sampled_from(CLIENTS), st.sampled_from([1, 1, 5])),
+    st.sampled_from([60_000, 20_000, 3_000, 0]),
 )
 answered = st.tuples(st.just("answered"), st.integers(0, 9), st.sampled_from(ANSWERS))
 delivered = st.tuples(st.just("answered"), st.integers(0, 9), st.just(ANSWERS[0]))
@@ -48,7 +48,9 @@ cancelled = st.tuples(st.just("cancelled"), st.integers(0, 9), st.none())
 passes = st.tuples(st.just("passes"), st.sampled_from([0.5, 2, 6, 30, 400]), st.none())
 room = st.tuples(st.just("room"), st.none(), st.none())
 persisting = st.tuples(st.just("persisting"), st.booleans(), st.none())
-events = st.lists(new | new | new | answered | delivered | cancelled | passes | room | persisting, max_size=80)
+events = st.lists(
+    new | new | new | answered | answered | delivered | cancelled | passes | room | persisting, max_size=60
+)
 
 
 class Loop(asyncio.SelectorEventLoop):
@@ -102,11 +104,11 @@ class Scene:
 
     def happens(self, kind: str, what: Any, how: Any) -> None:
         if kind == "new":
-            name = f"request-{len(self.callbacks)}"
-            target, client = what
-            callback = Callback(name, target, b"{}", "", 0, now_ms() + how, client)
-            self.callbacks.append(callback)
-            self.concurrency.run(self.deliveries.deliver, callback)
+            target, client, count = what
+            for _ in range(count):
+                name = f"request-{len(self.callbacks)}"
+                self.callbacks.append(Callback(name, target, b"{}", "", 0, now_ms() + how, client))
+                self.concurrency.run(self.deliveries.deliver, self.callbacks[-1])
         elif kind in ("answered", "cancelled") and self.answers:
             answer = self.answers.pop(sorted(self.answers)[what % len(self.answers)])
             if kind == "answered":

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chargegate.http1.answer import MAX_HEAD, Answer, MalformedAnswer
+from chargegate.http1.answer import MAX_HEAD, Answer, MalformedAnswer, common_answer
 
 LIMIT = 65536
 
@@ -150,6 +150,58 @@ def test_any_bytes_are_an_answer_or_are_not(data: bytes, pieces: int) -> None:
         return
     assert len(answer.body) <= LIMIT
     answer.closed()
+
+
+LINES = st.sampled_from(
+    [
+        *(
+            b"Content-Length: 2",
+            b"content-length: 0",
+            b"content-length : 2",
+            b"Content-Length: 2, 2",
+            b"CONTENT-LENGTH: 2",
+        ),
+        *(b"content-type: a", b"Cache-Control: b", b"Connection: keep-alive", b"connection: close", b"Keep-Alive: 5"),
+        *(
+            b"date: x",
+            b" folded",
+            b"no colon",
+            b": no name",
+            b"transfer-encoding: chunked",
+            b"retry-after: 1",
+            b"x: a\rb",
+        ),
+    ]
+)
+
+
+@given(
+    st.sampled_from([b"HTTP/1.1 200 OK", b"HTTP/1.1 200", b"HTTP/1.1 204 X", b"HTTP/1.0 200 OK", b"HTTP/1.1 503 No"]),
+    st.lists(LINES, max_size=5),
+    st.sampled_from([b"\r\n", b"\r\n", b"\n"]),
+    st.sampled_from([b"ok", b"", b"okay"]),
+    st.integers(1, 4),
+)
+def test_the_short_way_says_what_the_long_one_does(
+    status: bytes, lines: list[bytes], end: bytes, body: bytes, limit: int
+) -> None:
+    data = end.join([status, *lines, b"", b""]) + body
+    short = common_answer(data, limit)
+    if short is not None:
+        answer = read(data, limit=limit)
+        assert short == (answer.status, answer.body)
+        assert (answer.done, answer.persistent, answer.surplus, answer.retry_after) == (True, True, False, None)
+
+
+def test_the_short_way_is_taken() -> None:
+    fields = [
+        b"Server: x",
+        b"Connection: keep-alive",
+        b"Content-Type: a",
+        b"Content-Length: 2",
+        b"Keep-Alive: timeout=5",
+    ]
+    assert common_answer(crlf(b"HTTP/1.1 201 Created", *fields, body=b"ok"), LIMIT) == (201, b"ok")
 
 
 CODINGS = st.sampled_from([b"", b"chunked", b"identity", b"gzip, chunked"])

@@ -39,6 +39,9 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
+_ENDED: Final = (State.LINGERING, State.CLOSING, State.CLOSED)
+
+
 class Connection(asyncio.Protocol):
     """One connection, and the exchange on it, if any. Each state has its limit of bytes and of time."""
 
@@ -141,8 +144,14 @@ class Connection(asyncio.Protocol):
         """Go on with what was received, as far as the state allows."""
         while self._received and self._take():
             pass
+        if self._paused and len(self._received) <= _AHEAD and not self._is_body_ahead():
+            self._resume_reading()
         if self._client_done and not self._paused and self._state in (State.IDLE, State.HEAD, State.BODY):
             self._close()  # the rest will never come
+
+    def _is_body_ahead(self) -> bool:
+        """Whether the application has yet to take what came of a body."""
+        return self._state is State.BODY and self._exchange is not None and self._exchange.buffered > _AHEAD
 
     def _take(self) -> bool:
         """Take a part of what was received. False if nothing more can be taken now."""
@@ -200,7 +209,7 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is None:
             return False
-        if self._state is State.BODY and exchange.buffered > _AHEAD:
+        if self._is_body_ahead():
             self._pause_reading()
             return False
         try:
@@ -235,13 +244,13 @@ class Connection(asyncio.Protocol):
         return self._server.stopping
 
     def write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
+        # An application may still answer what was refused here meanwhile.
+        if self._state not in _ENDED and not self._transport.is_closing():
             self._transport.write(data)
 
     def read_on(self) -> None:
         """The application has taken what there was of a body, and waits for more."""
         if self._paused and self._state is State.BODY:
-            self._resume_reading()
             self._server.loop.call_soon(self._advance)
 
     def answered(self) -> None:
@@ -254,7 +263,6 @@ class Connection(asyncio.Protocol):
                 self._state = State.DISCARDING
                 self._counted = 0
                 self._deadline.set(self._server.timeout_s)
-                self._resume_reading()
                 self._server.loop.call_soon(self._advance)
             else:
                 self._linger()
@@ -276,8 +284,7 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         self._deadline.set(KEEP_ALIVE_S)
-        self._resume_reading()
-        if self._received:
+        if self._received or self._paused:
             self._server.loop.call_soon(self._advance)
 
     # The end

@@ -101,13 +101,11 @@ class Deliveries:
     def close(self) -> None:
         """Start nothing any more. What is parked stays in the queue."""
         self._closed = True
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        waiting = [callback for line in self._shares.lines() for callback in line.waiting]
+        for timer in (self._sweeper, *(callback.timer for callback in waiting)):
+            if timer is not None:
+                timer.cancel()
         self._destinations.close()
-        for line in self._shares.lines():
-            for callback in line.waiting:
-                if callback.timer is not None:
-                    callback.timer.cancel()
 
     def _apply(self, event: Event, callback: Callback) -> None:
         before = callback.state
@@ -220,15 +218,11 @@ class Deliveries:
         """The receiver wants to be left alone: it is, and this counts as no attempt."""
         self._paused.inc()
         pause_ms = self._limits.retries.pause_ms(attempt.retry_after, now_ms())
-        if connection := callback.connection:
-            self._destinations.pause(
-                connection.destination, pause_ms / 1000, attempt.error or "", pauses=connection.pauses
-            )
         if in_time:
             self._line_up(Event.PAUSED, callback)
         else:
             self._apply(Event.ENDED, callback)
-        self._give_back(callback, reachable=True, refused=True)
+        self._give_back(callback, reachable=True, pause_s=pause_ms / 1000)
         if not in_time:
             await self._give_up(callback)
 
@@ -260,7 +254,7 @@ class Deliveries:
         self._apply(Event.RECORDED, callback)
         self._wait(callback, wait_ms)
 
-    def _give_back(self, callback: Callback, *, reachable: bool | None, refused: bool = False) -> None:
+    def _give_back(self, callback: Callback, *, reachable: bool | None, pause_s: float | None = None) -> None:
         connection, callback.connection = callback.connection, None
         if connection is None:
             return
@@ -268,7 +262,9 @@ class Deliveries:
         self._shares.give_back(connection.client, proven=connection.proven)
         prompt = now - connection.started <= _PROMPT_S
         self._destinations.give_back(destination, probe=connection.probe, reachable=reachable, prompt=prompt)
-        if reachable and not refused:
+        if pause_s is not None:
+            self._destinations.pause(destination, pause_s, callback.error or "", pauses=connection.pauses)
+        elif reachable:
             self._destinations.grow(destination)
         self._shares.offer(destination, now)
         self._start_waiting()
@@ -307,18 +303,10 @@ class Deliveries:
         await self._on_end(callback)
 
     def _sweep(self) -> None:
-        """Give up what waited in a line past its deadline. One look at all costs less than a timer for each."""
-        now, overdue, late, any_in_line = time.monotonic(), 0, [], False
-        for line in self._shares.lines():
-            startable = line.destination.startable
-            for callback in line.in_line:
-                any_in_line = True
-                if callback.deadline <= now:
-                    late.append(callback)
-                elif startable and now - callback.parked_at > _LONG_S:
-                    overdue += 1
+        """Give up what waited in a line past its deadline. One sweep of all lines costs less than a timer for each."""
+        now = time.monotonic()
+        late, self.overdue, any_in_line = self._shares.look_through(now, now - _LONG_S)
         for callback in late:
             self._give_up_late(callback)
-        self.overdue = overdue
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep) if any_in_line else None
         self._start_waiting()

@@ -119,6 +119,20 @@ class Shares:
         found.lines.move_to_end(line.client)
         return line
 
+    def look_through(self, now: float, long_ago: float) -> tuple[list[Any], int, bool]:
+        """Of those in line: the ones past their deadline, how many have waited since before ``long_ago`` though their
+        destination would take them, and whether there are any. Times are the monotonic clock's."""
+        late, overdue, any_in_line = [], 0, False
+        for line in self.lines():
+            startable = line.destination.startable
+            for callback in line.in_line:
+                any_in_line = True
+                if callback.deadline <= now:
+                    late.append(callback)
+                elif startable and callback.parked_at < long_ago:
+                    overdue += 1
+        return late, overdue, any_in_line
+
     def newest_of_most(self, count: int) -> list[Any]:
         """So many parked callbacks that others may go before: each is the newest of the longest line of the client
         that has the most of them."""

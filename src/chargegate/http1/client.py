@@ -29,7 +29,8 @@ MOST_DIALS: Final = 6
 """Addresses of one name that are dialled at once."""
 
 _NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, 5: the connection attempt delay
-_OUR_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+_OUR_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NO_PORT_LEFT: Final = (errno.EADDRNOTAVAIL, 4)  # with IPv6 it may also mean that this machine has none
 
 
 class HttpClient:
@@ -171,7 +172,7 @@ class HttpClient:
         """The first of several addresses to answer (RFC 8305): each next one is dialled when the one before failed, or
         has not answered in a quarter of a second."""
         dialling: set[asyncio.Task[Connection]] = set()
-        failure: CallFailed = ConnectFailed("connect_failed")
+        failure: CallFailed | None = None
         waiting = addresses[::-1]
         try:
             while waiting or dialling:
@@ -183,17 +184,16 @@ class HttpClient:
                 )
                 for task in done:
                     error = task.exception()
-                    if error is None:
+                    if not isinstance(error, CallFailed):
                         dialling |= done - {task}
                         return task.result()
-                    if not isinstance(error, CallFailed):
-                        raise error
-                    failure = error
+                    if failure is None or not isinstance(error, NotSent):
+                        failure = error
         finally:
             for task in dialling:
                 task.cancel()
                 task.add_done_callback(self._too_late)
-        raise failure
+        raise failure or ConnectFailed("connect_failed")
 
     def _too_late(self, task: "asyncio.Task[Connection]") -> None:
         """Another address was quicker."""
@@ -221,7 +221,7 @@ class HttpClient:
             self._open.discard(connection)
             connection.abort()
             if isinstance(error, (OSError, ValueError)):
-                raise _connect_failure(error) from None
+                raise _connect_failure(error, address) from None
             raise
         return connection
 
@@ -233,11 +233,11 @@ def _given(outcome: Outcome) -> Response:
     raise outcome or BadAnswer("closed_early")
 
 
-def _connect_failure(error: OSError | ValueError) -> CallFailed:
+def _connect_failure(error: OSError | ValueError, address: IPAddress) -> CallFailed:
     if isinstance(error, TimeoutError):
         return TimedOut("timeout")
     if isinstance(error, ConnectionRefusedError):
         return ConnectFailed("connection_refused")
-    if isinstance(error, OSError) and error.errno in _OUR_FAULT:
+    if isinstance(error, OSError) and (error.errno in _OUR_FAULT or (error.errno, address.version) == _NO_PORT_LEFT):
         return NotSent("no_socket")
     return ConnectFailed("connect_failed")
