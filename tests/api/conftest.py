@@ -38,12 +38,6 @@ BODY = {"station_id": STATION, "driver_token": TOKEN, "callback_url": "https://e
 SESSION = "/api/v1/charging-session"
 
 
-def as_json(request: httpx.Request) -> None:
-    """Every POST that changes something wants the content type, also where it has no body."""
-    if request.method == "POST" and request.url.path.endswith("/replay"):
-        request.headers.setdefault("content-type", "application/json")
-
-
 class Service:
     """A served surface. ``run`` runs a coroutine where the service runs."""
 
@@ -59,7 +53,6 @@ class Service:
         self.run(self._start())
         self.port = self.server.port
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
-        self.http.event_hooks = {"request": [as_json]}
 
     async def _start(self) -> None:
         options = dict(self._options)

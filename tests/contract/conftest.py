@@ -30,12 +30,6 @@ def eventually() -> Callable[..., Any]:
     return outside.eventually
 
 
-def as_json(request: httpx.Request) -> None:
-    """Every POST that changes something wants the content type, also where it has no body."""
-    if request.method == "POST" and request.url.path.endswith("/replay"):
-        request.headers.setdefault("content-type", "application/json")
-
-
 class Asked(NamedTuple):
     """A request that was accepted, as its client knows it."""
 
@@ -89,7 +83,6 @@ class Service:
         if self._client is None:
             headers = {"authorization": f"Bearer {self._key}"} if self._key else {}
             self._client = httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=30)
-            self._client.event_hooks = {"request": [as_json]}
         return self._client
 
     def sign_in(self, key: str) -> None:

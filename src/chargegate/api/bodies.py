@@ -49,8 +49,14 @@ def _too_large(limit: int) -> Refused:
 
 async def read_object(request: Request, limit: int, *, may_be_empty: bool = False) -> dict[str, Any]:
     """The request's JSON object. Raises ``Invalid``, and what ``read_json`` raises. A trace id that may repeat the
-    token is replaced."""
+    token is replaced.
+
+    ``may_be_empty``: a request without a body needs no content type either. A browser's form always names one.
+    """
     headers = dict(request.scope["headers"])
+    named = headers.keys() & {b"content-type", b"transfer-encoding"}
+    if may_be_empty and not named and not int(headers.get(b"content-length", b"0")):
+        return {}
     body = await read_json(request.receive, headers, limit)
     if b"x-request-id" in headers:
         request.scope["trace_id"] = trace_id(headers, body)

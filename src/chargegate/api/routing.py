@@ -40,7 +40,7 @@ def header(name: str, description: str, pattern: str = "", *, required: bool = F
 @dataclass(frozen=True, slots=True)
 class Body:
     """A JSON request body: a named schema and an example of it. Where it ``may_be_empty``, no body is as good as an
-    empty object; the content type is wanted all the same."""
+    empty object, and then a content type may be missing too."""
 
     name: str
     schema: Schema
