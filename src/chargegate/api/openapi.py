@@ -97,7 +97,7 @@ def _callback(callback: Callback) -> dict[str, Any]:
 
 def _body(body: Body) -> dict[str, Any]:
     content = {"schema": _reference(body.name), "example": body.example}
-    return {"required": True, "content": {"application/json": content}}
+    return {"required": not body.may_be_empty, "content": {"application/json": content}}
 
 
 def _parameter(parameter: Parameter[Any]) -> dict[str, Any]:
