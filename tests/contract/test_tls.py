@@ -35,6 +35,21 @@ class Files(NamedTuple):
     key: str
 
 
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    """Python 3.13 wants to be told what a key is for."""
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 class Authority:
     """Signs certificates of servers and clients."""
 
@@ -44,14 +59,20 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         self.file = str(folder / f"{name}.pem")
         usage = x509.BasicConstraints(ca=True, path_length=None)
-        own = self._builder(self._name, self._key).add_extension(usage, critical=True)
+        own = (
+            self._builder(self._name, self._key)
+            .add_extension(usage, critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True)
+        )
         Path(self.file).write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(PEM))
 
     def sign(self, name: str, password: bytes = b"") -> Files:
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         builder = self._builder(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]), key)
-        signed = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        signed = builder.add_extension(x509.SubjectAlternativeName(names), critical=False).add_extension(
+            _usage(signs_certificates=False), critical=True
+        )
         files = Files(str(self._folder / f"{name}.pem"), str(self._folder / f"{name}.key"))
         Path(files.certificate).write_bytes(signed.sign(self._key, hashes.SHA256()).public_bytes(PEM))
         secret = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
@@ -68,6 +89,8 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - dt.timedelta(days=1))
             .not_valid_after(now + dt.timedelta(days=1))
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
 
     def context(self, own: Files | None = None) -> ssl.SSLContext:
