@@ -46,7 +46,7 @@ async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> O
     folder = made_folder(settings)
     place = Place(folder=folder, exclusive=role != "api", process=_named(settings, role, stack))
     keyring = open_keys(settings)
-    feed = None if role == "api" else _audit_file(settings, metrics)
+    feed = None if role == "api" else _audit_file(settings, place, metrics)
     needed = role != "api" or engine_of(settings.database.url).in_folder
     on_audit = partial(_audited, metrics, feed)
     url = settings.database.url
@@ -242,12 +242,12 @@ def _where(key: str, engine: Engine, folder: Path) -> str:
     return f"data_dir: {folder / engine.file}" if engine.in_folder else key
 
 
-def _audit_file(settings: Settings, metrics: Metrics) -> AuditFeed | None:
+def _audit_file(settings: Settings, place: Place, metrics: Metrics) -> AuditFeed | None:
     if not settings.audit.csv_path:
         return None
     path = Path(settings.audit.csv_path)
     try:
-        return AuditFeed(CsvFile(path), metrics)
+        return AuditFeed(CsvFile(path, place.folder / f"{place.process or 'serve'}.csv-notes"), metrics)
     except OSError as error:
         raise StartError(f"audit.csv_path: {path}: {error.strerror}") from None
 
