@@ -171,18 +171,23 @@ class CsvFile:
         )
 
     def _append(self, lines: str) -> None:
-        with self._locked() as size:
+        file = self._file
+        fcntl.flock(file, fcntl.LOCK_EX)  # not with _locked, which costs as much as the write
+        try:
+            size = os.lseek(file, 0, os.SEEK_END)
             if size < self._size:
                 self._begin_with(size)
             content = (lines if size else HEADER + lines).encode()
             try:
-                if os.write(self._file, content) != len(content):
+                if os.write(file, content) != len(content):
                     raise OSError("the disk took only a part")
             except OSError:
                 with contextlib.suppress(OSError):
-                    os.ftruncate(self._file, size)
+                    os.ftruncate(file, size)
                 raise
             self._size = size + len(content)
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import struct
 import zlib
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,8 @@ from chargegate.observe import log
 
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _MOST: Final = 4096
-_CHECKSUM: Final = 4
+_HEAD: Final = struct.Struct("<HI")  # the length of the note, and its checksum
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Note(msgspec.Struct, frozen=True, array_like=True):
@@ -57,23 +59,23 @@ class Notes:
             return None
         try:
             content = os.pread(self._file, _MOST, 0)
-            length = int.from_bytes(content[:2], "little")
-            text = content[2 + _CHECKSUM : 2 + _CHECKSUM + length]
-            if zlib.crc32(text).to_bytes(_CHECKSUM, "little") != content[2 : 2 + _CHECKSUM]:
+            length, checksum = _HEAD.unpack_from(content)
+            text = content[_HEAD.size : _HEAD.size + length]
+            if zlib.crc32(text) != checksum:
                 return None
             note = msgspec.msgpack.decode(text, type=Note)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, struct.error, msgspec.DecodeError):
             return None
         return note if self.boot and note.boot == self.boot else None
 
     def write(self, note: Note) -> None:
         """Raises nothing: without notes, rows are recognised by their request ids alone."""
         if self._file >= 0:
-            text = msgspec.msgpack.encode(note)
-            checksum = zlib.crc32(text).to_bytes(_CHECKSUM, "little")
-            with contextlib.suppress(OSError):
-                # One write within one page: a kill leaves the old note or the new one.
-                os.pwrite(self._file, len(text).to_bytes(2, "little") + checksum + text, 0)
+            text = _encode(note)
+            try:  # one write within one page: a kill leaves the old note or the new one
+                os.pwrite(self._file, _HEAD.pack(len(text), zlib.crc32(text)) + text, 0)
+            except OSError:
+                return
 
     def close(self) -> None:
         if self._file >= 0:
