@@ -96,6 +96,7 @@ class CsvFile:
             if end < size:
                 os.ftruncate(self._file, end)
         self._size = end
+        self._head = checksum_of_head(os.pread(self._file, _HEAD_BYTES, 0))
         self._sequence = self._before = saved
         if note is not None:
             position = max(saved, note.sequence)
@@ -103,11 +104,12 @@ class CsvFile:
             if (note.device, note.inode) == (self._device, self._inode) and text != HEADER.encode():
                 if note.closed or self._holds(note, end):
                     self._before = note.before
-                elif checksum_of_head(os.pread(self._file, _HEAD_BYTES, 0)) in (0, note.head):
+                elif self._head in (0, note.head):
                     # Our file has lost its end, after the crash or with it. What it lacks is written again.
                     self._sequence = self._before = note.before if not start else max(note.before, saved)
             if self._sequence == note.sequence:
                 self._request_id = note.request_id
+                self._note()  # that it is open again
         return self._sequence
 
     def _holds(self, note: Note, end: int) -> bool:

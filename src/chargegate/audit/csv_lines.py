@@ -61,13 +61,10 @@ def _quoted(text: str) -> str:
 
 
 def request_ids(text: bytes) -> Iterator[str]:
-    """The request ids of the lines in a part of a log that begins anywhere."""
-    for line in text.decode(errors="replace").split("\n"):
-        try:
-            fields = next(csv.reader([line]), []) if '"' in line else line.split(",", 2)
-        except csv.Error:  # something else, that a crash left there
-            continue
-        field = fields[1] if len(fields) > 1 else ""
+    """The request ids of the whole lines in a part of a log that begins anywhere."""
+    for whole in filter(_whole_line, text.splitlines(keepends=True)):
+        line = whole.decode(errors="replace")
+        field = (next(csv.reader([line])) if '"' in line else line.split(",", 2))[1]
         yield field[1:] if field[:1] == "'" and field[1:2] in _FORMULA else field
 
 
@@ -85,7 +82,7 @@ def end_of_lines(text: bytes, *, only_whole: bool) -> int:
         if _whole_line(line) or line == HEADER.encode():
             return end
         end = start
-    return finished
+    return finished if text.strip(b"\x00\t\r\n ") or not only_whole else 0
 
 
 def checksum_of_head(text: bytes) -> int:
