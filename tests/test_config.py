@@ -1,5 +1,6 @@
 import base64
 import json
+import os
 import typing
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chargegate.config import ConfigError, Settings, load, shown
+from chargegate.config import SECRET_KEYS, URL_KEYS, ConfigError, Settings, load, shown
 from chargegate.keys import new_access_key
 
 KEY = base64.b64encode(bytes(range(32))).decode()
@@ -182,7 +183,11 @@ def test_the_file_in_the_working_directory_is_read_if_there_is_one(
 
 
 def test_other_variables_are_left_alone() -> None:
-    others = ("CHARGEGATE", "CHARGEGATED__X", "PATH", "CHARGEGATE_CONFIG", "CHARGEGATE_TEST_POSTGRES")
+    others = (
+        "CHARGEGATE", "CHARGEGATED__X", "PATH", "CHARGEGATE_CONFIG", "CHARGEGATE_TEST_POSTGRES", "CHARGEGATE_",
+        "CHARGEGATE_COLOUR", "CHARGEGATE_SERVER", "CHARGEGATE_CONFIGURATION", "CHARGEGATE_TEST", "CHARGEGATE_PORT",
+        "CHARGEGATE_SERVICE_HOST", "CHARGEGATE_PORT_8080_TCP_ADDR", "CHARGEGATE_DATA_DIR_SERVICE_HOST",
+    )  # fmt: skip
     assert load(None, dict.fromkeys(others, "x")) == load(None, {})
 
 
@@ -271,15 +276,17 @@ def test_what_is_wrong_in_a_file_is_named_in_one_line(content: str, named: str, 
 @pytest.mark.parametrize(
     ("name", "text", "named"),
     [
-        ("CHARGEGATE_COLOUR", "1", "colour"),
         ("CHARGEGATE_SERVER__COLOUR", "1", "server.colour"),
-        ("CHARGEGATE_SERVER", "1", "server"),
         ("CHARGEGATE_SERVER__", "1", "SERVER__"),
-        ("CHARGEGATE_", "1", "CHARGEGATE_"),
-        ("CHARGEGATE_CONFIGURATION", "1", "configuration"),
         ("CHARGEGATE_CONFIG__FILE", "1", "config"),
-        ("CHARGEGATE_TEST", "1", "test"),
         ("CHARGEGATE_TESTS__X", "1", "tests"),
+        ("CHARGEGATE_TEST__X", "1", "test"),
+        ("CHARGEGATE___PORT", "1", "CHARGEGATE___PORT"),
+        ("CHARGEGATE_SERVER__PORT_FILE", "1", "server.port_file"),
+        ("CHARGEGATE_DATA_DIR__X", "1", "data_dir.x"),
+        ("CHARGEGATE_DATA_DIR", "a\udcffb", "CHARGEGATE_DATA_DIR"),
+        ("CHARGEGATE_QUEUE__URL", "redis://\x1b[31m", "CHARGEGATE_QUEUE__URL"),
+        ("CHARGEGATE_SECURITY__API_KEYS", "[" * 100_000, "SECURITY__API_KEYS"),
         ("CHARGEGATE_SERVER__PORT__X", "1", "server.port.x"),
         ("CHARGEGATE_SERVER__PORT", "eighty", "SERVER__PORT"),
         ("CHARGEGATE_SERVER__PORT", "", "SERVER__PORT"),
@@ -303,9 +310,69 @@ def test_what_is_no_file_or_no_toml_is_named(tmp_path: Path) -> None:
     assert "missing.toml" in fault(tmp_path / "missing.toml", {})
     assert str(tmp_path) in fault(tmp_path, {})
     bad = tmp_path / "bad.toml"
-    for content in (b"[server", b"a = ", b"\xff\xfe", b"a = 1\na = 2", b'a = "two\nlines"'):
+    for content in (
+        b"a = " + b"[" * 5000,
+        b"a = " + b"9" * 5000,
+        b"[server",
+        b"a = ",
+        b"\xff\xfe",
+        b"a = 1\na = 2",
+        b'a = "two\nlines"',
+    ):
         bad.write_bytes(content)
         assert "bad.toml" in fault(bad, {})
+
+
+MARGINS = ("\n", " ", "\t \r\n", "\u00a0", "\n\n")
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("margin", MARGINS)
+def test_white_space_around_a_value_is_dropped(key: str, margin: str, tmp_path: Path) -> None:
+    def padded(value: Any) -> Any:
+        return [padded(each) for each in value] if isinstance(value, list) else margin + value + margin
+
+    value = KEYS[key]
+    text = value if isinstance(value, str) else json.dumps(value)
+    assert value_of(load(None, {variable(key): margin + text + margin}), key) == value
+    if isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], str)):
+        file = tmp_path / "c.toml"
+        file.write_text(toml(key, json.dumps(padded(value))))
+        assert value_of(load(f"{file}{margin}", {}), key) == value
+    if isinstance(value, list) and isinstance(value[0], str):
+        assert value_of(load(None, {variable(key): json.dumps(padded(value))}), key) == value
+        assert value_of(load(None, {variable(key): "\n".join(padded(value))}), key) == value
+
+
+@pytest.mark.parametrize("key", sorted(SECRET_KEYS | URL_KEYS))
+def test_a_secret_may_be_in_a_file(key: str, tmp_path: Path) -> None:
+    value = KEYS[key]
+    file = tmp_path / "secret"
+    text = value if isinstance(value, str) else "\n".join(value)
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    for content in (text, text + "\n", "\ufeff \r\n" + text + "\r\n"):
+        file.write_text(content)
+        for path in (f"{file}", f"{link}\n"):
+            assert value_of(load(None, {variable(key) + "_FILE": path}), key) == value
+    message = fault(None, {variable(key) + "_FILE": str(file), variable(key): text})
+    assert variable(key) + "_FILE" in message
+    assert text not in message
+    settings_file = tmp_path / "c.toml"
+    settings_file.write_text(toml(key, json.dumps("" if isinstance(value, str) else [])))
+    assert value_of(load(str(settings_file), {variable(key) + "_FILE": str(file)}), key) == value
+
+
+def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text(" \n")
+    (tmp_path / "latin").write_bytes(b"\xff\xe9\xff")
+    (tmp_path / "large").write_bytes(b"x" * 2_000_000)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to-pipe").symlink_to(tmp_path / "pipe")
+    for name in ("missing", "empty", "latin", "large", "pipe", "to-pipe", ".", "/dev/zero", "/dev/tty", "a/b\tc"):
+        message = fault(None, {"CHARGEGATE_SECURITY__TOKEN_HASH_KEY_FILE": str(tmp_path / name)})
+        assert message.startswith("CHARGEGATE_SECURITY__TOKEN_HASH_KEY_FILE: ")
+    assert "names no file" in fault(None, {"CHARGEGATE_SECURITY__TOKEN_HASH_KEY_FILE": " "})
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -315,6 +382,26 @@ def test_any_text_is_a_value_or_one_line(key: str, text: str) -> None:
         load(None, {variable(key): text})
     except ConfigError as error:
         assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
+
+
+toml_values = st.recursive(
+    st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["whsec_", "sqlite", "\n"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(sorted(KEYS)) | st.text(max_size=9), toml_values, max_size=4), st.binary())
+def test_any_file_is_settings_or_one_line(tmp_path: Path, values: dict[str, Any], garbage: bytes) -> None:
+    file = tmp_path / "c.toml"
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+    for content in (lines.encode(), lines.encode() + garbage, garbage):
+        file.write_bytes(content)
+        try:
+            load(str(file), {})
+        except ConfigError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
 
 
 def test_secrets_are_hidden_and_the_rest_is_shown() -> None:

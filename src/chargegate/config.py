@@ -14,16 +14,14 @@ import msgspec
 from msgspec import Meta
 
 from chargegate.config_text import ConfigError as ConfigError  # noqa: PLC0414 - others find it here
-from chargegate.config_text import converted, read_file, set_from_environment, without_secrets
+from chargegate.config_text import apply_environment, converted, read_file, without_secrets
 from chargegate.engines import ENGINES, Engine, engine_of
 from chargegate.keys import AccessKeys
 from chargegate.model import one_line, parse_callback_url
 
 PREFIX = "CHARGEGATE_"
 FILE_VARIABLE = PREFIX + "CONFIG"
-TEST_PREFIX = PREFIX + "TEST_"  # where the tests' servers are
 MOVE_FROM, MOVE_TO = PREFIX + "MOVE_FROM", PREFIX + "MOVE_TO"
-_NO_KEYS = frozenset({FILE_VARIABLE, MOVE_FROM, MOVE_TO})
 DEFAULT_FILE = Path("chargegate.toml")
 _NAME_SERVER = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([1-9][0-9]{0,4}))?").fullmatch
 
@@ -185,15 +183,14 @@ URL_KEYS = frozenset({"queue.url", "database.url", "cache.url", "authorization.u
 
 
 def load(file: str | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the file (default: ``./chargegate.toml`` if there is one), then ``CHARGEGATE_SECTION__KEY`` over it.
+    """Read the file (default: ``./chargegate.toml`` if there is one), then ``CHARGEGATE_SECTION__KEY`` over it, or
+    ``CHARGEGATE_SECTION__KEY_FILE`` for a secret.
 
     Raises ``ConfigError`` for a file that cannot be read, an unknown key, a wrong type or a value out of range.
     """
+    file = file.strip() if file is not None else None
     values = {} if file is None and not DEFAULT_FILE.exists() else read_file(Path(file) if file else DEFAULT_FILE)
-    for name, text in sorted(environ.items()):
-        if name.startswith(PREFIX) and name not in _NO_KEYS and not name.startswith(TEST_PREFIX):
-            keys = name.removeprefix(PREFIX).lower().split("__")
-            set_from_environment(values, Settings, name, keys, text)
+    apply_environment(values, Settings, environ, PREFIX, SECRET_KEYS | URL_KEYS)
     settings = converted(values, Settings)
     _check(settings)
     return settings
