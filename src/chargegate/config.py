@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from chargegate.audit.life.address import parse_address
 from chargegate.config_text import ConfigError as ConfigError  # noqa: PLC0414 - others find it here
 from chargegate.config_text import apply_environment, converted, read_file, without_secrets
 from chargegate.engines import ENGINES, Engine, engine_of
@@ -31,6 +32,7 @@ _ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{_NAME}/?").fullmatch
 
 Ms = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
 PositiveMs = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
+AgeMs = Annotated[int, Meta(ge=0, le=100 * 366 * 24 * 3600 * 1000)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -128,6 +130,12 @@ class Callback(_Section, frozen=True):
 
 class Audit(_Section, frozen=True):
     csv_path: str = "authorization_audit.log"
+    rotate_after_ms: AgeMs = 86_400_000
+    rotate_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 0
+    compress_after_ms: AgeMs = 604_800_000
+    archive_url: str = ""
+    archive_after_ms: AgeMs = 2_592_000_000
+    retention_ms: AgeMs = 63_072_000_000
 
 
 class Security(_Section, frozen=True):
@@ -179,7 +187,7 @@ class Settings(_Section, frozen=True):
 SECRET_KEYS = frozenset(
     {"callback.signing_secrets", "security.api_keys", "security.encryption_keys", "security.token_hash_key"}
 )
-URL_KEYS = frozenset({"queue.url", "database.url", "cache.url", "authorization.url"})
+URL_KEYS = frozenset({"queue.url", "database.url", "cache.url", "authorization.url", "audit.archive_url"})
 
 
 def load(file: str | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -221,7 +229,16 @@ def _check(settings: Settings) -> None:
                 f"callback.name_servers: {text!r} is not an address with an optional port, such as '192.0.2.53',"
                 " '192.0.2.53:5353' or '[2001:db8::53]:5353'"
             )
+    _check_archive(settings.audit)
     _check_secrets(settings)
+
+
+def _check_archive(audit: Audit) -> None:
+    if audit.archive_url:
+        try:
+            parse_address(audit.archive_url)
+        except ValueError as error:
+            raise ConfigError(f"audit.archive_url: {error}") from None
 
 
 def _is_name_server(text: str) -> bool:

@@ -1,4 +1,5 @@
-"""``redis_server``, ``postgres_server``, ``rabbitmq_server``, ``kafka_server``: each is a ``Server`` for the whole run.
+"""``redis_server``, ``postgres_server``, ``rabbitmq_server``, ``kafka_server``, ``s3_server``: each is a ``Server`` for
+the whole run.
 
 A server is started when the first test asks for it. CHARGEGATE_TEST_REDIS_URL and the like name a running server to use
 instead. Where the machine lacks a server, its tests are skipped, or fail where CI is set.
@@ -12,7 +13,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from servers.engines import Kafka, Postgres, Rabbitmq, Redis
+from servers.engines import S3, Kafka, Postgres, Rabbitmq, Redis
 from servers.server import GivenServer, Server
 
 started: list[Server] = []
@@ -83,6 +84,11 @@ def rabbitmq_server() -> Iterator[Server | GivenServer]:
 @pytest.fixture(scope="session")
 def kafka_server() -> Iterator[Server | GivenServer]:
     yield from provide(Kafka)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server | GivenServer]:
+    yield from provide(S3)
 
 
 @pytest.hookimpl(wrapper=True)

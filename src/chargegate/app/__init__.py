@@ -8,9 +8,9 @@ from chargegate.app.commands import (
     move_database,
     move_queue,
     opened_store,
-    prune_audit,
     replay_from,
 )
+from chargegate.app.life import audit_life
 from chargegate.app.opening import StartError
 from chargegate.app.process import Role
 from chargegate.app.serving import serve
@@ -19,13 +19,13 @@ __all__ = [
     "Offline",
     "Role",
     "StartError",
+    "audit_life",
     "check_acl_file",
     "check_queue",
     "check_target",
     "move_database",
     "move_queue",
     "opened_store",
-    "prune_audit",
     "replay_from",
     "serve",
 ]

@@ -23,7 +23,7 @@ from chargegate.app.opening import (
     open_queue,
     queue_at,
 )
-from chargegate.config import ConfigError, Settings, check_lease, check_url, scheme
+from chargegate.config import ConfigError, Settings, check_lease, check_url
 from chargegate.engines import EMBEDDED, ENGINES, Place, QueueLimits, engine_of
 from chargegate.keys import Keyring
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
@@ -34,7 +34,6 @@ from chargegate.operations.moving import move_queue as move_all
 from chargegate.operations.replaying import Replayed, replay_delivered
 from chargegate.queues.base import Message, Queue
 from chargegate.queues.envelope import client_of
-from chargegate.storage.unavailable import Unusable
 
 _COMMAND: Final = "command"
 """The name of the process that runs a command. It receives nothing from a queue."""
@@ -76,16 +75,6 @@ async def opened_store(settings: Settings, *, made: Callable[[Path], None] | Non
             yield Offline(database.ledger, database.access_list, keyring, open_reachable)
         except LedgerUnavailable as error:
             raise LedgerUnavailable(f"{database_place(settings)}: {error}") from None
-
-
-async def prune_audit(settings: Settings, before: int) -> list[str]:
-    """Drop the months of the audit that ended by then (Unix ms), and return their tables' names. Raises ``StartError``
-    and ``LedgerUnavailable``."""
-    async with opened_store(settings) as store:
-        try:
-            return await store.ledger.drop_audit_before(before)
-        except Unusable as error:
-            raise StartError(f"database.url is {scheme(settings.database.url)}: {error}") from None
 
 
 async def replay_from(settings: Settings, start: int | datetime, on_read: Callable[[Replayed], None]) -> None:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from chargegate.api.server import Server
 from chargegate.app.building import build_surface, build_worker
+from chargegate.app.life import keep_audit
 from chargegate.app.opening import Opened, StartError, check_keys, naming_database, open_parts
 from chargegate.app.process import Role, end_signals, inbound_connections
 from chargegate.app.tls import server_context
@@ -70,6 +71,8 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
     max_connections = inbound_connections(settings.callback.max_connections + settings.queue.consumer_concurrency)
     opened = await open_parts(settings, role, stack)
     working = None if role == "api" else await build_worker(opened, stack)
+    if role != "api":
+        await keep_audit(opened, stack)
     url = await _listen(settings, role, build_surface(opened, working, draining), max_connections, stack)
     # What is there now stays. The server leaves no cycles behind, so the collector finds little, and to look at every
     # object less often saves about 4 % of a request's whole cost. The last number stays Python's: a hundred times more

@@ -5,7 +5,6 @@ import errno
 import fcntl
 import os
 import stat
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Final
 from chargegate.audit.csv_lines import (
     HEADER,
     TAIL_BYTES,
+    UNREADABLE,
     as_lines,
     checksum_of_head,
     end_of_lines,
@@ -26,6 +26,7 @@ from chargegate.ledger.records import AuditRow
 _HEAD_BYTES: Final = 2048
 _MOST_LEFT_OPEN: Final = 32
 _RELATIVES: Final = 8
+_RENAMES: Final = 3  # more of them within one write would be no rotations
 
 
 class CsvFile:
@@ -126,7 +127,7 @@ class CsvFile:
             start = max(0, size - TAIL_BYTES)
             found = set(request_ids(os.pread(self._file, size - start, start)))
         for path in self._relatives():
-            with contextlib.suppress(OSError, EOFError, zlib.error):
+            with contextlib.suppress(*UNREADABLE):
                 found.update(request_ids(tail_of(path)))
         return frozenset(found)
 
@@ -143,13 +144,13 @@ class CsvFile:
         return [Path(path) for _, path in sorted(found, reverse=True)[:_RELATIVES]]
 
     def write(self, rows: list[AuditRow]) -> None:
-        try:
-            renamed = os.stat(self._path).st_ino != self._inode  # noqa: PTH116 - Path.stat costs more than the call
-        except FileNotFoundError:
-            renamed = True
-        if renamed:
+        lines = as_lines(rows)
+        for _ in range(_RENAMES):
+            if self._append(lines, named=True):
+                break
             self._open()
-        self._append(as_lines(rows))
+        else:
+            self._append(lines)
         newest = rows[-1]
         self._sequence, self._request_id = newest.sequence, newest.decision.request_id
         if not self._head:
@@ -172,10 +173,14 @@ class CsvFile:
             )
         )
 
-    def _append(self, lines: str) -> None:
+    def _append(self, lines: str, *, named: bool = False) -> bool:
+        """With ``named`` only where the file still has its name: who renames it under its lock knows that nothing is
+        written into it any more."""
         file = self._file
         fcntl.flock(file, fcntl.LOCK_EX)  # not with _locked, which costs as much as the write
         try:
+            if named and not self._has_its_name():
+                return False
             size = os.lseek(file, 0, os.SEEK_END)
             if size < self._size:
                 self._begin_with(size)
@@ -190,6 +195,13 @@ class CsvFile:
             self._size = size + len(content)
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
+        return True
+
+    def _has_its_name(self) -> bool:
+        try:
+            return os.stat(self._path).st_ino == self._inode  # noqa: PTH116 - Path.stat costs more than the call
+        except FileNotFoundError:
+            return False
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:

@@ -13,6 +13,7 @@ import uvloop
 
 import chargegate
 from chargegate import app, config, demo
+from chargegate.cli import audit_life
 from chargegate.cli.acl import acl
 from chargegate.cli.audit import audit
 from chargegate.cli.database import database
@@ -150,5 +151,7 @@ def run_demo(context: click.Context) -> None:
     context.exit(0 if uvloop.run(demo.run()) else 1)
 
 
+for command in audit_life.COMMANDS:
+    audit.add_command(command)
 for command in (acl, audit, database, dead_letters, keys, queue, replay, show_settings):
     chargegate_command.add_command(command)

@@ -3,12 +3,11 @@
 from collections.abc import AsyncIterator, Sequence
 
 import click
-import uvloop
 
-from chargegate import app, config
-from chargegate.cli.options import as_json, before, client, config_file, paging, time_range
+from chargegate import app
+from chargegate.cli.options import as_json, client, config_file, paging, time_range
 from chargegate.cli.options import station as only_station
-from chargegate.cli.output import write_listing, write_object, write_rows
+from chargegate.cli.output import write_listing, write_rows
 from chargegate.cli.store import in_store
 from chargegate.ledger.records import DecisionFilter, StationStats
 from chargegate.model import Status
@@ -119,27 +118,6 @@ def stats(
         await write_rows(_one_page(counted), columns(StationStats), as_json=as_json)
 
     in_store(config_file, write)
-
-
-@audit.command()
-@before
-@as_json
-@config_file
-def prune(before: int, as_json: bool, config_file: str | None) -> None:
-    """Drop whole months of the audit, for good.
-
-    Only with PostgreSQL, where each month is a table of its own: of those that ended by then, the rows go. Requests and
-    their decisions stay, and so do CSV files. Beside a running service.
-
-    \b
-    Example:
-      chargegate audit prune --before 2026-01-01
-    """
-    dropped = uvloop.run(app.prune_audit(config.load(config_file), before))
-    if as_json:
-        write_object({"dropped": dropped})
-    else:
-        click.echo("dropped " + (", ".join(dropped) or "nothing: no month ended by then"))
 
 
 async def _one_page(records: Sequence[StationStats]) -> AsyncIterator[Sequence[StationStats]]:

@@ -126,10 +126,22 @@ class AuditSource(Protocol):
 class AuditRetention(Protocol):
     """How old audit rows go."""
 
+    async def months_before(self, at: int) -> list[str]:
+        """The tables of the months of audit rows that ended by ``at``; none where all months are in one table."""
+        ...
+
     async def drop_audit_before(self, at: int) -> list[str]:
-        """Drop the months of audit rows that ended by ``at``, and return the names of their tables. Requests and their
-        decisions stay. Raises ``LedgerUnavailable`` also while someone reads the audit for long, and ``Unusable``
-        where the database keeps all months in one table."""
+        """Drop these tables, and return their names. Requests and their decisions stay. Raises ``LedgerUnavailable``
+        also while someone reads the audit for long."""
+        ...
+
+    async def count_audit_before(self, at: int) -> int:
+        """How many rows ``drop_audit_rows`` would drop; 0 where tables of months are dropped."""
+        ...
+
+    async def drop_audit_rows(self, at: int, limit: int) -> int:
+        """Drop at most ``limit`` of the oldest audit rows, up to the newest that was decided before ``at``, and return
+        how many there were. Where tables of months are dropped, it drops none."""
         ...
 
 

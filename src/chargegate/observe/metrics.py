@@ -41,6 +41,12 @@ class Metrics:
         self.audit_entries = Counter(
             "audit_log_entries_total", "Decisions written, by audit sink.", ["sink"], registry=registry
         )
+        self.audit_life = Counter(
+            "audit_life_total",
+            "Audit files that were rotated, compressed, archived or pruned, by how that ended: done or failed.",
+            ["step", "outcome"],
+            registry=registry,
+        )
         self.deliveries = Counter(
             "callback_deliveries_total",
             "Callback attempts by how they ended: delivered, retry (will be tried again), dead_letter (given up), "

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from chargegate.engines.postgres.connection import Connection
-from chargegate.engines.postgres.months import Months
+from chargegate.engines.postgres.months import Months, limit_of
 from chargegate.engines.postgres.recording import OnAudit, Recorder, audit_row_of
 from chargegate.engines.postgres.statements import LEDGER, arrays
 from chargegate.engines.postgres.store import PostgresStore
@@ -132,8 +132,17 @@ class PostgresLedger:
     async def save_sink_position(self, sink: str, sequence: int) -> None:
         await self._store.execute(LEDGER["save_sink_position"], self._writer, sink, sequence)
 
+    async def months_before(self, at: int) -> list[str]:
+        return [row[0] for row in await self._list("old_months", limit_of(at))]
+
     async def drop_audit_before(self, at: int) -> list[str]:
         return await self._store.transaction(lambda connection, _: self._months.drop(connection, at), within=_LIST_S)
+
+    async def count_audit_before(self, at: int) -> int:  # noqa: ARG002 - the protocol's
+        return 0
+
+    async def drop_audit_rows(self, at: int, limit: int) -> int:  # noqa: ARG002 - the protocol's
+        return 0
 
     async def claim(self, key_digest: str, claim: Claim) -> Claim:
         return await self._claims.submit((key_digest, claim))

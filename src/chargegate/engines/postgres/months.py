@@ -45,8 +45,7 @@ class Months:
     async def drop(self, connection: Connection, at: int) -> list[str]:
         """Drop the months that ended by ``at`` (Unix ms) and by now, and return their tables' names. Raises
         ``Unavailable`` while someone reads them."""
-        limit = _month(min(at, now_ms()) // _DAY_MS)[0]
-        dropped = [row[0] for row in await connection.fetch(LEDGER["old_months"], limit)]
+        dropped = [row[0] for row in await connection.fetch(LEDGER["old_months"], limit_of(at))]
         await connection.execute("SET LOCAL lock_timeout = '1s'")  # all writers wait behind it
         try:
             for name in dropped:
@@ -55,6 +54,11 @@ class Months:
             raise Unavailable("the audit is being read for long, and nothing was dropped") from None
         self._known.difference_update(dropped)
         return dropped
+
+
+def limit_of(at: int) -> str:
+    """The first month that has not ended by then (Unix ms), or by now."""
+    return _month(min(at, now_ms()) // _DAY_MS)[0]
 
 
 @lru_cache(maxsize=100)

@@ -23,7 +23,6 @@ from chargegate.ledger.records import (
 )
 from chargegate.ledger.rows import decision_of, request_of
 from chargegate.model import Decision
-from chargegate.storage.unavailable import Unusable
 
 # An audit row does not say whose it is; its request does.
 _OF_CLIENT = "EXISTS (SELECT 1 FROM charging_requests WHERE request_id = a.request_id AND client = ?)"
@@ -139,8 +138,18 @@ class SqliteLedger:
             select(lambda row: AuditRow(row[0], decision_of(row[1:])), LEDGER["audit_after"], (sequence, limit))
         )
 
+    async def months_before(self, at: int) -> list[str]:  # noqa: ARG002 - the protocol's
+        return []
+
     async def drop_audit_before(self, at: int) -> list[str]:  # noqa: ARG002 - the protocol's
-        raise Unusable("the embedded database keeps all months in one table; only PostgreSQL's can be dropped")
+        return []
+
+    async def count_audit_before(self, at: int) -> int:
+        return await self._store.scan(select_one(_first, LEDGER["count_audit_before"], (at,))) or 0
+
+    async def drop_audit_rows(self, at: int, limit: int) -> int:
+        dropped: int = await self._store.write(writes.DROP_AUDIT, (at, limit))
+        return dropped
 
     async def sink_position(self, sink: str) -> int:
         return await self._store.read(select_one(_first, LEDGER["sink_position"], (sink,))) or 0

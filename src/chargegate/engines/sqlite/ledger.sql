@@ -67,6 +67,18 @@ SELECT DISTINCT substr(sealed, 1, ?) FROM charging_requests WHERE status = 'FAIL
 -- name: audit_after
 SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE a.sequence > ? ORDER BY a.sequence LIMIT ?
 
+-- name: count_audit_before
+SELECT count(*) FROM authorization_audit WHERE timestamp < ?
+
+-- name: oldest_audit
+-- The newest of the oldest rows that was decided before then. What was committed before it is older, whatever its time
+-- says: the clock may have been wrong.
+SELECT max(sequence) FROM (SELECT sequence, timestamp FROM authorization_audit ORDER BY sequence LIMIT ?)
+WHERE timestamp < ?
+
+-- name: drop_audit
+DELETE FROM authorization_audit WHERE sequence <= ?
+
 -- name: sink_position
 SELECT sequence FROM sink_positions WHERE sink = ?
 

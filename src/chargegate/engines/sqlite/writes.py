@@ -117,6 +117,14 @@ def _fail_lost(connection: sqlite3.Connection, items: list[tuple[int, str]]) -> 
     return [connection.execute(LEDGER["fail_lost"], item).rowcount for item in items]
 
 
+def _drop_audit(connection: sqlite3.Connection, items: list[tuple[int, int]]) -> list[int]:
+    dropped = []
+    for at, limit in items:
+        last = connection.execute(LEDGER["oldest_audit"], (limit, at)).fetchone()[0]
+        dropped.append(0 if last is None else connection.execute(LEDGER["drop_audit"], (last,)).rowcount)
+    return dropped
+
+
 ACCEPT: Final = Operation(_accept)
 FINISH: Final = Operation(finish)
 RESTART: Final = _each(LEDGER["restart"])
@@ -129,3 +137,4 @@ PUT_VALUE_IF_ABSENT: Final = Operation(_put_value_if_absent)
 PUT_VALUE: Final = _each(LEDGER["put_value"])
 DISCARD: Final = Operation(_discard)
 FAIL_LOST: Final = Operation(_fail_lost)
+DROP_AUDIT: Final = Operation(_drop_audit)

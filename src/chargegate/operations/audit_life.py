@@ -1,0 +1,127 @@
+"""Carries out the steps of the life of audit files, for a command or on a schedule."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from chargegate.audit.life.archive import ArchiveUnavailable
+from chargegate.audit.life.compressing import Damaged
+from chargegate.audit.life.names import ArchivedFile
+from chargegate.audit.life.steps import Done, Item, Life, Step
+from chargegate.ledger.base import AuditRetention
+from chargegate.model import Moment
+
+_ROWS_AT_ONCE = 2000
+
+
+class Watcher(Protocol):
+    """Who is told how far it is. ``planned``: so many items are due in this step."""
+
+    def planned(self, step: Step, count: int) -> None: ...
+
+    def done(self, done: Done) -> None: ...
+
+    def failed(self, step: Step, file: str, error: str) -> None: ...
+
+
+async def carry_out(
+    life: Life,
+    steps: Sequence[Step],
+    now: int,
+    watcher: Watcher,
+    *,
+    every: bool = False,
+    before: int | None = None,
+    dry_run: bool = False,
+) -> None:
+    """What fails is told, and the rest goes on; but an archive that is away ends its step. See ``Life.due`` for
+    ``every`` and ``before``. Raises ``LifeBusy``, ``Stopped``, and ``OSError`` where the folder cannot be used."""
+    if dry_run:
+        for step in steps:
+            await _step(life, step, now, watcher, every=every, before=before, dry_run=True)
+        return
+    with life.files.locked():
+        life.files.remove_parts()
+        for step in steps:
+            await _step(life, step, now, watcher, every=every, before=before, dry_run=False)
+
+
+async def _step(
+    life: Life, step: Step, now: int, watcher: Watcher, *, every: bool, before: int | None, dry_run: bool
+) -> None:
+    try:
+        items = await life.due(step, now, every=every, before=before)
+    except ArchiveUnavailable as error:
+        watcher.failed(step, "", str(error))
+        return
+    watcher.planned(step, len(items))
+    for item in items:
+        if dry_run:
+            watcher.done(Done(step, item.name, "", item.size))
+        elif not await _carried_out(life, item, now, watcher):
+            return
+
+
+async def _carried_out(life: Life, item: Item, now: int, watcher: Watcher) -> bool:
+    """Whether the step may go on with the next item."""
+    try:
+        done = await life.carry_out(item, now)
+    except ArchiveUnavailable as error:
+        watcher.failed(item.step, item.name, str(error))
+        return False
+    except (OSError, Damaged) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        watcher.failed(item.step, item.name, reason or str(error))
+        return True
+    if done is not None:
+        watcher.done(done)
+    return True
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a part of the audit is: ``state`` is ``written``, ``rotated``, ``compressed`` or ``archived``. ``first``
+    and ``last`` are Unix ms, and None where only a reading of the file would tell."""
+
+    state: str
+    file: str
+    origin: str
+    first: Moment | None
+    last: Moment | None
+    bytes: int
+
+
+async def places(life: Life) -> list[Place]:
+    """All files of this log, and all that the archive has, oldest first. Raises ``ArchiveUnavailable``."""
+    found = [_archived_place(file) for file in await life.archived()]
+    for file in life.files.rotated():
+        state = "compressed" if file.compressed else "rotated"
+        found.append(Place(state, file.path.name, "", None, file.rotated_at, file.size))
+    found.sort(key=lambda place: (place.last or 0, place.file))
+    return found + [Place("written", path.name, "", None, None, path.stat().st_size) for path in life.files.written()]
+
+
+def _archived_place(file: ArchivedFile) -> Place:
+    return Place("archived", file.key, file.origin, file.first, file.last, file.size)
+
+
+class DroppedRows(msgspec.Struct, frozen=True):
+    """What the database dropped: tables that were a month each, and single rows."""
+
+    tables: list[str]
+    rows: int
+
+
+async def drop_rows(
+    ledger: AuditRetention, before: int, on_dropped: Callable[[int], None], *, dry_run: bool = False
+) -> DroppedRows:
+    """Drop the audit rows of before then (Unix ms), or count them: whole months where the database has tables of
+    months, else row by row, in transactions so short that writers hardly wait. Raises ``LedgerUnavailable``."""
+    if dry_run:
+        return DroppedRows(await ledger.months_before(before), await ledger.count_audit_before(before))
+    tables = await ledger.drop_audit_before(before)
+    rows = 0
+    while dropped := await ledger.drop_audit_rows(before, _ROWS_AT_ONCE):
+        rows += dropped
+        on_dropped(rows)
+    return DroppedRows(tables, rows)
