@@ -18,6 +18,7 @@ ACCESS = new_access_key("admin")[1]
 WEBHOOK = "whsec_" + KEY
 
 # Every key with a value that is not its default, where it has another.
+DAY = 86_400_000
 KEYS: dict[str, Any] = {
     "data_dir": "elsewhere",
     "server.host": "::1",
@@ -75,6 +76,12 @@ KEYS: dict[str, Any] = {
     "callback.circuit.failure_threshold": 7,
     "callback.circuit.probe_interval_ms": 7,
     "audit.csv_path": "",
+    "audit.rotate_after_ms": 7,
+    "audit.rotate_bytes": 7,
+    "audit.compress_after_ms": 7,
+    "audit.archive_url": "s3://bucket/folder",
+    "audit.archive_after_ms": 7,
+    "audit.retention_ms": 7,
     "security.api_keys": [ACCESS],
     "security.allow_anonymous": True,
     "security.encryption_keys": [KEY],
@@ -159,6 +166,8 @@ def test_the_contracts_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         "callback.max_connections": 100, "callback.max_connections_per_destination": 20,
         "callback.require_https": False, "callback.allowed_networks": [], "callback.signing_secrets": [],
         "callback.circuit.probe_interval_ms": 5000, "audit.csv_path": "authorization_audit.log",
+        "audit.rotate_after_ms": DAY, "audit.rotate_bytes": 0, "audit.compress_after_ms": 7 * DAY,
+        "audit.archive_url": "", "audit.archive_after_ms": 30 * DAY, "audit.retention_ms": 730 * DAY,
         "security.api_keys": [], "security.allow_anonymous": False, "security.encryption_keys": [],
         "monitoring.metrics.enabled": True, "monitoring.health_check.enabled": True,
     }  # fmt: skip

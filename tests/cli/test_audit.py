@@ -113,15 +113,16 @@ def test_months_that_ended_are_dropped_and_no_other(run: Run, in_postgres: str, 
     def left() -> int:
         return len(run("audit", "list", "--json").lines())
 
-    assert run("audit", "prune", "--before", "2024-10-31").out == "dropped nothing: no month ended by then\n"
+    assert run("audit", "prune", "--before", "2024-10-31").out == "dropped nothing: nothing is so old\n"
     assert left() == 3
-    assert run("audit", "prune", "--before", "2024-11-01", "--json").json() == {
-        "dropped": ["authorization_audit_2024_10"]
-    }
+    october = {"dropped": ["authorization_audit_2024_10"], "rows": 0, "files": []}
+    assert run("audit", "prune", "--before", "2024-11-01", "--dry-run", "--json").json() == october
+    assert left() == 3
+    assert run("audit", "prune", "--before", "2024-11-01", "--json").json() == october
     assert left() == 2
     assert run("audit", "prune", "--before", "2999-01-01").out == "dropped authorization_audit_2024_11\n"
     assert left() == 1
-    assert run("audit", "prune").code == 2
+    assert run("audit", "prune").out == "dropped nothing: nothing is so old\n"
 
 
 def test_months_that_are_being_read_are_not_dropped(run: Run, in_postgres: str, record: Record) -> None:
@@ -140,7 +141,16 @@ def test_months_that_are_being_read_are_not_dropped(run: Run, in_postgres: str, 
     assert result.err.endswith("the audit is being read for long, and nothing was dropped\n")
 
 
-def test_the_embedded_audit_has_no_months(run: Run, database: None) -> None:
-    result = run("audit", "prune", "--before", "2025-01-01")
-    assert (result.code, result.out) == (1, "")
-    assert result.err.startswith("chargegate: database.url is sqlite")
+def test_rows_of_the_embedded_audit_are_dropped_in_the_order_of_their_commits(run: Run, record: Record) -> None:
+    for number in range(5):  # each a commit of its own; the third was made while the clock was wrong
+        record(decision(number + (86_400 * 9_000 if number == 2 else 0)))
+    late = to_iso(START + 4000)
+    assert run("audit", "prune", "--before", late, "--dry-run", "--json").json()["rows"] == 3
+    assert run("audit", "prune", "--before", late).out == "dropped 4 rows\n"
+    assert [line["timestamp"] for line in run("audit", "list", "--json").lines()] == [START + 4000]
+
+
+def test_without_an_age_prune_must_be_told_one(run: Run, database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARGEGATE_AUDIT__RETENTION_MS", "0")
+    assert run("audit", "prune").code == 2
+    assert run("audit", "prune", "--before", "2020-01-01").code == 0
