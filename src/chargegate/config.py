@@ -130,6 +130,7 @@ class Callback(_Section, frozen=True):
 
 class Audit(_Section, frozen=True):
     csv_path: str = "authorization_audit.log"
+    chain: bool = False
     rotate_after_ms: AgeMs = 86_400_000
     rotate_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 0
     compress_after_ms: AgeMs = 604_800_000

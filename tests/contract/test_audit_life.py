@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import random
+import sqlite3
 import subprocess
 import threading
 from collections import Counter
@@ -138,6 +140,17 @@ def test_from_the_log_to_the_archive_and_back_to_nothing(
     listed = audit(running, "archive", "list")
     assert [place["state"] for place in listed] == ["archived", "written"]
     assert audit(running, "prune")[0]["files"] == []
+    restored = audit(running, "restore", "--from", "2020-01-01", "--to", "2100-01-01")
+    assert Counter(row["request_id"] for row in restored) == Counter(ids)
+    assert audit(running, "restore", "--to", "2020-01-01") == []
+    assert audit(running, "restore", "--dry-run") == [{"rows": 5, "to": None}]
+    audit(running, "restore", "--output", "back.csv")
+    assert Counter(row[1] for row in rows((running.folder / "back.csv").read_bytes())) == Counter(ids)
+    audit(running, "restore", "--output", "back.csv", code=1)  # it replaces nothing
+    for _ in range(2):
+        audit(running, "restore", "--database", "back.db")
+    with contextlib.closing(sqlite3.connect(running.folder / "back.db")) as database:
+        assert database.execute("SELECT count(*) FROM authorization_audit").fetchone() == (5,)
     later = "2126-01-01"
     assert audit(running, "prune", "--at", later, "--dry-run")[0]["rows"] == 5
     assert audit(running, "prune", "--at", later)[0]["files"] == [archived["to"]]

@@ -10,7 +10,7 @@ from chargegate.app.commands import (
     opened_store,
     replay_from,
 )
-from chargegate.app.life import audit_life
+from chargegate.app.life import audit_heads, audit_life
 from chargegate.app.opening import StartError
 from chargegate.app.process import Role
 from chargegate.app.serving import serve
@@ -19,6 +19,7 @@ __all__ = [
     "Offline",
     "Role",
     "StartError",
+    "audit_heads",
     "audit_life",
     "check_acl_file",
     "check_queue",

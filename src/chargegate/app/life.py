@@ -5,10 +5,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
-from chargegate.app.opening import Opened, StartError, made_folder
+from chargegate.app.opening import Opened, StartError, audit_chain, made_folder, open_keys
 from chargegate.audit.life.address import parse_address
 from chargegate.audit.life.archive import Archive
 from chargegate.audit.life.files import LogFiles
+from chargegate.audit.life.heads import Heads
 from chargegate.audit.life.origin import origin_of
 from chargegate.audit.life.steps import Ages, Life
 from chargegate.config import Settings
@@ -41,7 +42,13 @@ def audit_life(settings: Settings) -> Life:
             raise StartError(f"data_dir: {settings.data_path}: {error.strerror}") from None
         except ValueError as error:
             raise StartError(f"data_dir: {error}") from None
-    return Life(LogFiles(Path(audit.csv_path)), ages, archive, origin)
+    heads = audit_heads(settings) if audit.chain else None
+    return Life(LogFiles(Path(audit.csv_path)), ages, archive, origin, heads=heads)
+
+
+def audit_heads(settings: Settings) -> Heads:
+    """The signed statements about the chain, under the service's own keys. Raises ``StartError``."""
+    return Heads(made_folder(settings), audit_chain(open_keys(settings)))
 
 
 async def keep_audit(opened: Opened, stack: AsyncExitStack) -> None:

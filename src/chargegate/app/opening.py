@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chargegate.app.process import Role, process_name
+from chargegate.audit.chain import Chain
 from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.feed import AuditFeed
 from chargegate.config import Settings
@@ -47,7 +48,7 @@ async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> O
     folder = made_folder(settings)
     place = Place(folder=folder, exclusive=role != "api", process=_named(settings, role, stack))
     keyring = open_keys(settings)
-    feed = None if role == "api" else _audit_file(settings, place, metrics)
+    feed = None if role == "api" else _audit_file(settings, place, metrics, keyring)
     needed = role != "api" or engine_of(settings.database.url).in_folder
     on_audit = partial(_audited, metrics, feed)
     url = settings.database.url
@@ -247,12 +248,19 @@ def _where(key: str, engine: Engine, folder: Path) -> str:
     return f"data_dir: {folder / engine.file}" if engine.in_folder else key
 
 
-def _audit_file(settings: Settings, place: Place, metrics: Metrics) -> AuditFeed | None:
+def audit_chain(keyring: Keyring) -> Chain:
+    """The chain of the audit log, under a key of its own."""
+    return Chain(keyring.derived("audit chain"))
+
+
+def _audit_file(settings: Settings, place: Place, metrics: Metrics, keyring: Keyring) -> AuditFeed | None:
     if not settings.audit.csv_path:
         return None
     path = Path(settings.audit.csv_path)
     try:
-        return AuditFeed(CsvFile(path, place.folder / f"{place.process or 'serve'}.csv-notes"), metrics)
+        notes = place.folder / f"{place.process or 'serve'}.csv-notes"
+        chain = audit_chain(keyring) if settings.audit.chain else None
+        return AuditFeed(CsvFile(path, notes, chain), metrics)
     except OSError as error:
         raise StartError(f"audit.csv_path: {path}: {error.strerror}") from None
 

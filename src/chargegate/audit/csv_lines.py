@@ -12,11 +12,14 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
+from chargegate.audit.chain import BEGINNING, COLUMN, Link, link_of
 from chargegate.audit.zst import MAGIC, zstd
 from chargegate.ledger.records import AuditRow
 from chargegate.model import AUDIT_COLUMNS, Decision, Status, from_iso, to_iso
 
 HEADER: Final = ",".join(AUDIT_COLUMNS) + "\n"
+CHAINED_HEADER: Final = ",".join((*AUDIT_COLUMNS, COLUMN)) + "\n"
+HEADERS: Final = (HEADER.encode(), CHAINED_HEADER.encode())
 _LINE: Final = ",".join(["%s"] * len(AUDIT_COLUMNS)) + "\n"
 _PLAIN: Final = "(?:[A-Za-z0-9_][A-Za-z0-9_.:-]*+)?+"
 _FORMULA: Final = frozenset("=+-@\t\r\n")
@@ -35,7 +38,7 @@ _plain_lines = re.compile(f"(?:{','.join([_PLAIN] * len(AUDIT_COLUMNS))}\n)*+").
 
 _ANY_FIELD: Final = rb'(?:"(?:[^"\n]|"")*+"|[^",\x00-\x1f\x7f]*+)'
 _whole_line = re.compile(
-    rb"\d{4}-\d\d-\d\dT[0-9:.]+Z,%s,(?:%s),%s,-?\d+\n"
+    rb"\d{4}-\d\d-\d\dT[0-9:.]+Z,%s,(?:%s),%s,-?\d+(?:,[0-9a-f-]+)?\n"
     % (b",".join([_ANY_FIELD] * 3), "|".join(Status).encode(), _ANY_FIELD)
 ).fullmatch
 
@@ -83,7 +86,7 @@ def end_of_lines(text: bytes, *, only_whole: bool) -> int:
     while only_whole and end:
         start = text.rfind(b"\n", 0, end - 1) + 1
         line = text[start:end]
-        if _whole_line(line) or line == HEADER.encode():
+        if _whole_line(line) or line in HEADERS:
             return end
         end = start
     return finished if text.strip(b"\x00\t\r\n ") or not only_whole else 0
@@ -125,3 +128,12 @@ def first_time(text: bytes) -> int | None:
             except ValueError:
                 return None
     return None
+
+
+def last_link(text: bytes) -> Link:
+    """The link of the last row in the end of a chained log; the beginning where it has no row with one."""
+    for line in reversed(text.decode("utf-8", "replace").splitlines()):
+        found = link_of(line)
+        if found is not None:
+            return found[1]
+    return BEGINNING

@@ -1,20 +1,28 @@
 """``chargegate audit rotate|compress|archive|prune``: what becomes of the CSV files, and of old rows."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import uvloop
 
 from chargegate import app, config
 from chargegate.audit.life.archive import ArchiveUnavailable
+from chargegate.audit.life.compressing import Damaged
 from chargegate.audit.life.files import LifeBusy
+from chargegate.audit.life.restoring import CsvWriter, DatabaseWriter, RowWriter, StreamWriter
+from chargegate.audit.life.restoring import restore as restore_rows
 from chargegate.audit.life.steps import Done, Step
-from chargegate.cli.options import as_json, at, before, config_file, dry_run
+from chargegate.audit.life.verifying import Problem
+from chargegate.audit.life.verifying import verify as verify_chain
+from chargegate.cli.options import as_json, at, before, config_file, dry_run, time_range
 from chargegate.cli.output import write_object, write_rows
 from chargegate.cli.progress import advancing, counting
 from chargegate.cli.store import in_store
-from chargegate.model import now_ms
+from chargegate.model import AUDIT_COLUMNS, now_ms
 from chargegate.operations.audit_life import DroppedRows, Place, carry_out, drop_rows, places
 from chargegate.operations.views import columns
 
@@ -200,4 +208,111 @@ def _prune_rows(config_file: str | None, before: int, *, dry_run: bool) -> Dropp
         return in_store(config_file, drop)
 
 
-COMMANDS = (rotate, compress, archive, prune)
+@click.command()
+@time_range
+@click.option("--output", metavar="FILE", type=click.Path(path_type=Path), help="A new CSV file.  [default: stdout]")
+@click.option("--database", metavar="FILE", type=click.Path(path_type=Path), help="An SQLite file, for queries.")
+@click.option("--origin", metavar="NAME", help="Only what this service has archived; see `archive list`.")
+@dry_run
+@as_json
+@config_file
+def restore(
+    *,
+    since: int | None,
+    until: int | None,
+    output: Path | None,
+    database: Path | None,
+    origin: str | None,
+    dry_run: bool,
+    as_json: bool,
+    config_file: str | None,
+) -> None:
+    """Bring back the rows of a time range, wherever they are: archived, compressed, rotated or being written.
+
+    Nothing is changed there. Without --output or --database the rows go to standard output.
+
+    \b
+    Examples:
+      chargegate audit restore --from 2025-03-01 --to 2025-04-01 --output march.csv
+      chargegate audit restore --from 2025-03-01 --database march.db
+    """
+    if output and database:
+        raise click.UsageError("--output and --database: only one of them")
+    life = app.audit_life(config.load(config_file))
+    target = output or database
+    with advancing("restoring") as show, ExitStack() as stack:
+        try:
+            writer = _writer(stack, output, database, dry_run=dry_run, as_json=as_json)
+            rows = uvloop.run(restore_rows(life, writer, since, until, show, origin=origin))
+        except ArchiveUnavailable as error:
+            raise click.ClickException(f"audit.archive_url: {error}") from None
+        except Damaged as error:
+            raise click.ClickException(str(error)) from None
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or target}: {error.strerror}") from None
+    if dry_run or target:
+        summary = {"rows": rows, "to": None if dry_run else str(target)}
+        if as_json:
+            write_object(summary)
+        else:
+            click.echo(f"would restore {rows} rows" if dry_run else f"restored {rows} rows to {target}")
+
+
+def _writer(stack: ExitStack, output: Path | None, database: Path | None, *, dry_run: bool, as_json: bool) -> RowWriter:
+    if dry_run:
+        return StreamWriter(lambda _: None)
+    if output:
+        return stack.enter_context(CsvWriter(output))
+    if database:
+        return stack.enter_context(DatabaseWriter(database))
+    return JsonWriter() if as_json else StreamWriter(click.echo)
+
+
+class JsonWriter:
+    """Writes each row as an object on a line."""
+
+    def write(self, line: str, fields: list[str]) -> None:  # noqa: ARG002 - the protocol's
+        write_object({**dict(zip(AUDIT_COLUMNS, fields, strict=False)), "processing_time_ms": int(fields[6])})
+
+    def finish(self) -> None:
+        """Nothing is kept back."""
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@as_json
+@config_file
+@click.pass_context
+def verify(context: click.Context, *, files: tuple[Path, ...], as_json: bool, config_file: str | None) -> None:
+    """Verify the chain of the CSV log: that no row was changed, removed, put in between or moved.
+
+    In all files here and in the archive, or only in FILES. Exits 0 if all is as it was written, else 1 after naming
+    each row at fault. Needs the keys of the service. Rows from before audit.chain was switched on are only counted.
+
+    \b
+    Examples:
+      chargegate audit verify
+      chargegate audit verify --json authorization_audit.log.20260131T000000.000Z
+    """
+    settings = config.load(config_file)
+    life, heads = app.audit_life(settings), app.audit_heads(settings)
+    with advancing("verifying") as show:
+        try:
+            verified = uvloop.run(verify_chain(life, heads, show, only=files))
+        except ArchiveUnavailable as error:
+            raise click.ClickException(f"audit.archive_url: {error}") from None
+        except OSError as error:
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from None
+    if as_json:
+        write_object(msgspec.to_builtins(verified))
+    else:
+        uvloop.run(write_rows(_one_page(verified.problems), columns(Problem), as_json=False))
+        counted = f"{verified.rows} rows in {verified.files} files"
+        before = f", and {verified.unchained} from before the chain" if verified.unchained else ""
+        click.echo(f"{counted}{before}: {len(verified.problems) or 'no'} problems")
+        for log, head in verified.head.items():
+            click.echo(f"head of {log}: {head}")
+    context.exit(1 if verified.problems else 0)
+
+
+COMMANDS = (rotate, compress, archive, prune, restore, verify)

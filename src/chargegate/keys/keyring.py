@@ -46,6 +46,10 @@ class Keyring:
         """A keyed hash of several strings, for idempotency keys and bodies. It never equals the hash of a token."""
         return hmac.digest(self._hash_key, b"\x00" + "\x00".join(parts).encode(), "sha256").hex()
 
+    def derived(self, purpose: str) -> bytes:
+        """A key of its own for another purpose, from which this one cannot be found (HKDF's expand, RFC 5869)."""
+        return hmac.digest(self._hash_key, b"\x01derived\x00" + purpose.encode() + b"\x01", "sha256")
+
     def seal(self, plain: bytes, bound_to: str) -> bytes:
         """Encrypt with the newest key (AES-256-GCM). ``open`` needs the same request id in ``bound_to``."""
         nonce = os.urandom(_NONCE_BYTES)

@@ -1,6 +1,7 @@
 """Carries out the life of the audit on a schedule, in a process that serves."""
 
 import asyncio
+import contextlib
 import time
 from typing import Final
 
@@ -53,6 +54,9 @@ class Schedule:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._life is not None:
+            with contextlib.suppress(OSError):  # the last one that was signed stands
+                await asyncio.to_thread(self._life.sign_heads, now_ms())
 
     async def _run(self) -> None:
         while True:
@@ -75,6 +79,7 @@ class Schedule:
         if self._life is not None:
             self._failed_now = set()
             await carry_out(self._life, steps, now_ms(), self)
+            await asyncio.to_thread(self._life.sign_heads, now_ms())
             for step in set(steps) & self._failing.keys() - self._failed_now:
                 del self._failing[step]
                 log.info("the life of the audit goes on", step=step)

@@ -147,9 +147,13 @@ def times(file: IO[bytes]) -> Iterator[str]:
 def records(file: IO[bytes]) -> Iterator[list[str]]:
     """Every line of a log with its fields, the header too. Others may have put anything between our lines."""
     for number, line in enumerate(io.TextIOWrapper(file, "utf-8", "replace", newline="")):
-        fields = next(csv.reader([line])) if '"' in line else line.rstrip("\r\n").split(",")
+        fields = fields_of(line.rstrip("\r\n"))
         if len(fields) > 1 or not number:
             yield fields
+
+
+def fields_of(line: str) -> list[str]:
+    return next(csv.reader([line])) if '"' in line else line.split(",")
 
 
 def _moment(text: str | None) -> int | None:

@@ -10,7 +10,7 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -73,6 +73,7 @@ class LogFiles:
         self.folder = path.parent
         self._path = path
         log = f"{re.escape(path.stem)}(?:_shard_\\d+)?{re.escape(path.suffix)}"
+        self._log = log
         self._is_log = re.compile(log).fullmatch
         self._is_rotated = re.compile(rf"(?P<log>{log})\.(?P<at>{_TIME})(?:-\d+)?(?:\.zst)?").fullmatch
         self._is_part = re.compile(rf"\.{log}\.{_TIME}(?:-\d+)?(?:\.zst)?{re.escape(PART)}").fullmatch
@@ -94,6 +95,22 @@ class LogFiles:
                     found[file.name] = file
         return sorted(found.values(), key=lambda file: (file.rotated_at, file.name))
 
+    def beside(self) -> list[Path]:
+        """All files of the log in the folder, also those that an outside rotation named."""
+        logs = {path.name for path in self.written()} | {self._path.name}
+        beginnings = tuple(log + separator for log in logs for separator in ".-")
+        found = []
+        for path, _ in self._regular(lambda name: self._is_log(name) or name.startswith(beginnings)):
+            original = path.with_name(path.name.removesuffix(COMPRESSED))
+            if path == original or not original.exists():
+                found.append(path)
+        return sorted(found)
+
+    def log_of(self, name: str) -> str:
+        """Under which name a file was written."""
+        match = re.match(self._log, name)
+        return match[0] if match else self._path.name
+
     def is_log(self, name: str) -> bool:
         """Whether a name is that of this log or of one of its shards."""
         return self._is_log(name) is not None
@@ -104,10 +121,10 @@ class LogFiles:
             with contextlib.suppress(OSError):
                 path.unlink()
 
-    def _regular(self, wanted: "re.Pattern[str] | object") -> Iterator[tuple[Path, os.stat_result]]:
+    def _regular(self, wanted: Callable[[str], object]) -> Iterator[tuple[Path, os.stat_result]]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
             for entry in entries:
-                if wanted(entry.name):  # type: ignore[operator]  # a bound method of a pattern
+                if wanted(entry.name):
                     with contextlib.suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
                         if stat.S_ISREG(status.st_mode):

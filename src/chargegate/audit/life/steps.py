@@ -14,10 +14,12 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from chargegate.audit.chain import BEGINNING, Link
 from chargegate.audit.life import rotating
 from chargegate.audit.life.archive import Archive
 from chargegate.audit.life.compressing import Content, Damaged, compress, content_of
 from chargegate.audit.life.files import COMPRESSED, LogFile, LogFiles, remove
+from chargegate.audit.life.heads import Heads, link_at_end, note_link
 from chargegate.audit.life.names import ArchivedFile, archived, key_of
 
 T = TypeVar("T")
@@ -81,9 +83,18 @@ class Life:
     """The files of one log and its archive. Who carries out steps holds ``files.locked()``."""
 
     def __init__(
-        self, files: LogFiles, ages: Ages, archive: Archive | None, origin: str, *, settle_s: float = SETTLE_S
+        self,
+        files: LogFiles,
+        ages: Ages,
+        archive: Archive | None,
+        origin: str,
+        *,
+        heads: Heads | None = None,
+        settle_s: float = SETTLE_S,
     ) -> None:
+        """``heads``: where it is signed which rows of a chain were deleted because they were old."""
         self.files = files
+        self._heads = heads
         self.archive = archive
         self._ages = ages
         self._origin = origin
@@ -138,7 +149,11 @@ class Life:
     async def archived_here(self) -> list[ArchivedFile]:
         """What this service has put into the archive, of this log. Raises ``ArchiveUnavailable``."""
         files = await self.archived(f"{self._origin}/")
-        return [file for file in files if file.origin == self._origin and self.files.is_log(file.log)]
+        return [file for file in files if self.is_own(file) and self.files.is_log(file.log)]
+
+    def is_own(self, file: ArchivedFile) -> bool:
+        """Whether this service has archived it."""
+        return file.origin == self._origin
 
     async def archived(self, below: str = "") -> list[ArchivedFile]:
         """What anybody has. Raises ``ArchiveUnavailable``."""
@@ -161,10 +176,33 @@ class Life:
                 key, content = await self._archive(subject)
                 return Done("archive", item.name, key, content.size)
             case "prune", LogFile():
+                link = await self._in_thread(self._kept_link, subject.log, subject.path)
                 await self._in_thread(_remove_both, subject)
+                self._started(subject.log, link, now)
             case "prune", ArchivedFile() if self.archive is not None:
+                said = await self.archive.attributes(subject.key) or {}
                 await self.archive.delete(subject.key)
+                self._started(subject.log, _link(said), now)
         return Done(item.step, item.name, "", size)
+
+    def _kept_link(self, log: str, path: Path) -> Link:
+        """The last link in a file that goes from its folder, noted so that the next row can follow it."""
+        link = link_at_end(path)
+        if link.number:
+            note_link(self.files.folder / log, link)
+        return link
+
+    def _started(self, log: str, link: Link, now: int) -> None:
+        if self._heads is not None and link.number:
+            self._heads.add("start", log, link, now)
+
+    def sign_heads(self, now: int) -> None:
+        """Sign how far each log has come. Raises ``OSError``."""
+        if self._heads is not None:
+            for path in self.files.written():
+                link = link_at_end(path)
+                if link.number:
+                    self._heads.add("head", path.name, link, now)
 
     async def _archive(self, file: LogFile) -> tuple[str, Content]:
         if self.archive is None:
@@ -174,14 +212,17 @@ class Life:
         else:
             path = await self._in_thread(compress, file, self._stop)
         content = await self._in_thread(content_of, path, self._stop)
-        key = await self._uploaded(self.archive, file, path, content)
+        link = await self._in_thread(self._kept_link, file.log, path)
+        key = await self._uploaded(self.archive, file, path, content, link)
         await self._settled(path)
         await self._in_thread(remove, path)
         return key, content
 
-    async def _uploaded(self, archive: Archive, file: LogFile, path: Path, content: Content) -> str:
+    async def _uploaded(self, archive: Archive, file: LogFile, path: Path, content: Content, link: Link) -> str:
         """The key under which the archive holds exactly this content, which was read back."""
         said = {"sha256": content.sha256, "size": str(content.size), "rows": str(content.rows)}
+        if link.number:
+            said["link"] = f"{link.number}-{link.mac}"
         for key in (key_of(self._origin, file, content), key_of(self._origin, file, content, other=True)):
             held = await archive.attributes(key)
             if held is None:
@@ -204,6 +245,11 @@ class Life:
 
     async def _in_thread(self, work: Callable[..., T], *values: Any) -> T:
         return await asyncio.to_thread(work, *values)
+
+
+def _link(said: dict[str, str]) -> Link:
+    number, _, mac = said.get("link", "").partition("-")
+    return Link(int(number), mac) if number.isdigit() and mac else BEGINNING
 
 
 def _remove_both(file: LogFile) -> None:
