@@ -22,6 +22,7 @@ from chargegate.delivering.states import CallbackLimits
 from chargegate.engines import engine_of
 from chargegate.http1 import HttpClient
 from chargegate.keys import AccessKeys
+from chargegate.ledger.retention import Dropping, RetentionLimits
 from chargegate.operations import health
 from chargegate.worker import Worker
 
@@ -58,6 +59,12 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
         concurrency=settings.queue.consumer_concurrency,
         metrics=opened.metrics,
     )
+    kept = RetentionLimits(
+        dead_letters_ms=callback.dead_letter_retention_ms,
+        max_dead_letters=callback.max_dead_letters,
+        requests_ms=settings.database.retention_ms,
+    )
+    stack.push_async_callback(Dropping(opened.database.retention, kept, opened.metrics).close)
     return Working(worker, authorizer, remembered)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Protocol, cast
 
 import msgspec
 
-from chargegate.ledger.base import AccessList, Ledger
+from chargegate.ledger.base import AccessList, Ledger, Retention
 from chargegate.ledger.records import AuditRow
 from chargegate.ledger.transfer import LedgerSource, LedgerTarget
 from chargegate.queues.base import Capabilities, Message, Queue
@@ -93,6 +93,7 @@ class Database(Protocol):
 
     ledger: Ledger
     access_list: AccessList
+    retention: Retention
 
     async def close(self) -> None: ...
 

@@ -5,10 +5,11 @@ from chargegate.engines.postgres.access_list import PostgresAccessList
 from chargegate.engines.postgres.ledger import PostgresLedger
 from chargegate.engines.postgres.queue import PostgresQueue
 from chargegate.engines.postgres.recording import OnAudit
+from chargegate.engines.postgres.retention import PostgresRetention
 from chargegate.engines.postgres.statements import LEDGER_TABLES
 from chargegate.engines.postgres.store import MIGRATING_S, PostgresStore
 from chargegate.engines.postgres.target import PostgresTarget
-from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
+from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable, Retention
 from chargegate.storage.budget import STORE_S
 
 
@@ -19,6 +20,7 @@ class PostgresDatabase:
         self._store = store
         self.ledger: Ledger = PostgresLedger(store, writer, on_audit)
         self.access_list: AccessList = PostgresAccessList(store)
+        self.retention: Retention = PostgresRetention(store)
 
     async def close(self) -> None:
         await self.ledger.close()
