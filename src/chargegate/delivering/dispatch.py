@@ -16,7 +16,7 @@ from chargegate.delivering.lookups import LookUps
 from chargegate.delivering.sender import Sender, Way
 from chargegate.delivering.shares import Shares
 from chargegate.delivering.states import PARKED, TRANSITIONS, Callback, CallbackLimits, Connection, Event, State
-from chargegate.http1 import NotSent
+from chargegate.http1 import CallFailed, NotSent
 from chargegate.observe import Metrics
 
 _SWEEP_S: Final = 1.0
@@ -83,8 +83,10 @@ class Dispatch:
         now = self._loop.time()
         proven = destination.proven(now)
         if destination.startable:
-            way = self._known_way(callback, destination, proven=proven)
-            if way is not None and self._shares.may_take(client, destination, proven=proven):
+            way = self._way(callback.target)
+            if way is None or type(way) is NotSent:
+                self._wait_for_name(callback, destination, way, proven=proven)
+            elif self._shares.may_take(client, destination, proven=proven):
                 self._connect(callback, client, destination, way, proven=proven, now=now)
                 return True
         elif destination.nameless:
@@ -110,7 +112,11 @@ class Dispatch:
             proven = destination.proven(now)
             if callback.deadline <= monotonic:
                 self._too_late(callback)
-            elif (way := self._known_way(callback, destination, proven=proven)) is not None:
+                continue
+            way = self._way(callback.target)
+            if way is None or type(way) is NotSent:
+                self._wait_for_name(callback, destination, way, proven=proven)
+            else:
                 self._connect(callback, line.client, destination, way, proven=proven, now=now)
                 self._on_start(callback)
 
@@ -170,16 +176,15 @@ class Dispatch:
         self._look_ups.close()
         self._destinations.close()
 
-    def _known_way(self, callback: Callback, destination: Destination, *, proven: bool) -> Way | None:
-        """How its target is reached. None: its name is not known, and the destination waits until it was looked up."""
-        way = self._way(callback.target)
-        if way is None:
+    def _wait_for_name(
+        self, callback: Callback, destination: Destination, failure: CallFailed | None, *, proven: bool
+    ) -> None:
+        """The destination takes nothing until its name was looked up, or for a while where no name server answers."""
+        if failure is None:
             self._look_ups.ask(callback.client, destination, callback.target, proven=proven)
-        elif type(way) is NotSent:  # no name server answers
+        else:
             self._not_sent.inc()
-            self._destinations.unresolved(destination, self._unsent_ms(self._rng) / 1000, way.reason)
-            return None
-        return way
+            self._destinations.unresolved(destination, self._unsent_ms(self._rng) / 1000, failure.reason)
 
     def _connect(
         self, callback: Callback, client: Client, destination: Destination, way: Way, *, proven: bool, now: float

@@ -76,7 +76,9 @@ class Destination:
     def proven(self, now: float) -> bool:
         """Whether it answered promptly of late, has not failed again and again since then, and does not seem to hang:
         more than half of its attempts under way are late."""
-        return now < self.proven_until and self.failures < _FAILURES_OF_A_PROVEN_ONE and 2 * self.late <= self.running
+        if now >= self.proven_until or self.failures >= _FAILURES_OF_A_PROVEN_ONE:
+            return False
+        return not self.late or 2 * self.late <= self.running
 
 
 class Line:

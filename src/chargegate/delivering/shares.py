@@ -48,7 +48,7 @@ class Shares:
         free = self._max - self.running
         if client.running >= (_FACTOR if len(self._clients) > 1 else _FACTOR_ALONE) * free:
             return False
-        if not self._may_hold_another(destination, client):
+        if destination.running >= free and not self._may_hold_another(destination, client):
             return False
         return proven or client.unproven < self._max_unproven - self.unproven
 
