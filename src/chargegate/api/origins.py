@@ -15,6 +15,18 @@ from starlette.types import Scope
 from chargegate.api.errors import Refused
 from chargegate.model import IPAddress, broken
 
+Fields = tuple[tuple[bytes, bytes], ...]
+
+PREFLIGHT: Final = {
+    "access-control-allow-headers": (
+        "authorization, content-type, idempotency-key, traceparent, tracestate, x-api-key, x-request-id"
+    ),
+    "access-control-max-age": "600",
+}
+"""What a page may send, and for how many seconds its browser need not ask again."""
+
+_EXPOSED: Final = (b"access-control-expose-headers", b"x-request-id, retry-after")
+_VARIES: Final = (b"vary", b"origin")
 _OWN: Final = (b"same-origin", b"none")
 _MAX_REMEMBERED: Final = 1000
 _SINGLE: Final = {
@@ -44,6 +56,13 @@ class Origins:
             self._check_host(scope, headers)
         if b"origin" in headers or b"sec-fetch-site" in headers:
             self._check_page(scope, headers)
+
+    def shared_with(self, headers: Mapping[bytes, bytes]) -> Fields:
+        """The header fields that let an allowed page read the answer (Fetch Standard, 3.3); none for all others."""
+        origin = headers.get(b"origin", b"").strip()
+        if origin.lower() not in self._origins:
+            return ()
+        return (b"access-control-allow-origin", origin), _EXPOSED, _VARIES
 
     def _check_host(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         given = headers.get(b"host")

@@ -37,6 +37,10 @@ class NotSent(CallFailed):
     this process may open no more sockets (``no_socket``). It says nothing of the receiver."""
 
 
+class NameNeeded(NotSent):
+    """``name_not_resolved``: a kept connection would have been used, and there is none any more."""
+
+
 class ConnectFailed(CallFailed):
     """``name_not_resolved``, ``connection_refused``, ``tls_failed``, or ``connect_failed`` for any other cause."""
 
