@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from chargegate.api import Parts, build, build_monitoring
 from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
 from chargegate.app.opening import Opened
+from chargegate.app.reloading import Prepare, following_access_keys, following_access_list, following_secrets
 from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
 from chargegate.authorizers.decider import Decider
@@ -27,9 +28,10 @@ from chargegate.worker import Worker
 
 
 class Working(NamedTuple):
-    """The worker of this process, whom it asks, and which decisions it remembers."""
+    """The worker of this process, what signs its callbacks, whom it asks, and which decisions it remembers."""
 
     worker: Worker
+    signer: Signer
     authorizer: Authorizer
     remembered: DecisionCache
 
@@ -46,20 +48,23 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
     guard = AddressGuard(callback.allowed_networks)
     client = HttpClient(max_connections=callback.max_connections, check_address=guard.check)
     stack.push_async_callback(client.close)
+    signer = Signer(callback.signing_secrets)
     worker = Worker(
         queue=opened.queue,
         ledger=ledger,
         decider=Decider(authorizer, opened.keyring, opened.metrics, max_age_ms=settings.queue.max_age_ms),
         keyring=opened.keyring,
-        sender=Sender(client, Signer(callback.signing_secrets), opened.metrics, timeout_ms=callback.timeout_ms),
+        sender=Sender(client, signer, opened.metrics, timeout_ms=callback.timeout_ms),
         limits=_callback_limits(callback),
         concurrency=settings.queue.consumer_concurrency,
         metrics=opened.metrics,
     )
-    return Working(worker, authorizer, remembered)
+    return Working(worker, signer, authorizer, remembered)
 
 
-def build_surface(opened: Opened, working: Working | None, draining: Callable[[], bool]) -> ASGIApp:
+def build_surface(
+    opened: Opened, working: Working | None, access_keys: AccessKeys, draining: Callable[[], bool]
+) -> ASGIApp:
     """What this process answers over HTTP. ``working`` is None where no worker is in it."""
     settings, database = opened.settings, opened.database
 
@@ -79,7 +84,7 @@ def build_surface(opened: Opened, working: Working | None, draining: Callable[[]
         health_enabled=settings.monitoring.health_check.enabled,
         access_list=database.access_list,
         keyring=opened.keyring,
-        access_keys=AccessKeys(settings.security.api_keys),
+        access_keys=access_keys,
         check_address=AddressGuard(settings.callback.allowed_networks).check,
         access_changed=access_changed,
         claims=opened.cache,
@@ -89,6 +94,17 @@ def build_surface(opened: Opened, working: Working | None, draining: Callable[[]
         rate_limit_burst=settings.server.rate_limit_burst,
     )
     return build_monitoring(parts) if opened.role == "worker" else build(parts)
+
+
+def followers(opened: Opened, working: Working | None, access_keys: AccessKeys) -> list[Prepare]:
+    """The parts of this process that take up new settings."""
+    if working is None:
+        return [following_access_keys(access_keys)]
+    return [
+        following_access_keys(access_keys),
+        following_secrets(working.signer),
+        following_access_list(opened),
+    ]
 
 
 def _components(opened: Opened, working: Working | None) -> dict[str, Callable[[], Awaitable[health.Component]]]:

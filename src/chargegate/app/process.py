@@ -52,13 +52,16 @@ def inbound_connections(outgoing: int) -> int:
     return max(FEWEST, soft - outgoing - RESERVE)
 
 
-def end_signals() -> tuple[asyncio.Event, asyncio.Event]:
-    """Two events: the first SIGTERM or SIGINT sets the one, the next signal sets the other."""
-    first, second = asyncio.Event(), asyncio.Event()
+class Signals:
+    """What the process was told. ``stop``: the first SIGTERM or SIGINT; ``at_once``: the next one. ``reload``: SIGHUP,
+    which ends the process at no time, also while it starts or stops."""
 
-    def signalled() -> None:
-        (second if first.is_set() else first).set()
+    def __init__(self) -> None:
+        self.stop, self.at_once, self.reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signalled)
-    return first, second
+    def _end(self) -> None:
+        (self.at_once if self.stop.is_set() else self.stop).set()

@@ -9,11 +9,13 @@ from typing import Any, Final, NamedTuple, TypeVar
 from starlette.types import ASGIApp
 
 from chargegate.api.server import Server
-from chargegate.app.building import build_surface, build_worker
+from chargegate.app.building import build_surface, build_worker, followers
 from chargegate.app.opening import Opened, StartError, check_keys, naming_database, open_parts
-from chargegate.app.process import Role, end_signals, inbound_connections
+from chargegate.app.process import Role, Signals, inbound_connections
+from chargegate.app.reloading import Prepare, Reloading
 from chargegate.config import Settings, scheme
 from chargegate.engines import ENGINES, engine_of
+from chargegate.keys import AccessKeys
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.observe import log
 from chargegate.storage.budget import LAST_ANSWERS_S
@@ -28,13 +30,21 @@ class _Started(NamedTuple):
     url: str
     opened: Opened
     worker: Worker | None
+    followers: list[Prepare]
 
 
-async def serve(settings: Settings, *, role: Role = "serve", ready: Callable[[str], None] | None = None) -> None:
+async def serve(
+    settings: Settings,
+    *,
+    role: Role = "serve",
+    ready: Callable[[str], None] | None = None,
+    reread: Callable[[], Settings] | None = None,
+) -> None:
     """The API and the worker in one process, or one of them, until SIGTERM or SIGINT; then a drain, which a second
     one cuts short.
 
-    ``ready`` is given the base URL once requests are accepted. Raises ``StartError``.
+    ``ready`` is given the base URL once requests are accepted. ``reread`` reads the settings again after a SIGHUP;
+    without it, only the files that the settings name. Raises ``StartError``.
     """
     if role != "serve" and not engine_of(settings.queue.url).capabilities.shared:
         *others, last = (each.urls[0] for each in ENGINES if each.capabilities.shared and "queue" in each.offers)
@@ -42,7 +52,8 @@ async def serve(settings: Settings, *, role: Role = "serve", ready: Callable[[st
             f"queue.url: {settings.queue.url} is one process's own; `chargegate {role}` needs {', '.join(others)}"
             f" or {last}"
         )
-    stop, at_once = end_signals()
+    signals = Signals()
+    stop = signals.stop
     async with AsyncExitStack() as stack:
         log.attach()
         stack.callback(log.detach)
@@ -56,12 +67,17 @@ async def serve(settings: Settings, *, role: Role = "serve", ready: Callable[[st
                 worker.start()
             if ready is not None:
                 ready(started.url)
-            if not started.opened.keys_checked:
-                await _unless(stop, _check_keys(started.opened))
-            await stop.wait()
+            reloading = Reloading(settings, reread or (lambda: settings), started.followers)
+            following = asyncio.create_task(_follow(signals.reload, reloading))
+            try:
+                if not started.opened.keys_checked:
+                    await _unless(stop, _check_keys(started.opened))
+                await stop.wait()
+            finally:
+                following.cancel()
             log.info("draining", grace_ms=settings.server.shutdown_grace_ms)
             if worker is not None:
-                await _drain(worker, settings.server.shutdown_grace_ms / 1000, at_once)
+                await _drain(worker, settings.server.shutdown_grace_ms / 1000, signals.at_once)
     log.info("stopped")
 
 
@@ -69,7 +85,9 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
     max_connections = inbound_connections(settings.callback.max_connections + settings.queue.consumer_concurrency)
     opened = await open_parts(settings, role, stack)
     working = None if role == "api" else await build_worker(opened, stack)
-    url = await _listen(settings, role, build_surface(opened, working, draining), max_connections, stack)
+    access_keys = AccessKeys(settings.security.api_keys)
+    surface = build_surface(opened, working, access_keys, draining)
+    url = await _listen(settings, role, surface, max_connections, stack)
     # What is there now stays, and a request leaves few cycles behind: looking for them is a tenth of its cost.
     gc.collect()
     gc.freeze()
@@ -83,7 +101,17 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
         authorization=settings.authorization.backend,
         max_connections=max_connections,
     )
-    return _Started(url, opened, None if working is None else working.worker)
+    # A part that has TLS certificates adds what reads them again to these.
+    follow = followers(opened, working, access_keys)
+    return _Started(url, opened, None if working is None else working.worker, follow)
+
+
+async def _follow(reload: asyncio.Event, reloading: Reloading) -> None:
+    """Every SIGHUP is answered, those that come meanwhile together."""
+    while True:
+        await reload.wait()
+        reload.clear()
+        await reloading.reload()
 
 
 async def _check_keys(opened: Opened) -> None:

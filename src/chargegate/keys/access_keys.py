@@ -33,6 +33,11 @@ class AccessKeys:
         """Each is ``role:sha256:hex``, as ``new_access_key`` makes it. Raises ``ValueError`` with the broken rule."""
         self._keys = [_parse_access_key(text) for text in configured]
 
+    def replace(self, configured: list[str]) -> None:
+        """From now on these are the keys, all at once. Raises ``ValueError`` as when they are made, and keeps those
+        that it has."""
+        vars(self).update(vars(AccessKeys(configured)))
+
     def __bool__(self) -> bool:
         return bool(self._keys)
 
