@@ -63,9 +63,14 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
 
 
 def build_surface(
-    opened: Opened, working: Working | None, access_keys: AccessKeys, draining: Callable[[], bool]
+    opened: Opened,
+    working: Working | None,
+    access_keys: AccessKeys,
+    draining: Callable[[], bool],
+    no_file: Callable[[], bool],
 ) -> ASGIApp:
-    """What this process answers over HTTP. ``working`` is None where no worker is in it."""
+    """What this process answers over HTTP. ``working`` is None where no worker is in it. ``no_file``: whether not one
+    more file or connection can be opened."""
     settings, database = opened.settings, opened.database
 
     def access_changed(token_hashes: frozenset[str]) -> None:
@@ -78,7 +83,7 @@ def build_surface(
         queue=opened.queue,
         ledger=database.ledger,
         metrics=opened.metrics,
-        components=_components(opened, working),
+        components=_components(opened, working, no_file),
         draining=draining,
         metrics_enabled=settings.monitoring.metrics.enabled,
         health_enabled=settings.monitoring.health_check.enabled,
@@ -107,16 +112,21 @@ def followers(opened: Opened, working: Working | None, access_keys: AccessKeys) 
     ]
 
 
-def _components(opened: Opened, working: Working | None) -> dict[str, Callable[[], Awaitable[health.Component]]]:
+def _components(
+    opened: Opened, working: Working | None, no_file: Callable[[], bool]
+) -> dict[str, Callable[[], Awaitable[health.Component]]]:
     """Each process tells of what is in it."""
     settings, ledger = opened.settings, opened.database.ledger
     worker = None if working is None else working.worker
     components: dict[str, Callable[[], Awaitable[health.Component]]] = {
         "queue": partial(health.queue, opened.queue, worker, settings.queue.max_size)
     }
-    if working is not None:
+    if working is None:
+        components["queue"] = partial(health.needing_files, components["queue"], no_file)
+    else:
         components["authorization"] = partial(health.authorization, working.authorizer, settings.authorization.backend)
-        components["callbacks"] = partial(health.callbacks, working.worker)
+        callbacks = partial(health.callbacks, working.worker)
+        components["callbacks"] = partial(health.needing_files, callbacks, no_file)
         components["audit"] = partial(health.audit, opened.feed)
     backend = scheme(settings.database.url)
     components["database"] = partial(health.database, ledger, backend, needed=opened.role != "api")

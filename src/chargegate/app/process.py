@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import itertools
+import os
 import resource
 import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
+
+from chargegate.observe import log
 
 Role = Literal["serve", "api", "worker"]
 
@@ -18,6 +22,9 @@ RESERVE: Final = 64
 """Open files for the database, the audit file, sockets that listen, and connections that are being turned away."""
 
 FEWEST: Final = 16
+"""Connections of clients."""
+
+_WATCH_S: Final = 1.0
 _WHERE_UNLIMITED: Final = 10_240  # macOS takes no more
 
 
@@ -41,15 +48,52 @@ def process_name(folder: Path, role: Role) -> Iterator[str]:
             return
 
 
-def inbound_connections(outgoing: int) -> int:
-    """Raise the soft limit of open files to the hard one. Returns how many connections clients may hold, so that
-    ``outgoing`` ones can always be made."""
+class Files(NamedTuple):
+    """What may be open at once. ``inbound``: connections of clients. ``needed``: the least that lets all others be made
+    too."""
+
+    inbound: int
+    allowed: int
+    needed: int
+
+
+def open_files(outgoing: int) -> Files:
+    """Raise the soft limit of open files to the hard one, and share it out, so that ``outgoing`` connections can always
+    be made."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else max(soft, _WHERE_UNLIMITED)
     with contextlib.suppress(OSError, ValueError):  # then it stays as it is
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
-    return max(FEWEST, soft - outgoing - RESERVE)
+    return Files(soft - outgoing - RESERVE, soft, outgoing + RESERVE + FEWEST)
+
+
+class SpareFile:
+    """Whether one more file can be opened. That it cannot is this process's own fault, and nobody else's: it is logged
+    once, and again when it is over."""
+
+    def __init__(self) -> None:
+        self._lacking = False
+
+    def lacking(self) -> bool:
+        try:
+            os.close(os.dup(0))
+        except OSError as error:
+            lacking = error.errno in {errno.EMFILE, errno.ENFILE}
+        else:
+            lacking = False
+        if lacking and not self._lacking:
+            allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            log.error("too many open files; what needs another one waits", allowed=allowed)
+        elif self._lacking and not lacking:
+            log.info("files can be opened again")
+        self._lacking = lacking
+        return lacking
+
+    async def watch(self) -> None:
+        while True:
+            self.lacking()
+            await asyncio.sleep(_WATCH_S)
 
 
 class Signals:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 from chargegate.api.server import Server
 from chargegate.app.building import build_surface, build_worker, followers
 from chargegate.app.opening import Opened, StartError, check_keys, naming_database, open_parts
-from chargegate.app.process import Role, Signals, inbound_connections
+from chargegate.app.process import FEWEST, RESERVE, Role, Signals, SpareFile, open_files
 from chargegate.app.reloading import Prepare, Reloading
 from chargegate.config import Settings, scheme
 from chargegate.engines import ENGINES, engine_of
@@ -82,11 +82,14 @@ async def serve(
 
 
 async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining: Callable[[], bool]) -> _Started:
-    max_connections = inbound_connections(settings.callback.max_connections + settings.queue.consumer_concurrency)
+    max_connections = _room_for_clients(settings, role)
     opened = await open_parts(settings, role, stack)
     working = None if role == "api" else await build_worker(opened, stack)
     access_keys = AccessKeys(settings.security.api_keys)
-    surface = build_surface(opened, working, access_keys, draining)
+    spare = SpareFile()
+    watching = asyncio.create_task(spare.watch())
+    stack.callback(watching.cancel)
+    surface = build_surface(opened, working, access_keys, draining, spare.lacking)
     url = await _listen(settings, role, surface, max_connections, stack)
     # What is there now stays, and a request leaves few cycles behind: looking for them is a tenth of its cost.
     gc.collect()
@@ -104,6 +107,23 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
     # A part that has TLS certificates adds what reads them again to these.
     follow = followers(opened, working, access_keys)
     return _Started(url, opened, None if working is None else working.worker, follow)
+
+
+def _room_for_clients(settings: Settings, role: Role) -> int:
+    """How many connections clients may hold. Raises ``StartError`` where the limit of open files does not even allow
+    what the settings ask for."""
+    outgoing = {} if role == "api" else {"callback.max_connections": settings.callback.max_connections}
+    if outgoing and settings.authorization.backend == "http":
+        outgoing["queue.consumer_concurrency"] = settings.queue.consumer_concurrency
+    files = open_files(sum(outgoing.values()))
+    if files.allowed < files.needed:
+        settings_need = "".join(f"{key} = {number}, " for key, number in outgoing.items())
+        raise StartError(
+            f"open files: {files.allowed} are allowed and {files.needed} needed ({settings_need}{RESERVE} of the"
+            f" service's own, {FEWEST} for clients); raise the hard limit (ulimit -Hn)"
+            f"{' or lower ' + ' or '.join(outgoing) if outgoing else ''}"
+        )
+    return files.inbound
 
 
 async def _follow(reload: asyncio.Event, reloading: Reloading) -> None:

@@ -1,5 +1,6 @@
 """What each component says of itself."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -71,6 +72,16 @@ async def authorization(authorizer: Authorizer, backend: str) -> Component:
 async def callbacks(worker: WorkerState) -> Component:
     details: dict[str, object] = {"parked": worker.parked, "open_circuits": worker.open_circuits}
     return Component("DEGRADED" if worker.open_circuits else "UP", details)
+
+
+async def needing_files(part: Callable[[], Awaitable[Component]], no_file: Callable[[], bool]) -> Component:
+    """DEGRADED at least, while this process cannot open the connections that a part needs."""
+    lacking = no_file()
+    component = await part()
+    if not lacking:
+        return component
+    status: ComponentStatus = "DEGRADED" if component.status == "UP" else component.status
+    return Component(status, {"error": "too many open files", **component.details})
 
 
 async def audit(feed: AuditFeed | None) -> Component:
