@@ -130,6 +130,8 @@ def _components(
         components["audit"] = partial(health.audit, opened.feed)
     backend = scheme(settings.database.url)
     components["database"] = partial(health.database, ledger, backend, needed=opened.role != "api")
+    if opened.clocks is not None:
+        components["clock"] = partial(health.clock, opened.clocks)
     if opened.cache is not None:
         components["cache"] = partial(health.cache, opened.cache, engine_of(settings.cache.url).name)
     return components

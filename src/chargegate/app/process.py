@@ -12,7 +12,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TextIO
+from uuid import getnode
 
 from chargegate.observe import log
 
@@ -28,24 +29,65 @@ _WATCH_S: Final = 1.0
 _WHERE_UNLIMITED: Final = 10_240  # macOS takes no more
 
 
+class ProcessName:
+    """A name that no other process of this folder has, in a file beside what tells a copy of the file from it: the
+    file's number in its file system, and the machine's. A copy takes another name: what was begun under the first one
+    is the original's, which may come back."""
+
+    def __init__(self, file: TextIO, role: Role) -> None:
+        self._file = file
+        self._role = role
+        number = os.fstat(file.fileno()).st_ino
+        self._place = f"{number} {_text('/etc/machine-id') or '-'}"
+        self.holder = f"{socket.gethostname()} {_text('/proc/sys/kernel/random/boot_id') or getnode()} {number}"
+        """Different for each machine, and after each start of one: a process that ended has it again."""
+        file.seek(0)
+        self.name, _, place = file.read().partition(" ")
+        if not self.name:
+            self.take_another()
+        elif place not in ("", self._place):  # older releases wrote none
+            before = self.name
+            self.take_another()
+            log.warning(
+                "data_dir is a copy of one that another process may use; this process takes another name",
+                name=before,
+                takes=self.name,
+            )
+        elif not place:
+            self._write()
+
+    def take_another(self) -> None:
+        """A new name, from now on and after a restart too."""
+        self.name = f"{socket.gethostname()}-{self._role}-{token_hex(4)}"
+        self._write()
+
+    def _write(self) -> None:
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(f"{self.name} {self._place}")
+        self._file.flush()
+
+
 @contextlib.contextmanager
-def process_name(folder: Path, role: Role) -> Iterator[str]:
-    """A name that no other process has, and that a process of the same folder and role gets again after a restart, so
-    that it goes on with what it held."""
+def process_name(folder: Path, role: Role) -> Iterator[ProcessName]:
+    """A name that a process of the same folder and role gets again after a restart, so that it goes on with what it
+    held."""
     for number in itertools.count(1):
         with (folder / f"{role}-{number}.name").open("a+", encoding="ascii") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            file.seek(0)
-            name = file.read()
-            if not name:
-                name = f"{socket.gethostname()}-{role}-{token_hex(4)}"
-                file.write(name)
-                file.flush()
-            yield name
+            yield ProcessName(file, role)
             return
+
+
+def _text(file: str) -> str:
+    """What a file of the system says; nothing where there is none."""
+    try:
+        return Path(file).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 class Files(NamedTuple):

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from chargegate.api.server import Server
 from chargegate.app.building import build_surface, build_worker, followers
 from chargegate.app.opening import Opened, StartError, check_keys, naming_database, open_parts
+from chargegate.app.presence import Presence
 from chargegate.app.process import FEWEST, RESERVE, Role, Signals, SpareFile, open_files
 from chargegate.app.reloading import Prepare, Reloading
 from chargegate.config import Settings, scheme
@@ -72,12 +73,15 @@ async def serve(
             try:
                 if not started.opened.keys_checked:
                     await _unless(stop, _check_keys(started.opened))
-                await stop.wait()
+                await _unless(stop, _lost(started.opened.presence))
             finally:
                 following.cancel()
-            log.info("draining", grace_ms=settings.server.shutdown_grace_ms)
+            grace_ms = settings.server.shutdown_grace_ms if stop.is_set() else 0
+            log.info("draining", grace_ms=grace_ms)
             if worker is not None:
-                await _drain(worker, settings.server.shutdown_grace_ms / 1000, signals.at_once)
+                await _drain(worker, grace_ms / 1000, signals.at_once)
+            if not stop.is_set():
+                raise StartError("data_dir: another process, which has a copy of it, took this process's name")
     log.info("stopped")
 
 
@@ -124,6 +128,11 @@ def _room_for_clients(settings: Settings, role: Role) -> int:
             f"{' or lower ' + ' or '.join(outgoing) if outgoing else ''}"
         )
     return files.inbound
+
+
+async def _lost(presence: Presence | None) -> None:
+    """Return once this process must end, because another one has its name."""
+    await (asyncio.Event() if presence is None else presence.lost).wait()
 
 
 async def _follow(reload: asyncio.Event, reloading: Reloading) -> None:

@@ -67,6 +67,11 @@ class Metrics:
             "circuit_breaker_transitions_total", "Changes of state.", ["name", "to"], registry=registry
         )
         self.dead_letters = Gauge("dead_letters", "Callbacks given up and not replayed.", registry=registry)
+        self.clock_skew = Gauge(
+            "clock_skew_seconds",
+            "How much this machine's clock is ahead of the server's that all processes ask; 0 without one.",
+            registry=registry,
+        )
 
     def circuit(self, name: str) -> Callable[[str], None]:
         """What a circuit breaker calls with each new state: ``closed``, ``half_open`` or ``open``."""

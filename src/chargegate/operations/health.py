@@ -100,6 +100,25 @@ async def database(ledger: Ledger, backend: str, *, needed: bool) -> Component:
     return Component("UP", {"backend": backend})
 
 
+class ClockState(Protocol):
+    """How much this machine's clock is ahead of a server's, as measured last, and whether that is too much."""
+
+    @property
+    def ahead_ms(self) -> int | None: ...
+
+    @property
+    def compared_with(self) -> str: ...
+
+    @property
+    def differs(self) -> bool: ...
+
+
+async def clock(state: ClockState) -> Component:
+    """DEGRADED while the difference is too large, although it is made up for."""
+    details: dict[str, object] = {"ahead_ms": state.ahead_ms, "compared_with": state.compared_with}
+    return Component("DEGRADED" if state.differs else "UP", details)
+
+
 class Failing(Protocol):
     """Something that can be done without, and says why it does not work: ``failure`` is None while it does."""
 
