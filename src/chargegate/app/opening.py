@@ -107,7 +107,8 @@ async def _present(
         name = stack.enter_context(process_name(settings.data_path, role))
     except OSError as error:
         raise StartError(f"data_dir: {settings.data_path}: {error.strerror}") from None
-    asked = {} if role == "api" else {key: registries[key] for key in urls if key in registries}
+    # In the order in which they are opened, so that the first one that is away is the one that is told.
+    asked = {} if role == "api" else {key: registries[key] for key in reversed(urls) if key in registries}
     presence = Presence(name, asked)
     stack.push_async_callback(presence.close)
     try:

@@ -81,9 +81,10 @@ class Presence:
                         self.lost.set()
 
     async def close(self) -> None:
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
+        if self._renewing is None:
+            return  # no name was taken
+        self._renewing.cancel()
+        await asyncio.gather(self._renewing, return_exceptions=True)
         for registry in self._registries.values():
             with contextlib.suppress(Unavailable):
                 await registry.release(self._name.name, self._name.holder)

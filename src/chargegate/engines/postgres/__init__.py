@@ -2,9 +2,8 @@
 
 from chargegate.engines import Place, QueueLimits
 from chargegate.engines.postgres.access_list import PostgresAccessList
-from chargegate.engines.postgres.connection import split_url
 from chargegate.engines.postgres.ledger import PostgresLedger
-from chargegate.engines.postgres.queue import OPTIONS, PostgresQueue
+from chargegate.engines.postgres.queue import PostgresQueue, own_options
 from chargegate.engines.postgres.recording import OnAudit
 from chargegate.engines.postgres.registry import PostgresRegistry
 from chargegate.engines.postgres.statements import LEDGER_TABLES
@@ -42,7 +41,7 @@ async def open_database(url: str, place: Place, on_audit: OnAudit | None, *, nee
 
 
 def open_registry(url: str) -> PostgresRegistry:
-    return PostgresRegistry(split_url(url, OPTIONS)[0])
+    return PostgresRegistry(own_options(url)[0])
 
 
 async def target(url: str) -> PostgresTarget:

@@ -4,7 +4,6 @@ from typing import Final
 
 from chargegate.engines.postgres.connection import Connection
 from chargegate.engines.postgres.store import PostgresStore
-from chargegate.storage.budget import STORE_S
 from chargegate.storage.files import migrations, statements
 
 _SQL: Final = statements(__package__, "registry.sql")
@@ -24,7 +23,7 @@ class PostgresRegistry:
 
     async def claim(self, name: str, holder: str, lease_ms: int) -> int:
         if not self._prepared:
-            await self._store.prepare(STORE_S)
+            await self._store.prepare()
             self._prepared = True
 
         async def claim(connection: Connection, _repeated: bool) -> int:
