@@ -1,12 +1,19 @@
-"""The floor of accepting: a bare ASGI application that decodes the same body and sends the same answer."""
+"""The floor of accepting: a bare ASGI application on the service's server. It decodes the same body and sends the same
+answer.
 
+Usage: bare.py PORT; serves until it is terminated.
+"""
+
+import asyncio
 import sys
 import time
 import uuid
 from typing import Any
 
 import msgspec
-import uvicorn
+import uvloop
+
+from chargegate.api import Server
 
 
 class Body(msgspec.Struct):
@@ -22,7 +29,7 @@ decode = msgspec.json.Decoder(Body).decode
 encode = msgspec.json.Encoder().encode
 
 
-async def app(_scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def app(_scope: Any, receive: Any, send: Any) -> None:
     """Decode the body and answer 202."""
     decode((await receive())["body"])
     answer = encode(
@@ -38,14 +45,11 @@ async def app(_scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": answer})
 
 
+async def serve(port: int) -> None:
+    """Serve on loopback."""
+    await Server().start(app, "127.0.0.1", port, request_timeout_ms=15_000)
+    await asyncio.Event().wait()
+
+
 if __name__ == "__main__":
-    uvicorn.run(
-        app,
-        port=int(sys.argv[1]),
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        log_level="warning",
-        lifespan="off",
-        server_header=False,
-    )
+    uvloop.run(serve(int(sys.argv[1])))

@@ -1,5 +1,6 @@
 import base64
 import json
+import os
 import typing
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chargegate.config import ConfigError, Settings, load, shown
+from chargegate.config import SECRET_KEYS, URL_KEYS, ConfigError, Settings, load, shown
 from chargegate.keys import new_access_key
 
 KEY = base64.b64encode(bytes(range(32))).decode()
@@ -26,10 +27,17 @@ KEYS: dict[str, Any] = {
     "server.request_timeout_ms": 5,
     "server.rate_limit_per_second": 1.5,
     "server.rate_limit_burst": 5,
+    "server.max_connections_per_address": 7,
+    "server.allowed_hosts": ["gate.example", "192.0.2.1:8080", "[2001:db8::1]"],
+    "server.allowed_origins": ["https://desk.example", "http://desk.example:3000"],
+    "server.tls_certificate": "server.pem",
+    "server.tls_key": "server.key",
+    "server.tls_client_ca": "clients.pem",
     "queue.url": "memory://",
     "queue.max_size": 5,
     "queue.consumer_concurrency": 1,
     "queue.max_age_ms": 5,
+    "queue.max_share_per_client": 0.25,
     "queue.lease_ms": 5000,
     "worker.host": "::1",
     "worker.port": 9001,
@@ -59,8 +67,10 @@ KEYS: dict[str, Any] = {
     "callback.max_connections": 5,
     "callback.max_connections_per_destination": 5,
     "callback.max_parked": 5,
+    "callback.circuit.forget_after_ms": 9,
     "callback.require_https": True,
     "callback.allowed_networks": ["127.0.0.0/8", "fd00::/8"],
+    "callback.name_servers": ["192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]", "[2001:db8::53]:5353"],
     "callback.signing_secrets": [WEBHOOK, WEBHOOK],
     "callback.circuit.failure_threshold": 7,
     "callback.circuit.probe_interval_ms": 7,
@@ -73,6 +83,12 @@ KEYS: dict[str, Any] = {
     "monitoring.health_check.enabled": False,
     "logging.level": "error",
     "logging.format": "json",
+}
+
+BESIDE = {  # the keys that a key is not set without
+    "server.tls_certificate": ["server.tls_key"],
+    "server.tls_key": ["server.tls_certificate"],
+    "server.tls_client_ca": ["server.tls_certificate", "server.tls_key"],
 }
 
 
@@ -114,11 +130,12 @@ def test_the_table_here_has_every_key() -> None:
 @pytest.mark.parametrize("key", KEYS)
 def test_each_key_is_set_by_file_and_by_environment(key: str, tmp_path: Path) -> None:
     value = KEYS[key]
+    beside = {variable(other): KEYS[other] for other in BESIDE.get(key, ())}
     file = tmp_path / "c.toml"
     file.write_text(toml(key, json.dumps(value)))
-    assert value_of(load(str(file), {}), key) == value
+    assert value_of(load(str(file), beside), key) == value
     text = value if isinstance(value, str) else json.dumps(value)
-    assert value_of(load(None, {variable(key): text}), key) == value
+    assert value_of(load(None, {variable(key): text, **beside}), key) == value
     if isinstance(value, list):
         assert value_of(load(None, {variable(key): " , ".join(map(str, value))}), key) == value
     if key not in ("database.url", "cache.url"):
@@ -166,7 +183,11 @@ def test_the_file_in_the_working_directory_is_read_if_there_is_one(
 
 
 def test_other_variables_are_left_alone() -> None:
-    others = ("CHARGEGATE", "CHARGEGATED__X", "PATH", "CHARGEGATE_CONFIG", "CHARGEGATE_TEST_POSTGRES")
+    others = (
+        "CHARGEGATE", "CHARGEGATED__X", "PATH", "CHARGEGATE_CONFIG", "CHARGEGATE_TEST_POSTGRES", "CHARGEGATE_",
+        "CHARGEGATE_COLOUR", "CHARGEGATE_SERVER", "CHARGEGATE_CONFIGURATION", "CHARGEGATE_TEST", "CHARGEGATE_PORT",
+        "CHARGEGATE_SERVICE_HOST", "CHARGEGATE_PORT_8080_TCP_ADDR", "CHARGEGATE_DATA_DIR_SERVICE_HOST",
+    )  # fmt: skip
     assert load(None, dict.fromkeys(others, "x")) == load(None, {})
 
 
@@ -225,6 +246,15 @@ def test_loopback_needs_no_keys(host: str) -> None:
         ("[callback]\nmax_attempts = 0", "callback.max_attempts"),
         ("[callback]\nallowed_networks = ['10.0.0.1/8']", "callback.allowed_networks"),
         ("[callback]\nallowed_networks = '10.0.0.0/8'", "callback.allowed_networks"),
+        ("[callback]\nname_servers = ['ns.example']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['192.0.2.53:']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['192.0.2.53:0']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['192.0.2.53:65536']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['[192.0.2.53]:53']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['[2001:db8::53']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['[2001:db8::53]5353']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['fe80::1%eth0']", "callback.name_servers"),
+        ("[callback]\nname_servers = ['']", "callback.name_servers"),
         ("[callback]\nsigning_secrets = ['hidden']", "callback.signing_secrets"),
         ("[callback]\nsigning_secrets = ['whsec_hidden!']", "callback.signing_secrets"),
         ("[callback]\nsigning_secrets = ['whsec_aGlkZGVu']", "callback.signing_secrets"),
@@ -246,15 +276,17 @@ def test_what_is_wrong_in_a_file_is_named_in_one_line(content: str, named: str, 
 @pytest.mark.parametrize(
     ("name", "text", "named"),
     [
-        ("CHARGEGATE_COLOUR", "1", "colour"),
         ("CHARGEGATE_SERVER__COLOUR", "1", "server.colour"),
-        ("CHARGEGATE_SERVER", "1", "server"),
         ("CHARGEGATE_SERVER__", "1", "SERVER__"),
-        ("CHARGEGATE_", "1", "CHARGEGATE_"),
-        ("CHARGEGATE_CONFIGURATION", "1", "configuration"),
         ("CHARGEGATE_CONFIG__FILE", "1", "config"),
-        ("CHARGEGATE_TEST", "1", "test"),
         ("CHARGEGATE_TESTS__X", "1", "tests"),
+        ("CHARGEGATE_TEST__X", "1", "test"),
+        ("CHARGEGATE___PORT", "1", "CHARGEGATE___PORT"),
+        ("CHARGEGATE_SERVER__PORT_FILE", "1", "server.port_file"),
+        ("CHARGEGATE_DATA_DIR__X", "1", "data_dir.x"),
+        ("CHARGEGATE_DATA_DIR", "a\udcffb", "CHARGEGATE_DATA_DIR"),
+        ("CHARGEGATE_QUEUE__URL", "redis://\x1b[31m", "CHARGEGATE_QUEUE__URL"),
+        ("CHARGEGATE_SECURITY__API_KEYS", "[" * 100_000, "SECURITY__API_KEYS"),
         ("CHARGEGATE_SERVER__PORT__X", "1", "server.port.x"),
         ("CHARGEGATE_SERVER__PORT", "eighty", "SERVER__PORT"),
         ("CHARGEGATE_SERVER__PORT", "", "SERVER__PORT"),
@@ -278,9 +310,69 @@ def test_what_is_no_file_or_no_toml_is_named(tmp_path: Path) -> None:
     assert "missing.toml" in fault(tmp_path / "missing.toml", {})
     assert str(tmp_path) in fault(tmp_path, {})
     bad = tmp_path / "bad.toml"
-    for content in (b"[server", b"a = ", b"\xff\xfe", b"a = 1\na = 2", b'a = "two\nlines"'):
+    for content in (
+        b"a = " + b"[" * 5000,
+        b"a = " + b"9" * 5000,
+        b"[server",
+        b"a = ",
+        b"\xff\xfe",
+        b"a = 1\na = 2",
+        b'a = "two\nlines"',
+    ):
         bad.write_bytes(content)
         assert "bad.toml" in fault(bad, {})
+
+
+MARGINS = ("\n", " ", "\t \r\n", "\u00a0", "\n\n")
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("margin", MARGINS)
+def test_white_space_around_a_value_is_dropped(key: str, margin: str, tmp_path: Path) -> None:
+    def padded(value: Any) -> Any:
+        return [padded(each) for each in value] if isinstance(value, list) else margin + value + margin
+
+    value = KEYS[key]
+    text = value if isinstance(value, str) else json.dumps(value)
+    assert value_of(load(None, {variable(key): margin + text + margin}), key) == value
+    if isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], str)):
+        file = tmp_path / "c.toml"
+        file.write_text(toml(key, json.dumps(padded(value))))
+        assert value_of(load(f"{file}{margin}", {}), key) == value
+    if isinstance(value, list) and isinstance(value[0], str):
+        assert value_of(load(None, {variable(key): json.dumps(padded(value))}), key) == value
+        assert value_of(load(None, {variable(key): "\n".join(padded(value))}), key) == value
+
+
+@pytest.mark.parametrize("key", sorted(SECRET_KEYS | URL_KEYS))
+def test_a_secret_may_be_in_a_file(key: str, tmp_path: Path) -> None:
+    value = KEYS[key]
+    file = tmp_path / "secret"
+    text = value if isinstance(value, str) else "\n".join(value)
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    for content in (text, text + "\n", "\ufeff \r\n" + text + "\r\n"):
+        file.write_text(content)
+        for path in (f"{file}", f"{link}\n"):
+            assert value_of(load(None, {variable(key) + "_FILE": path}), key) == value
+    message = fault(None, {variable(key) + "_FILE": str(file), variable(key): text})
+    assert variable(key) + "_FILE" in message
+    assert text not in message
+    settings_file = tmp_path / "c.toml"
+    settings_file.write_text(toml(key, json.dumps("" if isinstance(value, str) else [])))
+    assert value_of(load(str(settings_file), {variable(key) + "_FILE": str(file)}), key) == value
+
+
+def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text(" \n")
+    (tmp_path / "latin").write_bytes(b"\xff\xe9\xff")
+    (tmp_path / "large").write_bytes(b"x" * 2_000_000)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to-pipe").symlink_to(tmp_path / "pipe")
+    for name in ("missing", "empty", "latin", "large", "pipe", "to-pipe", ".", "/dev/zero", "/dev/tty", "a/b\tc"):
+        message = fault(None, {"CHARGEGATE_SECURITY__TOKEN_HASH_KEY_FILE": str(tmp_path / name)})
+        assert message.startswith("CHARGEGATE_SECURITY__TOKEN_HASH_KEY_FILE: ")
+    assert "names no file" in fault(None, {"CHARGEGATE_SECURITY__TOKEN_HASH_KEY_FILE": " "})
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -290,6 +382,26 @@ def test_any_text_is_a_value_or_one_line(key: str, text: str) -> None:
         load(None, {variable(key): text})
     except ConfigError as error:
         assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
+
+
+toml_values = st.recursive(
+    st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["whsec_", "sqlite", "\n"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(sorted(KEYS)) | st.text(max_size=9), toml_values, max_size=4), st.binary())
+def test_any_file_is_settings_or_one_line(tmp_path: Path, values: dict[str, Any], garbage: bytes) -> None:
+    file = tmp_path / "c.toml"
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+    for content in (lines.encode(), lines.encode() + garbage, garbage):
+        file.write_bytes(content)
+        try:
+            load(str(file), {})
+        except ConfigError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
 
 
 def test_secrets_are_hidden_and_the_rest_is_shown() -> None:
@@ -357,3 +469,21 @@ def test_settings_cannot_be_changed() -> None:
         name = msgspec.structs.fields(typing.cast("Any", section))[0].name
         with pytest.raises(AttributeError):
             setattr(section, name, None)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"allowed_hosts": "http://gate.example"}, "server.allowed_hosts: 'http://gate.example' is not a host name"),
+        ({"allowed_hosts": "*"}, "server.allowed_hosts: "),
+        ({"allowed_origins": "gate.example"}, "server.allowed_origins: 'gate.example' is not an origin"),
+        ({"allowed_origins": "https://gate.example/path"}, "server.allowed_origins: "),
+        ({"tls_certificate": "a.pem"}, "server.tls_key: is required, because server.tls_certificate is set"),
+        ({"tls_key": "a.key"}, "server.tls_certificate: is required, because server.tls_key is set"),
+        ({"tls_client_ca": "ca.pem"}, "server.tls_certificate: is required, because server.tls_client_ca is set"),
+    ],
+)
+def test_the_rules_of_the_server_section(values: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, {variable(f"server.{key}"): value for key, value in values.items()})
+    assert str(caught.value).startswith(said)

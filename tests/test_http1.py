@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import errno
 import gc
 import ipaddress
 import itertools
@@ -9,7 +10,7 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chargegate.http1 import (
-    MAX_HEADER_BLOCK,
+    MAX_HEAD,
     AddressBlocked,
     BadAnswer,
     CallFailed,
     ConnectFailed,
     HttpClient,
+    NotSent,
     Response,
     TimedOut,
     tls_context,
 )
-from chargegate.http1.exchange import Connection
+from chargegate.http1.client import MOST_DIALS
+from chargegate.http1.connection import Connection
 from chargegate.model import CallbackTarget, IPAddress, parse_callback_url
+from nameserver import NameServer, name_server
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 LONG = 20.0
@@ -53,6 +57,12 @@ def run() -> Iterator[Run]:
     yield run_one
     gc.collect()
     assert complaints == []
+
+
+@pytest.fixture
+def names() -> Iterator[NameServer]:
+    with name_server() as server:
+        yield server
 
 
 class Peer:
@@ -361,9 +371,9 @@ def test_the_header_block_has_an_exact_limit(run: Run) -> None:
 
     async def main() -> None:
         async with calling(max_answer_bytes=300_000) as client:
-            async with serving(sized(MAX_HEADER_BLOCK)) as peer:
+            async with serving(sized(MAX_HEAD)) as peer:
                 assert len((await post(client, peer.target())).body) == 200_000
-            async with serving(sized(MAX_HEADER_BLOCK + 1)) as peer:
+            async with serving(sized(MAX_HEAD + 1)) as peer:
                 assert (await failure(client, peer.target())).reason == "bad_answer"
 
     run(main())
@@ -393,7 +403,8 @@ def test_a_body_without_end_is_cut_off(run: Run, head: bytes) -> None:
 
     async def main() -> None:
         async with serving(answer) as peer, calling(max_answer_bytes=1000) as client:
-            assert (await post(client, peer.target())).body == b"abcd" * 250
+            # Of 1,000 bytes, those that frame 111 chunks are not kept.
+            assert (await post(client, peer.target())).body == b"abcd" * (111 if head is CHUNKED else 250)
             await until(lambda: peer.ended == 1)
 
     run(main())
@@ -447,18 +458,16 @@ def test_each_request_has_its_own_time(run: Run) -> None:
     run(main())
 
 
-def test_resolving_and_shaking_hands_count_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never(*_: object, **__: object) -> None:
-        await asyncio.Event().wait()
-
+def test_resolving_and_shaking_hands_count_too(run: Run, names: NameServer) -> None:
     async def main() -> None:
-        async with serving(OK) as peer, calling() as client:
+        names.silent.add("slow.example")
+        async with serving(OK) as peer, calling(name_servers=[names.address]) as client:
             # It reads the TLS greeting, finds no end of a header block in it, and says nothing.
             assert isinstance(await failure(client, peer.target(scheme="https"), 0.1), TimedOut)
             await until(lambda: peer.ended == 1)
-            # A resolver that hangs cannot be had for real.
-            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
-            assert isinstance(await failure(client, peer.target("slow.example"), 0.05), TimedOut)
+            # Nothing was sent, so that this says nothing of the receiver.
+            error = await failure(client, peer.target("slow.example"), 0.05)
+            assert (type(error), error.reason) == (NotSent, "name_not_resolved")
 
     run(main())
 
@@ -466,25 +475,53 @@ def test_resolving_and_shaking_hands_count_too(run: Run, monkeypatch: pytest.Mon
 # The pool
 
 
-@pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 2"], ids=["nothing", "something"])
-def test_a_post_is_sent_once_also_where_a_kept_connection_proves_closed(run: Run, last_words: bytes) -> None:
-    """The receiver may have read it all the same; the caller counts attempts."""
-    stale: list[asyncio.StreamWriter] = []
+def stale(last_words: bytes) -> Answer:
+    """Answers the first request of each connection. To the second it says its last words, and closes."""
+    used: list[asyncio.StreamWriter] = []
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: int) -> None:
-        if writer in stale:
+        if writer in used:
             writer.write(last_words)
             writer.close()
         else:
-            stale.append(writer)
+            used.append(writer)
             writer.write(OK)
 
+    return answer
+
+
+def test_a_kept_connection_that_ends_without_a_byte_of_an_answer_is_no_attempt(run: Run) -> None:
+    """The receiver closed it, as a rule, before it saw the request."""
+
     async def main() -> None:
-        async with serving(answer) as peer, calling() as client:
+        async with serving(stale(b"")) as peer, calling() as client:
+            await post(client, peer.target())
+            assert (await post(client, peer.target())).status == 200
+            assert (peer.accepted, len(peer.requests)) == (2, 3)
+            assert peer.requests[1] == peer.requests[2]
+
+    run(main())
+
+
+def test_a_kept_connection_that_ends_in_an_answer_is_an_attempt(run: Run) -> None:
+    """The receiver has read the request."""
+
+    async def main() -> None:
+        async with serving(stale(b"HTTP/1.1 2")) as peer, calling() as client:
             await post(client, peer.target())
             assert (await failure(client, peer.target())).reason == "closed_early"
             assert (peer.accepted, len(peer.requests)) == (1, 2)
             assert (await post(client, peer.target())).status == 200
+            assert (peer.accepted, len(peer.requests)) == (2, 3)
+
+    run(main())
+
+
+def test_a_new_connection_that_ends_without_a_byte_is_tried_once(run: Run) -> None:
+    async def main() -> None:
+        async with serving(dies_after(1, b"")) as peer, calling() as client:
+            await post(client, peer.target())
+            assert (await failure(client, peer.target())).reason == "closed_early"
             assert (peer.accepted, len(peer.requests)) == (2, 3)
 
     run(main())
@@ -657,49 +694,19 @@ def test_close_leaves_nothing_open(run: Run) -> None:
 # Connecting
 
 
-def test_nobody_listens(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_listens(run: Run, names: NameServer) -> None:
     async def main() -> None:
-        async with serving(OK) as peer, calling() as client:
+        async with serving(OK) as peer, calling(name_servers=[names.address]) as client:
             target = peer.target("127.0.0.2")
             error = await failure(client, target)
             assert (type(error), error.reason) == (ConnectFailed, "connection_refused")
-            # A resolver that surely fails cannot be had for real: some networks answer for every name.
-            patched(socket.gaierror(socket.EAI_NONAME, "secret.example"))
             error = await failure(client, peer.target("secret.example"))
             assert (type(error), error.reason) == (ConnectFailed, "name_not_resolved")
-            patched([])
-            assert (await failure(client, peer.target("secret.example"))).reason == "name_not_resolved"
+            names.names["empty.example"] = []
+            assert (await failure(client, peer.target("empty.example"))).reason == "name_not_resolved"
             assert client._open == set()
 
-    def patched(answers: Any) -> None:
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Resolver(answers))
-
     run(main())
-
-
-class Resolver:
-    """Stands in for ``loop.getaddrinfo`` where public names with chosen addresses cannot be had: each call gives
-    the next answers, the last for ever, and is counted."""
-
-    def __init__(self, *answers: Any) -> None:
-        self.answers = list(answers)
-        self.calls = 0
-
-    async def __call__(self, host: str, port: int, **options: Any) -> Any:
-        assert options == {"type": socket.SOCK_STREAM}
-        self.calls += 1
-        found = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(found, Exception):
-            raise found
-        return [
-            (family, socket.SOCK_STREAM, 6, "", (address, port, *rest))
-            for family, address, *rest in (
-                (socket.AF_INET6 if ":" in item else socket.AF_INET, item, *([0, 0] if ":" in item else []))
-                if isinstance(item, str)
-                else item
-                for item in found
-            )
-        ]
 
 
 def guard(*blocked: str) -> tuple[Callable[[IPAddress], None], list[str]]:
@@ -728,13 +735,12 @@ def test_a_real_name_is_resolved_checked_and_dialled(run: Run) -> None:
     ("answers", "blocked"),
     [(["8.8.8.8", "127.0.0.1"], "127.0.0.1"), (["127.0.0.1", "10.0.0.1"], "10.0.0.1"), (["127.0.0.1", "::1"], "::1")],
 )
-def test_one_blocked_address_blocks_a_name(
-    run: Run, monkeypatch: pytest.MonkeyPatch, answers: list[str], blocked: str
-) -> None:
+def test_one_blocked_address_blocks_a_name(run: Run, names: NameServer, answers: list[str], blocked: str) -> None:
+    names.names["two.example"] = answers
+
     async def main() -> None:
         check, _ = guard(blocked)
-        async with serving(OK) as peer, calling(check_address=check) as client:
-            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Resolver(answers))
+        async with serving(OK) as peer, calling(check_address=check, name_servers=[names.address]) as client:
             error = await failure(client, peer.target("two.example"))
             assert (type(error), error.reason) == (AddressBlocked, "address_blocked")
             assert peer.accepted == 0
@@ -753,47 +759,135 @@ def test_a_blocked_literal_is_not_dialled(run: Run) -> None:
     run(main())
 
 
-def test_the_address_dialled_is_the_one_checked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_dialled_is_the_one_checked(run: Run, names: NameServer) -> None:
     """A name that changes its mind between check and dial is not asked twice."""
+    names.names["rebind.example"] = ["127.0.0.1"]
+    checked: list[str] = []
+
+    def check(address: IPAddress) -> None:
+        checked.append(str(address))
+        names.names["rebind.example"] = ["127.0.0.3"]
 
     async def main() -> None:
-        check, checked = guard("127.0.0.3")
-        resolver = Resolver(["127.0.0.1"], ["127.0.0.3"])
-        async with serving(OK) as peer, calling(check_address=check) as client:
-            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolver)
+        async with serving(OK) as peer, calling(check_address=check, name_servers=[names.address]) as client:
             assert (await post(client, peer.target("rebind.example"))).status == 200
-            assert (resolver.calls, checked, peer.accepted) == (1, ["127.0.0.1"], 1)
+            assert (len(names.asked), checked, peer.accepted) == (2, ["127.0.0.1"], 1)  # once for each family
 
     run(main())
 
 
-def test_addresses_are_dialled_in_turn(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_are_dialled_in_turn(run: Run, names: NameServer) -> None:
+    names.names["many.example"] = ["127.0.0.2", "127.0.0.2", "127.0.0.1"]
+
     async def main() -> None:
         check, checked = guard()
-        async with serving(OK) as peer, calling(check_address=check) as client:
-            resolver = Resolver(["127.0.0.2", "127.0.0.2", "127.0.0.1"])
-            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolver)
+        async with serving(OK) as peer, calling(check_address=check, name_servers=[names.address]) as client:
             assert (await post(client, peer.target("many.example"))).status == 200
             assert checked == ["127.0.0.2", "127.0.0.1"]
 
     run(main())
 
 
+def test_both_families_are_dialled_in_turn_and_ipv6_first(run: Run, names: NameServer) -> None:
+    names.names["both.example"] = ["127.0.0.2", "127.0.0.1", "::1", "::2"]
+
+    async def main() -> None:
+        check, checked = guard()
+        async with serving(OK) as peer, calling(check_address=check, name_servers=[names.address]) as client:
+            assert (await post(client, peer.target("both.example"))).status == 200
+            assert checked == ["::1", "127.0.0.2", "::2", "127.0.0.1"]
+
+    run(main())
+
+
+def test_a_dead_address_does_not_hold_up_the_next(run: Run, names: NameServer) -> None:
+    """The first accepts nothing: its line of connections is full."""
+    names.names["half.example"] = ["127.0.0.3", "127.0.0.1"]
+
+    async def main() -> None:
+        async with serving(OK) as peer, calling(name_servers=[names.address]) as client:
+            with full_backlog("127.0.0.3", peer.port):
+                assert (await post(client, peer.target("half.example"), 4)).status == 200
+                assert len(client._open) == 1
+
+    run(main())
+
+
+def test_when_every_address_is_dead_the_time_is_over(run: Run, names: NameServer) -> None:
+    names.names["dead.example"] = [f"127.0.0.{last}" for last in range(3, 11)]
+
+    async def main() -> None:
+        with ExitStack() as stack:
+            port = 0
+            for address in names.names["dead.example"]:
+                port = stack.enter_context(full_backlog(address, port))
+            target = parse_callback_url(f"http://dead.example:{port}/")
+            async with calling(name_servers=[names.address]) as client:
+                task = asyncio.create_task(failure(client, target, 2.5))
+                most = 0
+                while not task.done():
+                    most = max(most, len(client._open))
+                    await asyncio.sleep(0.02)
+                assert isinstance(await task, TimedOut)
+                assert most == MOST_DIALS
+                await until(lambda: not client._open)
+
+    run(main())
+
+
+@contextmanager
+def full_backlog(address: str, port: int) -> Iterator[int]:
+    """A port that neither accepts nor refuses a connection."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind((address, port))
+        listener.listen(0)
+        place = listener.getsockname()
+        while True:
+            one = stack.enter_context(socket.socket())
+            one.settimeout(0.2)
+            try:
+                one.connect(place)
+            except TimeoutError:
+                break
+        yield int(place[1])
+
+
 @pytest.mark.parametrize(
-    "odd",
+    ("number", "address", "kind", "reason"),
     [
-        (socket.AF_INET6, "fe80::1", 0, 2),
-        (socket.AF_INET6, "fe80::1%eth0", 0, 0),
-        (socket.AF_INET6, "2606:4700::1111", 7, 0),
-        (socket.AF_INET6, "2606:4700::1111"),
-        (socket.AF_INET, "one.example"),
-        (socket.AF_UNIX, "/run/socket"),
+        (errno.ECONNREFUSED, "192.0.2.1", ConnectFailed, "connection_refused"),
+        (errno.EHOSTUNREACH, "192.0.2.1", ConnectFailed, "connect_failed"),
+        (errno.EADDRNOTAVAIL, "2001:db8::1", ConnectFailed, "connect_failed"),
+        (errno.EADDRNOTAVAIL, "192.0.2.1", NotSent, "no_socket"),
+        (errno.EMFILE, "192.0.2.1", NotSent, "no_socket"),
+        (errno.ETIMEDOUT, "192.0.2.1", TimedOut, "timeout"),
     ],
 )
-def test_odd_socket_addresses_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch, odd: tuple[Any, ...]) -> None:
+def test_what_this_process_lacks_says_nothing_of_the_receiver(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: int, address: str, kind: type[CallFailed], reason: str
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise OSError(number, "simulated")  # a whole machine's sockets are too many for a test
+
     async def main() -> None:
-        async with serving(OK) as peer, calling() as client:
-            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Resolver(["127.0.0.1", odd]))
+        async with calling() as client:
+            monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", fail)
+            host = f"[{address}]" if ":" in address else address
+            error = await failure(client, parse_callback_url(f"http://{host}/"))
+            assert (type(error), error.reason) == (kind, reason)
+            assert client._open == set()
+
+    run(main())
+
+
+@pytest.mark.parametrize("odd", ["::ffff:127.0.0.1", "64:ff9b::7f00:1", "fe80::1", "2606:4700::1111"])
+def test_an_address_of_another_kind_is_checked_too(run: Run, names: NameServer, odd: str) -> None:
+    names.names["odd.example"] = ["127.0.0.1", odd]
+
+    async def main() -> None:
+        check, _ = guard(str(ipaddress.ip_address(odd)))
+        async with serving(OK) as peer, calling(check_address=check, name_servers=[names.address]) as client:
             assert isinstance(await failure(client, peer.target("odd.example")), AddressBlocked)
             assert peer.accepted == 0
 
@@ -844,10 +938,16 @@ class Tls:
         private = own_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         chain = folder / "server.pem"
         chain.write_bytes(private + leaf.sign(key, hashes.SHA256()).public_bytes(pem))
-        self.server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.server.load_cert_chain(chain)
+        self._chain = chain
+        self.server = self.serving_context()
         self.client = tls_context()
         self.client.load_verify_locations(cadata=root.sign(key, hashes.SHA256()).public_bytes(pem).decode())
+
+    def serving_context(self) -> ssl.SSLContext:
+        """Another one for the server, to change."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self._chain)
+        return context
 
 
 def key_usage(*allowed: str) -> x509.KeyUsage:
@@ -882,10 +982,8 @@ def test_a_certificate_that_only_the_strict_mode_refuses_is_accepted(run: Run, t
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost.", "127.0.0.1"])
-def test_tls_with_the_right_name(run: Run, tls: Tls, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_with_the_right_name(run: Run, tls: Tls, host: str) -> None:
     async def main() -> None:
-        if host == "localhost.":  # a hosts file has no names that end in a dot
-            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Resolver(["127.0.0.1"]))
         async with serving(OK, tls.server) as peer, calling(ssl_context=tls.client) as client:
             for _ in range(2):
                 assert await post(client, peer.target(host, "https")) == Response(200, b"ok", None)
@@ -897,14 +995,14 @@ def test_tls_with_the_right_name(run: Run, tls: Tls, host: str, monkeypatch: pyt
     run(main())
 
 
-def test_tls_with_a_wrong_name_or_none(run: Run, tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_with_a_wrong_name_or_none(run: Run, tls: Tls, names: NameServer) -> None:
+    names.names["other.example"] = ["127.0.0.1"]
+
     async def main() -> None:
         async with serving(OK, tls.server) as peer:
             async with calling() as untrusting:
                 errors = [await failure(untrusting, peer.target("localhost", "https"))]
-            async with calling(ssl_context=tls.client) as client:
-                # A second name for this machine cannot be had for real.
-                monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", Resolver(["127.0.0.1"]))
+            async with calling(ssl_context=tls.client, name_servers=[names.address]) as client:
                 errors.append(await failure(client, peer.target("other.example", "https")))
                 assert client._open == set()
             assert [(type(error), error.reason) for error in errors] == [(ConnectFailed, "tls_failed")] * 2
@@ -924,6 +1022,93 @@ def test_a_plain_server_fails_the_handshake(run: Run, tls: Tls) -> None:
         async with calling(ssl_context=tls.client) as client:
             assert (await failure(client, target)).reason == "tls_failed"
         server.close()
+
+    run(main())
+
+
+def test_tls_that_does_not_come_about_fails_at_once(run: Run, tls: Tls) -> None:
+    """A receiver that hangs up, one that wants a certificate of the client, and one that sends too much."""
+
+    async def main() -> None:
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(100)
+            writer.close()
+
+        async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(OSError):
+                while True:
+                    writer.write(b"\x16\x03\x03\x40\x00" + bytes(16384))
+                    await writer.drain()
+
+        async with calling(ssl_context=tls.client) as client:
+            for misbehave in (hang_up, talk):
+                server = await asyncio.start_server(misbehave, "127.0.0.1", 0)
+                target = parse_callback_url(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+                error = await failure(client, target)
+                assert (type(error), error.reason) == (ConnectFailed, "tls_failed")
+                server.close()
+            strict = tls.serving_context()
+            strict.verify_mode = ssl.CERT_REQUIRED
+            for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):  # refused after the handshake in 1.3
+                strict.maximum_version = version
+                with socket.create_server(("127.0.0.1", 0)) as listener:
+                    refusing = asyncio.create_task(asyncio.to_thread(refuse, listener, strict))
+                    target = parse_callback_url(f"https://localhost:{listener.getsockname()[1]}/")
+                    error = await failure(client, target)
+                    await refusing
+                assert (type(error), error.reason) == (ConnectFailed, "tls_failed")
+
+    def refuse(listener: socket.socket, context: ssl.SSLContext) -> None:
+        connection, _ = listener.accept()
+        with context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as wrapped:
+            with pytest.raises(ssl.SSLError):
+                wrapped.do_handshake()
+            with suppress(OSError):  # closing before all is read would reset the connection, and the alert be lost
+                while socket.socket.recv(wrapped, 65536):
+                    pass
+
+    run(main())
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls_carries_much_in_both_directions(run: Run, tls: Tls, version: ssl.TLSVersion) -> None:
+    """More than a record holds, and more often than once."""
+    context = tls.serving_context()
+    context.maximum_version = version
+    long = b"HTTP/1.1 200 OK\r\ncontent-length: 60000\r\n\r\n" + b"y" * 60_000
+
+    async def main() -> None:
+        async with serving(long, context) as peer, calling(ssl_context=tls.client) as client:
+            for _ in range(5):
+                answer = await client.post(peer.target("localhost", "https"), b"", b"x" * 100_000, LONG)
+                assert answer.body == b"y" * 60_000
+            assert peer.accepted == 1
+            assert all(request.endswith(b"\r\n\r\n" + b"x" * 100_000) for request in peer.requests)
+
+    run(main())
+
+
+def test_a_tls_connection_that_ended_is_replaced(run: Run, tls: Tls) -> None:
+    async def main() -> None:
+        async with serving(stale(b""), tls.server) as peer, calling(ssl_context=tls.client) as client:
+            await post(client, peer.target("localhost", "https"))
+            assert (await post(client, peer.target("localhost", "https"))).status == 200
+            assert (peer.accepted, len(peer.requests)) == (2, 3)
+
+    run(main())
+
+
+def test_what_a_tls_receiver_sends_is_bounded(run: Run, tls: Tls) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: int) -> None:
+        writer.write(CHUNKED)
+        while True:
+            writer.write(b"1;" + b"x" * 1000 + b"\r\ny\r\n")
+            await writer.drain()
+
+    async def main() -> None:
+        async with serving(answer, tls.server) as peer, calling(ssl_context=tls.client) as client:
+            assert (await post(client, peer.target("localhost", "https"))).status == 200
+            await until(lambda: peer.ended == 1)
 
     run(main())
 

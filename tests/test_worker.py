@@ -16,10 +16,10 @@ import uvloop
 from chargegate import worker
 from chargegate.authorizers.base import AuthorizationError
 from chargegate.authorizers.decider import Decider
-from chargegate.delivering.deliveries import CallbackLimits
 from chargegate.delivering.retry import RetryPolicy
 from chargegate.delivering.sender import Sender
 from chargegate.delivering.signing import Signer
+from chargegate.delivering.states import CallbackLimits
 from chargegate.engines.memory.queue import MemoryQueue
 from chargegate.engines.sqlite import queue as sqlite_queue
 from chargegate.engines.sqlite.connection import SqliteStore
@@ -51,6 +51,7 @@ LIMITS: dict[str, Any] = {
     "max_connections_per_destination": 20,
     "circuit_failures": 5,
     "circuit_probe_ms": 30,
+    "circuit_forget_ms": 30_000,
 }
 
 
@@ -475,16 +476,17 @@ def test_a_message_whose_callback_ended_meanwhile_sends_nothing(run: Run, replay
     run(scenario)
 
 
-def test_past_so_many_parked_nothing_more_is_taken(run: Run) -> None:
+def test_past_so_many_parked_some_are_given_up_and_work_goes_on(run: Run) -> None:
     async def scenario(scene: Scene) -> None:
         scene.receiver.plan(HOOK, Reply(503))
-        worker = scene.work(concurrency=1, max_parked=3, retries=RetryPolicy(2, 100, 100))
-        put = [await scene.put() for _ in range(10)]
-        await scene.until(lambda: worker.parked >= 3)
-        assert worker.parked <= 4
-        scene.receiver.plan(HOOK, Reply(200))
-        for request_id in put:
-            await scene.ended(request_id)
+        worker = scene.work(concurrency=1, max_parked=3, retries=RetryPolicy(2, 600_000, 600_000))
+        waiting = [await scene.put() for _ in range(10)]
+        await scene.until(lambda: len({*scene.told()}) == 10)
+        await scene.ended(await scene.put(scene.receiver.url("/other")))
+        assert worker.parked <= 3
+        records = [await scene.ledger.find(request_id) for request_id in waiting]
+        given_up = [each for each in records if each is not None and each.status is RequestStatus.FAILED]
+        assert len(given_up) >= 7
 
     run(scenario)
 

@@ -21,7 +21,7 @@ class ConcurrencyLimit:
 
     def __init__(self, count: int, on_idle: Callable[[], None]) -> None:
         """``on_idle`` is called when a task has no step to run."""
-        self._count = count
+        self.count = count
         self._on_idle = on_idle
         self._steps: deque[tuple[Step, Any]] = deque()
         self._tasks: list[asyncio.Task[None]] = []
@@ -33,7 +33,7 @@ class ConcurrencyLimit:
     @property
     def free(self) -> int:
         """How many more steps would run at once now."""
-        return self._count - self._running - len(self._steps)
+        return self.count - self._running - len(self._steps)
 
     def run(self, step: Step, argument: Any) -> None:
         """Run ``step(argument)``, now or when a task is free. After ``drain`` was called it is not run any more."""
@@ -42,7 +42,7 @@ class ConcurrencyLimit:
             waiter = self._idle.pop()
             if not waiter.done():  # a task may be cancelled from outside, where a process ends without a drain
                 waiter.set_result(None)
-        elif len(self._tasks) < self._count and not self._draining:
+        elif len(self._tasks) < self.count and not self._draining:
             self._tasks.append(asyncio.create_task(self._run_steps()))
 
     async def _run_steps(self) -> None:

@@ -4,6 +4,7 @@ import base64
 import binascii
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,17 +14,20 @@ import msgspec
 from msgspec import Meta
 
 from chargegate.config_text import ConfigError as ConfigError  # noqa: PLC0414 - others find it here
-from chargegate.config_text import converted, read_file, set_from_environment, without_secrets
+from chargegate.config_text import apply_environment, converted, read_file, without_secrets
 from chargegate.engines import ENGINES, Engine, engine_of
 from chargegate.keys import AccessKeys
 from chargegate.model import one_line, parse_callback_url
 
 PREFIX = "CHARGEGATE_"
 FILE_VARIABLE = PREFIX + "CONFIG"
-TEST_PREFIX = PREFIX + "TEST_"  # where the tests' servers are
 MOVE_FROM, MOVE_TO = PREFIX + "MOVE_FROM", PREFIX + "MOVE_TO"
-_NO_KEYS = frozenset({FILE_VARIABLE, MOVE_FROM, MOVE_TO})
 DEFAULT_FILE = Path("chargegate.toml")
+_NAME_SERVER = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([1-9][0-9]{0,4}))?").fullmatch
+
+_NAME = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_HOST = re.compile(rf"{_NAME}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*").fullmatch
+_ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{_NAME}/?").fullmatch
 
 Ms = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
 PositiveMs = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
@@ -43,6 +47,12 @@ class Server(_Section, frozen=True):
     request_timeout_ms: PositiveMs = 15000
     rate_limit_per_second: Annotated[float, Meta(ge=0, le=1_000_000)] = 0
     rate_limit_burst: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    max_connections_per_address: Count = 1000
+    allowed_hosts: list[str] = []
+    allowed_origins: list[str] = []
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
 
 
 class Queue(_Section, frozen=True):
@@ -50,6 +60,7 @@ class Queue(_Section, frozen=True):
     max_size: Count = 10000
     consumer_concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 256
     max_age_ms: PositiveMs = 300000
+    max_share_per_client: Annotated[float, Meta(gt=0, le=1)] = 0.5
     lease_ms: Annotated[int, Meta(ge=1000, le=1_800_000)] = 30000
 
 
@@ -96,6 +107,7 @@ class Authorization(_Section, frozen=True):
 class DestinationCircuit(_Section, frozen=True):
     failure_threshold: Count = 5
     probe_interval_ms: PositiveMs = 5000
+    forget_after_ms: PositiveMs = 30000
 
 
 class Callback(_Section, frozen=True):
@@ -109,6 +121,7 @@ class Callback(_Section, frozen=True):
     max_parked: Count = 50000
     require_https: bool = False
     allowed_networks: list[str] = []
+    name_servers: list[str] = []
     signing_secrets: list[str] = []
     circuit: DestinationCircuit = DestinationCircuit()
 
@@ -170,15 +183,14 @@ URL_KEYS = frozenset({"queue.url", "database.url", "cache.url", "authorization.u
 
 
 def load(file: str | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the file (default: ``./chargegate.toml`` if there is one), then ``CHARGEGATE_SECTION__KEY`` over it.
+    """Read the file (default: ``./chargegate.toml`` if there is one), then ``CHARGEGATE_SECTION__KEY`` over it, or
+    ``CHARGEGATE_SECTION__KEY_FILE`` for a secret.
 
     Raises ``ConfigError`` for a file that cannot be read, an unknown key, a wrong type or a value out of range.
     """
+    file = file.strip() if file is not None else None
     values = {} if file is None and not DEFAULT_FILE.exists() else read_file(Path(file) if file else DEFAULT_FILE)
-    for name, text in sorted(environ.items()):
-        if name.startswith(PREFIX) and name not in _NO_KEYS and not name.startswith(TEST_PREFIX):
-            keys = name.removeprefix(PREFIX).lower().split("__")
-            set_from_environment(values, Settings, name, keys, text)
+    apply_environment(values, Settings, environ, PREFIX, SECRET_KEYS | URL_KEYS)
     settings = converted(values, Settings)
     _check(settings)
     return settings
@@ -196,13 +208,32 @@ def _check(settings: Settings) -> None:
     check_url("cache.url", settings.cache.url)
     check_lease(settings.queue.url, settings.queue.lease_ms)
     _check_door(settings)
+    _check_server(settings.server)
     _check_authorization(settings.authorization)
     for text in settings.callback.allowed_networks:
         try:
             ipaddress.ip_network(text)
         except ValueError:
             raise ConfigError(f"callback.allowed_networks: {text!r} is not a network such as '10.0.0.0/8'") from None
+    for text in settings.callback.name_servers:
+        if not _is_name_server(text):
+            raise ConfigError(
+                f"callback.name_servers: {text!r} is not an address with an optional port, such as '192.0.2.53',"
+                " '192.0.2.53:5353' or '[2001:db8::53]:5353'"
+            )
     _check_secrets(settings)
+
+
+def _is_name_server(text: str) -> bool:
+    """An IP address with an optional port. An IPv6 address stands in brackets where a port follows."""
+    match = _NAME_SERVER(text)
+    try:
+        if match is None:
+            return ipaddress.ip_address(text).version == 6 and "%" not in text
+        ipaddress.IPv6Address(match[1]) if match[1] else ipaddress.IPv4Address(match[2])
+    except ValueError:
+        return False
+    return int(match[3] or 53) <= 65535
 
 
 def scheme(url: str) -> str:
@@ -245,6 +276,22 @@ def _check_door(settings: Settings) -> None:
             f"server.host: {one_line(host)} is reachable by others and security.api_keys is empty; make keys with"
             " `chargegate keys create`, or set security.allow_anonymous = true"
         )
+
+
+def _check_server(server: Server) -> None:
+    for host in server.allowed_hosts:
+        if not _HOST(host):
+            raise ConfigError(f"server.allowed_hosts: {one_line(host)!r} is not a host name or an address")
+    for origin in server.allowed_origins:
+        if not _ORIGIN(origin):
+            raise ConfigError(
+                f"server.allowed_origins: {one_line(origin)!r} is not an origin such as 'https://a.example'"
+            )
+    if bool(server.tls_certificate) != bool(server.tls_key):
+        given, missing = ("tls_certificate", "tls_key") if server.tls_certificate else ("tls_key", "tls_certificate")
+        raise ConfigError(f"server.{missing}: is required, because server.{given} is set")
+    if server.tls_client_ca and not server.tls_certificate:
+        raise ConfigError("server.tls_certificate: is required, because server.tls_client_ca is set")
 
 
 def _check_authorization(authorization: Authorization) -> None:

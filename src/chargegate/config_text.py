@@ -2,12 +2,13 @@
 
 import re
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeVar, cast, get_args, get_origin
 
 import msgspec
 
+from chargegate.keys.regular_file import read_regular
 from chargegate.model import one_line
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -18,6 +19,10 @@ _SECRET_OPTION: Final = re.compile(
     r"(?i)(?<=[?&])([^=&#]*(?:password|passphrase|secret|token|pem|_url|oauthbearer.config)[^=&#]*)=[^&#]*"
 )
 
+_SEPARATOR: Final = re.compile(r"[,\r\n]")
+# Line breaks separate the items of a list.
+_UNUSABLE: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]").search
+
 
 class ConfigError(Exception):
     """A setting is wrong. The message is one line and names the key and the rule."""
@@ -26,11 +31,83 @@ class ConfigError(Exception):
 def read_file(path: Path) -> dict[str, Any]:
     """The values in a TOML file. Raises ``ConfigError``."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {one_line(str(error))}") from None
+    _check_text(values, "")
+    return cast("dict[str, Any]", _stripped(values))
+
+
+def _stripped(value: Any) -> Any:
+    """The value without white space around any text in it."""
+    if isinstance(value, dict):
+        return {key: _stripped(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_stripped(each) for each in value]
+    return value.strip() if isinstance(value, str) else value
+
+
+def _check_text(value: Any, name: str) -> None:
+    """Raises ``ConfigError`` for text that no setting can have: nothing could be done with it but to fail later."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _check_text(each, f"{name}.{key}" if name else key)
+    elif isinstance(value, list):
+        for each in value:
+            _check_text(each, name)
+    elif isinstance(value, str) and _UNUSABLE(value.strip()):
+        raise ConfigError(f"{one_line(name)}: must be UTF-8 without control characters")
+
+
+def apply_environment(
+    values: dict[str, Any],
+    settings: type[msgspec.Struct],
+    environ: Mapping[str, str],
+    prefix: str,
+    secret_keys: Collection[str],
+) -> None:
+    """Put every variable ``PREFIX_SECTION__KEY`` in the place of its key. Others that begin with the prefix belong to
+    somebody else, such as those that Kubernetes makes for a service of our name, except for a key without a section.
+
+    A secret may be in a file, which ``PREFIX_SECTION__KEY_FILE`` names. Raises ``ConfigError``.
+    """
+    whole = {field.name for field in msgspec.structs.fields(settings) if not _is_section(field.type)}
+    set_by: dict[str, str] = {}
+    for name, text in sorted(environ.items()):
+        rest = name.removeprefix(prefix).lower()
+        if not name.startswith(prefix) or ("__" not in rest and rest not in whole):
+            continue
+        keys = rest.split("__")
+        secret = ".".join(keys).removesuffix("_file")
+        if rest.endswith("_file") and secret in secret_keys:
+            keys, given = secret.split("."), _secret(name, text)
+        else:
+            given = text
+        key = ".".join(keys)
+        if key in set_by:
+            raise ConfigError(f"{name}: {set_by[key]} sets the same key")
+        set_by[key] = name
+        _check_text(given, name)
+        set_from_environment(values, settings, name, keys, given)
+
+
+def _secret(name: str, path: str) -> str:
+    """What is in the file that a variable names. Raises ``ConfigError``."""
+    path = path.strip()
+    _check_text(path, name)
+    if not path:
+        raise ConfigError(f"{name}: names no file")
+    try:
+        text = read_regular(Path(path))[0].decode("utf-8-sig").strip()
+    except OSError as error:
+        raise ConfigError(f"{name}: {path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name}: {path}: is not UTF-8") from None
+    if not text:
+        raise ConfigError(f"{name}: {path}: is empty")
+    return text
 
 
 def set_from_environment(
@@ -58,17 +135,22 @@ def _is_section(kind: Any) -> bool:
 
 
 def _typed(name: str, kind: Any, text: str) -> Any:
-    """A variable's text as the type of its key: lists are JSON or separated by commas."""
+    """A variable's text as the type of its key: lists are JSON, or separated by commas or line breaks."""
     base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    text = text.strip()
     try:
         if get_origin(base) is list:
-            if text.lstrip().startswith("["):
-                return msgspec.json.decode(text, type=base)
-            return msgspec.convert([part.strip() for part in text.split(",") if part.strip()], base, strict=False)
+            if text.startswith("["):
+                decoded = msgspec.json.decode(text, type=base)
+                _check_text(decoded, name)
+                return _stripped(decoded)
+            return msgspec.convert(
+                [part.strip() for part in _SEPARATOR.split(text) if part.strip()], base, strict=False
+            )
         if base is str or get_origin(base) is Literal:
             return text
-        return msgspec.convert(text.strip().lower(), base, strict=False)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        return msgspec.convert(text.lower(), base, strict=False)
+    except (msgspec.ValidationError, msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: {_in_words(str(error))}") from None
 
 

@@ -12,8 +12,9 @@ import msgspec
 
 from chargegate.authorizers.decider import Decider
 from chargegate.concurrency import ConcurrencyLimit
-from chargegate.delivering.deliveries import Callback, CallbackLimits, Deliveries, State
+from chargegate.delivering.deliveries import Deliveries
 from chargegate.delivering.sender import Sender
+from chargegate.delivering.states import Callback, CallbackLimits, State
 from chargegate.keys import KeyMissing, Keyring
 from chargegate.ledger.base import DecisionLedger, LedgerUnavailable
 from chargegate.ledger.records import Finished, Recorded
@@ -81,8 +82,13 @@ class Worker:
 
     @property
     def parked(self) -> int:
-        """Callbacks that wait for a retry, a connection or a circuit."""
+        """Callbacks that wait for a retry, a connection, a pause or a circuit."""
         return self._deliveries.parked
+
+    @property
+    def overdue(self) -> int:
+        """Callbacks that have waited for long because all connections that they may have are in use."""
+        return self._deliveries.overdue
 
     @property
     def open_circuits(self) -> int:
@@ -109,7 +115,8 @@ class Worker:
 
     async def _receive(self) -> None:
         while True:
-            if not self._deliveries.make_room() or self._concurrency.free <= 0:
+            self._deliveries.make_room()
+            if self._concurrency.free <= 0:
                 self._room.clear()
                 await self._room.wait()
                 continue
@@ -163,6 +170,7 @@ class Worker:
             request.traceparent,
             recorded.attempts,
             recorded.started_at + self._deadline_ms,
+            client=request.client,
         )
         await self._deliveries.deliver(callback)
 
@@ -174,7 +182,7 @@ class Worker:
             recorded = await self._persist(self._ledger.recorded, request.request_id)
         if recorded is None:
             decision = await self._decider.decide(request, malformed=opened.malformed)
-            recorded = await self._persist(self._ledger.record, decision, request.accepted_at)
+            recorded = await self._persist(self._ledger.record, decision, request.accepted_at, request.client)
             if recorded.decision == decision:
                 self._decider.count(decision)
         if recorded.finished_at is None:

@@ -80,6 +80,8 @@ class Service:
             "access_changed": self.changed.append,
             "components": {"queue": self._up, "database": self._up},
             "draining": lambda: self.draining,
+            "queue_size": size,
+            "queue_share": 0.5,
             "require_https": False,
             "max_body_bytes": 16384,
             "rate_limit_per_second": 0.0,

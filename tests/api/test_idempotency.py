@@ -16,7 +16,7 @@ from chargegate.engines.memory.queue import MemoryQueue
 from chargegate.keys import new_access_key
 from chargegate.ledger.records import CLAIM_MS, Claim
 from chargegate.model import new_request_id, now_ms
-from chargegate.queues.base import Capabilities, Message
+from chargegate.queues.base import Capabilities, Message, QueueUnavailable
 from servers.server import Server
 
 KEY = {"idempotency-key": "order-4711"}
@@ -137,7 +137,7 @@ def test_when_the_first_one_fails_the_others_get_the_same_error(serve: Callable[
     async def send() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=service.http.base_url, limits=httpx.Limits(max_connections=10)) as client:
             sent = [asyncio.create_task(client.post(SESSION, json=BODY, headers=KEY)) for _ in range(10)]
-            await asyncio.to_thread(eventually, lambda: len(service.server._state.tasks) == 10)
+            await asyncio.to_thread(eventually, lambda: service.server.under_way == 10)
             service._loop.call_soon_threadsafe(gate.open.set)
             return await asyncio.gather(*sent)
 
@@ -237,7 +237,7 @@ def test_a_key_is_forgotten_after_an_hour(service: Service, client: httpx.Client
 
 def test_what_is_kept_in_memory_is_bounded_and_expires(serve: Callable[..., Service]) -> None:
     service = serve()
-    known = idempotency.Idempotency(service.ledger, service.queue, service.keyring)
+    known = idempotency.Idempotency(service.ledger, service.queue, service.keyring, service.parts.queue.put)
     fresh, stale = Claim("b", "id", now_ms()), Claim("b", "id", now_ms() - CLAIM_MS)
     for number in range(idempotency._MAX_CONFIRMED + 5):
         known._confirm(str(number), fresh)
@@ -246,3 +246,82 @@ def test_what_is_kept_in_memory_is_bounded_and_expires(serve: Callable[..., Serv
     assert known._known("5") is fresh
     known._confirm("stale", stale)
     assert known._known("stale") is None
+
+
+class Unsure(MemoryQueue):
+    """Its puts fail as long as ``away``: what they had is stored all the same, or not."""
+
+    def __init__(self, *, stores: bool) -> None:
+        super().__init__(10)
+        self.away = True
+        self.stores = stores
+
+    async def put(self, message: Message) -> None:
+        if not self.away or self.stores:
+            await super().put(message)
+        if self.away:
+            raise QueueUnavailable("no answer")
+
+
+OTHER_BODY = {**BODY, "callback_url": "https://example.com/other"}
+
+
+def test_the_same_body_gets_the_id_of_a_put_that_had_no_answer(serve: Callable[..., Service]) -> None:
+    queue = Unsure(stores=True)
+    service = serve(queue=queue)
+    assert service.http.post(SESSION, json=BODY, headers=KEY).status_code == 503
+    queue.away = False
+    answer = service.http.post(SESSION, json=BODY, headers=KEY)
+    assert answer.status_code == 202
+    [delivery] = service.run(queue.receive(10))
+    assert delivery.message.request_id == answer.json()["request_id"]
+    assert service.http.post(SESSION, json=OTHER_BODY, headers=KEY).status_code == 422
+
+
+def test_another_body_is_a_conflict_with_a_put_that_had_no_answer_but_arrived(serve: Callable[..., Service]) -> None:
+    queue = Unsure(stores=True)
+    service = serve(queue=queue)
+    assert service.http.post(SESSION, json=BODY, headers=KEY).status_code == 503
+    queue.away = False
+    assert service.http.post(SESSION, json=OTHER_BODY, headers=KEY).status_code == 422
+
+
+def test_another_body_takes_over_from_a_put_that_did_not_arrive(serve: Callable[..., Service]) -> None:
+    queue = Unsure(stores=False)
+    service = serve(queue=queue)
+    assert service.http.post(SESSION, json=BODY, headers=KEY).status_code == 503
+    queue.away = False
+    answer = service.http.post(SESSION, json=OTHER_BODY, headers=KEY)
+    assert answer.status_code == 202
+    assert service.http.post(SESSION, json=OTHER_BODY, headers=KEY).content == answer.content
+    assert service.http.post(SESSION, json=BODY, headers=KEY).status_code == 422
+    assert service.accepted() == 1
+
+
+def test_where_it_cannot_be_known_what_arrived_another_body_is_not_accepted(
+    serve: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = Unsure(stores=False)
+    monkeypatch.setattr(Unsure, "capabilities", Capabilities(durable=True, shared=False, find=False), raising=False)
+    service = serve(queue=queue)
+    assert service.http.post(SESSION, json=BODY, headers=KEY).status_code == 503
+    queue.away = False
+    assert service.http.post(SESSION, json=OTHER_BODY, headers=KEY).status_code == 503
+    assert service.accepted() == 0
+    assert service.http.post(SESSION, json=BODY, headers=KEY).status_code == 202
+
+
+def test_a_claim_that_is_in_the_cache_only_is_taken_over_too(two: list[Service], tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        lose_ledger(tmp_path / name)
+    one, other = two
+    one.run(fill(one.queue))
+    assert one.http.post(SESSION, json=BODY, headers=KEY).status_code == 503
+    answer = other.http.post(SESSION, json=OTHER_BODY, headers=KEY)
+    assert answer.status_code == 202
+    assert other.http.post(SESSION, json=BODY, headers=KEY).status_code == 422
+
+
+async def fill(queue: Any) -> None:
+    for _ in range(100):
+        await queue.put(Message(new_request_id(), STATION, now_ms(), b""))

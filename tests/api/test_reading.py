@@ -208,6 +208,7 @@ def test_dead_letters_are_listed_without_what_is_sealed(service: Service, client
         "attempts": 3,
         "last_status_code": 500,
         "last_error": "status_500",
+        "client": "",
     }
     some = client.get("/api/v1/dead-letters", params={"from": to_iso(AT + 10), "to": to_iso(AT + 12)}).json()
     assert [item["request_id"] for item in some["items"]] == [letters[2].request_id, letters[1].request_id]

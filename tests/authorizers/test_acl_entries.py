@@ -58,7 +58,11 @@ def as_cells(record: dict[str, Any], columns: Sequence[str]) -> list[str]:
     return [cells[name] for name in columns]
 
 
-@given(st.lists(records(), max_size=4), st.permutations(FIELDS), st.booleans())
+@given(
+    st.lists(records(), max_size=4, unique_by=lambda record: record["driver_token"]),
+    st.permutations(FIELDS),
+    st.booleans(),
+)
 def test_a_csv_and_a_body_that_say_the_same_give_the_same_entry(
     people: list[dict[str, Any]], columns: Sequence[str], marked: bool
 ) -> None:
@@ -175,6 +179,14 @@ HEADER = ",".join(FIELDS)
         (f'{HEADER}\n{TOKEN},,,,,,"open\n', 2, "fields: must be CSV"),
         (f'{HEADER}\n"{TOKEN}"x\n', 2, "fields: must be CSV"),
         (f"{HEADER}\n{TOKEN},,,,,,Zo\udcff\n", 2, "note: must be valid Unicode"),
+        (f"{HEADER}\n{TOKEN}\n\n{TOKEN}2\n{TOKEN},true\n", 5, "driver_token: is the driver of line 2 again"),
+        ("driver_token;blocked\n", 1, "the columns are separated by semicolons"),
+        ("driver_token\tblocked\n", 1, "the columns are separated by tabs"),
+        ('note|"driver_token"\n', 1, "the columns are separated by vertical bars"),
+        ("driver_token;note;,,\n", 1, "the columns are separated by semicolons"),
+        ("driver_token;note, with a comma\n", 1, "the columns are separated by semicolons"),
+        ("sep=;\ndriver_token\n", 1, "sep=: the first line must name the columns"),
+        ("driver_token,,note\n", 1, "unknown field: is not one of the columns"),
     ],
 )
 def test_a_malformed_line_is_named_with_its_column_and_rule(text: str, line: int, message: str) -> None:
@@ -198,6 +210,43 @@ def test_blocked_in_every_spelling(cell: str, blocked: bool) -> None:
 def test_blank_lines_spaces_and_line_ends_of_any_kind_do_not_matter() -> None:
     text = f"\r\n driver_token , allowed_stations\r\n\r\n  \r\n,,\r\n {TOKEN} , {STATION} ; {OTHER};\r\n"
     assert read(text) == [AccessEntry(digest(TOKEN), allowed_stations=frozenset({STATION.lower(), OTHER}))]
+
+
+def test_empty_columns_at_the_end_do_not_matter() -> None:
+    rows = f"driver_token,blocked,,,\n{TOKEN},yes,,,\n{TOKEN}2,,,,,,,\n"
+    assert [(entry.blocked, entry.driver_token_hash) for entry in read(rows)] == [
+        (True, digest(TOKEN)),
+        (False, digest(TOKEN + "2")),
+    ]
+    with pytest.raises(AclLineError, match="line 2: fields"):
+        read(f"driver_token,,\n{TOKEN},,yes\n")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_another_encoding_is_named(encoding: str) -> None:
+    content = f"driver_token\n{TOKEN}\n".encode(encoding)
+    with pytest.raises(AclLineError, match="line 1: the file is in UTF-16"):
+        list(read_csv(io.TextIOWrapper(io.BytesIO(content), "utf-8", "surrogateescape", newline=""), digest))
+
+
+cells = st.sampled_from([*FIELDS, "", "yes", TOKEN, "2026-01-01", STATION, '"', "\x00", "\ufeff"]) | st.text(max_size=8)
+tables = st.lists(st.lists(cells, max_size=8), max_size=6)
+
+
+@given(tables, st.sampled_from(",;\t|"), st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["utf-8", "utf-16"]))
+def test_any_table_is_read_or_refused_and_no_driver_stands_twice(
+    table: list[list[str]], separator: str, end: str, encoding: str
+) -> None:
+    text = end.join(map(separator.join, table))
+    content = text.encode(encoding, "surrogatepass")
+    lines = io.TextIOWrapper(io.BytesIO(content), "utf-8", "surrogateescape", newline="")
+    try:
+        hashes = [entry.driver_token_hash for entry in read_csv(lines, digest)]
+    except AclLineError as refusal:
+        assert TOKEN not in str(refusal)  # noqa: PT017 - either outcome is right
+        assert str(refusal).isprintable()  # noqa: PT017
+    else:
+        assert len(hashes) == len(set(hashes))
 
 
 def test_entries_before_a_malformed_line_are_read() -> None:

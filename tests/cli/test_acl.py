@@ -1,6 +1,7 @@
 """`chargegate acl` on a real database."""
 
 import contextlib
+import json
 import os
 import pty
 import re
@@ -143,6 +144,21 @@ def test_a_pipe_gets_whole_lines_with_tabs(run: Run, token: str) -> None:
     assert row["note"] == note
     assert row["blocked"] == "no"
     assert row["allowed_stations"] == ";".join(STATIONS)
+
+
+HOSTILE = "".join(map(chr, (*range(1, 32), 127, *range(128, 160), 0x61C, *range(0x200B, 0x2010), 0x2028, 0x2029)))
+HOSTILE += "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF, 0xE0001, 0xE0041)))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_nothing_that_moves_a_terminal_is_written_raw(run: Run, token: str, as_json: bool) -> None:
+    note = f"a{HOSTILE}b"
+    run("acl", "add", token, "--note", note)
+    out = run("acl", "list", *(["--json"] if as_json else [])).out
+    assert set("".join(c for c in out if not c.isprintable())) <= {"\n", "\t"}
+    if as_json:
+        assert "\t" not in out
+        assert json.loads(out)["note"] == note
 
 
 @pytest.mark.parametrize("columns", ["300", "60"])

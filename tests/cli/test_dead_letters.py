@@ -69,6 +69,7 @@ def test_a_dead_letter_without_what_is_secret(run: Run, give_up: GiveUp, token: 
         "attempts": 3,
         "last_status_code": 503,
         "last_error": "HTTP 503",
+        "client": "",
     }
     for written in (result.out, run("dead-letters", "list").out):
         assert token not in written

@@ -209,7 +209,7 @@ def test_an_answer_under_way_is_given_before_an_api_ends(start: Start, settings:
         eventually(lambda: is_ready(port))
         proxy.delay(600)  # and as much on the way back
         body = json.dumps(REQUEST).encode()
-        head = f"POST /api/v1/charging-session HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+        head = f"POST /api/v1/charging-session HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n"
         with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
             client.sendall(f"{head}content-type: application/json\r\nexpect: 100-continue\r\n\r\n".encode())
             assert client.recv(1000).startswith(b"HTTP/1.1 100 ")  # it is being answered

@@ -126,7 +126,7 @@ def test_a_second_signal_ends_the_drain(
     assert len(running.audit_rows()) == 1
 
 
-HEALTH = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+HEALTH = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
 def statuses(running: Service, stack: contextlib.ExitStack, count: int) -> list[int]:

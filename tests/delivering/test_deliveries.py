@@ -9,10 +9,13 @@ import pytest
 import uvloop
 
 from chargegate.concurrency import ConcurrencyLimit
-from chargegate.delivering.deliveries import Callback, CallbackLimits, Deliveries, State
-from chargegate.delivering.destinations import Destination, Destinations
+from chargegate.delivering.deliveries import Deliveries
+from chargegate.delivering.destinations import Destinations
+from chargegate.delivering.lines import Destination
 from chargegate.delivering.retry import RetryPolicy
-from chargegate.delivering.sender import Attempt
+from chargegate.delivering.sender import Attempt, Outcome
+from chargegate.delivering.shares import Shares
+from chargegate.delivering.states import Callback, CallbackLimits, State
 from chargegate.model import now_ms, parse_callback_url
 from chargegate.observe import Metrics
 
@@ -26,15 +29,23 @@ LIMITS: dict[str, Any] = {
     "max_connections_per_destination": 20,
     "circuit_failures": 3,
     "circuit_probe_ms": 50,
+    "circuit_forget_ms": 600_000,
 }
-OK = Attempt(True, False, True, 200, None, None)
-REFUSED = Attempt(False, False, False, None, "connection_refused", None)
-ERROR = Attempt(False, False, True, 500, "http_500", None)
-GONE = Attempt(False, True, True, 410, "http_410", None)
+OK = Attempt(Outcome.DELIVERED, 200, None)
+REFUSED = Attempt(Outcome.UNREACHABLE, None, "connection_refused")
+ERROR = Attempt(Outcome.FAILED, 500, "http_500")
+GONE = Attempt(Outcome.GONE, 410, "http_410")
+NOT_SENT = Attempt(Outcome.NOT_SENT, None, "name_not_resolved")
 
 
 def asks_to_wait(seconds: int) -> Attempt:
-    return Attempt(False, False, True, 503, "http_503", str(seconds))
+    """It failed, and wants its next attempt so much later."""
+    return Attempt(Outcome.FAILED, 500, "http_500", str(seconds))
+
+
+def pauses(seconds: int) -> Attempt:
+    """It wants to be left alone for so long."""
+    return Attempt(Outcome.REFUSED, 429, "http_429", str(seconds))
 
 
 class Scene:
@@ -83,22 +94,22 @@ class Scene:
     def count(self, outcome: str) -> float:
         return self.metrics.registry.get_sample_value("callback_deliveries_total", {"outcome": outcome}) or 0.0
 
-    async def deliver(self, url: str = A, *, deadline_in: int = 60_000) -> Callback:
+    async def deliver(self, url: str = A, *, deadline_in: int = 60_000, client: str = "") -> Callback:
         """A new callback, once it was sent, parked or given up."""
         self._number += 1
         target = parse_callback_url(url)
-        callback = Callback(f"request-{self._number}", target, b"{}", "", 0, now_ms() + deadline_in)
+        callback = Callback(f"request-{self._number}", target, b"{}", "", 0, now_ms() + deadline_in, client)
         self.concurrency.run(self.deliveries.deliver, callback)
         await self.settled()
         return callback
 
-    async def started(self, url: str = A, **fields: int) -> Callback:
+    async def started(self, url: str = A, **fields: Any) -> Callback:
         callback = await self.deliver(url, **fields)
         assert callback.state is State.RUNNING
         assert self.sent[-1] == callback.request_id
         return callback
 
-    async def parked(self, url: str = A, **fields: int) -> Callback:
+    async def parked(self, url: str = A, **fields: Any) -> Callback:
         callback = await self.deliver(url, **fields)
         assert callback.state is State.IN_LINE
         return callback
@@ -131,10 +142,12 @@ Scenario = Callable[[Scene], Coroutine[Any, Any, None]]
 def run(scenario: Scenario, **limits: Any) -> None:
     async def main() -> None:
         scene = Scene(**limits)
-        async with asyncio.timeout(LIMIT_S):
-            await scenario(scene)
-        await scene.concurrency.drain(0)
-        scene.deliveries.close()
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                await scenario(scene)
+        finally:
+            scene.deliveries.close()
+            await scene.concurrency.drain(0)
         assert not scene.concurrency.failed
 
     uvloop.run(main())
@@ -186,6 +199,8 @@ def test_a_callback_that_waits_for_the_limit_in_all_gets_its_turn() -> None:
 
 def test_room_in_all_goes_round_the_destinations() -> None:
     async def scenario(scene: Scene) -> None:
+        for url in (A, B, C):
+            await scene.answer(await scene.started(url))
         running = [await scene.started(A) for _ in range(2)]
         line = [await scene.parked(A) for _ in range(10)]
         others = [await scene.parked(B), await scene.parked(C)]
@@ -219,10 +234,11 @@ def test_where_too_many_are_parked_the_newest_of_the_longest_line_are_given_up()
         await scene.started(B)
         long = [await scene.parked(A) for _ in range(60)]
         short = [await scene.parked(B) for _ in range(39)]
-        assert scene.deliveries.make_room()
+        scene.deliveries.make_room()
+        await scene.settled()
         assert scene.ended == []
         short.append(await scene.parked(B))
-        assert scene.deliveries.make_room()
+        scene.deliveries.make_room()
         await scene.settled()
         assert scene.ended == [long[59], long[58], long[57]]
         assert {callback.error for callback in scene.ended} == {"too_many_waiting"}
@@ -232,15 +248,182 @@ def test_where_too_many_are_parked_the_newest_of_the_longest_line_are_given_up()
     run(scenario, max_connections_per_destination=1, max_parked=100)
 
 
-def test_who_waits_for_a_retry_is_not_given_up_for_want_of_room() -> None:
+def test_who_waits_for_a_retry_counts_as_parked_and_makes_room_too() -> None:
     async def scenario(scene: Scene) -> None:
-        for _ in range(2):
-            await scene.answer(await scene.started(), asks_to_wait(600))
+        older, newer = [await scene.started(deadline_in=deadline) for deadline in (50_000, 60_000)]
+        for callback in (newer, older):
+            await scene.answer(callback, asks_to_wait(600))
         assert scene.deliveries.parked == 2
-        assert not scene.deliveries.make_room()
-        assert scene.ended == []
+        scene.deliveries.make_room()
+        await scene.settled()
+        assert scene.ended == [newer]
+        assert (newer.attempts, newer.error) == (1, "too_many_waiting")
 
     run(scenario, max_parked=2)
+
+
+# Shares
+
+
+def test_destinations_that_never_answer_leave_the_reserve_to_proven_ones() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.answer(await scene.started(A))
+        silent = [await scene.deliver(f"http://silent-{n}.example/") for n in range(30)]
+        assert sum(each.state is State.RUNNING for each in silent) == 5, "half of what is not in the reserve"
+        for _ in range(15):
+            await scene.started(A)
+        await scene.parked(A)
+
+    run(scenario, max_connections=20)
+
+
+def test_a_client_that_comes_new_finds_a_connection_free() -> None:
+    async def scenario(scene: Scene) -> None:
+        for name in ("flood", "second flood"):
+            for n in range(30):
+                await scene.deliver(f"http://{name[0]}-{n}.example/", client=name)
+        for n in range(3):
+            await scene.started(B, client=f"new-{n}")
+
+    run(scenario, max_connections=40)
+
+
+def test_at_one_destination_the_clients_take_turns() -> None:
+    async def scenario(scene: Scene) -> None:
+        for url in (A, B, C):
+            await scene.answer(await scene.started(url))
+        held = [await scene.started(A, client="many") for _ in range(20)]
+        late = [await scene.parked(A, client="many") for _ in range(3)]
+        for url in (B, C):
+            await scene.started(url, client="few")
+        waiting = [await scene.deliver(A, client="few") for _ in range(2)]
+        for callback in held[:4]:
+            await scene.answer(callback)
+        assert [each.state for each in waiting] == [State.RUNNING] * 2, "one client's flood kept the other waiting"
+        assert [each.state for each in late] == [State.RUNNING, State.RUNNING, State.IN_LINE]
+
+    run(scenario, max_connections=100, max_connections_per_destination=20)
+
+
+def test_the_client_that_holds_the_fewest_is_next() -> None:
+    async def scenario(scene: Scene) -> None:
+        proven = [f"http://{n}.example/" for n in range(12)]
+        for url in (*proven, A, B):
+            await scene.answer(await scene.started(url))
+        held = [await scene.started(url, client="many") for url in proven[:10]]
+        more = [await scene.parked(url, client="many") for url in proven[10:]]
+        few = [await scene.parked(url, client="few") for url in (A, B)]
+        for number, callback in enumerate(held[:3], 1):
+            await scene.answer(callback)
+            assert sum(each.state is State.RUNNING for each in few) == min(number, 2)
+        assert {each.state for each in more} <= {State.IN_LINE, State.RUNNING}
+
+    run(scenario, max_connections=10)
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_destination_that_answers_late_or_not_at_all_is_not_proven(
+    slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chargegate.delivering.deliveries._PROMPT_S", -1.0 if slow else 60.0)
+
+    async def scenario(scene: Scene) -> None:
+        await scene.answer(await scene.started(A))
+        for _ in range(0 if slow else 2):
+            await scene.answer(await scene.started(A), REFUSED)
+        callbacks = [await scene.deliver(A) for _ in range(12)]
+        assert sum(each.state is State.RUNNING for each in callbacks) == 3
+
+    run(scenario, max_connections=10, retries=RetryPolicy(1, 0, 0))
+
+
+def test_room_is_made_by_the_client_that_has_the_most() -> None:
+    async def scenario(scene: Scene) -> None:
+        for n in range(3):
+            await scene.started(f"http://{n}.example/", client="flood")
+        for n in range(30):
+            await scene.parked(f"http://{n % 3}.example/", client="flood")
+        await scene.started(A, client="quiet")
+        mine = [await scene.parked(A, client="quiet") for _ in range(20)]
+        scene.deliveries.make_room()
+        await scene.settled()
+        assert {each.client for each in scene.ended} == {"flood"}
+        assert len(scene.ended) == 2
+        assert {each.state for each in mine} == {State.IN_LINE}
+
+    run(scenario, max_parked=50, max_connections_per_destination=1)
+
+
+# Pauses, and what was not sent
+
+
+def test_a_pause_costs_no_attempt_and_holds_all_back() -> None:
+    async def scenario(scene: Scene) -> None:
+        refused, other = await scene.started(), await scene.started()
+        await scene.answer(refused, pauses(0))
+        assert (refused.state, refused.attempts, refused.error) == (State.IN_LINE, 0, "http_429")
+        await scene.parked()
+        await scene.started(B)
+        await scene.answer(other)
+        assert other.state is State.DELIVERED
+        await scene.until(lambda: scene.sent.count(refused.request_id) == 2)
+        await scene.answer(refused)
+        assert (refused.state, refused.attempts, refused.error) == (State.DELIVERED, 1, None)
+        assert (scene.count("paused"), scene.count("retry")) == (1, 0)
+        assert scene.retried == []
+
+    run(scenario)
+
+
+def test_a_refusal_halves_the_limit_once_a_pause_and_success_brings_it_back() -> None:
+    async def scenario(scene: Scene) -> None:
+        for callback in [await scene.started() for _ in range(8)]:
+            await scene.answer(callback, pauses(0))
+        (destination,) = scene.deliveries._destinations.all()
+        assert (destination.limit, destination.pauses) == (4, 1)
+        await scene.until(lambda: len(scene.sent) == 12)
+        await scene.passed(20)
+        assert len(scene.sent) == 12
+        while scene._answers:
+            request_id = next(iter(scene._answers))
+            scene._answers.pop(request_id).set_result(OK)
+            await scene.settled()
+        while destination.limit < 8:
+            await scene.answer(await scene.started())
+        assert len(scene.ended) < 60
+
+    run(scenario, max_connections_per_destination=8)
+
+
+@pytest.mark.parametrize("attempt", [pauses(3_000), NOT_SENT])
+def test_the_deadline_ends_what_is_refused_or_not_sent(attempt: Attempt) -> None:
+    async def scenario(scene: Scene) -> None:
+        callback = await scene.started(deadline_in=400)
+        await scene.answer(callback, attempt)
+        behind = await scene.deliver(deadline_in=300) if attempt.outcome is Outcome.REFUSED else None
+        while callback not in scene.ended:
+            await scene.passed(5)
+            if callback.state is State.RUNNING and callback.request_id in scene._answers:
+                await scene.answer(callback, attempt)
+        assert (callback.attempts, callback.error) == (0, attempt.error)
+        assert behind is None or behind.error == "http_429"
+        assert scene.deliveries.open_circuits == 0
+
+    run(scenario, circuit_failures=1)
+
+
+def test_what_was_not_sent_says_nothing_of_the_destination() -> None:
+    async def scenario(scene: Scene) -> None:
+        callback = await scene.started()
+        await scene.answer(callback, NOT_SENT)
+        assert (callback.state, callback.attempts) == (State.WAITING, 0)
+        assert scene.circuit == []
+        await scene.until(lambda: len(scene.sent) == 2)
+        await scene.answer(callback)
+        assert (callback.state, callback.attempts) == (State.DELIVERED, 1)
+        assert (scene.count("not_sent"), scene.count("retry")) == (1, 0)
+
+    run(scenario, circuit_failures=1)
 
 
 # Circuits
@@ -359,20 +542,37 @@ def test_a_probe_that_is_no_longer_needed_forgets_nobody_else() -> None:
     run(scenario, circuit_failures=5, circuit_probe_ms=50, retries=RetryPolicy(1, 0, 0))
 
 
+def test_a_circuit_that_nobody_asks_for_is_forgotten() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.open_circuit(A)
+        await scene.open_circuit(B)
+        await scene.parked(B)
+        assert scene.deliveries.open_circuits == 2
+        await scene.until(lambda: scene.deliveries.open_circuits == 1)
+        await scene.passed(100)
+        assert scene.deliveries.open_circuits == 1, "somebody waits for it"
+        assert scene.circuit == ["open"]
+        await scene.started(A)
+
+    run(scenario, circuit_forget_ms=50, circuit_probe_ms=600_000, retries=RetryPolicy(1, 0, 0))
+
+
 def forgetful(**limits: int) -> Destinations:
-    chosen = {"max_connections": 100, "max_per_destination": 20, "failure_threshold": 1, "probe_interval_ms": 600_000}
-    return Destinations(
-        **(chosen | limits),
-        on_room=lambda _: None,
-        on_probe_in=lambda _seconds, _destination: None,
-        on_circuit=lambda _: None,
-    )
+    chosen = {
+        "max_per_destination": 20,
+        "failure_threshold": 1,
+        "probe_interval_ms": 600_000,
+        "forget_after_ms": 600_000,
+    }
+    return Destinations(**(chosen | limits), on_room=lambda _: None, on_circuit=lambda _: None)
 
 
 def called(destinations: Destinations, name: str, *, reachable: bool) -> Destination:
     destination = destinations.get(name)
-    assert destinations.take(destination)
-    destinations.give_back(name, probe=False, reachable=reachable)
+    assert destination.startable
+    destinations.take(destination)
+    destinations.give_back(destination, probe=False, reachable=reachable)
+    destinations.forget_if_idle(destination)
     return destination
 
 
@@ -381,12 +581,12 @@ def test_hosts_without_end_are_forgotten(reachable: bool) -> None:
     async def main() -> None:
         destinations = forgetful()
         busy = destinations.get("busy")
-        assert destinations.take(busy)
+        destinations.take(busy)
         for number in range(25_000):
             called(destinations, f"host-{number}", reachable=reachable)
         assert len(destinations.all()) <= 10_001
         assert destinations.open_circuits <= 10_001
-        destinations.give_back("busy", probe=False, reachable=True)
+        destinations.give_back(busy, probe=False, reachable=True)
 
     uvloop.run(main())
 
@@ -396,8 +596,8 @@ def test_one_hosts_circuit_survives_others_that_come_and_go() -> None:
         destinations = forgetful(failure_threshold=3)
         for _ in range(3):
             unreachable = called(destinations, "unreachable", reachable=False)
-        unreachable.line.append("what waits for it")
         assert destinations.get("unreachable") is unreachable
+        Shares(1).park("client", unreachable, "what waits for it", in_line=True)
         for number in range(12_000):
             called(destinations, f"host-{number}", reachable=False)
         assert destinations.open_circuits == 1
@@ -587,7 +787,7 @@ def test_a_deadline_ends_a_wait_that_would_outlast_it() -> None:
         await scene.until(lambda: scene.ended)
         assert time.monotonic() >= callback.deadline
         assert scene.ended == [callback]
-        assert (callback.attempts, callback.error) == (1, "http_503")
+        assert (callback.attempts, callback.error) == (1, "http_500")
         assert len(scene.sent) == 1
         assert scene.deliveries.parked == 0
 

@@ -11,32 +11,45 @@ from hypothesis import strategies as st
 
 from chargegate.concurrency import ConcurrencyLimit
 from chargegate.delivering import deliveries as module
-from chargegate.delivering.deliveries import TRANSITIONS, Callback, CallbackLimits, Deliveries, Event, State
+from chargegate.delivering import states as states_module
+from chargegate.delivering.deliveries import Deliveries
 from chargegate.delivering.retry import RetryPolicy
-from chargegate.delivering.sender import Attempt
+from chargegate.delivering.sender import Attempt, Outcome
+from chargegate.delivering.states import TRANSITIONS, Callback, CallbackLimits, Event, State
 from chargegate.model import now_ms, parse_callback_url
 from chargegate.observe import Metrics
 
-TARGETS = [parse_callback_url(f"http://{name}.example/") for name in "abc"]
+TARGETS = [parse_callback_url(f"http://{name}.example/") for name in "abcd"]
+CLIENTS = ["first", "second", "third"]
 FINAL = {State.DELIVERED, State.GIVEN_UP, State.LEFT}
-MAX, MAX_EACH, MAX_PARKED = 3, 2, 8
+MAX, MAX_EACH, MAX_PARKED = 6, 2, 12
+MAX_UNPROVEN = MAX // 2
 ANSWERS = [
-    Attempt(True, False, True, 200, None, None),
-    Attempt(False, False, True, 500, "http_500", None),
-    Attempt(False, False, True, 503, "http_503", "7"),
-    Attempt(False, False, False, None, "timeout", None),
-    Attempt(False, False, False, None, "connection_refused", None),
-    Attempt(False, True, True, 410, "http_410", None),
+    Attempt(Outcome.DELIVERED, 200, None),
+    Attempt(Outcome.FAILED, 500, "http_500"),
+    Attempt(Outcome.FAILED, 500, "http_500", "7"),
+    Attempt(Outcome.UNREACHABLE, None, "timeout"),
+    Attempt(Outcome.UNREACHABLE, None, "connection_refused"),
+    Attempt(Outcome.GONE, 410, "http_410"),
+    Attempt(Outcome.REFUSED, 429, "http_429"),
+    Attempt(Outcome.REFUSED, 503, "http_503", "9"),
+    Attempt(Outcome.NOT_SENT, None, "name_not_resolved"),
 ]
+TIMEOUT = ANSWERS[3]
 
-new = st.tuples(st.just("new"), st.integers(0, 2), st.sampled_from([60_000, 60_000, 20_000, 3_000, 0]))
-answered = st.tuples(st.just("answered"), st.integers(0, 2), st.sampled_from(ANSWERS))
-cancelled = st.tuples(st.just("cancelled"), st.integers(0, 2), st.none())
-passes = st.tuples(st.just("passes"), st.sampled_from([0.5, 2, 6, 30]), st.none())
+new = st.tuples(
+    st.just("new"),
+    st.tuples(st.sampled_from(TARGETS), st.sampled_from(CLIENTS), st.sampled_from([1, 1, 5])),
+    st.sampled_from([60_000, 20_000, 3_000, 0]),
+)
+answered = st.tuples(st.just("answered"), st.integers(0, 9), st.sampled_from(ANSWERS))
+delivered = st.tuples(st.just("answered"), st.integers(0, 9), st.just(ANSWERS[0]))
+cancelled = st.tuples(st.just("cancelled"), st.integers(0, 9), st.none())
+passes = st.tuples(st.just("passes"), st.sampled_from([0.5, 2, 6, 30, 400]), st.none())
 room = st.tuples(st.just("room"), st.none(), st.none())
 persisting = st.tuples(st.just("persisting"), st.booleans(), st.none())
 events = st.lists(
-    new | new | new | answered | answered | cancelled | passes | room | persisting, min_size=15, max_size=80
+    new | new | new | answered | answered | delivered | cancelled | passes | room | persisting, max_size=60
 )
 
 
@@ -70,6 +83,7 @@ class Scene:
                 max_connections_per_destination=MAX_EACH,
                 circuit_failures=1,
                 circuit_probe_ms=5_000,
+                circuit_forget_ms=30_000,
             ),
             concurrency=self.concurrency,
             metrics=Metrics(),
@@ -90,10 +104,11 @@ class Scene:
 
     def happens(self, kind: str, what: Any, how: Any) -> None:
         if kind == "new":
-            name = f"request-{len(self.callbacks)}"
-            callback = Callback(name, TARGETS[what], b"{}", "", 0, now_ms() + how)
-            self.callbacks.append(callback)
-            self.concurrency.run(self.deliveries.deliver, callback)
+            target, client, count = what
+            for _ in range(count):
+                name = f"request-{len(self.callbacks)}"
+                self.callbacks.append(Callback(name, target, b"{}", "", 0, now_ms() + how, client))
+                self.concurrency.run(self.deliveries.deliver, self.callbacks[-1])
         elif kind in ("answered", "cancelled") and self.answers:
             answer = self.answers.pop(sorted(self.answers)[what % len(self.answers)])
             if kind == "answered":
@@ -103,9 +118,19 @@ class Scene:
         elif kind == "passes":
             self.loop.now += what
         elif kind == "room":
-            assert self.deliveries.make_room() == (self.deliveries.parked < MAX_PARKED)
+            self.shed()
         elif kind == "persisting":
             (self.persisting.set if what else self.persisting.clear)()
+
+    def shed(self) -> None:
+        """Room is always made, by those who had the most."""
+        parked = [each for each in self.callbacks if each.state in (State.IN_LINE, State.WAITING)]
+        self.deliveries.make_room()
+        assert self.deliveries.parked < MAX_PARKED
+        lost = Counter(each.client for each in parked if each.error == "too_many_waiting")
+        before = Counter(each.client for each in parked)
+        for client, count in lost.items():
+            assert before[client] - count >= max(before[each] - lost[each] for each in before) - 1
 
     async def settled(self) -> None:
         for _ in range(12):
@@ -113,47 +138,70 @@ class Scene:
 
     def check(self) -> None:
         """The counters say what the states say, no limit is passed, and nobody waits for nothing."""
-        destinations = self.deliveries._destinations
+        deliveries = self.deliveries
+        shares, destinations = deliveries._shares, deliveries._destinations.all()
         states = Counter(callback.state for callback in self.callbacks)
-        assert self.deliveries.parked == states[State.IN_LINE] + states[State.WAITING]
-        assert destinations.running == states[State.RUNNING] == len(self.answers) <= MAX
-        assert self.deliveries.open_circuits == sum(destination.open for destination in destinations.all())
-        for destination in destinations.all():
+        assert deliveries.parked == states[State.IN_LINE] + states[State.WAITING]
+        assert shares.running == states[State.RUNNING] == len(self.answers) <= MAX
+        assert shares.unproven <= MAX_UNPROVEN
+        assert deliveries.open_circuits == sum(destination.open for destination in destinations)
+        for destination in destinations:
             mine = [each for each in self.callbacks if each.target.destination == destination.key]
-            running = [each for each in mine if each.state is State.RUNNING]
-            in_line = [each for each in mine if each.state is State.IN_LINE]
+            running = [each.connection for each in mine if each.state is State.RUNNING]
             assert destination.running == len(running) <= MAX_EACH
-            assert destination.probing == any(each.probing for each in running)
-            assert Counter(map(id, in_line)) == Counter(id(c) for c in destination.line if c.state is State.IN_LINE)
-            if in_line and destinations.running < MAX:
-                if destination.open:
-                    assert destination.probing or destination.probe_at + 0.01 > self.loop.now
-                else:
-                    assert destination.running == MAX_EACH
-        known = {destination.key for destination in destinations.all()}
-        assert {c.target.destination for c in self.callbacks if c.state in (State.IN_LINE, State.RUNNING)} <= known
+            assert 1 <= destination.limit <= MAX_EACH
+            assert destination.probing == any(each is not None and each.probe for each in running)
+            for state, kind in ((State.IN_LINE, "in_line"), (State.WAITING, "waiting")):
+                expected = Counter(id(each) for each in mine if each.state is state)
+                assert Counter(id(c) for line in destination.lines.values() for c in getattr(line, kind)) == expected
+            assert all(destination.lines.values()), "a line is kept that nobody stands in"
+        known = {destination.key for destination in destinations}
+        kept = (State.IN_LINE, State.WAITING, State.RUNNING)
+        assert {c.target.destination for c in self.callbacks if c.state in kept} <= known
+        self.check_clients()
         assert Counter(map(id, self.ended)) == Counter(
             id(callback) for callback in self.callbacks if callback.state in (State.DELIVERED, State.GIVEN_UP)
         )
         assert self.concurrency.failed == 0
 
+    def check_clients(self) -> None:
+        shares, now = self.deliveries._shares, self.loop.time()
+        active = {c.client for c in self.callbacks if c.state in (State.IN_LINE, State.WAITING, State.RUNNING)}
+        assert shares._clients.keys() == active
+        for name in active:
+            mine = [each for each in self.callbacks if each.client == name]
+            running = [each.connection for each in mine if each.state is State.RUNNING]
+            client = shares.client(name)
+            assert client.running == len(running)
+            assert client.unproven == sum(each is not None and not each.proven for each in running)
+            assert client.parked == sum(each.state in (State.IN_LINE, State.WAITING) for each in mine)
+            for line in client.lines.values():
+                if line.in_line and line.destination.startable:
+                    proven = line.destination.proven(now)
+                    assert not shares.may_take(client, proven=proven), "it waits while a connection is free for it"
+                    free = min(MAX - shares.running, MAX if proven else MAX_UNPROVEN - shares.unproven)
+                    assert running or not free, "one that holds nothing waits while a connection is free"
+
     async def to_its_end(self) -> None:
         """Nobody answers any more, and the time goes on."""
         self.persisting.set()
-        for _ in range(10):
+        for _ in range(12):
             for answer in self.answers.values():
-                answer.set_result(ANSWERS[3])
+                answer.set_result(TIMEOUT)
             self.answers.clear()
             self.loop.now += 30
             await self.settled()
         assert {callback.state for callback in self.callbacks} <= FINAL
-        assert self.deliveries.parked == self.deliveries._destinations.running == 0
+        shares = self.deliveries._shares
+        assert shares.parked == shares.running == shares.unproven == len(shares._clients) == 0
+        assert self.deliveries.open_circuits == self.deliveries.overdue == 0
 
 
 @settings(max_examples=300, deadline=None)
 @given(events)
 def test_the_counters_say_what_the_states_say(happening: list[tuple[str, Any, Any]]) -> None:
     loop = Loop()
+    loop.now = 1_000.0
 
     async def main() -> None:
         scene = Scene(loop)
@@ -169,7 +217,8 @@ def test_the_counters_say_what_the_states_say(happening: list[tuple[str, Any, An
             scene.deliveries.close()
 
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=lambda: loop) as runner:
-        patch.setattr(module, "time", SimpleNamespace(monotonic=loop.time))
+        for each in (module, states_module):
+            patch.setattr(each, "time", SimpleNamespace(monotonic=loop.time))
         runner.run(main())
 
 

@@ -226,6 +226,69 @@ def test_what_is_configured_does_not_tell_the_key() -> None:
     assert len({new_access_key("client")[0] for _ in range(100)}) == 100
 
 
+DIGEST = hashlib.sha256(b"a key").hexdigest()
+OTHER = hashlib.sha256(b"another key").hexdigest()
+
+
+def test_a_key_has_the_name_of_its_line() -> None:
+    key, line = new_access_key("client", "Depot_7.north-west")
+    assert line == f"Depot_7.north-west:client:sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+    found = AccessKeys([line]).find(key)
+    assert found is not None
+    assert (found.name, found.role) == ("Depot_7.north-west", "client")
+
+
+@pytest.mark.parametrize("digest", [DIGEST, DIGEST.upper()])
+def test_a_line_of_an_older_release_has_the_first_digits_of_its_hash_for_a_name(digest: str) -> None:
+    found = AccessKeys([f"client:sha256:{digest}"]).find("a key")
+    assert found is not None
+    assert found.name == DIGEST[:32]
+
+
+def test_keys_of_one_name_are_one_client() -> None:
+    keys = AccessKeys(
+        [f"north:client:sha256:{DIGEST}", f"north:client:sha256:{OTHER}", "ops:admin:sha256:" + "ab" * 32]
+    )
+    assert keys.clients == {"north"}
+    assert {found.name for key in ("a key", "another key") if (found := keys.find(key))} == {"north"}
+
+
+def test_a_name_may_be_a_role() -> None:
+    assert AccessKeys([f"client:admin:sha256:{DIGEST}"]).clients == set()
+    assert AccessKeys([f"admin:client:sha256:{DIGEST}"]).clients == {"admin"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ([f"a:client:sha256:{DIGEST}", f"b:client:sha256:{DIGEST}"], "lines 1 and 2 hold the same key"),
+        ([f"a:client:sha256:{DIGEST}", f"a:client:sha256:{DIGEST}"], "lines 1 and 2 hold the same key"),
+        ([f"a:client:sha256:{DIGEST}", f"a:client:sha256:{DIGEST.upper()}"], "lines 1 and 2 hold the same key"),
+        ([f"client:sha256:{DIGEST}", f"admin:sha256:{DIGEST}"], "lines 1 and 2 hold the same key"),
+        ([f"client:sha256:{DIGEST}", f"x:client:sha256:{DIGEST}"], "lines 1 and 2 hold the same key"),
+        ([f"a:client:sha256:{DIGEST}", f"a:admin:sha256:{OTHER}"], "lines 1 and 2 give one name"),
+        ([f"client:sha256:{DIGEST}", f"{DIGEST[:32]}:admin:sha256:{OTHER}"], "lines 1 and 2 give one name"),
+        (["a:client:sha256:" + hashlib.sha256(b"").hexdigest()], "line 1 holds the hash of nothing"),
+        (["client:sha256:" + hashlib.sha256(b"").hexdigest().upper()], "line 1 holds the hash of nothing"),
+        (["client:sha256:" + hashlib.sha256(b"\n").hexdigest()], "line 1 holds the hash of nothing"),
+        ([f"anonymous:client:sha256:{DIGEST}"], "line 1: the name anonymous"),
+        ([f"Anonymous:admin:sha256:{DIGEST}"], "line 1: the name anonymous"),
+        ([f":client:sha256:{DIGEST}"], "line 1: the name must be"),
+        ([f"a b:client:sha256:{DIGEST}"], "line 1: the name must be"),
+        ([f"\u00e4:client:sha256:{DIGEST}"], "line 1: the name must be"),
+        (["a" * 65 + f":client:sha256:{DIGEST}"], "line 1: the name must be"),
+        ([f"a\n:client:sha256:{DIGEST}"], "line 1: the name must be"),
+        ([f"a:b:client:sha256:{DIGEST}"], "line 1: each must be"),
+        ([f"x:client:sha256:{DIGEST}", "y:client:sha256:"], "line 2: each must be"),
+    ],
+)
+def test_lines_that_do_not_go_together_are_refused(lines: list[str], why: str) -> None:
+    with pytest.raises(ValueError, match=why) as caught:
+        AccessKeys(lines)
+    assert DIGEST not in str(caught.value).lower()
+    assert "\n" not in str(caught.value)
+
+
 def test_with_none_configured_none_is_found() -> None:
     assert not AccessKeys([])
     assert AccessKeys([]).find("anything") is None

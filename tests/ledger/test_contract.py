@@ -150,14 +150,14 @@ def test_a_dead_letter_keeps_what_is_sealed_until_its_replay_is_delivered(run: R
         ledger = database.ledger()
         decision = decide(reason="token_blocked", status=Status.NOT_ALLOWED)
         request_id = decision.request_id
-        await ledger.record(decision, 1_000)
+        await ledger.record(decision, 1_000, "north")
         assert await ledger.dead_letter(request_id) is None
         await ledger.finish(given_up(request_id))
         letter = await ledger.dead_letter(request_id)
         assert letter is not None
         assert msgspec.structs.astuple(letter) == (
             request_id, HERE, "0123456789abcdef", "not_allowed", "token_blocked",
-            1_000, 3_000, 3, 503, "http_503", b"sealed",
+            1_000, 3_000, 3, 503, "http_503", b"sealed", "north",
         )  # fmt: skip
         assert await ledger.count_dead_letters() == 1
         assert await ledger.sealed_prefixes(3) == {b"sea"}
@@ -503,6 +503,62 @@ def test_decisions_are_filtered_by_each_part_and_all(run: Run, decide: Decide) -
     run(scenario)
 
 
+def test_a_request_belongs_to_its_client(run: Run, decide: Decide) -> None:
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        north = [decide(1_000 + number, station=HERE) for number in range(3)]
+        south = [decide(2_000 + number, station=THERE, status=Status.UNKNOWN, reason="x") for number in range(2)]
+        nobodys = decide(3_000)
+        for client, made in (("north", north), ("south", south)):
+            for decision in made:
+                await ledger.record(decision, 0, client)
+        await ledger.record(nobodys, 0)
+        assert [(await found(ledger, d.request_id)).client for d in (*north, *south, nobodys)] == [
+            *["north"] * 3, *["south"] * 2, "",
+        ]  # fmt: skip
+        expected = {
+            DecisionFilter(client="north"): north[::-1],
+            DecisionFilter(client="south"): south[::-1],
+            DecisionFilter(client="South"): [],
+            DecisionFilter(client="north", since=1_001): north[:0:-1],
+            DecisionFilter(client="south", station_id=HERE): [],
+        }
+        for which, decisions in expected.items():
+            assert await ledger.decisions(which, 10, None) == decisions
+        after = (north[2].timestamp, north[2].request_id)
+        assert await ledger.decisions(DecisionFilter(client="north"), 1, after) == [north[1]]
+        for limit in (None, 5):
+            assert [one.station_id for one in await ledger.station_stats(None, None, client="south", limit=limit)] == [
+                THERE
+            ]
+            assert await ledger.station_stats(None, None, client="east", limit=limit) == []
+        for decision in (*north, *south, nobodys):
+            await ledger.finish(given_up(decision.request_id, decision.timestamp))
+        letters = await ledger.dead_letters(None, None, 10, None, client="south")
+        assert [(letter.request_id, letter.client) for letter in letters] == [
+            (decision.request_id, "south") for decision in reversed(south)
+        ]
+        assert len(await ledger.dead_letters(None, None, 10, None)) == 6
+
+    run(scenario)
+
+
+def test_the_client_of_a_request_that_was_accepted_first(run: Run, decide: Decide) -> None:
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        known, unknown = decide(), decide()
+        ledger.accepted(known.request_id, HERE, 1_000, "north")
+        ledger.accepted(unknown.request_id, HERE, 1_000)
+        assert (await found(ledger, known.request_id)).client == "north"
+        assert (await found(ledger, unknown.request_id)).client == ""
+        await ledger.record(known, 1_000)  # a message that cannot be opened does not tell
+        await ledger.record(unknown, 1_000, "south")
+        assert (await found(ledger, known.request_id)).client == "north"
+        assert (await found(ledger, unknown.request_id)).client == "south"
+
+    run(scenario)
+
+
 def test_stations_are_counted_busiest_first(run: Run, decide: Decide) -> None:
     async def scenario(database: Database) -> None:
         ledger = database.ledger()
@@ -575,6 +631,43 @@ def test_a_key_stands_for_its_first_request_for_an_hour(run: Run) -> None:
         assert await ledger.claim("other key", Claim("body", "request-3", 1_000)) == Claim("body", "request-3", 1_000)
         after = Claim("other", "request-4", 1_000 + CLAIM_MS)
         assert await ledger.claim("key", after) == after
+
+    run(scenario)
+
+
+def test_a_claim_is_released_by_its_own_request_only(run: Run) -> None:
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        first, second = Claim("body", "request-1", 1_000), Claim("other", "request-2", 1_001)
+        await ledger.release("key", first)
+        assert await ledger.claim("key", first) == first
+        await ledger.release("key", second)
+        await ledger.release("other key", first)
+        assert await ledger.claim("key", second) == first
+        await ledger.release("key", first)
+        assert await ledger.claim("key", second) == second
+
+    run(scenario)
+
+
+def test_a_claim_is_replaced_by_who_knows_it(run: Run) -> None:
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        first, second, third = (Claim("body", f"request-{number}", 1_000) for number in range(3))
+        assert not await ledger.replace("key", first, second)
+        await ledger.claim("key", first)
+        for unlike in (Claim("body", "request-0", 1_001), Claim("other", "request-0", 1_000), second):
+            assert not await ledger.replace("key", unlike, third)
+        assert await ledger.replace("key", first, second)
+        assert not await ledger.replace("key", first, third)
+        assert await ledger.claim("key", third) == second
+        again = Claim("body", "request-1", 2_000)
+        assert await ledger.replace("key", second, again)
+        assert await ledger.claim("key", third) == again
+        rivals = [Claim("body", f"rival-{number}", 3_000) for number in range(20)]
+        won = await asyncio.gather(*(ledger.replace("key", again, rival) for rival in rivals))
+        assert sum(won) == 1
+        assert await ledger.claim("key", third) == rivals[won.index(True)]
 
     run(scenario)
 

@@ -22,6 +22,7 @@ from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.ledger.copying import KINDS, copy
 from chargegate.ledger.records import AccessEntry, Claim, DecisionFilter, Finished
+from chargegate.ledger.transfer import WaitingRequest
 from chargegate.model import RequestStatus, Status, new_request_id, now_ms
 from chargegate.queues.base import Message
 from scenario import run as run_to_its_end
@@ -49,12 +50,16 @@ class Both:
         def count(kind: str, more: int) -> None:
             counts[kind] += more
 
-        await copy(SqliteSource(self.source), PostgresTarget(self.target), count)
+        await copy(SqliteSource(self.source), PostgresTarget(self.target), count, client_of=_owner)
         assert tuple(counts) == KINDS
         return dict(counts)
 
     async def rows(self, query: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in await self.target.read(query)]
+
+
+def _owner(waiting: WaitingRequest) -> str:
+    return f"the client of {waiting.body.decode()}"
 
 
 Run = "Callable[[Callable[[Both], Coroutine[Any, Any, None]]], None]"
@@ -90,14 +95,14 @@ def test_every_request_comes_along_as_it_stands(run: Run, decide: Callable[..., 
             decide(march + 1),
         ]
         for decision in decisions:
-            await both.ours.record(decision, decision.timestamp - 500)
+            await both.ours.record(decision, decision.timestamp - 500, "north")
         under_way, dead, timed_out, done = (decision.request_id for decision in decisions)
         await both.ours.attempted(under_way, 2, 503, "http_503")
         await both.ours.finish(Finished(dead, RequestStatus.FAILED, 3, 500, "http_500", january + 9, b"sealed"))
         await both.ours.finish(Finished(timed_out, RequestStatus.TIMEOUT, 1, 200, None, march + 8, None))
         await both.ours.finish(Finished(done, RequestStatus.COMPLETED, 1, 204, None, march + 9, None))
         noted, waiting = new_request_id(), new_request_id()
-        both.ours.accepted(noted, STATION, march + 5)
+        both.ours.accepted(noted, STATION, march + 5, "south")
         await both.ours.close()
         queue = await SqliteQueue.open(both.source, 10)
         for request_id in (waiting, under_way):
@@ -110,8 +115,11 @@ def test_every_request_comes_along_as_it_stands(run: Run, decide: Callable[..., 
         for request_id in (under_way, timed_out, done, noted):
             assert await both.theirs.find(request_id) == await both.ours.find(request_id)
             assert await both.theirs.recorded(request_id) == await both.ours.recorded(request_id)
+        clients = [(await both.theirs.find(request_id)).client for request_id in (done, noted, waiting)]
+        assert clients == ["north", "south", "the client of body"]
         letter = await both.theirs.dead_letter(dead)
         assert letter is not None
+        assert letter.client == "north"
         assert (letter.sealed, letter.attempts, letter.failed_at, letter.reason) == (
             b"sealed",
             3,

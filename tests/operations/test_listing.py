@@ -65,5 +65,5 @@ def test_a_list_that_is_ordered_by_ids_alone() -> None:
 def test_the_fields_of_the_order_are_the_first_columns_and_what_is_sealed_is_none() -> None:
     assert listed([]).columns == (
         *("failed_at", "request_id", "station_id", "driver_token_hash", "status", "reason", "created_at"),
-        *("attempts", "last_status_code", "last_error"),
+        *("attempts", "last_status_code", "last_error", "client"),
     )

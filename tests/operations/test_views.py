@@ -52,5 +52,7 @@ def test_the_type_says_the_same() -> None:
     assert described["description"] == "A record."
     assert described["required"] == list(described["properties"]) == ["name", "at", "stations", "inner"]
     assert described["properties"]["at"]["format"] == "date-time"
-    assert described["properties"]["inner"] == {"anyOf": [{"$ref": "InnerView"}, {"type": "null"}]}
+    assert described["properties"]["inner"].keys() == {"anyOf"}
+    kinds = described["properties"]["inner"]["anyOf"]  # in an order that differs between versions of msgspec
+    assert sorted(kinds, key=str) == [{"$ref": "InnerView"}, {"type": "null"}]
     assert list(components["InnerView"]["properties"]) == ["timestamp", "at"]

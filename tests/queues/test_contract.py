@@ -301,12 +301,14 @@ def test_find_tells_where_a_message_is(bench: Bench, make_message: MakeMessage) 
             waiting = await queue.find(message.request_id)
             assert waiting is not None
             assert (waiting.station_id, waiting.accepted_at) == (message.station_id, message.accepted_at)
+            assert waiting.body == message.body
             assert not waiting.taken
         (delivery,) = await queue.receive(1)
         other = ({first.request_id, second.request_id} - {delivery.message.request_id}).pop()
         taken, still = await queue.find(delivery.message.request_id), await queue.find(other)
         assert taken is not None
         assert taken.taken
+        assert taken.body == delivery.message.body
         assert still is not None
         assert not still.taken
         assert await queue.find(new_request_id()) is None

@@ -18,14 +18,22 @@ REQUEST = ChargingRequest(
     "https://client.example/hook?secret=1",
     1_767_225_600_000,
     "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01",
+    "north",
 )
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 @settings(max_examples=50)
-@given(st.builds(ChargingRequest, text, text, text, text, st.integers(0, 2**62), text), st.integers(0, 2**62))
+@given(st.builds(ChargingRequest, text, text, text, text, st.integers(0, 2**62), text, text), st.integers(0, 2**62))
 def test_what_is_wrapped_is_unwrapped(request: ChargingRequest, replayed_at: int) -> None:
     assert unwrap(KEYRING, wrap(KEYRING, request, replayed_at)) == (request, replayed_at)
+
+
+def test_what_the_last_release_sealed_is_a_request_of_no_known_client() -> None:
+    four = [REQUEST.driver_token, REQUEST.callback_url, REQUEST.traceparent, 7]
+    sealed = KEYRING.seal(msgspec.msgpack.encode(four), REQUEST.request_id)
+    message = Message(REQUEST.request_id, REQUEST.station_id, REQUEST.accepted_at, sealed)
+    assert unwrap(KEYRING, message) == (msgspec.structs.replace(REQUEST, client=""), 7)
 
 
 def test_token_and_url_are_sealed_and_what_routes_is_in_clear() -> None:
@@ -35,7 +43,7 @@ def test_token_and_url_are_sealed_and_what_routes_is_in_clear() -> None:
         REQUEST.station_id,
         REQUEST.accepted_at,
     )
-    for hidden in (REQUEST.driver_token, REQUEST.callback_url, "client.example", REQUEST.traceparent):
+    for hidden in (REQUEST.driver_token, REQUEST.callback_url, "client.example", REQUEST.traceparent, REQUEST.client):
         assert hidden.encode() not in message.body
 
 

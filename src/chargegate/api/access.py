@@ -7,7 +7,7 @@ from math import ceil
 from typing import Any, Final
 
 from chargegate.api.errors import Refused
-from chargegate.keys import AccessKeys, Role
+from chargegate.keys import ANONYMOUS, AccessKey, AccessKeys, Role
 
 _MAX_BUCKETS: Final = 10_000
 _ONE_TOKEN: Final = 1 - 1e-7  # rounding must not make the wait that Retry-After promised too short
@@ -19,14 +19,13 @@ class Guard:
     def __init__(self, keys: AccessKeys) -> None:
         self._keys = keys
 
-    def admit(self, headers: Mapping[bytes, bytes], role: Role) -> str:
-        """The name of the caller's key, or an empty string for an anonymous caller. Raises ``Refused``: 401, 403."""
+    def admit(self, headers: Mapping[bytes, bytes], role: Role) -> AccessKey:
+        """The caller's key; ``ANONYMOUS`` where none are configured. Raises ``Refused``: 401, 403."""
         if not self._keys:
-            return ""
-        # A client that sends both headers needs a valid key in both: it must not use two methods (RFC 6750, section 2).
-        keys = [self._keys.find(presented) for presented in _presented(headers)]
-        key = keys[0] if keys else None
-        if key is None or None in keys:
+            return ANONYMOUS
+        presented = _presented(headers)
+        key = None if presented is None else self._keys.find(presented)
+        if key is None:
             raise Refused(
                 401,
                 "unauthorized",
@@ -35,17 +34,16 @@ class Guard:
             )
         if role == "admin" and key.role != "admin":
             raise Refused(403, "forbidden", "This access key is not enough: an admin key is required.")
-        return key.name
+        return key
 
 
-def _presented(headers: Mapping[bytes, bytes]) -> list[str]:
-    found = []
+def _presented(headers: Mapping[bytes, bytes]) -> str | None:
+    """The key that was sent; in which of the two headers does not matter, and ``Origins`` sees that it is only one."""
     if b"authorization" in headers:
         scheme, _, credentials = headers[b"authorization"].partition(b" ")
-        found.append(credentials.strip().decode("latin-1") if scheme.lower() == b"bearer" else "")
-    if b"x-api-key" in headers:
-        found.append(headers[b"x-api-key"].decode("latin-1"))
-    return found
+        return credentials.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
+    given = headers.get(b"x-api-key")
+    return None if given is None else given.decode("latin-1")
 
 
 class RateLimit:
@@ -60,13 +58,13 @@ class RateLimit:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, name: str, client: Any) -> None:
-        """Count one request of a named caller, or of an anonymous one at an address (ASGI's ``client``).
+        """Count one request of a named client, or of an anonymous one at an address (ASGI's ``client``).
 
         Raises ``Refused`` (429) that says when the next one will do.
         """
         if not self._rate:
             return
-        caller = name or _network(client)
+        caller = name or network_of(client)
         now = self._clock()
         left, seen = self._buckets.pop(caller, (self._burst, now))
         left = min(self._burst, left + (now - seen) * self._rate)
@@ -80,7 +78,7 @@ class RateLimit:
             raise Refused(429, "rate_limited", "Too many requests; see Retry-After.", headers=headers)
 
 
-def _network(client: Any) -> str:
+def network_of(client: Any) -> str:
     """The address. Of IPv6 it is the /64 network: a client that has one address there has all of them."""
     address = str(client[0]) if client else ""
     if ":" not in address:

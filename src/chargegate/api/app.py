@@ -1,6 +1,7 @@
 """The whole surface as one ASGI application: the hot route in front, Starlette's router behind it."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from starlette.requests import Request
 from starlette.routing import Route as RoutedPath
@@ -12,6 +13,7 @@ from chargegate.api.access import Guard
 from chargegate.api.bodies import read_object
 from chargegate.api.errors import ClientGone, Refused, not_found, refusal, send_refusal
 from chargegate.api.headers import SECURITY, trace_id
+from chargegate.api.origins import Origins
 from chargegate.api.parameters import read_parameters
 from chargegate.api.parts import Parts
 from chargegate.api.routes import access_list, dead_letters, decisions, health, metrics, sessions
@@ -24,9 +26,10 @@ def build(parts: Parts) -> ASGIApp:
     routes: list[Route] = [intake.route(parts)]
     for subject in (sessions, decisions, dead_letters, access_list):
         routes += subject.route.declared
-    routes = with_document([*routes, *_monitoring(parts)], keys_required=bool(parts.access_keys))
-    hot = intake.Intake(parts)
-    other = _Routed(routes, parts)
+    routes = with_document([*routes, *_monitoring(parts)], keys=parts.access_keys)
+    origins = _origins_of(parts)
+    hot = intake.Intake(parts, origins)
+    other = _Routed(routes, parts, origins)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == intake.PATH and scope["method"] == "POST":
@@ -39,7 +42,11 @@ def build(parts: Parts) -> ASGIApp:
 
 def build_monitoring(parts: Parts) -> ASGIApp:
     """Health and metrics alone, for a process that takes no requests."""
-    return _Routed(_monitoring(parts), parts)
+    return _Routed(_monitoring(parts), parts, _origins_of(parts))
+
+
+def _origins_of(parts: Parts) -> Origins:
+    return Origins(keys=parts.access_keys, hosts=parts.allowed_hosts, origins=parts.allowed_origins)
 
 
 def _monitoring(parts: Parts) -> list[Route]:
@@ -62,19 +69,22 @@ class _Path:
         if route is None or route.handler is None:
             message = f"This path answers {self._allow}."
             raise Refused(405, "method_not_allowed", message, headers={"allow": self._allow})
-        if route.access != "open":
-            self._guard.admit(dict(scope["headers"]), route.access)
+        caller = None if route.access == "open" else self._guard.admit(dict(scope["headers"]), route.access)
         request = Request(scope, receive, send)
         values = read_parameters(request, route.parameters, strict=route.strict)
-        body = await read_object(request, self._parts.max_body_bytes) if route.body else {}
-        response = await route.handler(Call(values, body), self._parts)
+        body: dict[str, Any] = {}
+        if route.body is not None:
+            limit = self._parts.max_body_bytes
+            body = await read_object(request, limit, may_be_empty=route.body.may_be_empty)
+        response = await route.handler(Call(values, body, caller), self._parts)
         await response(scope, receive, send)
 
 
 class _Routed:
     """Every route but the hot one, with the headers that each answer carries, and an answer to each fault."""
 
-    def __init__(self, routes: Iterable[Route], parts: Parts) -> None:
+    def __init__(self, routes: Iterable[Route], parts: Parts, origins: Origins) -> None:
+        self._check_origin = origins.check
         paths: dict[str, dict[str, Route]] = {}
         for route in routes:
             paths.setdefault(route.path, {})[route.method] = route
@@ -85,7 +95,8 @@ class _Routed:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["trace_id"] = trace_id(dict(scope["headers"]))
+        headers = dict(scope["headers"])
+        scope["trace_id"] = trace_id(headers)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -93,6 +104,7 @@ class _Routed:
             await send(message)
 
         try:
+            self._check_origin(scope, headers)
             await self._router(scope, receive, send_with_headers)
         except ClientGone:
             return

@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from chargegate.api.errors import ClientGone, Refused
-from chargegate.api.headers import without_token
-from chargegate.model import Invalid
+from chargegate.api.headers import trace_id
+from chargegate.model import Invalid, broken, doubled_fields
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -47,13 +47,25 @@ def _too_large(limit: int) -> Refused:
     return Refused(413, "payload_too_large", f"The body must be at most {limit} bytes.")
 
 
-async def read_object(request: Request, limit: int) -> dict[str, Any]:
-    """The request's JSON object. Raises ``Invalid``, and what ``read_json`` raises. A trace id that repeats the token
-    is replaced."""
-    body = await read_json(request.receive, dict(request.scope["headers"]), limit)
+async def read_object(request: Request, limit: int, *, may_be_empty: bool = False) -> dict[str, Any]:
+    """The request's JSON object. Raises ``Invalid``, and what ``read_json`` raises. A trace id that may repeat the
+    token is replaced.
+
+    ``may_be_empty``: a request without a body needs no content type either. A browser's form always names one.
+    """
+    headers = dict(request.scope["headers"])
+    named = headers.keys() & {b"content-type", b"transfer-encoding"}
+    if may_be_empty and not named and not int(headers.get(b"content-length", b"0")):
+        return {}
+    body = await read_json(request.receive, headers, limit)
+    if b"x-request-id" in headers:
+        request.scope["trace_id"] = trace_id(headers, body)
+    if may_be_empty and not body:
+        return {}
     try:
         fields = _decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise Invalid("The request body must be a JSON object.") from None
-    request.scope["trace_id"] = without_token(request.scope["trace_id"], fields)
+    if doubled := doubled_fields(body):
+        raise broken(doubled)
     return fields

@@ -1,298 +1,366 @@
-"""One HTTP/1.1 connection: uvicorn's protocol, with limits on what a client may keep waiting."""
+"""One HTTP/1.1 connection of a client: what it sends becomes one exchange after another.
+
+One request is parsed at a time. What a client sends ahead of the answer stays unparsed, and past 64 KiB it stays in the
+network, because reading is paused. So a pipeline costs no more memory than one request, and rubbish behind a request
+does not cost that request its answer.
+"""
 
 import asyncio
-import math
-from typing import Final
+import enum
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.server import ServerState
 
+from chargegate.api.deadline import Deadline
 from chargegate.api.errors import Refused, unavailable
-from chargegate.api.headers import SECURITY, trace_id
-from chargegate.observe import log
+from chargegate.api.exchange import MAX_DISCARDED, Exchange
+from chargegate.api.heads import NOT_HTTP, HeadFinder
 
-MAX_HEAD: Final = 32 * 1024
-MAX_MESSAGE: Final = 2 * 1024 * 1024
-MAX_DISCARDED: Final = 1024 * 1024
-MAX_TURNED_AWAY: Final = 32  # at once, with an answer that they surely get
+if TYPE_CHECKING:
+    from chargegate.api.server import Server
 
-_PIECE: Final = 16 * 1024
+MAX_BODY: Final = 2 * 1024 * 1024  # as it comes, with the framing of chunks
+KEEP_ALIVE_S: Final = 75.0  # longer than the 60 s of most load balancers, so that they close first
+
 _LINGER_S: Final = 2.0
-_NOTE_S: Final = 1.0
-_HEAD_TOO_LARGE: Final = f"The request line and headers must be at most {MAX_HEAD} bytes."
+_AHEAD: Final = 64 * 1024
 
 
-class State(ServerState):
-    """What the connections of one server share. ``deserted`` is set when the last one is lost. More than ``limit``
-    connections are not served; those beyond it are ``turned_away``."""
+class State(enum.Enum):
+    """What a connection waits for."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.deserted = asyncio.Event()
-        self.limit: float = math.inf
-        self.turned_away: set[Connection] = set()
-        self.next_note = 0.0
+    IDLE = enum.auto()  # the first byte of a request
+    HEAD = enum.auto()  # the rest of a head
+    BODY = enum.auto()  # the rest of a body, whose answer may be under way already
+    ANSWER = enum.auto()  # the application; the server sets it no limit of time, it has its own
+    DISCARDING = enum.auto()  # the rest of a body after its answer
+    LINGERING = enum.auto()  # the client to close: our side is, and what still comes is thrown away
+    CLOSING = enum.auto()  # the client to read the rest of what was written
+    CLOSED = enum.auto()
 
 
-class Connection(HttpToolsProtocol):
-    """One connection.
+_ENDED: Final = (State.LINGERING, State.CLOSING, State.CLOSED)
 
-    It is watched whenever the client is to send: while a head (request line and headers) is under way, then a body,
-    then what is left of a body after an answer came early (read and thrown away, so that the client gets to see the
-    answer). Each of these has a limit in bytes and in time.
-    """
 
-    def __init__(self, config: Config, state: State, timeout_s: float) -> None:
-        super().__init__(config, state, {})
-        self._state = state
-        self._timeout_s = timeout_s
-        self._timer: asyncio.TimerHandle | None = None
-        self._in_head = False
-        self._in_message = False
-        self._pending = 0  # bytes since the head, the body or the discarding began
-        self._lingering = False
-        self._surplus = False
-        self._catching_up = False
-        self._fault = ""
+class Connection(asyncio.Protocol):
+    """One connection, and the exchange on it, if any. Each state has its limit of bytes and of time."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
-        super().connection_made(transport)
-        if len(self._state.connections) - len(self._state.turned_away) > self._state.limit:
-            self._turn_away()
+    __slots__ = (
+        "_client_done",
+        "_counted",
+        "_deadline",
+        "_exchange",
+        "_finder",
+        "_local",
+        "_paused",
+        "_received",
+        "_server",
+        "_state",
+        "_transport",
+        "_turned_away",
+        "blocked",
+        "client",
+    )
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.client: tuple[str, int] | None = None
+        self._local: tuple[str, int] | None = None
+        self._state = State.IDLE
+        self._turned_away = False
+        self._received = bytearray()  # and not parsed yet
+        self._finder = HeadFinder()
+        self._counted = 0  # bytes of the body, of what is discarded, or of what comes while lingering
+        self._paused = False
+        self._client_done = False
+        self._exchange: Exchange | None = None
+        self._deadline = Deadline(server.loop, self._time_is_over)
+        self.blocked: asyncio.Event | None = None
+        """Set once the client has read enough; None while nothing waits for that."""
+
+    # What asyncio tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.client = _address(transport.get_extra_info("peername"))
+        self._local = _address(transport.get_extra_info("sockname"))
+        self._turned_away = not self._server.admit(self)
+        if not self._turned_away:
+            self._deadline.set(self._server.timeout_s)
+        elif self._server.too_many_turned_away:
+            self._say_no_room()
+            self._close()
         else:
-            self._watch(0)
+            self._deadline.set(min(_LINGER_S, self._server.timeout_s))
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._unwatch()
-        self._state.turned_away.discard(self)
-        super().connection_lost(exc)
-        if not self.connections:
-            self._state.deserted.set()
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
+        self._state = State.CLOSED
+        self._deadline.end()
+        if self._exchange is not None:
+            self._exchange.disconnected()
+            self._exchange = None
+        self._unblock()
+        self._received.clear()
+        self._server.forget(self)
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # True keeps our side open, by asyncio.Protocol
-        """A client that only closed its own side still gets the answer that is under way."""
-        if self._answering:
-            self.cycle.keep_alive = False
-        return self._answering
+    def eof_received(self) -> bool:
+        """A client that only closed its own side still gets the answers to what it sent whole."""
+        self._client_done = True
+        self._advance()
+        return self._state is State.ANSWER or self._paused or self._state is State.CLOSING
+
+    def pause_writing(self) -> None:
+        """The client does not read what it asked for. It has as long as a request may take."""
+        self.blocked = asyncio.Event()
+        self._deadline.set(self._server.timeout_s)
+
+    def resume_writing(self) -> None:
+        self._unblock()
+        if self._state is State.ANSWER:
+            self._deadline.clear()
+
+    def _unblock(self) -> None:
+        blocked, self.blocked = self.blocked, None
+        if blocked is not None:
+            blocked.set()
 
     def data_received(self, data: bytes) -> None:
-        if len(data) > _PIECE:
-            for start in range(0, len(data), _PIECE):
-                if not self.transport.is_closing():
-                    self.data_received(data[start : start + _PIECE])
-            return
-        if self._lingering:
-            self._watch(len(data))
-            return
-        if self._surplus:
+        if self._state is State.LINGERING:
+            self._counted += len(data)
+            if self._counted > MAX_DISCARDED:
+                self._close()
+        elif self._state is State.CLOSING:
+            pass
+        elif self._turned_away:
             self._say_no_room()
-            return
-        self._unset_keepalive_if_required()
+        else:
+            self._received += data
+            self._advance()
+
+    # From bytes to an exchange
+
+    def _advance(self) -> None:
+        """Go on with what was received, as far as the state allows."""
+        while self._received and self._take():
+            pass
+        if self._paused and len(self._received) <= _AHEAD and not self._is_body_ahead():
+            self._resume_reading()
+        if self._client_done and not self._paused and self._state in (State.IDLE, State.HEAD, State.BODY):
+            self._close()  # the rest will never come
+
+    def _is_body_ahead(self) -> bool:
+        """Whether the application has yet to take what came of a body."""
+        return self._state is State.BODY and self._exchange is not None and self._exchange.buffered > _AHEAD
+
+    def _take(self) -> bool:
+        """Take a part of what was received. False if nothing more can be taken now."""
+        match self._state:
+            case State.IDLE | State.HEAD:
+                return self._take_head()
+            case State.BODY | State.DISCARDING:
+                return self._take_body()
+            case _:
+                if len(self._received) > _AHEAD:
+                    self._pause_reading()
+                return False
+
+    def _take_head(self) -> bool:
+        """Begin an exchange if a whole head is there."""
+        received = self._received
+        if self._state is State.IDLE:
+            while received.startswith(b"\r\n"):  # RFC 9112, 2.2
+                del received[:2]
+            if not received or received == b"\r":
+                return False
+            self._state = State.HEAD
+            self._deadline.set(self._server.timeout_s)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade()
-            self.data_received(data[upgrade.args[0] :])
-            return
+            head = self._finder.take(received)
+        except ValueError as error:
+            self._refuse(400, str(error))
+            return False
+        return head is not None and self._begin(head)
+
+    def _begin(self, head: bytes) -> bool:
+        exchange = self._exchange = Exchange(self)
+        # A parser for each head: it never sees a body, and so never the request behind it.
+        parser = httptools.HttpRequestParser(exchange)
+        try:
+            parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            pass  # an upgrade that is not wanted is ignored (RFC 9110, 7.8); Java's client asks for one
         except httptools.HttpParserError:
-            self._refuse(400, "validation_error", self._fault or "This is not valid HTTP/1.1.")
-            return
-        if self._in_message or (self._idle and self.timeout_keep_alive_task is None):
-            self._watch(len(data))
-
-    @property
-    def _idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
-
-    @property
-    def _in_body(self) -> bool:
-        return self._in_message and not self._in_head
-
-    @property
-    def _answering(self) -> bool:
-        """A request that has arrived whole is being answered, whatever came after it."""
-        return not self._idle and not self._in_body
-
-    @property
-    def _discarding(self) -> bool:
-        return self._in_body and self.cycle.response_complete
-
-    def _watch(self, size: int) -> None:
-        self._pending += size
-        if self._lingering or self._discarding:
-            if self._pending > MAX_DISCARDED:
-                self.transport.close()
-        elif self._in_head or not self._in_message:
-            if self._pending > MAX_HEAD + _PIECE:
-                self._refuse(400, "validation_error", _HEAD_TOO_LARGE)
-                return
-        elif self._pending > MAX_MESSAGE:
-            self._refuse(413, "payload_too_large", "The request is too large.")
-            return
-        if self._timer is None and not self.transport.is_closing():
-            self._timer = self.loop.call_later(self._timeout_s, self._expired)
-
-    def _unwatch(self) -> None:
-        self._pending = 0
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _expired(self) -> None:
-        self._timer = None
-        if self._in_message and not self._lingering and not self._discarding:
-            self._refuse(400, "validation_error", "The request did not arrive in time.")
+            exchange.fault = exchange.fault or NOT_HTTP
+        exchange.head_complete(parser.get_method(), parser.get_http_version())
+        if exchange.fault:
+            self._refuse(400, exchange.fault)
+            return False
+        self._counted = 0
+        if exchange.complete:
+            self._await_answer()
         else:
-            self.transport.close()
+            self._state = State.BODY
+            self._deadline.set(self._server.timeout_s)
+        self._server.start_exchange(exchange.scope(self._server.scheme, self.client, self._local), exchange, self)
+        return True
 
-    def _ignore_upgrade(self) -> None:
-        """What is not wanted is ignored (RFC 9110, 7.8), but the parser has skipped the body, which is still HTTP.
+    def _take_body(self) -> bool:
+        exchange = self._exchange
+        if exchange is None:
+            return False
+        if self._is_body_ahead():
+            self._pause_reading()
+            return False
+        try:
+            taken = exchange.body_received(self._received)
+        except ValueError:
+            self._refuse(400, NOT_HTTP)
+            return False
+        self._counted += taken
+        if self._state is State.BODY:
+            if self._counted > MAX_BODY:
+                self._refuse(413, "The request is too large.")
+                return False
+            if exchange.complete:
+                self._await_answer()
+        elif exchange.complete:
+            self._await_next()
+        elif self._counted > MAX_DISCARDED:
+            self._close()
+            return False
+        return taken > 0
 
-        Java's client asks for h2c with its first request. A new parser is brought to where that body begins.
-        """
-        if framing := self._framing():
-            self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-            self._catching_up = True
-            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
-            self._catching_up = False
+    # From an answer to the next exchange
 
-    def _framing(self) -> bytes:
-        """The header line that announces a body, if there is one."""
-        for name, value in self.headers:
-            if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
-                return b"%b: %b\r\n" % (name, value)
-        return b""
+    @property
+    def date(self) -> bytes:
+        """The Date header's line."""
+        return self._server.date
 
-    def on_message_begin(self) -> None:
-        if self._catching_up:
+    @property
+    def stopping(self) -> bool:
+        """Whether this exchange is to be the connection's last."""
+        return self._server.stopping
+
+    def write(self, data: bytes) -> None:
+        # An application may still answer what was refused here meanwhile.
+        if self._state not in _ENDED and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def read_on(self) -> None:
+        """The application has taken what there was of a body, and waits for more."""
+        if self._paused and self._state is State.BODY:
+            self._server.loop.call_soon(self._advance)
+
+    def answered(self) -> None:
+        """The application has given its whole answer."""
+        exchange = self._exchange
+        if exchange is None or self._transport.is_closing() or self._state is State.LINGERING:
             return
-        super().on_message_begin()
-        self._in_head = self._in_message = True
-        self._pending = 0
-
-    def on_headers_complete(self) -> None:
-        if self._catching_up:
-            return
-        if self._pending > MAX_HEAD - _PIECE and self._head_size() > MAX_HEAD:
-            self._fault = _HEAD_TOO_LARGE
-            raise ValueError(self._fault)
-        if not self._names_host() and self.parser.get_http_version() == "1.1":
-            self._fault = "A request needs a Host header."
-            raise ValueError(self._fault)
-        super().on_headers_complete()
-        if not self.cycle.keep_alive:
-            self.cycle.transport = _LastAnswer(self)  # type: ignore[assignment]  # as much of a transport as it uses
-        self._in_head = False
-        self._unwatch()
-
-    def on_message_complete(self) -> None:
-        if self.parser.should_upgrade() and self._framing():
-            return
-        discarded = self._discarding
-        super().on_message_complete()
-        self._in_message = False
-        self._unwatch()
-        if discarded:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._lingering:
-            self._unset_keepalive_if_required()
-        elif self._discarding and not self.transport.is_closing():
-            self._unset_keepalive_if_required()
-            self._unwatch()
-            if self.expect_100_continue and not self.cycle.body:
-                # The client may now send this body or not (RFC 9110, 10.1.1): what follows could not be told apart.
-                self._linger()
+        if self._state is State.BODY:
+            if exchange.keep_alive:
+                self._state = State.DISCARDING
+                self._counted = 0
+                self._deadline.set(self._server.timeout_s)
+                self._server.loop.call_soon(self._advance)
             else:
-                self._watch(0)
-
-    def _names_host(self) -> bool:
-        """RFC 9112, 3.2. Most clients send it first."""
-        return bool(self.headers) and (
-            self.headers[0][0] == b"host" or any(name == b"host" for name, _ in self.headers)
-        )
-
-    def _head_size(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-
-    def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer what is no acceptable request, and end the connection. Where an earlier one is still being answered,
-        that answer is the last."""
-        self._unwatch()
-        cycle = self.cycle
-        if self._answering:
-            cycle.keep_alive = False
-            self._lingering = True
-            return
-        if self._in_body:
-            if self.pipeline or cycle.response_started:
-                self.transport.close()
-                return
-            cycle.disconnected = True
-            cycle.message_event.set()
-        self.transport.write(self._answer(Refused(status, code, message)))
-        self._linger()
-
-    def _turn_away(self) -> None:
-        """Answer the first bytes that come: some clients throw away an answer that was there before their request."""
-        state, now = self._state, self.loop.time()
-        state.turned_away.add(self)
-        self._surplus = True
-        if now >= state.next_note:
-            state.next_note = now + _NOTE_S
-            log.warning("connections are refused, too many are open", limit=state.limit)
-        if len(state.turned_away) > MAX_TURNED_AWAY:
-            self._say_no_room()
-            self.transport.close()
-        else:
-            self._timer = self.loop.call_later(min(_LINGER_S, self._timeout_s), self.transport.close)
-
-    def _say_no_room(self) -> None:
-        self.transport.write(self._answer(unavailable("Too many connections are open.")))
-        self._linger()
-
-    def _answer(self, refused: Refused) -> bytes:
-        body = refused.body()
-        headers: list[tuple[bytes, bytes]] = [
-            *self.server_state.default_headers,
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-            *SECURITY,
-            (b"x-request-id", trace_id(dict(self.headers or ()))),
-            *((name.encode(), value.encode()) for name, value in refused.headers.items()),
-        ]
-        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-        return b"%b%b\r\n%b" % (STATUS_LINE[refused.status], lines, body)
-
-    def end(self) -> None:
-        """Close after an answer, unless the client is still sending."""
-        if self._in_body:
+                self._linger()
+        elif exchange.keep_alive and (self._received or not self._client_done):
+            self._await_next()
+        elif self._received or self._paused:
             self._linger()
         else:
-            self.transport.close()
+            self._close()
+
+    def _await_answer(self) -> None:
+        self._state = State.ANSWER
+        self._deadline.clear()
+
+    def _await_next(self) -> None:
+        self._exchange = None
+        self._state = State.IDLE
+        if self._server.stopping:
+            self._close()
+            return
+        self._deadline.set(KEEP_ALIVE_S)
+        if self._received or self._paused:
+            self._server.loop.call_soon(self._advance)
+
+    # The end
+
+    def shutdown(self) -> None:
+        """The server stops: the answer under way is the last, and without one the connection is closed."""
+        if self._exchange is None or self._state is State.DISCARDING:
+            self._close()
+        else:
+            self._exchange.keep_alive = False
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def unanswered(self) -> None:
+        """The application ended without an answer: the client left, was refused here, or met a defect."""
+        if self._state in (State.BODY, State.ANSWER):
+            self._transport.abort()
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer what is no acceptable request, and end the connection."""
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.disconnected()
+            if exchange.started:
+                self._close()
+                return
+        code = "payload_too_large" if status == 413 else "validation_error"
+        refused = Refused(status, code, message)
+        headers = exchange.headers if exchange else []
+        self.write(self._server.refusal(refused, headers, body_begun=self._state is State.BODY))
+        self._linger()
+
+    def _say_no_room(self) -> None:
+        """Answer the first bytes that come: some clients throw away an answer that was there before their request."""
+        self.write(self._server.refusal(unavailable("Too many connections are open."), []))
+        self._linger()
 
     def _linger(self) -> None:
         """Close our side, and read on for a while: a client that is still sending would lose the answer to a reset."""
-        self._unwatch()
-        self._lingering = True
-        if self.transport.is_closing():
-            return
-        self.transport.write_eof()
-        self._timer = self.loop.call_later(min(_LINGER_S, self._timeout_s), self.transport.close)
+        self._state = State.LINGERING
+        self._received.clear()
+        self._counted = 0
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+            self._resume_reading()
+            self._deadline.set(min(_LINGER_S, self._server.timeout_s))
+
+    def _close(self) -> None:
+        """Close, once the client has read what was written, or its time for that is over."""
+        if self._state is not State.CLOSED:
+            self._state = State.CLOSING
+            self._deadline.set(self._server.timeout_s)
+            self._transport.close()
+
+    # Reading and time
+
+    def _pause_reading(self) -> None:
+        if not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._paused and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _time_is_over(self) -> None:
+        if self.blocked is not None or self._state is State.CLOSING:
+            self._transport.abort()
+        elif self._state in (State.HEAD, State.BODY) and not self._turned_away:
+            self._refuse(400, "The request did not arrive in time.")
+        else:
+            self._close()
 
 
-class _LastAnswer:
-    """The transport as the answer to a connection's last request sees it."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.write = connection.transport.write
-        self.is_closing = connection.transport.is_closing
-        self.close = connection.end
+def _address(name: object) -> tuple[str, int] | None:
+    """Host and port of a socket's name."""
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) >= 2 else None

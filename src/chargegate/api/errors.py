@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import msgspec
 from starlette.types import Send
 
+from chargegate.api.shares import ShareUsedUp
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.model import Invalid, now_ms
 from chargegate.observe import log
@@ -62,6 +63,8 @@ def refusal(fault: Exception) -> Refused:
             return fault
         case Invalid():
             return Refused(400, "validation_error", str(fault), fault.details)
+        case ShareUsedUp():
+            return unavailable("Your share of the queue is used up.")
         case QueueFull():
             return unavailable("The queue is full.")
         case QueueUnavailable():

@@ -12,12 +12,15 @@ from chargegate.api.access import Guard, RateLimit
 from chargegate.api.bodies import read_json
 from chargegate.api.callback import DECISION
 from chargegate.api.errors import ClientGone, refusal, send_refusal, unavailable
-from chargegate.api.headers import SECURITY, new_trace_id, trace_id, without_token
+from chargegate.api.headers import SECURITY, given_trace_id, new_trace_id, trace_id
 from chargegate.api.idempotency import Idempotency
+from chargegate.api.origins import Origins
 from chargegate.api.parts import Parts
 from chargegate.api.routing import Answer, Route, header
 from chargegate.api.schemas import EXAMPLE_ID, charging_request
+from chargegate.api.shares import Shares
 from chargegate.http1 import AddressBlocked
+from chargegate.keys import ANONYMOUS
 from chargegate.model import (
     ACCEPTED_MESSAGE,
     CallbackTarget,
@@ -81,7 +84,8 @@ class Acceptance(msgspec.Struct):
 class Intake:
     """Accepts requests to charge: answers 202 when the queue has the request, and never before."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, origins: Origins) -> None:
+        self._check_origin = origins.check
         self._admit = Guard(parts.access_keys).admit
         self._draining = parts.draining
         self._limit = parts.max_body_bytes
@@ -89,40 +93,43 @@ class Intake:
         self._require_https = parts.require_https
         self._check_address = parts.check_address
         self._keyring = parts.keyring
-        self._put = parts.queue.put
+        self._put = Shares(parts.queue, parts.access_keys, parts.queue_size, parts.queue_share).put
         # Where the queue cannot say that it holds a request, the ledger can.
         self._note_accepted = None if parts.queue.capabilities.find else parts.ledger.accepted
-        self._idempotency = Idempotency(parts.ledger, parts.queue, parts.keyring, parts.claims)
+        self._idempotency = Idempotency(parts.ledger, parts.queue, parts.keyring, self._put, parts.claims)
         self._count = {code: parts.metrics.requests.labels(outcome).inc for code, outcome in _OUTCOMES.items()}
         self._warned_at = -_WARN_EVERY_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        trace = trace_id(headers) if b"x-request-id" in headers else b""
+        trace = (given_trace_id(headers) or new_trace_id()) if b"x-request-id" in headers else b""
         body = b""
         try:
+            self._check_origin(scope, headers)
             if self._draining():
                 raise unavailable("The service is shutting down.")
-            client = self._admit(headers, "client")
-            self._rate.take(client, scope["client"])
+            caller = self._admit(headers, "client")
+            # Without keys, rates are by address, and idempotency keys are where older releases had them.
+            named = caller.name if caller is not ANONYMOUS else ""
+            self._rate.take(named, scope["client"])
             body = await read_json(receive, headers, self._limit)
             key = headers.get(b"idempotency-key")
             station, token, url = self._validate(body, key)
             if token in trace.decode():
                 trace = b""
             parent = valid_traceparent(headers[b"traceparent"].decode("latin-1")) if b"traceparent" in headers else ""
-            request = ChargingRequest(new_request_id(), station, token, url, now_ms(), parent)
+            request = ChargingRequest(new_request_id(), station, token, url, now_ms(), parent, caller.name)
             if key is None:
-                await self._put(wrap(self._keyring, request))
+                await self._put(caller.name, wrap(self._keyring, request))
                 request_id, at, repeated = request.request_id, request.accepted_at, False
             else:
-                request_id, at, repeated = await self._idempotency.accept(client, key.decode(), request)
+                request_id, at, repeated = await self._idempotency.accept(named, key.decode(), request)
             if self._note_accepted is not None and not repeated:
-                self._note_accepted(request_id, station, at)
+                self._note_accepted(request_id, station, at, caller.name)
         except ClientGone:
             return
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is logged and the client gets an answer
-            await self._refuse(fault, send, without_token(trace or new_trace_id(), _decoded(body)))
+            await self._refuse(fault, send, trace_id(headers, body))
             return
         trace = trace or request_id.encode()
         outcome = "repeated" if repeated else "accepted"
@@ -172,14 +179,6 @@ class Intake:
             self._warned_at = time.monotonic()
             log.warning("requests are refused", message=refused.message)
         await send_refusal(send, refused, *SECURITY, (b"x-request-id", trace))
-
-
-def _decoded(body: bytes) -> object:
-    """What a refused body holds, so that its token stays out of the answer. None where it is not JSON."""
-    try:
-        return msgspec.json.decode(body) if body else None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return None
 
 
 def route(parts: Parts) -> Route:

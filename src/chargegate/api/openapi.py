@@ -12,7 +12,7 @@ from chargegate.api.routing import Answer, Body, Callback, Parameter, Route
 _ERRORS: Final[dict[int, tuple[str, str, tuple[str, ...]]]] = {
     400: ("validation_error", "Something is missing or against its rule; details names every field at fault.", ()),
     401: ("unauthorized", "The access key is missing or unknown.", ("WWW-Authenticate",)),
-    403: ("forbidden", "The access key is known, but not enough.", ()),
+    403: ("forbidden", "The access key is not enough, or the host or the origin is not allowed.", ()),
     404: ("not_found", "There is no such thing.", ()),
     413: ("payload_too_large", "The body is over the limit, with a length or in chunks.", ()),
     415: ("unsupported_media_type", "The body is not application/json.", ()),
@@ -97,7 +97,7 @@ def _callback(callback: Callback) -> dict[str, Any]:
 
 def _body(body: Body) -> dict[str, Any]:
     content = {"schema": _reference(body.name), "example": body.example}
-    return {"required": True, "content": {"application/json": content}}
+    return {"required": not body.may_be_empty, "content": {"application/json": content}}
 
 
 def _parameter(parameter: Parameter[Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from chargegate.api.routing import Call, Parameter, Schema, respond
 from chargegate.api.schemas import UUID
+from chargegate.keys import CLIENT_NAME_PATTERN, client_name_fault
 from chargegate.model import MIN_DRIVER_TOKEN, UUID_RULE, Invalid, Status, from_iso, is_uuid
 from chargegate.operations.listing import Listing, Place
 from chargegate.operations.views import shown
@@ -88,6 +89,12 @@ def _uuid(text: str) -> str:
     return text.lower()
 
 
+def _client(text: str) -> str:
+    if fault := client_name_fault(text):
+        raise ValueError(fault)
+    return text
+
+
 def _status(text: str) -> str:
     if text.lower() not in list(Status):
         raise ValueError("must be one of " + ", ".join(Status))
@@ -130,6 +137,9 @@ STATUS = _filter(
     {"type": "string", "pattern": "^(?:" + "|".join(map(_any_case, Status)) + ")$"},
     "Only this status: " + ", ".join(Status) + ", in any letter case.",
     _status,
+)
+CLIENT = _filter(
+    "client", {"type": "string", "pattern": CLIENT_NAME_PATTERN}, "Only this client's: the name of its keys.", _client
 )
 FROM = _filter("from", _TIME, "From this time on. A time without a zone is UTC; a date is its start.", from_iso)
 TO = _filter("to", _TIME, "Before this time.", from_iso)

@@ -1,6 +1,6 @@
 """What the HTTP surface is built from."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chargegate.keys import AccessKeys, Keyring
@@ -17,7 +17,8 @@ class Parts:
 
     ``components`` are the checks for ``/health``; one of them is called queue. ``check_address`` raises
     ``http1.AddressBlocked`` for an address that may not be called. ``access_changed`` is told the token hashes whose
-    cached decisions must go. ``claims`` is None where no cache is shared.
+    cached decisions must go. ``claims`` is None where no cache is shared. One client may hold ``queue_share`` of the
+    ``queue_size`` requests that may wait.
     """
 
     queue: Queue
@@ -31,9 +32,13 @@ class Parts:
     check_address: Callable[[IPAddress], None]
     access_changed: Callable[[frozenset[str]], None]
     access_keys: AccessKeys
+    queue_size: int
+    queue_share: float
     require_https: bool
     max_body_bytes: int
     rate_limit_per_second: float
     rate_limit_burst: int
     metrics_enabled: bool
     health_enabled: bool
+    allowed_hosts: Sequence[str] = ()
+    allowed_origins: Sequence[str] = ()

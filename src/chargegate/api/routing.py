@@ -8,6 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from chargegate.api.parts import Parts
+from chargegate.keys import AccessKey
 
 T = TypeVar("T")
 
@@ -38,11 +39,13 @@ def header(name: str, description: str, pattern: str = "", *, required: bool = F
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A JSON request body: a named schema and an example of it."""
+    """A JSON request body: a named schema and an example of it. Where it ``may_be_empty``, no body is as good as an
+    empty object, and then a content type may be missing too."""
 
     name: str
     schema: Schema
     example: Schema
+    may_be_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +75,12 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a route: ``call[PARAMETER]`` is a parameter's value, ``body`` the JSON object that was sent."""
+    """One call of a route: ``call[PARAMETER]`` is a parameter's value, ``body`` the JSON object that was sent.
+    ``caller`` is None on an open route, which asks for no key."""
 
     values: Mapping[str, Any]
     body: Mapping[str, Any]
+    caller: AccessKey | None
 
     def __getitem__(self, parameter: Parameter[T]) -> T:
         value: T = self.values[parameter.name]
@@ -110,15 +115,11 @@ class Route:
 
     def refusals(self, *, keys_required: bool) -> list[int]:
         """Every status that it may be refused with."""
-        statuses = set(self.errors)
-        if self.parameters or self.body:
-            statuses.add(400)
+        statuses = {400, 403, *self.errors}
         if self.body:
             statuses |= {413, 415}
         if self.access != "open":
             statuses |= {503, 401} if keys_required else {503}
-        if self.access == "admin" and keys_required:
-            statuses.add(403)
         return sorted(statuses)
 
 

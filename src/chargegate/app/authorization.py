@@ -52,7 +52,9 @@ def build_authorizer(
         )
     elif chosen.backend == "http":
         authorizer = HttpAuthorizer(
-            HttpClient(max_connections=settings.queue.consumer_concurrency),
+            HttpClient(
+                max_connections=settings.queue.consumer_concurrency, name_servers=settings.callback.name_servers
+            ),
             parse_callback_url(chosen.url),
             max_retries=chosen.max_retries,
             timeout_ms=chosen.timeout_ms,
@@ -99,12 +101,15 @@ async def apply_acl_file(name: str, access_list: AccessList, ledger: Ledger, key
 def check_acl_file(settings: Settings) -> None:
     """Raises ``StartError`` if ``authorization.acl_file`` cannot be read or has a malformed line."""
     if name := settings.authorization.acl_file:
-        _entries(name, _content(name), lambda _: "")
+        _entries(name, _content(name), lambda token: hashlib.sha256(token.encode()).hexdigest())
 
 
 def _content(name: str) -> bytes:
     try:
-        return Path(name).read_bytes()
+        path = Path(name)
+        if path.is_fifo():  # which would hold up the start until somebody writes into it
+            raise StartError(f"authorization.acl_file: {name}: Not a regular file")
+        return path.read_bytes()
     except OSError as error:
         raise StartError(f"authorization.acl_file: {name}: {error.strerror}") from None
 

@@ -15,11 +15,11 @@ from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
 from chargegate.authorizers.decider import Decider
 from chargegate.config import Callback, scheme
-from chargegate.delivering.deliveries import CallbackLimits
 from chargegate.delivering.guard import AddressGuard
 from chargegate.delivering.retry import RetryPolicy
 from chargegate.delivering.sender import Sender
 from chargegate.delivering.signing import Signer
+from chargegate.delivering.states import CallbackLimits
 from chargegate.engines import engine_of
 from chargegate.http1 import HttpClient
 from chargegate.keys import AccessKeys
@@ -46,7 +46,9 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
     stack.push_async_callback(authorizer.close)
     callback = settings.callback
     guard = AddressGuard(callback.allowed_networks)
-    client = HttpClient(max_connections=callback.max_connections, check_address=guard.check)
+    client = HttpClient(
+        max_connections=callback.max_connections, check_address=guard.check, name_servers=callback.name_servers
+    )
     stack.push_async_callback(client.close)
     signer = Signer(callback.signing_secrets)
     worker = Worker(
@@ -93,10 +95,14 @@ def build_surface(
         check_address=AddressGuard(settings.callback.allowed_networks).check,
         access_changed=access_changed,
         claims=opened.cache,
+        queue_size=settings.queue.max_size,
+        queue_share=settings.queue.max_share_per_client,
         require_https=settings.callback.require_https,
         max_body_bytes=settings.server.max_body_bytes,
         rate_limit_per_second=settings.server.rate_limit_per_second,
         rate_limit_burst=settings.server.rate_limit_burst,
+        allowed_hosts=settings.server.allowed_hosts,
+        allowed_origins=settings.server.allowed_origins,
     )
     return build_monitoring(parts) if opened.role == "worker" else build(parts)
 
@@ -146,4 +152,5 @@ def _callback_limits(callback: Callback) -> CallbackLimits:
         max_connections_per_destination=callback.max_connections_per_destination,
         circuit_failures=callback.circuit.failure_threshold,
         circuit_probe_ms=callback.circuit.probe_interval_ms,
+        circuit_forget_ms=callback.circuit.forget_after_ms,
     )

@@ -4,6 +4,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +28,12 @@ from chargegate.engines import EMBEDDED, ENGINES, Place, QueueLimits, engine_of
 from chargegate.keys import Keyring
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
 from chargegate.ledger.copying import copy
+from chargegate.ledger.transfer import WaitingRequest
 from chargegate.operations.moving import MOVED_AT_ONCE, Side, count_undecided, named
 from chargegate.operations.moving import move_queue as move_all
 from chargegate.operations.replaying import Replayed, replay_delivered
-from chargegate.queues.base import Queue
+from chargegate.queues.base import Message, Queue
+from chargegate.queues.envelope import client_of
 from chargegate.storage.unavailable import Unusable
 
 _COMMAND: Final = "command"
@@ -57,7 +60,7 @@ async def opened_store(settings: Settings, *, made: Callable[[Path], None] | Non
     if missing and made is None:
         raise StartError(f"data_dir: {folder} has no database; `chargegate serve` or `chargegate acl add` makes one")
     async with AsyncExitStack() as stack:
-        place = Place(folder=made_folder(settings), exclusive=False, process=_COMMAND)
+        place = Place(folder=made_folder(settings), exclusive=False, process=_COMMAND, patient=True)
         keyring = open_keys(settings)
         database = await checked_database(settings, place, keyring, stack)
         if missing and made is not None:
@@ -97,7 +100,7 @@ async def replay_from(settings: Settings, start: int | datetime, on_read: Callab
         raise StartError(f"data_dir: {settings.data_path} has no database, and so no decision to send again")
     accepted_from = round(start.timestamp() * 1000) if isinstance(start, datetime) else 0
     async with AsyncExitStack() as stack:
-        place = Place(folder=made_folder(settings), exclusive=False, process=_COMMAND)
+        place = Place(folder=made_folder(settings), exclusive=False, process=_COMMAND, patient=True)
         keyring = open_keys(settings)
         database = await checked_database(settings, place, keyring, stack)
         queue = await open_queue(settings, place, keyring, stack)
@@ -127,7 +130,7 @@ async def move_queue(settings: Settings, source_url: str, target_url: str, on_mo
     from_engine, to_engine = engine_of(source_url), engine_of(target_url)
     async with AsyncExitStack() as stack:
         # The name is the same when the move is run again, so that it goes on with what it held.
-        place = Place(folder=settings.data_path, exclusive=True, process=f"{socket.gethostname()}-move")
+        place = Place(folder=settings.data_path, exclusive=True, process=f"{socket.gethostname()}-move", patient=True)
         keyring = database = None
         if from_engine.in_folder:
             _refuse_without_database(settings)
@@ -168,7 +171,7 @@ async def move_database(settings: Settings, target_url: str, on_copied: Callable
     _refuse_without_database(settings)
     engine = engine_of(target_url)
     async with AsyncExitStack() as stack:
-        place = Place(folder=settings.data_path, exclusive=True)
+        place = Place(folder=settings.data_path, exclusive=True, patient=True)
         keyring = open_keys(settings)
         with naming("--from", EMBEDDED, place.folder):
             source = await EMBEDDED.load().source(place)
@@ -185,9 +188,20 @@ async def move_database(settings: Settings, target_url: str, on_copied: Callable
             target = await engine.load().target(target_url)
         stack.push_async_callback(target.close)
         try:
-            await copy(source, target, on_copied, source_name="data_dir", target_name="--to")
+            await copy(
+                source,
+                target,
+                on_copied,
+                client_of=partial(_client_of, keyring),
+                source_name="data_dir",
+                target_name="--to",
+            )
         except ValueError as error:
             raise LedgerUnavailable(f"--to: {error}") from None
+
+
+def _client_of(keyring: Keyring, waiting: WaitingRequest) -> str:
+    return client_of(keyring, Message(waiting.request_id, waiting.station_id, waiting.accepted_at, waiting.body))
 
 
 def _lacks_database(settings: Settings) -> bool:

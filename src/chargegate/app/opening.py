@@ -1,5 +1,6 @@
 """Opens what a process stands on, in this order: keys, database, queue, shared cache. They are closed in the other."""
 
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
@@ -54,7 +55,7 @@ async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> O
     place = Place(folder=folder, exclusive=role != "api", process="" if presence is None else presence.name)
     clocks = await _compared(registries, metrics, stack)
     keyring = open_keys(settings)
-    feed = None if role == "api" else _audit_file(settings, metrics)
+    feed = None if role == "api" else _audit_file(settings, place, metrics)
     needed = role != "api" or engine_of(settings.database.url).in_folder
     on_audit = partial(_audited, metrics, feed)
     url = settings.database.url
@@ -75,12 +76,16 @@ async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> O
 
 
 def made_folder(settings: Settings) -> Path:
-    """``data_dir``, which is there now."""
+    """``data_dir``, which is there now, and in which nobody else can put other files in the place of ours."""
+    folder = settings.data_path
     try:
-        settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = stat.S_IMODE(folder.stat().st_mode)
     except OSError as error:
-        raise StartError(f"data_dir: {settings.data_path}: {error.strerror}") from None
-    return settings.data_path
+        raise StartError(f"data_dir: {folder}: {error.strerror}") from None
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise StartError(f"data_dir: {folder}: other users may write to it (mode {mode:04o}); run: chmod go-w {folder}")
+    return folder
 
 
 def _open_registries(settings: Settings, stack: AsyncExitStack) -> dict[str, Registry]:
@@ -284,12 +289,12 @@ def _where(key: str, engine: Engine, folder: Path) -> str:
     return f"data_dir: {folder / engine.file}" if engine.in_folder else key
 
 
-def _audit_file(settings: Settings, metrics: Metrics) -> AuditFeed | None:
+def _audit_file(settings: Settings, place: Place, metrics: Metrics) -> AuditFeed | None:
     if not settings.audit.csv_path:
         return None
     path = Path(settings.audit.csv_path)
     try:
-        return AuditFeed(CsvFile(path), metrics)
+        return AuditFeed(CsvFile(path, place.folder / f"{place.process or 'serve'}.csv-notes"), metrics)
     except OSError as error:
         raise StartError(f"audit.csv_path: {path}: {error.strerror}") from None
 

@@ -149,5 +149,10 @@ class Signals:
             loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self.reload.set)
 
+    def close(self) -> None:
+        """Have SIGHUP ignored to the very end: the loop would give it back its own meaning when it is closed."""
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     def _end(self) -> None:
         (self.at_once if self.stop.is_set() else self.stop).set()

@@ -6,24 +6,18 @@ from typing import Any, Final
 
 import msgspec
 
+from chargegate.api.server import Server
 from chargegate.app.authorization import apply_acl_file, check_acl_file
 from chargegate.app.opening import Opened, StartError
+from chargegate.app.tls import server_context
 from chargegate.config import ConfigError, Settings
 from chargegate.delivering.signing import Signer
 from chargegate.keys import AccessKeys
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.observe import log
 
-FOLLOWED: Final = frozenset(
-    {
-        "security.api_keys",
-        "callback.signing_secrets",
-        "authorization.acl_file",
-        "server.tls_certificate",
-        "server.tls_key",
-        "server.tls_client_ca",
-    }
-)
+_OF_TLS: Final = frozenset({"server.tls_certificate", "server.tls_key", "server.tls_client_ca"})
+FOLLOWED: Final = _OF_TLS | {"security.api_keys", "callback.signing_secrets", "authorization.acl_file"}
 """The keys whose new values are taken up, where a part of the process follows them."""
 
 Apply = Callable[[], Awaitable[None]]
@@ -37,7 +31,7 @@ class Reloading:
 
     def __init__(self, settings: Settings, reread: Callable[[], Settings], parts: Sequence[Prepare]) -> None:
         """``settings`` are those that the process was started with. ``reread`` raises ``ConfigError``."""
-        self._settings = settings
+        self._started_with = self._taken_up = settings
         self._reread = reread
         self._parts = parts
 
@@ -57,10 +51,11 @@ class Reloading:
                 await apply()
         except (LedgerUnavailable, StartError) as error:
             log.error("reloaded in part, without the access list file; send SIGHUP again", why=str(error))
-        changed = changes(self._settings, settings)
-        later = [key for key in changed if key not in FOLLOWED]
-        log.info("reloaded", changed=[key for key in changed if key in FOLLOWED])
-        if later:
+        switched = bool(settings.server.tls_certificate) != bool(self._started_with.server.tls_certificate)
+        followed = FOLLOWED - _OF_TLS if switched else FOLLOWED
+        log.info("reloaded", changed=[key for key in changes(self._taken_up, settings) if key in followed])
+        self._taken_up = settings
+        if later := [key for key in changes(self._started_with, settings) if key not in followed]:
             log.warning("these changes need a restart", keys=later)
 
 
@@ -82,6 +77,22 @@ def following_secrets(signer: Signer) -> Prepare:
     async def prepare(settings: Settings) -> Apply:
         async def apply() -> None:
             signer.replace(settings.callback.signing_secrets)
+
+        return apply
+
+    return prepare
+
+
+def following_certificates(server: Server) -> Prepare:
+    """The files are read again also where their names are the same. HTTPS neither begins nor ends."""
+
+    async def prepare(settings: Settings) -> Apply:
+        context = await asyncio.to_thread(server_context, settings.server)
+
+        async def apply() -> None:
+            if context is not None and server.scheme == "https":
+                server.use_tls(context)
+                log.info("TLS certificates read again, for new connections")
 
         return apply
 

@@ -1,63 +1,146 @@
 """The CSV audit log: one line for each decision."""
 
 import contextlib
-import csv
+import errno
 import fcntl
 import os
-import re
+import stat
+import zlib
+from collections import deque
 from collections.abc import Iterator
-from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
+from chargegate.audit.csv_lines import (
+    HEADER,
+    TAIL_BYTES,
+    as_lines,
+    checksum_of_head,
+    end_of_lines,
+    request_ids,
+    tail_of,
+)
+from chargegate.audit.csv_notes import Note, Notes
 from chargegate.ledger.records import AuditRow
-from chargegate.model import AUDIT_COLUMNS, Decision, to_iso
 
-HEADER: Final = ",".join(AUDIT_COLUMNS) + "\n"
-_LINE: Final = ",".join(["%s"] * len(AUDIT_COLUMNS)) + "\n"
-_PLAIN: Final = "(?:[A-Za-z0-9_][A-Za-z0-9_.:-]*+)?+"
-_TAIL_BYTES: Final = 16 * 1024 * 1024  # more than is written between two saves of the position, five seconds apart
-_FORMULA: Final = frozenset("=+-@\t\r\n")
-
-_fields_after_timestamp = attrgetter(*AUDIT_COLUMNS[1:])
-_plain_field = re.compile(_PLAIN).fullmatch
-_plain_lines = re.compile(f"(?:{','.join([_PLAIN] * len(AUDIT_COLUMNS))}\n)*+").fullmatch
+_HEAD_BYTES: Final = 2048
+_MOST_LEFT_OPEN: Final = 32
+_RELATIVES: Final = 8
 
 
 class CsvFile:
     """Appends to a file. A line is written whole or not at all.
 
-    Somebody may rename or truncate the file meanwhile: the next lines go into a new one, below a header. Several
-    processes on one host may write to the same file.
+    Somebody may rename, delete or truncate the file meanwhile: the next lines go into a new one, below a header.
+    Several processes on one host may write to the same file.
     """
 
     name = "csv"
 
-    def __init__(self, path: Path) -> None:
-        """Raises ``OSError`` if the file cannot be opened for appending."""
+    def __init__(self, path: Path, notes: Path | None = None) -> None:
+        """``notes`` is where this writer, and no other, notes how far it came. Raises ``OSError`` if the file cannot be
+        opened for appending."""
         self._path = path
+        self._notes = Notes(notes)
+        self._left: deque[int] = deque()  # files that were renamed, open until they are synced
         self._file = -1
-        self._inode = 0
-        self._open()
+        self._device = self._inode = 0
+        self._size = self._head = 0  # of the file after our newest line
+        self._sequence = self._before = 0  # see Note
+        self._request_id = ""
+        self._new = False
+        try:
+            self._open()
+        except OSError:
+            self._notes.close()
+            raise
 
     def _open(self) -> None:
-        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o640)
+        status = os.fstat(file)
+        if stat.S_ISFIFO(status.st_mode):  # which would hold up decisions once nobody reads it
+            os.close(file)
+            raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
         if self._file >= 0:
-            os.close(self._file)
+            self._leave(self._file)
         self._file = file
-        self._inode = os.fstat(file).st_ino
+        self._device, self._inode = status.st_dev, status.st_ino
+        self._size = 0
+        self._new = True
+        self._begin_with(status.st_size)
         with contextlib.suppress(OSError):  # If the disk is full, the first line says so.
             self._append("")
 
-    def resume(self) -> frozenset[str]:
-        """The request ids near the end of the file, after removing a line that a crash left unfinished."""
+    def _leave(self, file: int) -> None:
+        """Keep a file open until ``sync``, so that no decision waits for the disk."""
+        self._left.append(file)
+        if len(self._left) > _MOST_LEFT_OPEN:
+            self._sync_left()
+
+    def _begin_with(self, size: int) -> None:
+        """What is in the file now is not what we wrote: it is another one, or it was truncated."""
+        self._before = self._sequence
+        self._head = checksum_of_head(os.pread(self._file, _HEAD_BYTES, 0)) if size else 0
+
+    def last_written(self) -> tuple[int, str] | None:
+        note = self._notes.read()
+        return (note.sequence, note.request_id) if note is not None and note.request_id else None
+
+    def resume(self, saved: int = 0, *, remembered: bool = False) -> int:
+        """Removes also what a crash left unfinished at the end of the file."""
+        note = self._notes.read() if remembered else None
         with self._locked() as size:
-            start = max(0, size - _TAIL_BYTES)
+            start = max(0, size - TAIL_BYTES)
             text = os.pread(self._file, size - start, start)
-            whole = text[: text.rfind(b"\n") + 1]
-            if len(whole) < len(text):
-                os.ftruncate(self._file, start + len(whole))
-        return frozenset(map(_request_id, whole.decode(errors="replace").splitlines()))
+            end = start + end_of_lines(text, only_whole=note is None or not note.closed)
+            if end < size:
+                os.ftruncate(self._file, end)
+        self._size = end
+        self._head = checksum_of_head(os.pread(self._file, _HEAD_BYTES, 0))
+        self._sequence = self._before = saved
+        if note is not None:
+            position = max(saved, note.sequence)
+            self._sequence = self._before = position
+            if (note.device, note.inode) == (self._device, self._inode) and text != HEADER.encode():
+                if note.closed or self._holds(note, end):
+                    self._before = note.before
+                elif self._head in (0, note.head):
+                    # Our file has lost its end, after the crash or with it. What it lacks is written again.
+                    self._sequence = self._before = note.before if not start else max(note.before, saved)
+            if self._sequence == note.sequence:
+                self._request_id = note.request_id
+                self._note()  # that it is open again
+        return self._sequence
+
+    def _holds(self, note: Note, end: int) -> bool:
+        """Whether the newest line that was noted stands where it was written."""
+        if end < note.size:
+            return False
+        line = os.pread(self._file, min(_HEAD_BYTES, note.size), max(0, note.size - _HEAD_BYTES))
+        return note.request_id.encode() in line
+
+    def held(self) -> frozenset[str]:
+        """From the end of the file, and of those beside it that were perhaps this one before they were renamed, copied
+        or compressed."""
+        with self._locked() as size:
+            start = max(0, size - TAIL_BYTES)
+            found = set(request_ids(os.pread(self._file, size - start, start)))
+        for path in self._relatives():
+            with contextlib.suppress(OSError, EOFError, zlib.error):
+                found.update(request_ids(tail_of(path)))
+        return frozenset(found)
+
+    def _relatives(self) -> list[Path]:
+        """The newest files beside this one whose names begin like its own, or that the newest note is about."""
+        note = self._notes.read()
+        inode = note.inode if note is not None else -1
+        found = []
+        with contextlib.suppress(OSError), os.scandir(self._path.parent) as entries:
+            for entry in entries:
+                like = entry.name.startswith(self._path.stem) or entry.inode() == inode
+                if like and entry.name != self._path.name and entry.is_file(follow_symlinks=False):
+                    found.append((entry.stat(follow_symlinks=False).st_mtime, entry.path))
+        return [Path(path) for _, path in sorted(found, reverse=True)[:_RELATIVES]]
 
     def write(self, rows: list[AuditRow]) -> None:
         try:
@@ -66,18 +149,47 @@ class CsvFile:
             renamed = True
         if renamed:
             self._open()
-        self._append(_lines(rows))
+        self._append(as_lines(rows))
+        newest = rows[-1]
+        self._sequence, self._request_id = newest.sequence, newest.decision.request_id
+        if not self._head:
+            with contextlib.suppress(OSError):
+                self._head = checksum_of_head(os.pread(self._file, _HEAD_BYTES, 0))
+        self._note()
+
+    def _note(self, *, closed: bool = False) -> None:
+        self._notes.write(
+            Note(
+                self._notes.boot,
+                self._sequence,
+                self._request_id,
+                self._before,
+                self._device,
+                self._inode,
+                self._size,
+                self._head,
+                closed,
+            )
+        )
 
     def _append(self, lines: str) -> None:
-        with self._locked() as size:
+        file = self._file
+        fcntl.flock(file, fcntl.LOCK_EX)  # not with _locked, which costs as much as the write
+        try:
+            size = os.lseek(file, 0, os.SEEK_END)
+            if size < self._size:
+                self._begin_with(size)
             content = (lines if size else HEADER + lines).encode()
             try:
-                if os.write(self._file, content) != len(content):
+                if os.write(file, content) != len(content):
                     raise OSError("the disk took only a part")
             except OSError:
                 with contextlib.suppress(OSError):
-                    os.ftruncate(self._file, size)
+                    os.ftruncate(file, size)
                 raise
+            self._size = size + len(content)
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
@@ -89,39 +201,40 @@ class CsvFile:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def sync(self) -> None:
-        os.fsync(self._file)
+        """Of the files that were renamed since, too. It may be called while another thread writes."""
+        new, self._new = self._new, False
+        file = self._file
+        self._sync_left()
+        os.fsync(file)
+        if new:
+            _sync_folder(self._path.parent)
+
+    def _sync_left(self) -> None:
+        while self._left:
+            file = self._left.popleft()
+            try:
+                os.fsync(file)
+            except OSError:
+                self._left.appendleft(file)
+                raise
+            os.close(file)
 
     def close(self) -> None:
         if self._file >= 0:
-            os.close(self._file)
+            if self._request_id:
+                self._note(closed=True)
+            self._notes.close()
+            for file in (self._file, *self._left):
+                os.close(file)
+            self._left.clear()
             self._file = -1
 
 
-def _request_id(line: str) -> str:
-    fields = next(csv.reader([line])) if '"' in line else line.split(",", 2)
-    text = fields[1] if len(fields) > 1 else ""
-    return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA else text
-
-
-def _lines(rows: list[AuditRow]) -> str:
-    """A line for each row. All fields are checked together, because nearly always none of them needs quotes."""
-    text = "".join([_LINE % (to_iso(row.decision.timestamp), *_fields_after_timestamp(row.decision)) for row in rows])
-    # The count shows that no field has line breaks: such a field could look like several plain ones.
-    if text.count("\n") == len(rows) and _plain_lines(text):
-        return text
-    return "".join([_quoted_line(row.decision) for row in rows])
-
-
-def _quoted_line(decision: Decision) -> str:
-    fields = (to_iso(decision.timestamp), *map(str, _fields_after_timestamp(decision)))
-    return _LINE % tuple(map(_quoted, fields))
-
-
-def _quoted(text: str) -> str:
-    """A field as in RFC 4180. A spreadsheet does not run it as a formula."""
-    if _plain_field(text):
-        return text
-    if text[:1] in _FORMULA:
-        text = "'" + text
-    text = text.replace("\r", " ").replace("\n", " ")
-    return '"' + text.replace('"', '""') + '"'
+def _sync_folder(path: Path) -> None:
+    """So that the name of a new file survives a power cut."""
+    with contextlib.suppress(OSError):
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

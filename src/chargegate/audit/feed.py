@@ -19,7 +19,8 @@ class AuditFeed:
     """Gives a sink each audit row once, in order, also across crashes of either.
 
     The sink's position is saved in the ledger every few seconds. Rows that the sink refused are read again from the
-    ledger. After a crash, rows that the sink holds beyond the saved position are recognised by their request ids.
+    ledger. After a crash, the sink remembers how far it came, or else the rows that it holds beyond the saved position
+    are recognised by their request ids.
     """
 
     def __init__(self, sink: AuditSink, metrics: Metrics) -> None:
@@ -42,11 +43,24 @@ class AuditFeed:
     async def start(self, source: AuditSource) -> None:
         """Bring the sink up to date, and keep it so. Raises ``OSError`` if the sink cannot resume."""
         self._source = source
-        self._position = self._saved = await source.sink_position(self._sink.name)
-        known = await asyncio.to_thread(self._sink.resume)
+        self._saved = await source.sink_position(self._sink.name)
+        remembered = await self._confirms(source, self._sink.last_written())
+        self._position = await asyncio.to_thread(self._sink.resume, self._saved, remembered=remembered)
+        known: frozenset[str] = frozenset()
+        if await source.audit_after(self._position, 1):
+            known = await asyncio.to_thread(self._sink.held)
         with contextlib.suppress(OSError):  # _failure keeps it, and _follow tries again.
             await self._catch_up(source, known)
         self._task = asyncio.create_task(self._follow(source, known))
+
+    @staticmethod
+    async def _confirms(source: AuditSource, written: tuple[int, str] | None) -> bool:
+        """Whether the ledger has the row that the sink remembers: not after a restore of either of them."""
+        if written is None:
+            return False
+        sequence, request_id = written
+        rows = await source.audit_after(sequence - 1, 1)
+        return bool(rows) and (rows[0].sequence, rows[0].decision.request_id) == (sequence, request_id)
 
     def offer(self, rows: list[AuditRow]) -> None:
         """Write rows that were committed just now. The ledger's writing thread calls it. It raises nothing."""

@@ -13,6 +13,8 @@ MAX_NOTE: Final = 500
 
 _STATION_LISTS: Final = ("allowed_stations", "denied_stations")
 _BOOLEANS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ":": "colons"}
+_WIDE_MARKS: Final = ("\udcff\udcfe", "\udcfe\udcff")  # of UTF-16 and UTF-32, as surrogateescape shows them
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]").search
 
 
@@ -63,14 +65,17 @@ def read_csv(lines: Iterable[str], token_hash: Callable[[str], str]) -> Iterator
     """The entries of a CSV file (RFC 4180), one at a time. A byte order mark is allowed. Raises ``AclLineError``.
 
     The first line names some of ``FIELDS`` in any order, and always ``driver_token``. An empty cell is an absent
-    field, ``;`` separates stations, and ``blocked`` is true, false, yes, no, 1 or 0. Blank lines are skipped. Open the
-    file with ``newline=""``, and with ``errors="surrogateescape"``, so that the error for bytes that are not UTF-8
-    names their line.
+    field, ``;`` separates stations, and ``blocked`` is true, false, yes, no, 1 or 0. Blank lines, and empty columns at
+    the end, are skipped. A driver may stand in one line only. Open the file with ``newline=""``, and with
+    ``errors="surrogateescape"``, so that the error for bytes that are not UTF-8 names their line.
     """
     rows = _rows(lines)
     number, header = next(rows, (1, []))
+    while header and not header[-1]:
+        header.pop()
     if fault := _header_fault(header):
         raise AclLineError(number, fault)
+    lines_of: dict[str, int] = {}
     for number, cells in rows:
         if any(cells[len(header) :]):
             raise AclLineError(number, "fields: must not be more than the columns of the header")
@@ -79,13 +84,15 @@ def read_csv(lines: Iterable[str], token_hash: Callable[[str], str]) -> Iterator
             entry = entry_from(fields, token_hash)
         except Invalid as error:
             raise AclLineError(number, "; ".join(f"{name}: {rule}" for name, rule in error.details.items())) from None
+        first = lines_of.setdefault(entry.driver_token_hash, number)
+        if first != number:
+            raise AclLineError(number, f"driver_token: is the driver of line {first} again; each may stand there once")
         yield entry
 
 
 def _rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not blank, each with the number of its first line."""
-    marked = (line.removeprefix("\ufeff") if at == 0 else line for at, line in enumerate(lines))
-    reader = csv.reader(marked, strict=True, skipinitialspace=True)
+    reader = csv.reader(_unmarked(lines), strict=True, skipinitialspace=True)
     while True:
         number = reader.line_num + 1
         try:
@@ -98,7 +105,21 @@ def _rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
             yield number, cells
 
 
+def _unmarked(lines: Iterable[str]) -> Iterator[str]:
+    """The lines without a byte order mark. Raises ``AclLineError`` for text that is not UTF-8 at all."""
+    for at, line in enumerate(lines):
+        if at == 0 and (line.startswith(_WIDE_MARKS) or "\x00" in line):
+            raise AclLineError(1, "the file is in UTF-16 or UTF-32, or no text; it must be in UTF-8")
+        yield line.removeprefix("\ufeff") if at == 0 else line
+
+
 def _header_fault(header: list[str]) -> str | None:
+    for character, name in _SEPARATORS.items():
+        names = [part.strip(' "') for part in character.join(header).split(character)]
+        if any(character in each for each in header) and not set(FIELDS).isdisjoint(names):
+            return f"the columns are separated by {name}; they must be separated by commas"
+    if header and header[0].lower().startswith("sep="):
+        return "sep=: the first line must name the columns"
     for name in header:
         if name not in FIELDS:
             return f"{_safe_name(name)}: is not one of the columns {','.join(FIELDS)}"

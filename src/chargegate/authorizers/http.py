@@ -74,7 +74,7 @@ class HttpAuthorizer:
                 if response.status == 200 and (verdict := _verdict(response.body, request.driver_token)):
                     return verdict
                 failure = _failure(response)
-            if not retries_left:
+            if not retries_left and clock() < deadline:
                 raise AuthorizationError(failure)
             wait_s = self._rng.uniform(0, longest_wait_s)
             longest_wait_s = min(2 * longest_wait_s, LONGEST_WAIT_S)

@@ -4,7 +4,6 @@ Errors are one line on standard error: exit 1, or 2 for wrong usage. Ctrl-C is 1
 """
 
 import io
-import os
 import re
 import signal
 import sys
@@ -137,8 +136,6 @@ def _run(config_file: str | None, role: app.Role) -> None:
     reread = partial(config.load, config_file)
     settings = reread()
     configure_logging(settings.logging.level, settings.logging.format)
-    # libuv resolves names in threads, four by default: a few that hang would hold up all others.
-    os.environ.setdefault("UV_THREADPOOL_SIZE", "64")
     uvloop.run(app.serve(settings, role=role, reread=reread))
 
 

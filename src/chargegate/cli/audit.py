@@ -6,7 +6,7 @@ import click
 import uvloop
 
 from chargegate import app, config
-from chargegate.cli.options import as_json, before, config_file, paging, time_range
+from chargegate.cli.options import as_json, before, client, config_file, paging, time_range
 from chargegate.cli.options import station as only_station
 from chargegate.cli.output import write_listing, write_object, write_rows
 from chargegate.cli.store import in_store
@@ -31,6 +31,7 @@ def audit() -> None:
 @audit.command("list")
 @only_station
 @click.option("--status", type=click.Choice([str(status) for status in Status]), help="Only this status.")
+@client
 @time_range
 @paging
 @as_json
@@ -39,6 +40,7 @@ def list_decisions(
     *,
     station: str | None,
     status: str | None,
+    client: str | None,
     since: int | None,
     until: int | None,
     limit: int | None,
@@ -53,7 +55,7 @@ def list_decisions(
     """
 
     async def write(store: app.Offline) -> None:
-        listing = decisions.decisions(store.ledger, DecisionFilter(station, status, since, until))
+        listing = decisions.decisions(store.ledger, DecisionFilter(station, status, since, until, client=client))
         await write_listing(listing, limit=limit, as_json=as_json)
 
     in_store(config_file, write)
@@ -61,6 +63,7 @@ def list_decisions(
 
 @audit.command()
 @only_station
+@client
 @time_range
 @paging
 @as_json
@@ -68,6 +71,7 @@ def list_decisions(
 def timeouts(
     *,
     station: str | None,
+    client: str | None,
     since: int | None,
     until: int | None,
     limit: int | None,
@@ -82,7 +86,7 @@ def timeouts(
     """
 
     async def write(store: app.Offline) -> None:
-        listing = decisions.timeouts(store.ledger, station, since, until)
+        listing = decisions.timeouts(store.ledger, station, since, until, client)
         await write_listing(listing, limit=limit, as_json=as_json)
 
     in_store(config_file, write)
@@ -90,10 +94,19 @@ def timeouts(
 
 @audit.command()
 @only_station
+@client
 @time_range
 @as_json
 @config_file
-def stats(station: str | None, since: int | None, until: int | None, as_json: bool, config_file: str | None) -> None:
+def stats(
+    *,
+    station: str | None,
+    client: str | None,
+    since: int | None,
+    until: int | None,
+    as_json: bool,
+    config_file: str | None,
+) -> None:
     """Count decisions by station and status, busiest station first.
 
     \b
@@ -102,7 +115,7 @@ def stats(station: str | None, since: int | None, until: int | None, as_json: bo
     """
 
     async def write(store: app.Offline) -> None:
-        counted = await store.ledger.station_stats(since, until, station_id=station)
+        counted = await store.ledger.station_stats(since, until, station_id=station, client=client)
         await write_rows(_one_page(counted), columns(StationStats), as_json=as_json)
 
     in_store(config_file, write)

@@ -3,7 +3,7 @@
 import click
 
 from chargegate import app
-from chargegate.cli.options import as_json, config_file, paging, time_range
+from chargegate.cli.options import as_json, client, config_file, paging, time_range
 from chargegate.cli.output import write_listing, write_object
 from chargegate.cli.progress import counting
 from chargegate.cli.store import in_store
@@ -26,12 +26,19 @@ def dead_letters() -> None:
 
 
 @dead_letters.command("list")
+@client
 @time_range
 @paging
 @as_json
 @config_file
 def list_dead_letters(
-    *, since: int | None, until: int | None, limit: int | None, as_json: bool, config_file: str | None
+    *,
+    client: str | None,
+    since: int | None,
+    until: int | None,
+    limit: int | None,
+    as_json: bool,
+    config_file: str | None,
 ) -> None:
     """List dead letters, the last given up first.
 
@@ -41,20 +48,27 @@ def list_dead_letters(
     """
 
     async def write(store: app.Offline) -> None:
-        await write_listing(operations.dead_letters(store.ledger, since, until), limit=limit, as_json=as_json)
+        await write_listing(operations.dead_letters(store.ledger, since, until, client), limit=limit, as_json=as_json)
 
     in_store(config_file, write)
 
 
 @dead_letters.command()
 @click.argument("request_id", required=False)
+@client
 @time_range
 @as_json
 @config_file
 def replay(
-    request_id: str | None, since: int | None, until: int | None, as_json: bool, config_file: str | None
+    *,
+    request_id: str | None,
+    client: str | None,
+    since: int | None,
+    until: int | None,
+    as_json: bool,
+    config_file: str | None,
 ) -> None:
-    """Send decisions again: one request's, or all that were given up in a range of time.
+    """Send decisions again: one request's, or all that were given up in a range of time, or a client's.
 
     The decision stays as it was made. The running service delivers; if none runs, the next one does.
 
@@ -63,11 +77,11 @@ def replay(
       chargegate dead-letters replay 018d5c1e-7f00-7000-8000-000000000001
       chargegate dead-letters replay --from 2026-01-31
     """
-    _check_which(request_id, since, until)
+    _check_which(request_id, client, since, until)
 
     async def put_back(store: app.Offline) -> int:
         if request_id is None:
-            return await _replay_range(store, since, until)
+            return await _replay_range(store, client, since, until)
         letter = await store.ledger.dead_letter(request_id.lower())
         if letter is None:
             raise click.ClickException(_NO_LETTER)
@@ -79,13 +93,20 @@ def replay(
 
 @dead_letters.command()
 @click.argument("request_id", required=False)
+@client
 @time_range
 @as_json
 @config_file
 def discard(
-    request_id: str | None, since: int | None, until: int | None, as_json: bool, config_file: str | None
+    *,
+    request_id: str | None,
+    client: str | None,
+    since: int | None,
+    until: int | None,
+    as_json: bool,
+    config_file: str | None,
 ) -> None:
-    """Forget dead letters for good: one request's, or all that were given up in a range of time.
+    """Forget dead letters for good: one request's, or all that were given up in a range of time, or a client's.
 
     The encrypted token and URL are dropped. The requests stay FAILED, and are listed and replayed no more.
 
@@ -94,11 +115,11 @@ def discard(
       chargegate dead-letters discard 018d5c1e-7f00-7000-8000-000000000001
       chargegate dead-letters discard --to 2026-01-31
     """
-    _check_which(request_id, since, until)
+    _check_which(request_id, client, since, until)
 
     async def forget(store: app.Offline) -> int:
         if request_id is None:
-            return await operations.discard_range(store.ledger, since, until)
+            return await operations.discard_range(store.ledger, since, until, client)
         discarded = await store.ledger.discard([request_id.lower()])
         if not discarded:
             raise click.ClickException(_NO_LETTER)
@@ -114,15 +135,15 @@ def _report(done: str, count: int, *, as_json: bool) -> None:
         click.echo(f"{done} {count} dead letter{'' if count == 1 else 's'}")
 
 
-def _check_which(request_id: str | None, since: int | None, until: int | None) -> None:
-    in_range = since is not None or until is not None
+def _check_which(request_id: str | None, client: str | None, since: int | None, until: int | None) -> None:
+    in_range = any(part is not None for part in (client, since, until))
     if (request_id is None) != in_range:
-        raise click.UsageError("give a REQUEST_ID, or --from and --to")
+        raise click.UsageError("give a REQUEST_ID, or --from, --to and --client")
     if request_id is not None and not is_uuid(request_id):
         raise click.UsageError("REQUEST_ID: must be a UUID")
 
 
-async def _replay_range(store: app.Offline, since: int | None, until: int | None) -> int:
+async def _replay_range(store: app.Offline, client: str | None, since: int | None, until: int | None) -> int:
     queue = await store.open_queue()
     replayed = 0
     with counting("replaying") as show:
@@ -134,7 +155,7 @@ async def _replay_range(store: app.Offline, since: int | None, until: int | None
 
         try:
             return await operations.replay_range(
-                store.ledger, queue, store.keyring, since=since, until=until, on_replayed=on_replayed
+                store.ledger, queue, store.keyring, since=since, until=until, client=client, on_replayed=on_replayed
             )
         except (QueueFull, QueueUnavailable) as error:
             raise click.ClickException(f"{error} (replayed {replayed} before that)") from None

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from chargegate.config import FILE_VARIABLE
+from chargegate.keys import ANONYMOUS_CLIENT, client_name_fault
 from chargegate.model import from_iso, station_fault
 
 Command = Callable[..., Any]
@@ -17,6 +18,20 @@ def _moment(_context: click.Context, _option: click.Parameter, value: str | None
         return None if value is None else from_iso(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def _client(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and (fault := client_name_fault(value)):
+        raise click.BadParameter(fault)
+    return value
+
+
+def name_of_key(context: click.Context, option: click.Parameter, value: str | None) -> str:
+    """A name that a new access key may have; empty for none."""
+    name = _client(context, option, value)
+    if name is not None and name.lower() == ANONYMOUS_CLIENT:
+        raise click.BadParameter("is that of callers without a key")
+    return name or ""
 
 
 def _station(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
@@ -33,6 +48,7 @@ config_file = click.option(
     help="Settings in TOML.  [default: ./chargegate.toml if there is one]",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="For machines: JSON, one object a line.")
+client = click.option("--client", metavar="NAME", callback=_client, help="Only this client: the name of its keys.")
 station = click.option("--station", metavar="UUID", callback=_station, help="Only this station.")
 
 before = click.option("--before", metavar="TIME", required=True, callback=_moment, help="ISO 8601, such as 2026-01-31.")

@@ -1,5 +1,6 @@
 """How results are written: tables for people, tab-separated lines for pipes, JSON lines for machines."""
 
+import json
 import sys
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any
@@ -54,7 +55,15 @@ def write_object(value: Row) -> None:
 
 
 def _write_json(rows: Sequence[Row]) -> None:
-    click.echo(b"\n".join(map(msgspec.json.encode, rows)))
+    click.echo("\n".join(map(_json, rows)))
+
+
+def _json(row: Row) -> str:
+    """One line of JSON, in which everything that does not print is escaped: it could change what a terminal shows."""
+    text = msgspec.json.encode(row).decode()
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] if c != "\x7f" else "\\u007f" for c in text)
 
 
 def _write_table(rows: Sequence[Row], columns: Sequence[str]) -> None:

@@ -1,1 +1,1 @@
-"""Telling the client what was decided, at a URL that is not trusted."""
+"""Callbacks: how a client is told what was decided, at a URL that is not trusted."""

@@ -1,28 +1,43 @@
 """One attempt at one callback."""
 
 import time
+from enum import Enum
 
 import msgspec
 
+from chargegate.delivering.retry import says_when
 from chargegate.delivering.signing import Signer
-from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, TimedOut
+from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, NotSent, TimedOut
 from chargegate.model import CallbackTarget
 from chargegate.observe import Metrics
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class Outcome(Enum):
     """How an attempt ended.
 
-    ``gone``: the receiver answered 410 and wants no more. ``reachable``: it was connected to and answered in time,
-    whatever it said. ``error`` is a stable code. ``retry_after`` is the header as it was sent.
+    ``UNREACHABLE``: it could not be connected to, or did not answer in time. ``REFUSED``: the receiver wants to be left
+    alone for a while (429, or 503 with ``Retry-After``), ``GONE``: for ever (410). ``NOT_SENT``: nothing was sent, for
+    a reason that is not the receiver's. ``FAILED``: it answered anything else that is no success.
     """
 
-    delivered: bool
-    gone: bool
-    reachable: bool
+    DELIVERED = 0
+    FAILED = 1
+    UNREACHABLE = 2
+    REFUSED = 3
+    GONE = 4
+    NOT_SENT = 5
+
+
+_DELIVERED = Outcome.DELIVERED  # every delivery needs it, and Python 3.11 looks it up slowly
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """What came of an attempt. ``error`` is a stable code. ``retry_after`` is the header as it was sent."""
+
+    outcome: Outcome
     status_code: int | None
     error: str | None
-    retry_after: str | None
+    retry_after: str | None = None
 
 
 class Sender:
@@ -42,12 +57,22 @@ class Sender:
         started = time.perf_counter()
         try:
             answer = await self._client.post(target, headers, body, self._timeout)
+        except NotSent as failure:
+            return Attempt(Outcome.NOT_SENT, None, failure.reason)
         except CallFailed as failure:
             unreachable = isinstance(failure, ConnectFailed | TimedOut)
-            return Attempt(False, False, not unreachable, None, failure.reason, None)
+            return Attempt(Outcome.UNREACHABLE if unreachable else Outcome.FAILED, None, failure.reason)
         finally:
             self._observe(time.perf_counter() - started)
-        status = answer.status
+        status, retry_after = answer.status, answer.retry_after
         if 200 <= status < 300:
-            return Attempt(True, False, True, status, None, None)
-        return Attempt(False, status == 410, True, status, f"http_{status}", answer.retry_after)
+            return Attempt(_DELIVERED, status, None)
+        return Attempt(_refusal(status, retry_after), status, f"http_{status}", retry_after)
+
+
+def _refusal(status: int, retry_after: str | None) -> Outcome:
+    if status == 410:
+        return Outcome.GONE
+    if status == 429 or (status == 503 and says_when(retry_after)):
+        return Outcome.REFUSED
+    return Outcome.FAILED

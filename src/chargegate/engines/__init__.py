@@ -69,13 +69,14 @@ class Place(msgspec.Struct, kw_only=True):
 
     ``folder`` is ``data_dir``, and exists. ``exclusive``: no other process may use what an engine keeps there, because
     this one decides. ``process`` is a name that no other process has and that this one gets again after a restart; it
-    is empty for a process that shares nothing. ``opened`` belongs to the engines: what one keeps there, its queue and
-    its database share in this process.
+    is empty for a process that shares nothing. ``patient``: no client waits for this process, and so it may wait for
+    others. ``opened`` belongs to the engines: what one keeps there, its queue and its database share in this process.
     """
 
     folder: Path
     exclusive: bool
     process: str = ""
+    patient: bool = False
     opened: dict[str, Any] = msgspec.field(default_factory=dict)
 
 

@@ -1,23 +1,26 @@
 """The outgoing HTTP/1.1 client: ``HttpClient`` posts; it returns a ``Response`` or raises ``CallFailed``."""
 
-from chargegate.http1.client import HttpClient, tls_context
-from chargegate.http1.exchange import (
-    MAX_HEADER_BLOCK,
+from chargegate.http1.answer import MAX_HEAD
+from chargegate.http1.client import HttpClient
+from chargegate.http1.connection import (
     AddressBlocked,
     BadAnswer,
     CallFailed,
     ConnectFailed,
+    NotSent,
     Response,
     TimedOut,
 )
+from chargegate.http1.tls import tls_context
 
 __all__ = [
-    "MAX_HEADER_BLOCK",
+    "MAX_HEAD",
     "AddressBlocked",
     "BadAnswer",
     "CallFailed",
     "ConnectFailed",
     "HttpClient",
+    "NotSent",
     "Response",
     "TimedOut",
     "tls_context",

@@ -2,27 +2,36 @@
 
 It is made for URLs that are not trusted. The address that is dialled is the one that was checked. The client follows
 no redirect, uses no proxy, keeps no cookie and decompresses no body, and it bounds every answer in size and in time.
-Messages are framed by RFC 9112.
 """
 
 import asyncio
+import errno
 import ssl
-from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address
-from socket import AF_INET, AF_INET6, SOCK_STREAM
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from chargegate import __version__
-from chargegate.http1.exchange import (
-    AddressBlocked,
+from chargegate.http1.connection import (
     BadAnswer,
     CallFailed,
     ConnectFailed,
     Connection,
+    NotSent,
+    Outcome,
     Response,
     TimedOut,
 )
+from chargegate.http1.names import Resolver
+from chargegate.http1.tls import Tls, tls_context
 from chargegate.model import CallbackTarget, IPAddress
+
+MOST_DIALS: Final = 6
+"""Addresses of one name that are dialled at once."""
+
+_NAME_S: Final = 2.0  # a question that takes longer goes on, and its answer is there for the next attempt
+_NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, 5: the connection attempt delay
+_OUR_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NO_PORT_LEFT: Final = (errno.EADDRNOTAVAIL, 4)  # with IPv6 it may also mean that this machine has none
 
 
 class HttpClient:
@@ -30,6 +39,7 @@ class HttpClient:
 
     It keeps at most ``max_connections`` connections, idle ones for at most ``idle_s`` seconds; posts beyond that
     number still run. ``check_address`` raises ``AddressBlocked`` for an address that may not be dialled.
+    ``name_servers``: see ``Resolver``.
     """
 
     def __init__(
@@ -41,6 +51,7 @@ class HttpClient:
         check_address: Callable[[IPAddress], None] | None = None,
         ssl_context: ssl.SSLContext | None = None,
         user_agent: str = f"chargegate/{__version__}",
+        name_servers: Sequence[str] = (),
     ) -> None:
         self._max_connections = max_connections
         self._idle_s = idle_s
@@ -54,29 +65,38 @@ class HttpClient:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
         self._loop = asyncio.get_running_loop()  # kept, because asking for it is a system call before Python 3.12
+        self._resolver = Resolver(name_servers)
 
     async def post(self, target: CallbackTarget, headers: bytes, body: bytes, timeout_s: float) -> Response:
         """Send ``body`` with ``headers`` (lines that each end in CRLF) and wait for the answer, whatever its status.
 
-        ``timeout_s`` covers everything from resolving the name on. The request is sent once. Where a connection that
-        was kept alive turns out to be closed, the receiver may have read the request all the same, so that the caller
-        decides whether to send it again. Raises ``CallFailed``.
+        ``timeout_s`` covers everything from resolving the name on. Where a connection that was kept alive ends without
+        a byte of an answer, the receiver had closed it, as a rule, before it saw the request. The request is then sent
+        again at once, on a new connection. Raises ``CallFailed``; ``NotSent`` where the name is not known after two
+        seconds, so that silent name servers hold nobody's connections for long.
         """
         deadline = self._loop.time() + timeout_s
         head = f"POST {target.path} HTTP/1.1\r\nhost: {target.authority}\r\n{self._fixed}{len(body)}\r\n"
         request = b"".join((head.encode(), headers, b"\r\n", body))
-        connection = self._take(target.destination) or await self._connect(target, deadline)
+        connection = self._take(target.destination)
+        if connection is not None:
+            try:
+                outcome = await connection.send(request, deadline)
+            finally:
+                self._release(connection)
+            if outcome is not None and type(outcome) is not ConnectFailed:
+                return _given(outcome)
+        connection = await self._connect(target, deadline)
         try:
             outcome = await connection.send(request, deadline)
         finally:
             self._release(connection)
-        if isinstance(outcome, Response):
-            return outcome
-        raise outcome or BadAnswer("closed_early")
+        return _given(outcome)
 
     async def close(self) -> None:
         """Close every idle connection now, and each other one as soon as its answer is there."""
         self._closed = True
+        self._resolver.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connection in [connection for idle in self._idle.values() for connection in idle]:
@@ -85,7 +105,7 @@ class HttpClient:
         if self._closing:
             await asyncio.wait(list(self._closing))
 
-    def _take(self, destination: str) -> "Connection | None":
+    def _take(self, destination: str) -> Connection | None:
         idle = self._idle.get(destination)
         while idle:
             connection = idle.pop()
@@ -93,7 +113,7 @@ class HttpClient:
                 return connection
         return None
 
-    def _release(self, connection: "Connection") -> None:
+    def _release(self, connection: Connection) -> None:
         if not connection.reusable or self._closed or len(self._open) > self._max_connections:
             self._drop(connection)
             return
@@ -116,10 +136,10 @@ class HttpClient:
         oldest = self._oldest_idle()
         self._sweeper = self._loop.call_at(oldest.idle_since + self._idle_s, self._sweep) if oldest else None
 
-    def _oldest_idle(self) -> "Connection | None":
+    def _oldest_idle(self) -> Connection | None:
         return min((idle[0] for idle in self._idle.values() if idle), key=lambda c: c.idle_since, default=None)
 
-    def _drop(self, connection: "Connection") -> None:
+    def _drop(self, connection: Connection) -> None:
         self._open.discard(connection)
         connection.abort()
         lost = connection.lost
@@ -127,96 +147,99 @@ class HttpClient:
             self._closing.add(lost)
             lost.add_done_callback(self._closing.discard)
 
-    def _forget(self, connection: "Connection") -> None:
+    def _forget(self, connection: Connection) -> None:
         self._open.discard(connection)
         idle = self._idle.get(connection.destination)
         if idle and connection in idle:
             idle.remove(connection)
 
-    async def _connect(self, target: CallbackTarget, deadline: float) -> "Connection":
-        """Dial the target's addresses in turn, once all of them are checked; each gets its share of the time left."""
-        addresses = [target.literal] if target.literal else await _resolve(target, deadline)
+    async def _connect(self, target: CallbackTarget, deadline: float) -> Connection:
+        """Dial the target, once all its addresses are checked."""
+        addresses = [target.literal] if target.literal else await self._resolve(target.host, deadline)
         if self._check_address is not None:
             for address in addresses:
                 self._check_address(address)
-        failure: CallFailed = ConnectFailed("name_not_resolved")
-        for tried, address in enumerate(addresses):
-            now = self._loop.time()
-            try:
-                return await self._dial(target, address, now + (deadline - now) / (len(addresses) - tried))
-            except CallFailed as error:
-                failure = error
-        raise failure
+        if len(addresses) == 1:
+            return await self._dial(target, addresses[0], deadline)
+        return await self._race(target, addresses, deadline)
 
-    async def _dial(self, target: CallbackTarget, address: IPAddress, deadline: float) -> "Connection":
+    async def _resolve(self, host: str, deadline: float) -> list[IPAddress]:
+        try:
+            async with asyncio.timeout_at(min(deadline, self._loop.time() + _NAME_S)):
+                return await self._resolver.resolve(host)
+        except TimeoutError:
+            raise NotSent("name_not_resolved") from None
+
+    async def _race(self, target: CallbackTarget, addresses: list[IPAddress], deadline: float) -> Connection:
+        """The first of several addresses to answer (RFC 8305): each next one is dialled when the one before failed, or
+        has not answered in a quarter of a second."""
+        dialling: set[asyncio.Task[Connection]] = set()
+        failure: CallFailed | None = None
+        waiting = addresses[::-1]
+        try:
+            while waiting or dialling:
+                if waiting and len(dialling) < MOST_DIALS:
+                    dialling.add(self._loop.create_task(self._dial(target, waiting.pop(), deadline)))
+                more_may_come = waiting and len(dialling) < MOST_DIALS
+                done, dialling = await asyncio.wait(
+                    dialling, timeout=_NEXT_ADDRESS_S if more_may_come else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    error = task.exception()
+                    if not isinstance(error, CallFailed):
+                        dialling |= done - {task}
+                        return task.result()
+                    if failure is None or not isinstance(error, NotSent):
+                        failure = error
+        finally:
+            for task in dialling:
+                task.cancel()
+                task.add_done_callback(self._too_late)
+        raise failure or ConnectFailed("connect_failed")
+
+    def _too_late(self, task: "asyncio.Task[Connection]") -> None:
+        """Another address was quicker."""
+        if not task.cancelled() and task.exception() is None:
+            self._drop(task.result())
+
+    async def _dial(self, target: CallbackTarget, address: IPAddress, deadline: float) -> Connection:
         if len(self._open) >= self._max_connections and (oldest := self._oldest_idle()):
             self._idle[oldest.destination].remove(oldest)
             self._drop(oldest)
-        tls = target.scheme == "https"
-        if tls and self._ssl_context is None:
-            self._ssl_context = tls_context()
-        connection = Connection(self._loop, target.destination, self._max_answer, self._forget)
+        tls = None
+        if target.scheme == "https":
+            if self._ssl_context is None:
+                self._ssl_context = tls_context()
+            tls = Tls(self._ssl_context, target.host.removesuffix("."))
+        connection = Connection(self._loop, target.destination, self._max_answer, self._forget, tls)
         self._open.add(connection)
         try:
             async with asyncio.timeout_at(deadline):
-                await self._loop.create_connection(
-                    lambda: connection,
-                    str(address),
-                    target.port,
-                    ssl=self._ssl_context if tls else None,
-                    server_hostname=target.host.removesuffix(".") if tls else None,
-                )
+                await self._loop.create_connection(lambda: connection, str(address), target.port)
+                if tls is not None:
+                    await connection.ready
         except BaseException as error:
             # `_drop` would wait for `connection_lost`, which a loop need not call for a dial that was given up.
             self._open.discard(connection)
             connection.abort()
             if isinstance(error, (OSError, ValueError)):
-                raise _connect_failure(error) from None
+                raise _connect_failure(error, address) from None
             raise
         return connection
 
 
-def tls_context() -> ssl.SSLContext:
-    """A context that trusts the system's authorities and checks names, alike on every interpreter.
-
-    Python 3.13 set two more flags by default. Its strict mode refuses certificates that are not written as RFC 5280
-    asks, such as those of an authority without a key usage extension, which is what ``openssl req -x509`` makes. A
-    receiver with such a private authority is as safe as before, and Python 3.11 and 3.12 accept it. The other flag lets
-    an intermediate authority be trusted without its root.
-    """
-    context = ssl.create_default_context()
-    context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
-    return context
+def _given(outcome: Outcome) -> Response:
+    """The answer, or the failure raised."""
+    if isinstance(outcome, Response):
+        return outcome
+    raise outcome or BadAnswer("closed_early")
 
 
-async def _resolve(target: CallbackTarget, deadline: float) -> list[IPAddress]:
-    try:
-        async with asyncio.timeout_at(deadline):
-            answers = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=SOCK_STREAM)
-    except TimeoutError:
-        raise TimedOut("timeout") from None
-    except (OSError, UnicodeError):
-        raise ConnectFailed("name_not_resolved") from None
-    return list(dict.fromkeys(_address(answer[0], answer[4]) for answer in answers))
-
-
-def _address(family: int, sockaddr: tuple[Any, ...]) -> IPAddress:
-    """The address in a resolver's answer; one with a zone, or of another family, is refused."""
-    try:
-        if family == AF_INET and len(sockaddr) == 2:
-            return IPv4Address(sockaddr[0])
-        if family == AF_INET6 and sockaddr[2:] == (0, 0) and "%" not in sockaddr[0]:
-            return IPv6Address(sockaddr[0])
-    except ValueError:
-        pass
-    raise AddressBlocked("address_blocked")
-
-
-def _connect_failure(error: OSError | ValueError) -> CallFailed:
+def _connect_failure(error: OSError | ValueError, address: IPAddress) -> CallFailed:
     if isinstance(error, TimeoutError):
         return TimedOut("timeout")
     if isinstance(error, ConnectionRefusedError):
         return ConnectFailed("connection_refused")
-    if isinstance(error, ssl.SSLError):
-        return ConnectFailed("tls_failed")
+    if isinstance(error, OSError) and (error.errno in _OUR_FAULT or (error.errno, address.version) == _NO_PORT_LEFT):
+        return NotSent("no_socket")
     return ConnectFailed("connect_failed")

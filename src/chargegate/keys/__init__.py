@@ -1,10 +1,24 @@
 """Token hashing, encryption at rest, and access keys."""
 
-from chargegate.keys.access_keys import AccessKey, AccessKeys, Role, new_access_key
+from chargegate.keys.access_keys import (
+    ANONYMOUS,
+    ANONYMOUS_CLIENT,
+    CLIENT_NAME_PATTERN,
+    CLIENT_NAME_RULE,
+    AccessKey,
+    AccessKeys,
+    Role,
+    client_name_fault,
+    new_access_key,
+)
 from chargegate.keys.key_file import KEY_FILE, KeyFileError, open_keyring
 from chargegate.keys.keyring import SEALED_PREFIX, SHORT_HASH, CannotOpen, KeyMissing, Keyring
 
 __all__ = [
+    "ANONYMOUS",
+    "ANONYMOUS_CLIENT",
+    "CLIENT_NAME_PATTERN",
+    "CLIENT_NAME_RULE",
     "KEY_FILE",
     "SEALED_PREFIX",
     "SHORT_HASH",
@@ -15,6 +29,7 @@ __all__ = [
     "KeyMissing",
     "Keyring",
     "Role",
+    "client_name_fault",
     "new_access_key",
     "open_keyring",
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from chargegate.keys.keyring import Keyring
+from chargegate.keys.regular_file import read_regular
 
 KEY_FILE: Final = "secrets.json"
 
@@ -20,7 +21,7 @@ class KeyFileError(Exception):
 def open_keyring(data_dir: Path, encryption_keys: list[str], token_hash_key: str) -> Keyring:
     """The keys from the settings (base64). Those that the settings lack are in the key file, made on the first start.
 
-    Raises ``KeyFileError`` if the file is unreadable, damaged, or open to other users.
+    Raises ``KeyFileError`` if the file is unreadable, damaged, open to other users, or another user's.
     """
     if encryption_keys and token_hash_key:
         return Keyring([base64.b64decode(key) for key in encryption_keys], base64.b64decode(token_hash_key))
@@ -34,9 +35,12 @@ def _key_file(path: Path) -> tuple[list[bytes], bytes]:
     try:
         if not path.exists():
             _make_key_file(path)
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        content, status = read_regular(path)
+        if status.st_uid != os.geteuid():
+            raise KeyFileError(f"{path}: belongs to another user, who may change it; run: chown {os.geteuid()} {path}")
+        if stat.S_IMODE(status.st_mode) & 0o077:
             raise KeyFileError(f"{path}: other users may read it; run: chmod 600 {path}")
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(content.decode())
         keys = [base64.b64decode(key, validate=True) for key in stored["encryption_keys"]]
         hash_key = base64.b64decode(stored["token_hash_key"], validate=True)
         if not keys or any(len(key) != 32 for key in keys) or len(hash_key) < 32:

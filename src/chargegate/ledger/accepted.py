@@ -7,8 +7,8 @@ from chargegate.observe import log
 from chargegate.storage.group_commit import GroupCommit
 from chargegate.storage.unavailable import Unavailable
 
-Accepted = tuple[str, str, int]
-"""Request id, station id, when (Unix ms)."""
+Accepted = tuple[str, str, int, str]
+"""Request id, station id, when (Unix ms), client."""
 
 MAX_WAITING: Final = 10_000
 
@@ -22,11 +22,11 @@ class AcceptedRequests:
         self._dropped = 0
         self._requests: GroupCommit[Accepted, None] = GroupCommit(self._commit)
 
-    def add(self, request_id: str, station_id: str, created_at: int) -> None:
+    def add(self, request_id: str, station_id: str, created_at: int, client: str) -> None:
         if self._requests.waiting >= MAX_WAITING:
             self._dropped += 1
         else:
-            self._requests.post((request_id, station_id, created_at))
+            self._requests.post((request_id, station_id, created_at, client))
 
     async def _commit(self, batch: list[Accepted]) -> None:
         try:

@@ -32,9 +32,9 @@ ledger_unavailable: Final = RaisedAs(LedgerUnavailable)
 class DecisionLedger(Protocol):
     """Requests, their one decision each, and how their callbacks ended: what a worker writes."""
 
-    async def record(self, decision: Decision, created_at: int) -> Recorded:
-        """Persist a request's decision and its audit row in one commit. If the request has a decision already, that
-        one is returned and nothing changes."""
+    async def record(self, decision: Decision, created_at: int, client: str = "") -> Recorded:
+        """Persist the decision of a client's request and its audit row in one commit. If the request has a decision
+        already, that one is returned and nothing changes."""
         ...
 
     async def recorded(self, request_id: str) -> Recorded | None:
@@ -60,10 +60,10 @@ class DecisionLedger(Protocol):
 class AcceptedLedger(Protocol):
     """Requests that went into a queue which cannot look one up."""
 
-    def accepted(self, request_id: str, station_id: str, created_at: int) -> None:
-        """The request shall be found as QUEUED, without a decision, until it has one. Best effort: returns at once,
-        never raises, is written soon, and changes no request that is known. While the database is away, up to 10,000
-        wait for it; later ones are dropped."""
+    def accepted(self, request_id: str, station_id: str, created_at: int, client: str = "") -> None:
+        """The client's request shall be found as QUEUED, without a decision, until it has one. Best effort: returns at
+        once, never raises, is written soon, and changes no request that is known. While the database is away, up to
+        10,000 wait for it; later ones are dropped."""
 
 
 class RequestReader(Protocol):
@@ -81,6 +81,7 @@ class RequestReader(Protocol):
         until: int | None,
         *,
         station_id: str | None = None,
+        client: str | None = None,
         limit: int | None = None,
         after: str | None = None,
     ) -> Sequence[StationStats]:
@@ -93,7 +94,13 @@ class DeadLetters(Protocol):
     """Callbacks that were given up, by the time at which they were."""
 
     async def dead_letters(
-        self, since: int | None, until: int | None, limit: int, after: tuple[int, str] | None
+        self,
+        since: int | None,
+        until: int | None,
+        limit: int,
+        after: tuple[int, str] | None,
+        *,
+        client: str | None = None,
     ) -> Sequence[DeadLetter]: ...
 
     async def dead_letter(self, request_id: str) -> DeadLetter | None: ...
@@ -134,6 +141,13 @@ class IdempotencyClaims(Protocol):
         an hour old, or this one."""
         ...
 
+    async def release(self, key_digest: str, claim: Claim) -> None:
+        """The key stands for this claim's request no longer. A claim of another request stays."""
+
+    async def replace(self, key_digest: str, held: Claim, claim: Claim) -> bool:
+        """Let the key stand for ``claim`` if it stands for exactly ``held``. Whether it stands for ``claim`` now."""
+        ...
+
 
 class SharedClaims(Protocol):
     """Claims of idempotency keys that several processes confirm to each other, in a cache. It can be done without:
@@ -146,6 +160,14 @@ class SharedClaims(Protocol):
     async def claim(self, key_digest: str, claim: Claim, until: int) -> Claim | None:
         """Let a key stand for a request until then (Unix ms), while the ledger cannot. The claim that holds: an
         earlier one, or this one; None where nothing can be remembered."""
+        ...
+
+    async def release(self, key_digest: str, claim: Claim) -> None:
+        """A claim that was made here holds no longer. Another one stays."""
+
+    async def replace(self, key_digest: str, held: Claim, claim: Claim, until: int) -> bool:
+        """As ``IdempotencyClaims.replace``, for claims that were made here, until then (Unix ms). False also where
+        nothing can be remembered."""
         ...
 
     async def confirm(self, key_digest: str, claim: Claim, until: int) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
+import msgspec
+
 from chargegate.ledger.base import AccessList, LedgerUnavailable
 from chargegate.ledger.records import CLAIM_MS, AccessEntry
-from chargegate.ledger.transfer import LedgerSource, LedgerTarget
+from chargegate.ledger.transfer import LedgerSource, LedgerTarget, WaitingRequest
 from chargegate.model import now_ms
 
 T = TypeVar("T")
@@ -17,6 +19,7 @@ KINDS: Final = ("requests", "audit_rows", "access_list_entries", "idempotency_ke
 _PAGE: Final = 2000
 
 OnCopied = Callable[[str, int], None]
+ClientOf = Callable[[WaitingRequest], str]
 
 
 async def copy(
@@ -24,10 +27,12 @@ async def copy(
     target: LedgerTarget,
     on_copied: OnCopied,
     *,
+    client_of: ClientOf = lambda _: "",
     source_name: str = "source",
     target_name: str = "target",
 ) -> None:
     """``on_copied`` is told which of ``KINDS``, and how many more of it are in the target now; at first none of each.
+    ``client_of`` opens a waiting request, and says whose it is.
     Raises ``LedgerUnavailable``, whose message begins with the name of the one that failed, and ``ValueError`` for a
     value that the target's tables do not take."""
     read, write = partial(_named, source_name), partial(_named, target_name)
@@ -43,7 +48,8 @@ async def copy(
     place = 0
     while waiting := await read(source.waiting(place, _PAGE)):
         place = waiting[-1].place
-        on_copied("requests", await write(target.put_waiting(waiting)))
+        named = [msgspec.structs.replace(request, client=client_of(request)) for request in waiting]
+        on_copied("requests", await write(target.put_waiting(named)))
     token_hash = None
     while entries := await read(source.access_list.entries(_PAGE, token_hash)):
         token_hash = entries[-1].driver_token_hash

@@ -58,6 +58,8 @@ class RequestRecord(msgspec.Struct, frozen=True):
     processed_at: Moment | None
     decision: Annotated[Decision | None, Without(("request_id", "station_id", "driver_token_hash"))]
     callback: CallbackRecord | None
+    client: str = ""
+    """Who sent it; empty where nobody knows, for what an older release recorded."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -75,6 +77,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     last_error: str | None
     sealed: Annotated[bytes, Hidden()]
     """The encrypted token and URL."""
+    client: str = ""
 
 
 class DecisionFilter(msgspec.Struct, frozen=True):
@@ -85,6 +88,7 @@ class DecisionFilter(msgspec.Struct, frozen=True):
     since: int | None = None
     until: int | None = None
     reason: str | None = None
+    client: str | None = None
 
 
 class StationStats(msgspec.Struct, frozen=True):

@@ -30,16 +30,20 @@ class StoredRequest(msgspec.Struct, frozen=True):
     last_status_code: int | None
     last_error: str | None
     sealed: bytes | None
+    client: str
     sequence: int | None
 
 
 class WaitingRequest(msgspec.Struct, frozen=True):
-    """A request in the same database's queue. ``place`` grows along the queue."""
+    """A request in the same database's queue. ``place`` grows along the queue, ``body`` is the message's sealed part,
+    and ``client`` is known once somebody has opened that."""
 
     place: int
     request_id: str
     station_id: str
     accepted_at: int
+    body: bytes
+    client: str = ""
 
 
 class KeptClaim(msgspec.Struct, frozen=True):

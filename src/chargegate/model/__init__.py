@@ -17,6 +17,8 @@ from chargegate.model.decision import (
     Verdict,
 )
 from chargegate.model.ids import UUID_PATTERN, UUID_RULE, is_uuid, new_request_id
+from chargegate.model.invalid import Invalid, broken
+from chargegate.model.json_text import doubled_fields
 from chargegate.model.request import (
     ACCEPTED_MESSAGE,
     DRIVER_TOKEN_PATTERN,
@@ -24,8 +26,6 @@ from chargegate.model.request import (
     MIN_DRIVER_TOKEN,
     OTHER_SPELLINGS,
     ChargingRequest,
-    Invalid,
-    broken,
     parse_body,
     station_fault,
     token_fault,
@@ -65,6 +65,7 @@ __all__ = [
     "broken",
     "callback_url_pattern",
     "clock",
+    "doubled_fields",
     "from_iso",
     "is_uuid",
     "machine_ms",

@@ -5,13 +5,15 @@ queue, because others may write to a broker.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from chargegate.model.callback_url import CallbackTarget, parse_callback_url
 from chargegate.model.ids import UUID_RULE, is_uuid
+from chargegate.model.invalid import Invalid, broken
+from chargegate.model.json_text import doubled_fields
 
 ACCEPTED_MESSAGE: Final = (
     "Request is being processed asynchronously. The result will be sent to the provided callback URL."
@@ -27,7 +29,10 @@ _traceparent = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
 
 
 class ChargingRequest(msgspec.Struct, frozen=True):
-    """An accepted request. Its fields are as the client sent them; ``accepted_at`` is in Unix milliseconds."""
+    """An accepted request. Its fields are as the client sent them; ``accepted_at`` is in Unix milliseconds.
+
+    ``client`` is the name of the client that sent it; empty where nobody knows, for what an older release accepted.
+    """
 
     request_id: str
     station_id: str
@@ -35,19 +40,7 @@ class ChargingRequest(msgspec.Struct, frozen=True):
     callback_url: str
     accepted_at: int
     traceparent: str = ""
-
-
-class Invalid(ValueError):
-    """A message breaks the rules. ``details`` maps every field at fault to its rule; no value is repeated."""
-
-    def __init__(self, message: str, details: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.details = details or {}
-
-
-def broken(details: Mapping[str, str]) -> Invalid:
-    """The error of a request with faults in these fields."""
-    return Invalid("The request breaks the rules of " + ", ".join(details) + ".", dict(details))
+    client: str = ""
 
 
 class _Body(msgspec.Struct):
@@ -59,6 +52,7 @@ class _Body(msgspec.Struct):
     callbackUrl: Any = msgspec.UNSET  # noqa: N815 - the contract's other spelling
 
 
+_QUOTES_OF_THREE_FIELDS: Final = 12
 _decode_body = msgspec.json.Decoder(_Body).decode
 
 
@@ -107,6 +101,9 @@ def parse_body(
         else:
             if target_fault is not None and (fault := target_fault(target)):
                 details["callback_url"] = fault
+    # Where nothing is at fault there are three names and three texts. With no more quotes than these, nothing else.
+    if details or target is None or body.count(b'"') > _QUOTES_OF_THREE_FIELDS or not body.isascii():
+        details |= doubled_fields(body)
     if details or target is None:
         raise broken(details)
     return station, token, url, target

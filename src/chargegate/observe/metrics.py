@@ -43,7 +43,8 @@ class Metrics:
         )
         self.deliveries = Counter(
             "callback_deliveries_total",
-            "Callback attempts by how they ended: delivered, retry (will be tried again), dead_letter (given up).",
+            "Callback attempts by how they ended: delivered, retry (will be tried again), dead_letter (given up), "
+            "paused (the receiver asked to wait), not_sent (for a reason that is not the receiver's).",
             ["outcome"],
             registry=registry,
         )

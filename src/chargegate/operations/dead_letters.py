@@ -1,7 +1,7 @@
 """Callbacks that were given up: listed, sent again with the decision already made, or discarded.
 
-A range of them is by ``failed_at`` in Unix milliseconds: ``since`` is included, ``until`` is not. Every operation
-raises ``LedgerUnavailable``.
+A range of them is by ``failed_at`` in Unix milliseconds: ``since`` is included, ``until`` is not. With a ``client`` it
+has only that one's. Every operation raises ``LedgerUnavailable``.
 """
 
 import asyncio
@@ -19,11 +19,13 @@ from chargegate.queues.envelope import unwrap, wrap
 _SIDE_BY_SIDE: Final = 100
 
 
-def dead_letters(letters: DeadLetters, since: int | None, until: int | None) -> Listing[DeadLetter]:
+def dead_letters(
+    letters: DeadLetters, since: int | None, until: int | None, client: str | None = None
+) -> Listing[DeadLetter]:
     """Dead letters, the last one given up first."""
 
     async def fetch(limit: int, after: Place | None) -> Sequence[DeadLetter]:
-        return await letters.dead_letters(since, until, limit, after)
+        return await letters.dead_letters(since, until, limit, after, client=client)
 
     return Listing(DeadLetter, ("failed_at", "request_id"), fetch)
 
@@ -44,6 +46,7 @@ async def replay_range(
     *,
     since: int | None,
     until: int | None,
+    client: str | None = None,
     on_replayed: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Put all dead letters of a range back into the queue, and return how many there were.
@@ -51,7 +54,7 @@ async def replay_range(
     ``on_replayed`` is told how many are back, also before what ``replay`` raises ends it. To do it again does no harm.
     """
     replayed = 0
-    async for page in dead_letters(letters, since, until).pages(size=_SIDE_BY_SIDE):
+    async for page in dead_letters(letters, since, until, client).pages(size=_SIDE_BY_SIDE):
         outcomes = await asyncio.gather(*(replay(queue, keyring, letter) for letter in page), return_exceptions=True)
         replayed += outcomes.count(None)
         on_replayed(replayed)
@@ -61,7 +64,7 @@ async def replay_range(
     return replayed
 
 
-async def discard_range(letters: DeadLetters, since: int | None, until: int | None) -> int:
+async def discard_range(letters: DeadLetters, since: int | None, until: int | None, client: str | None = None) -> int:
     """Forget the token and the URL of all dead letters of a range, for good. Returns how many there were."""
-    pages = dead_letters(letters, since, until).pages()
+    pages = dead_letters(letters, since, until, client).pages()
     return sum([await letters.discard([letter.request_id for letter in page]) async for page in pages])

@@ -18,20 +18,30 @@ def decisions(reader: RequestReader, which: DecisionFilter) -> Listing[Decision]
     return Listing(Decision, ("timestamp", "request_id"), fetch)
 
 
-def timeouts(reader: RequestReader, station_id: str | None, since: int | None, until: int | None) -> Listing[Decision]:
+def timeouts(
+    reader: RequestReader,
+    station_id: str | None,
+    since: int | None,
+    until: int | None,
+    client: str | None = None,
+) -> Listing[Decision]:
     """Decisions for which the authorizer did not answer in time, newest first."""
     # The status follows from the reason, and has an index.
-    return decisions(reader, DecisionFilter(station_id, Status.UNKNOWN, since, until, Reason.TIMEOUT))
+    return decisions(reader, DecisionFilter(station_id, Status.UNKNOWN, since, until, Reason.TIMEOUT, client))
 
 
 def station_counts(
-    reader: RequestReader, station_id: str | None, since: int | None, until: int | None
+    reader: RequestReader,
+    station_id: str | None,
+    since: int | None,
+    until: int | None,
+    client: str | None = None,
 ) -> Listing[StationStats]:
     """How many decisions each station got, in the order of station ids."""
 
     async def fetch(limit: int, after: Place | None) -> Sequence[StationStats]:
         return await reader.station_stats(
-            since, until, station_id=station_id, limit=limit, after=after[1] if after else None
+            since, until, station_id=station_id, client=client, limit=limit, after=after[1] if after else None
         )
 
     return Listing(StationStats, ("station_id",), fetch)

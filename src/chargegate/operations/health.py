@@ -24,7 +24,8 @@ class WorkerState(Protocol):
     """What a worker says of itself.
 
     ``stuck``: requests that it could not open or handle. ``parked``: callbacks that wait. ``open_circuits``:
-    destinations that are not being called because they cannot be reached.
+    destinations that are not being called because they cannot be reached. ``overdue``: callbacks that have waited for
+    long because all connections that they may have are in use.
     """
 
     @property
@@ -35,6 +36,9 @@ class WorkerState(Protocol):
 
     @property
     def open_circuits(self) -> int: ...
+
+    @property
+    def overdue(self) -> int: ...
 
 
 async def queue(queue: Queue, worker: WorkerState | None, max_size: int) -> Component:
@@ -70,8 +74,13 @@ async def authorization(authorizer: Authorizer, backend: str) -> Component:
 
 
 async def callbacks(worker: WorkerState) -> Component:
-    details: dict[str, object] = {"parked": worker.parked, "open_circuits": worker.open_circuits}
-    return Component("DEGRADED" if worker.open_circuits else "UP", details)
+    """DEGRADED while a destination that is asked for cannot be reached, or callbacks wait long for a connection."""
+    details: dict[str, object] = {
+        "parked": worker.parked,
+        "open_circuits": worker.open_circuits,
+        "waiting_for_connection": worker.overdue,
+    }
+    return Component("DEGRADED" if worker.open_circuits or worker.overdue else "UP", details)
 
 
 async def needing_files(part: Callable[[], Awaitable[Component]], no_file: Callable[[], bool]) -> Component:

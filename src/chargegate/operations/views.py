@@ -7,7 +7,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from chargegate.model import Hidden, Iso, Without, to_iso
 
@@ -25,9 +25,9 @@ class _Field(NamedTuple):
     show: Callable[[Any], Any] | None
 
 
-def shown(record: msgspec.Struct) -> dict[str, Any]:
-    """The record's fields as values for JSON, without those that are hidden."""
-    return _shown((), record)
+def shown(record: msgspec.Struct, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The record's fields as values for JSON, without those that are hidden, and ``without`` these."""
+    return _shown(without, record)
 
 
 def columns(record: type[msgspec.Struct]) -> tuple[str, ...]:
@@ -35,9 +35,15 @@ def columns(record: type[msgspec.Struct]) -> tuple[str, ...]:
     return tuple(field.name for field in _fields(record, ()))
 
 
-def view(name: str, record: type[msgspec.Struct], without: tuple[str, ...] = ()) -> type[msgspec.Struct]:
-    """The type of what ``shown`` gives for a record, under a name for the OpenAPI document."""
-    fields = [(field.name, field.type) for field in _fields(record, without)]
+def view(
+    name: str, record: type[msgspec.Struct], without: tuple[str, ...] = (), *, optional: tuple[str, ...] = ()
+) -> type[msgspec.Struct]:
+    """The type of what ``shown`` gives for a record, under a name for the OpenAPI document. The ``optional`` fields,
+    which come last, are not shown to everybody."""
+    fields: list[Any] = [
+        (field.name, field.type | UnsetType, UNSET) if field.name in optional else (field.name, field.type)
+        for field in _fields(record, without)
+    ]
     return msgspec.defstruct(name, fields, namespace={"__doc__": record.__doc__})
 
 

@@ -50,11 +50,13 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """A message that was found in the queue. ``taken``: a consumer has it already."""
+    """A message that was found in the queue. ``taken``: a consumer has it already. ``body`` is its sealed part, which
+    says whose it is."""
 
     station_id: str
     accepted_at: int
     taken: bool
+    body: bytes
 
 
 class Depth(msgspec.Struct, frozen=True):

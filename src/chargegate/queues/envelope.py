@@ -19,6 +19,7 @@ class _Sealed(msgspec.Struct, array_like=True):
     callback_url: str
     traceparent: str = ""
     replayed_at: int = 0
+    client: str = ""
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -39,7 +40,9 @@ _decode = msgspec.msgpack.Decoder(_Sealed).decode
 def wrap(keyring: Keyring, request: ChargingRequest, replayed_at: int = 0) -> Message:
     """Seal a request. ``replayed_at`` (Unix ms) marks a replay: the decision that was made is sent again, unless its
     callback was delivered, or given up, at that time or later."""
-    plain = _encode(_Sealed(request.driver_token, request.callback_url, request.traceparent, replayed_at))
+    plain = _encode(
+        _Sealed(request.driver_token, request.callback_url, request.traceparent, replayed_at, request.client)
+    )
     body = keyring.seal(plain, request.request_id)
     return Message(request.request_id, request.station_id, request.accepted_at, body, request.traceparent)
 
@@ -62,8 +65,17 @@ def unwrap(keyring: Keyring, message: Message) -> tuple[ChargingRequest, int]:
         sealed.callback_url,
         message.accepted_at,
         sealed.traceparent,
+        sealed.client,
     )
     return request, sealed.replayed_at
+
+
+def client_of(keyring: Keyring, message: Message) -> str:
+    """Whose request it is; empty where nobody knows, or no key at hand opens it."""
+    try:
+        return unwrap(keyring, message)[0].client
+    except (CannotOpen, Invalid):
+        return ""
 
 
 def examine(request: ChargingRequest) -> tuple[CallbackTarget | None, dict[str, str]]:

@@ -17,6 +17,9 @@ STORE_S: Final = 0.9 * ANSWER_S
 EXCHANGE_S: Final = 0.75 * ANSWER_S
 """For one question to a server and its answer."""
 
+LOCK_S: Final = 0.6 * ANSWER_S
+"""For a lock that another program holds on the embedded database."""
+
 LEDGER_S: Final = 0.5 * ANSWER_S
 """For the ledger where a shared cache can take its place."""
 

@@ -346,3 +346,25 @@ def test_of_two_processes_that_claim_a_key_one_wins(place: Place) -> None:
             assert await one.claim("past", mine, now_ms() - 1) is None
 
     run(scenario())
+
+
+def test_a_claim_is_released_and_replaced_by_who_knows_it(place: Place) -> None:
+    async def scenario() -> None:
+        async with place.open() as one, place.open() as other:
+            await asyncio.gather(epoch_of(one), epoch_of(other))
+            first, second, third = (Claim("body", new_request_id(), now_ms()) for _ in range(3))
+            until = now_ms() + TTL_MS
+            assert not await one.replace("key", first, second, until)
+            await one.claim("key", first, until)
+            await other.release("key", second)
+            assert not await other.replace("key", second, third, until)
+            assert await other.claim("key", third, until) == first
+            assert await other.replace("key", first, second, until)
+            assert await other.replace("key", first, second, until)  # the answer to the first was lost
+            assert not await one.replace("key", first, third, until)
+            await one.release("key", first)
+            assert await one.claim("key", third, until) == second
+            await one.release("key", second)
+            assert await one.claim("key", third, until) == third
+
+    run(scenario())

@@ -7,14 +7,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import pytest
 import uvloop
 
 from chargegate.engines.sqlite.connection import SqliteStore
-from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.ledger.base import Ledger, LedgerUnavailable
-from chargegate.ledger.records import DecisionFilter, Finished
+from chargegate.ledger.records import DecisionFilter
 from chargegate.model import Decision, RequestStatus
 
 
@@ -66,11 +66,25 @@ def test_a_database_made_by_the_first_step_alone_goes_on(sqlite_run: Run, decide
 
     async def make() -> None:
         store = await SqliteStore.open(tmp_path / "ledger.db", {"ledger": ALL_TABLES["ledger"][:1]}, exclusive=False)
-        ledger = SqliteLedger(store)
-        for decision in (fine, dead):
-            await ledger.record(decision, 1_000)
-        await ledger.finish(Finished(dead.request_id, RequestStatus.FAILED, 3, 503, "http_503", 3_000, b"sealed"))
         await store.close()
+        with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+            for d in (fine, dead):
+                connection.execute(
+                    "INSERT INTO authorization_audit (request_id, station_id, driver_token_hash, status, reason,"
+                    " processing_time_ms, timestamp) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    msgspec.structs.astuple(d),
+                )
+                connection.execute(
+                    "INSERT INTO charging_requests (request_id, station_id, driver_token_hash, created_at, started_at,"
+                    " status) VALUES (?, ?, ?, 1000, ?, 'PROCESSING')",
+                    (d.request_id, d.station_id, d.driver_token_hash, d.timestamp),
+                )
+            connection.execute(
+                "UPDATE charging_requests SET status = 'FAILED', attempts = 3, last_status_code = 503,"
+                " last_error = 'http_503', processed_at = 3000, sealed = ? WHERE request_id = ?",
+                (b"sealed", dead.request_id),
+            )
+            connection.commit()
 
     async def scenario(database: Database) -> None:
         ledger = database.ledger()
@@ -80,6 +94,10 @@ def test_a_database_made_by_the_first_step_alone_goes_on(sqlite_run: Run, decide
         record = await ledger.find(accepted.request_id)
         assert record is not None
         assert record.status is RequestStatus.QUEUED
+        nobodys = await ledger.find(fine.request_id)
+        assert nobodys is not None
+        assert nobodys.client == ""
+        assert await ledger.decisions(DecisionFilter(client="north"), 10, None) == []
         for decision in (fine, accepted):
             assert (await ledger.record(decision, 1_000)).decision == decision
         assert [row.decision for row in await ledger.audit_after(0, 10)] == [fine, dead, accepted]

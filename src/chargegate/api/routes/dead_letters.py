@@ -6,9 +6,9 @@ import msgspec
 from starlette.responses import Response
 
 from chargegate.api.errors import not_found
-from chargegate.api.parameters import FROM, PAGING, REQUEST_ID, TO, respond_page
+from chargegate.api.parameters import CLIENT, FROM, PAGING, REQUEST_ID, TO, respond_page
 from chargegate.api.parts import Parts
-from chargegate.api.routing import Answer, Call, Routes, respond
+from chargegate.api.routing import Answer, Body, Call, Routes, respond
 from chargegate.api.schemas import page
 from chargegate.ledger.records import DeadLetter
 from chargegate.model import Millis, now_ms
@@ -17,6 +17,9 @@ from chargegate.operations.views import view
 
 route: Final = Routes("Dead letters", access="admin")
 
+_NO_FIELDS: Final = Body(
+    "NoFields", {"type": "object", "description": "It may be left out.", "properties": {}}, {}, may_be_empty=True
+)
 _MESSAGE: Final = "The decision already made will be sent to the callback URL again."
 
 
@@ -37,19 +40,20 @@ class RangeReplayed(msgspec.Struct):
     "GET",
     "/api/v1/dead-letters",
     "Callbacks given up, newest first",
-    parameters=[FROM, TO, *PAGING],
+    parameters=[CLIENT, FROM, TO, *PAGING],
     description="from and to are about failed_at.",
     answers={200: Answer("A page of dead letters.", page("DeadLetterPage", view("DeadLetterItem", DeadLetter)))},
 )
 async def list_dead_letters(call: Call, parts: Parts) -> Response:
-    return await respond_page(call, dead_letters.dead_letters(parts.ledger, call[FROM], call[TO]))
+    return await respond_page(call, dead_letters.dead_letters(parts.ledger, call[FROM], call[TO], call[CLIENT]))
 
 
 @route(
     "POST",
     "/api/v1/dead-letters/replay",
     "Send a range of dead letters again",
-    parameters=[FROM, TO],
+    parameters=[CLIENT, FROM, TO],
+    body=_NO_FIELDS,
     strict=True,
     description="from and to are about failed_at; without them all are sent. Any other parameter is refused,"
     " because a misspelt one would send all. If it ends in 503, some may have been put back"
@@ -58,7 +62,7 @@ async def list_dead_letters(call: Call, parts: Parts) -> Response:
 )
 async def replay_dead_letters(call: Call, parts: Parts) -> Response:
     replayed = await dead_letters.replay_range(
-        parts.ledger, parts.queue, parts.keyring, since=call[FROM], until=call[TO]
+        parts.ledger, parts.queue, parts.keyring, since=call[FROM], until=call[TO], client=call[CLIENT]
     )
     return respond(RangeReplayed("accepted", replayed, now_ms()), 202)
 
@@ -68,6 +72,7 @@ async def replay_dead_letters(call: Call, parts: Parts) -> Response:
     "/api/v1/dead-letters/{request_id}/replay",
     "Send a dead letter again",
     parameters=[REQUEST_ID],
+    body=_NO_FIELDS,
     description="The decision already made is sent, never a new one.",
     answers={202: Answer("It is back in the queue.", Replayed)},
     errors=[404],

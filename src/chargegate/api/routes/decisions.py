@@ -4,7 +4,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from chargegate.api.parameters import FROM, PAGING, STATION, STATUS, TO, respond_page
+from chargegate.api.parameters import CLIENT, FROM, PAGING, STATION, STATUS, TO, respond_page
 from chargegate.api.parts import Parts
 from chargegate.api.routing import Answer, Call, Routes
 from chargegate.api.schemas import page
@@ -23,11 +23,11 @@ _STATIONS: Final = page("StationPage", view("StationCounts", StationStats))
     "GET",
     "/api/v1/decisions",
     "Decisions, newest first",
-    parameters=[STATION, STATUS, FROM, TO, *PAGING],
+    parameters=[STATION, STATUS, CLIENT, FROM, TO, *PAGING],
     answers={200: _DECISIONS},
 )
 async def list_decisions(call: Call, parts: Parts) -> Response:
-    which = DecisionFilter(call[STATION], call[STATUS], call[FROM], call[TO])
+    which = DecisionFilter(call[STATION], call[STATUS], call[FROM], call[TO], client=call[CLIENT])
     return await respond_page(call, decisions.decisions(parts.ledger, which))
 
 
@@ -35,19 +35,21 @@ async def list_decisions(call: Call, parts: Parts) -> Response:
     "GET",
     "/api/v1/audit/timeouts",
     "Decisions for which the authorizer did not answer in time, newest first",
-    parameters=[STATION, FROM, TO, *PAGING],
+    parameters=[STATION, CLIENT, FROM, TO, *PAGING],
     answers={200: _DECISIONS},
 )
 async def list_timeouts(call: Call, parts: Parts) -> Response:
-    return await respond_page(call, decisions.timeouts(parts.ledger, call[STATION], call[FROM], call[TO]))
+    found = decisions.timeouts(parts.ledger, call[STATION], call[FROM], call[TO], call[CLIENT])
+    return await respond_page(call, found)
 
 
 @route(
     "GET",
     "/api/v1/audit/stats",
     "Decisions counted by station and status, in the order of station ids",
-    parameters=[STATION, FROM, TO, *PAGING],
+    parameters=[STATION, CLIENT, FROM, TO, *PAGING],
     answers={200: Answer("A page of stations that got a decision.", _STATIONS)},
 )
 async def count_by_station(call: Call, parts: Parts) -> Response:
-    return await respond_page(call, decisions.station_counts(parts.ledger, call[STATION], call[FROM], call[TO]))
+    counts = decisions.station_counts(parts.ledger, call[STATION], call[FROM], call[TO], call[CLIENT])
+    return await respond_page(call, counts)

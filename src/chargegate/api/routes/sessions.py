@@ -9,12 +9,14 @@ from chargegate.api.parameters import REQUEST_ID
 from chargegate.api.parts import Parts
 from chargegate.api.routing import Answer, Call, Routes, respond
 from chargegate.api.schemas import EXAMPLE_ID, EXAMPLE_STATION
+from chargegate.keys import ANONYMOUS, AccessKey
 from chargegate.ledger.records import RequestRecord
 from chargegate.operations.requests import find_request
 from chargegate.operations.views import shown, view
 
 route: Final = Routes("Charging sessions", access="client")
 
+_SESSION: Final = view("Session", RequestRecord, optional=("client",))
 _EXAMPLE: Final = {
     "request_id": EXAMPLE_ID,
     "station_id": EXAMPLE_STATION,
@@ -37,12 +39,18 @@ _EXAMPLE: Final = {
     "Where a request stands",
     parameters=[REQUEST_ID],
     description="QUEUED, PROCESSING, COMPLETED (callback delivered), FAILED (callback given up: a dead letter)"
-    " or TIMEOUT (the authorizer timed out; its unknown was delivered).",
-    answers={200: Answer("The request.", view("Session", RequestRecord), example=_EXAMPLE)},
+    " or TIMEOUT (the authorizer timed out; its unknown was delivered). A client reads its own requests; an"
+    " administrator reads all, and sees whose they are.",
+    answers={200: Answer("The request.", _SESSION, example=_EXAMPLE)},
     errors=[404],
 )
 async def get_charging_session(call: Call, parts: Parts) -> Response:
-    record = await find_request(parts.ledger, parts.queue, call[REQUEST_ID])
-    if record is None:
+    record = await find_request(parts.ledger, parts.queue, parts.keyring, call[REQUEST_ID])
+    if record is None or not _may_read(call.caller, record):
         raise not_found("There is no request with this id.")
-    return respond(shown(record))
+    named = call.caller is not None and call.caller.role == "admin" and call.caller is not ANONYMOUS
+    return respond(shown(record, () if named else ("client",)))
+
+
+def _may_read(caller: AccessKey | None, record: RequestRecord) -> bool:
+    return caller is not None and (caller.role == "admin" or caller.name == record.client)

@@ -43,7 +43,7 @@ class MemoryQueue:
 
     async def find(self, request_id: str) -> Waiting | None:
         message, taken = self._known.get(request_id, (None, False))
-        return Waiting(message.station_id, message.accepted_at, taken) if message else None
+        return Waiting(message.station_id, message.accepted_at, taken, message.body) if message else None
 
     async def depth(self) -> Depth:
         oldest = now_ms() - self._waiting[0].accepted_at if self._waiting else 0

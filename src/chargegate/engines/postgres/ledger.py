@@ -48,15 +48,16 @@ class PostgresLedger:
         self._attempted = _changes(store, LEDGER["attempted"])
         self._finish = _changes(store, LEDGER["finish"])
         self._claims: GroupCommit[tuple[str, Claim], Claim] = GroupCommit(self._claim_all)
+        self._release = _changes(store, LEDGER["release"])
 
-    def accepted(self, request_id: str, station_id: str, created_at: int) -> None:
-        self._accepted.add(request_id, station_id, created_at)
+    def accepted(self, request_id: str, station_id: str, created_at: int, client: str = "") -> None:
+        self._accepted.add(request_id, station_id, created_at, client)
 
     async def _accept(self, requests: list[Accepted]) -> None:
         await self._store.execute(LEDGER["accept"], *arrays(requests), durable=False)
 
-    async def record(self, decision: Decision, created_at: int) -> Recorded:
-        return await self._recorder.record(decision, created_at)
+    async def record(self, decision: Decision, created_at: int, client: str = "") -> Recorded:
+        return await self._recorder.record(decision, created_at, client)
 
     async def recorded(self, request_id: str) -> Recorded | None:
         rows = await self._store.read(LEDGER["recorded"], [request_id])
@@ -89,15 +90,23 @@ class PostgresLedger:
         until: int | None,
         *,
         station_id: str | None = None,
+        client: str | None = None,
         limit: int | None = None,
         after: str | None = None,
     ) -> Sequence[StationStats]:
-        return [StationStats(*row) for row in await self._list("station_stats", since, until, station_id, after, limit)]
+        rows = await self._list("station_stats", since, until, station_id, after, limit, client)
+        return [StationStats(*row) for row in rows]
 
     async def dead_letters(
-        self, since: int | None, until: int | None, limit: int, after: tuple[int, str] | None
+        self,
+        since: int | None,
+        until: int | None,
+        limit: int,
+        after: tuple[int, str] | None,
+        *,
+        client: str | None = None,
     ) -> Sequence[DeadLetter]:
-        rows = await self._list("dead_letters", since, until, *(after or (None, None)), limit)
+        rows = await self._list("dead_letters", since, until, *(after or (None, None)), limit, client)
         return [DeadLetter(*row) for row in rows]
 
     async def dead_letter(self, request_id: str) -> DeadLetter | None:
@@ -131,6 +140,12 @@ class PostgresLedger:
 
     async def _claim_all(self, items: list[tuple[str, Claim]]) -> list[Claim]:
         return await self._store.transaction(partial(_claim, items))
+
+    async def release(self, key_digest: str, claim: Claim) -> None:
+        await self._release.submit((key_digest, claim.request_id))
+
+    async def replace(self, key_digest: str, held: Claim, claim: Claim) -> bool:
+        return await self._store.transaction(partial(_replace, key_digest, held, claim))
 
     async def put_value_if_absent(self, name: str, value: str) -> str:
         await self._store.execute(LEDGER["put_value_if_absent"], name, value)
@@ -177,3 +192,10 @@ async def _claim(items: list[tuple[str, Claim]], connection: Connection, _repeat
     )
     held = {row[0]: Claim(*row[1:]) for row in await connection.fetch(LEDGER["claims"], list(first))}
     return [held[digest] for digest, _ in items]
+
+
+async def _replace(digest: str, held: Claim, claim: Claim, connection: Connection, _repeated: bool) -> bool:
+    values = (*msgspec.structs.astuple(claim), *msgspec.structs.astuple(held))
+    await connection.execute(LEDGER["replace"], digest, *values)
+    # Where an earlier attempt was committed and its answer lost, it is there already.
+    return [Claim(*row[1:]) for row in await connection.fetch(LEDGER["claims"], [digest])] == [claim]

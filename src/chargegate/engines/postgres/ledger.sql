@@ -5,18 +5,20 @@
 -- What was decided before is left out rather than left to the conflict: a conflict locks its row, in no order that an
 -- UPDATE elsewhere would keep to. The rest is inserted by all processes in one order.
 WITH decided AS (
-    INSERT INTO charging_requests AS held ({decided}, created_at, started_at, status)
+    INSERT INTO charging_requests AS held ({decided}, created_at, client, started_at, status)
     SELECT d.*, d.at, 'PROCESSING' FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[],
-        $6::bigint[], $7::bigint[], $8::bigint[]) AS d (id, station, hash, decision, reason, took, at, created)
+        $6::bigint[], $7::bigint[], $8::bigint[], $9::text[])
+        AS d (id, station, hash, decision, reason, took, at, created, client)
     WHERE NOT EXISTS (SELECT FROM charging_requests WHERE request_id = d.id AND decision IS NOT NULL)
     ORDER BY d.id COLLATE "C"
     ON CONFLICT (request_id) DO UPDATE
-    SET ({decided}, started_at, status) = ROW({excluded}, excluded.started_at, excluded.status)
+    SET ({decided}, started_at, status, client) = ROW({excluded}, excluded.started_at, excluded.status,
+        coalesce(nullif(excluded.client, ''), held.client))
     WHERE held.decision IS NULL
     RETURNING *
 )
 INSERT INTO authorization_audit (writer, sequence, {decision})
-SELECT $9, $10 + row_number() OVER (ORDER BY request_id), {decided} FROM decided RETURNING request_id, sequence
+SELECT $10, $11 + row_number() OVER (ORDER BY request_id), {decided} FROM decided RETURNING request_id, sequence
 
 -- name: last_sequence
 SELECT greatest(0, (SELECT max(sequence) FROM authorization_audit WHERE writer = $1),
@@ -40,8 +42,9 @@ INSERT INTO sink_positions VALUES ($1, $2, $3)
 ON CONFLICT (writer, sink) DO UPDATE SET sequence = excluded.sequence
 
 -- name: accept
-INSERT INTO charging_requests (request_id, station_id, created_at, started_at, status)
-SELECT d.*, d.created, 'QUEUED' FROM unnest($1::text[], $2::text[], $3::bigint[]) AS d (id, station, created)
+INSERT INTO charging_requests (request_id, station_id, created_at, client, started_at, status)
+SELECT d.*, d.created, 'QUEUED'
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) AS d (id, station, created, client)
 ORDER BY d.id COLLATE "C" ON CONFLICT (request_id) DO NOTHING
 
 -- name: recorded
@@ -75,24 +78,29 @@ WHERE r.status = 'PROCESSING' AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS 
 SELECT {decided}, {request} FROM charging_requests WHERE request_id = $1
 
 -- name: decisions
-SELECT {decision} FROM authorization_audit
+-- An audit row does not say whose it is; its request does.
+SELECT {decision} FROM authorization_audit a
 WHERE ($1::text IS NULL OR lower(station_id) = lower($1)) AND ($2::text IS NULL OR status = $2)
     AND ($3::bigint IS NULL OR timestamp >= $3) AND ($4::bigint IS NULL OR timestamp < $4)
     AND ($5::text IS NULL OR reason = $5)
-    AND ($6::bigint IS NULL OR timestamp <= $6 AND (timestamp, request_id) < ($6, $7::text))
-ORDER BY timestamp DESC, request_id DESC LIMIT $8
+    AND ($6::text IS NULL
+        OR EXISTS (SELECT FROM charging_requests r WHERE r.request_id = a.request_id AND r.client = $6))
+    AND ($7::bigint IS NULL OR timestamp <= $7 AND (timestamp, request_id) < ($7, $8::text))
+ORDER BY timestamp DESC, request_id DESC LIMIT $9
 
 -- name: station_stats
 -- Without a limit the busiest station comes first.
-SELECT lower(station_id), count(*), {counts_by_status} FROM authorization_audit
+SELECT lower(station_id), count(*), {counts_by_status} FROM authorization_audit a
 WHERE ($1::bigint IS NULL OR timestamp >= $1) AND ($2::bigint IS NULL OR timestamp < $2)
     AND ($3::text IS NULL OR lower(station_id) = lower($3)) AND ($4::text IS NULL OR lower(station_id) > lower($4))
+    AND ($6::text IS NULL
+        OR EXISTS (SELECT FROM charging_requests r WHERE r.request_id = a.request_id AND r.client = $6))
 GROUP BY lower(station_id) ORDER BY CASE WHEN $5::bigint IS NULL THEN count(*) END DESC, 1 LIMIT $5
 
 -- name: dead_letters
 SELECT {dead_letter} FROM charging_requests WHERE status = 'FAILED' AND sealed IS NOT NULL
     AND ($1::bigint IS NULL OR processed_at >= $1) AND ($2::bigint IS NULL OR processed_at < $2)
-    AND ($3::bigint IS NULL OR (processed_at, request_id) < ($3, $4::text))
+    AND ($3::bigint IS NULL OR (processed_at, request_id) < ($3, $4::text)) AND ($6::text IS NULL OR client = $6)
 ORDER BY processed_at DESC, request_id DESC LIMIT $5
 
 -- name: dead_letter
@@ -124,6 +132,14 @@ WHERE held.created_at <= excluded.created_at - {claim_ms}
 
 -- name: claims
 SELECT key_digest, {claim} FROM idempotency_keys WHERE key_digest = ANY($1::text[])
+
+-- name: release
+DELETE FROM idempotency_keys USING unnest($1::text[], $2::text[]) AS d (digest, id)
+WHERE key_digest = d.digest AND request_id = d.id
+
+-- name: replace
+UPDATE idempotency_keys SET body_digest = $2, request_id = $3, created_at = $4
+WHERE key_digest = $1 AND (body_digest, request_id, created_at) = ($5, $6, $7)
 
 -- name: put_value_if_absent
 INSERT INTO service_facts VALUES ($1, $2) ON CONFLICT DO NOTHING

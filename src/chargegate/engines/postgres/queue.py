@@ -185,8 +185,8 @@ class PostgresQueue:
         rows = await self._store.read(self._sql["find"], request_id)
         if not rows:
             return None
-        station_id, accepted_at, leased, seq = rows[0]
-        return Waiting(station_id, accepted_at, leased and all(seq != kept.handle[0] for kept in self._window))
+        station_id, accepted_at, leased, seq, body = rows[0]
+        return Waiting(station_id, accepted_at, leased and all(seq != kept.handle[0] for kept in self._window), body)
 
     async def depth(self) -> Depth:
         ((waiting, oldest),) = await self._store.read(self._sql["depth"])

@@ -38,7 +38,7 @@ WHERE (seq, lease) IN (SELECT * FROM unnest($1::bigint[], $2::uuid[])) AND lease
 NOTIFY {table}
 
 -- name: find
-SELECT station_id, accepted_at, coalesce(lease_until >= now(), false), seq FROM {table}
+SELECT station_id, accepted_at, coalesce(lease_until >= now(), false), seq, body FROM {table}
 WHERE request_id = $1 ORDER BY accepted_at LIMIT 1
 
 -- name: depth

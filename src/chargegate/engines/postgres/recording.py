@@ -34,6 +34,7 @@ OnAudit = Callable[[list[AuditRow]], None]
 class _Entry(msgspec.Struct, frozen=True):
     decision: Decision
     created_at: int
+    client: str
 
 
 class _Written(msgspec.Struct, frozen=True):
@@ -58,8 +59,8 @@ class Recorder:
         self._reported: int | None = None  # the number up to which on_audit was told; None before the first commit
         self._commits: GroupCommit[_Entry, Recorded] = GroupCommit(self._commit)
 
-    async def record(self, decision: Decision, created_at: int) -> Recorded:
-        return await self._commits.submit(_Entry(decision, created_at))
+    async def record(self, decision: Decision, created_at: int, client: str) -> Recorded:
+        return await self._commits.submit(_Entry(decision, created_at, client))
 
     async def _commit(self, entries: list[_Entry]) -> list[Recorded]:
         written = await self._store.transaction(partial(self._write, entries))
@@ -77,7 +78,7 @@ class Recorder:
         for entry in sorted(entries, key=lambda entry: entry.decision.request_id):  # all lock rows in one order
             first.setdefault(entry.decision.request_id, entry)
         await self._months.provide(connection, [entry.decision.timestamp for entry in first.values()])
-        rows = [(*msgspec.structs.astuple(entry.decision), entry.created_at) for entry in first.values()]
+        rows = [(*msgspec.structs.astuple(entry.decision), entry.created_at, entry.client) for entry in first.values()]
         numbers = dict(await connection.fetch(LEDGER["record"], *arrays(rows), self._writer, last))
         held = {}
         for request_id in numbers:

@@ -42,7 +42,10 @@ class PostgresTarget:
         return rows_changed(changed), rows_changed(await connection.execute(TARGET["put_audit"], *arrays(decided)))
 
     async def put_waiting(self, requests: Sequence[WaitingRequest]) -> int:
-        return await self._insert(LEDGER["accept"], [astuple(request)[1:] for request in requests])
+        return await self._insert(
+            LEDGER["accept"],
+            [(request.request_id, request.station_id, request.accepted_at, request.client) for request in requests],
+        )
 
     async def put_claims(self, claims: Sequence[KeptClaim]) -> int:
         return await self._insert(TARGET["put_claims"], [(kept.key_digest, *astuple(kept.claim)) for kept in claims])

@@ -115,11 +115,25 @@ class RedisCache:
     async def claim(self, key_digest: str, claim: Claim, until: int) -> Claim | None:
         kept = None
         if until > now_ms() and self.usable():
-            key = f"{self._prefix}claim:{key_digest}"
+            key = self._unconfirmed_key(key_digest)
             with self._noting_failure():
                 earlier = await self._server.run("cache_claim", (key,), _encode(claim), until - now_ms())
                 kept = _decoded(_decode_claim, earlier) if earlier else claim
         return kept
+
+    async def release(self, key_digest: str, claim: Claim) -> None:
+        if self.usable():
+            with self._noting_failure():
+                await self._server.run("cache_release", (self._unconfirmed_key(key_digest),), _encode(claim))
+
+    async def replace(self, key_digest: str, held: Claim, claim: Claim, until: int) -> bool:
+        replaced = False
+        if until > now_ms() and self.usable():
+            key = self._unconfirmed_key(key_digest)
+            with self._noting_failure():
+                words = (_encode(held), _encode(claim), until - now_ms())
+                replaced = bool(await self._server.run("cache_replace", (key,), *words))
+        return replaced
 
     async def confirm(self, key_digest: str, claim: Claim, until: int) -> None:
         if until > now_ms() and self.usable():
@@ -147,6 +161,9 @@ class RedisCache:
     # A hash for each token has a field for each station.
     def _token_key(self, token_hash: str) -> str:
         return f"{self._prefix}token:{token_hash}"
+
+    def _unconfirmed_key(self, digest: str) -> str:
+        return f"{self._prefix}claim:{digest}"
 
     def _claim_key(self, digest: str) -> str:
         return f"{self._prefix}key:{digest}"

@@ -94,7 +94,10 @@ class RedisQueue:
     async def find(self, request_id: str) -> Waiting | None:
         with queue_unavailable:
             found = await self._server.run("queue_find", self._keys, _GROUP, request_id)
-        return Waiting(found[0].decode(), int(found[1]), taken=bool(found[2])) if found else None
+        if not found:
+            return None
+        station_id, accepted_at, taken, body = found
+        return Waiting(station_id.decode(), int(accepted_at), bool(taken), body)
 
     async def depth(self) -> Depth:
         now = asyncio.get_running_loop().time()

@@ -33,7 +33,9 @@ class _SharedFile:
         tables = ALL_TABLES if with_ledger else QUEUE_TABLES
         file: _SharedFile | None = place.opened.get(FILE)
         if file is None:
-            store = await SqliteStore.open(place.folder / FILE, tables, exclusive=place.exclusive)
+            store = await SqliteStore.open(
+                place.folder / FILE, tables, exclusive=place.exclusive, patient=place.patient
+            )
             file = place.opened[FILE] = cls(place, store)
         else:
             await file.store.migrate(tables)

@@ -11,8 +11,9 @@ from typing import Any, Final, TypeVar
 
 from chargegate.engines.sqlite import batches
 from chargegate.engines.sqlite.batches import Batches, Operation
-from chargegate.engines.sqlite.file import connect, migrate, take_lock
+from chargegate.engines.sqlite.file import PATIENT_S, connect, migrate, take_lock
 from chargegate.engines.sqlite.threads import ConnectionThreads, Work
+from chargegate.storage.budget import LOCK_S
 from chargegate.storage.unavailable import RaisedAs, Unavailable
 
 T = TypeVar("T")
@@ -23,10 +24,10 @@ _SCAN_S: Final = 10.0
 class SqliteStore:
     """A database file: a thread that writes, one that looks things up, and threads for longer reads."""
 
-    def __init__(self, path: Path, lock: int | None) -> None:
+    def __init__(self, path: Path, lock: int | None, lock_s: float = LOCK_S) -> None:
         self.path = path
         self._lock = lock
-        new_connection = partial(connect, path)
+        new_connection = partial(connect, path, lock_s)
         self._writer = Batches(new_connection, batches.commit)
         self._looker = Batches(new_connection, batches.look_up)
         self._readers = ConnectionThreads(new_connection, 2)
@@ -36,12 +37,15 @@ class SqliteStore:
         self.look_up = self._looker.submit
 
     @classmethod
-    async def open(cls, path: Path, migrations: Mapping[str, Sequence[str]], *, exclusive: bool) -> "SqliteStore":
+    async def open(
+        cls, path: Path, migrations: Mapping[str, Sequence[str]], *, exclusive: bool, patient: bool = False
+    ) -> "SqliteStore":
         """Open or make the file and bring its tables up to date.
 
         ``migrations`` maps a component to its scripts, oldest first; each is run once, in a transaction of its own.
-        With ``exclusive`` no other process may open it so. Raises ``Unusable`` where the file is in use by another
-        process, which the message names, cannot be written, or was made by a newer release.
+        With ``exclusive`` no other process may open it so. With ``patient`` operations wait longer for a lock that
+        another program holds; else no longer than a client may wait. Raises ``Unusable`` where the file is in use by
+        another process, which the message names, cannot be written, or was made by a newer release.
         """
         lock = take_lock(path.with_name(path.name + ".lock")) if exclusive else None
         try:
@@ -50,7 +54,7 @@ class SqliteStore:
             if lock is not None:
                 os.close(lock)
             raise
-        return cls(path, lock)
+        return cls(path, lock, PATIENT_S if patient else LOCK_S)
 
     async def migrate(self, migrations: Mapping[str, Sequence[str]]) -> None:
         """Bring tables up to date, as ``open`` does. Raises ``Unusable``."""

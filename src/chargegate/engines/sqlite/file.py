@@ -21,9 +21,14 @@ _PRAGMAS: Final = (
 )
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection whose commits are on disk when they return. It may be closed in another thread."""
-    connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+PATIENT_S: Final = 10.0
+"""How long a start or a command waits for a lock that another program holds."""
+
+
+def connect(path: Path, lock_s: float = PATIENT_S) -> sqlite3.Connection:
+    """A connection whose commits are on disk when they return. It may be closed in another thread. It waits ``lock_s``
+    where another program has locked the file."""
+    connection = sqlite3.connect(path, timeout=lock_s, isolation_level=None, check_same_thread=False)
     try:
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")

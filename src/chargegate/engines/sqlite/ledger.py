@@ -25,6 +25,9 @@ from chargegate.ledger.rows import decision_of, request_of
 from chargegate.model import Decision
 from chargegate.storage.unavailable import Unusable
 
+# An audit row does not say whose it is; its request does.
+_OF_CLIENT = "EXISTS (SELECT 1 FROM charging_requests WHERE request_id = a.request_id AND client = ?)"
+
 
 class SqliteLedger:
     """Keeps the promises of ``Ledger``."""
@@ -43,14 +46,14 @@ class SqliteLedger:
             if rows:
                 self._on_audit(rows)
 
-    def accepted(self, request_id: str, station_id: str, created_at: int) -> None:
-        self._accepted.add(request_id, station_id, created_at)
+    def accepted(self, request_id: str, station_id: str, created_at: int, client: str = "") -> None:
+        self._accepted.add(request_id, station_id, created_at, client)
 
     async def _accept(self, batch: list[Accepted]) -> None:
         await self._store.write(writes.ACCEPT, batch)
 
-    async def record(self, decision: Decision, created_at: int) -> Recorded:
-        written: writes.Written = await self._store.write(self._record, writes.Entry(decision, created_at))
+    async def record(self, decision: Decision, created_at: int, client: str = "") -> Recorded:
+        written: writes.Written = await self._store.write(self._record, writes.Entry(decision, created_at, client))
         return written.recorded
 
     async def recorded(self, request_id: str) -> Recorded | None:
@@ -81,10 +84,11 @@ class SqliteLedger:
         until: int | None,
         *,
         station_id: str | None = None,
+        client: str | None = None,
         limit: int | None = None,
         after: str | None = None,
     ) -> Sequence[StationStats]:
-        conditions = _matching(DecisionFilter(station_id, since=since, until=until))
+        conditions = _matching(DecisionFilter(station_id, since=since, until=until, client=client))
         if after is not None:
             conditions["a.station_id > ?"] = (after,)
         query, values = _where(LEDGER["station_stats"], conditions)
@@ -95,9 +99,17 @@ class SqliteLedger:
         return await self._store.scan(select(lambda row: StationStats(*row), query, values))
 
     async def dead_letters(
-        self, since: int | None, until: int | None, limit: int, after: tuple[int, str] | None
+        self,
+        since: int | None,
+        until: int | None,
+        limit: int,
+        after: tuple[int, str] | None,
+        *,
+        client: str | None = None,
     ) -> Sequence[DeadLetter]:
         conditions: dict[str, Sequence[Any]] = {}
+        if client is not None:
+            conditions["r.client = ?"] = (client,)
         if since is not None:
             conditions["r.processed_at >= ?"] = (since,)
         if until is not None:
@@ -140,6 +152,13 @@ class SqliteLedger:
         holds: Claim = await self._store.write(writes.CLAIM, (key_digest, claim))
         return holds
 
+    async def release(self, key_digest: str, claim: Claim) -> None:
+        await self._store.write(writes.RELEASE, (key_digest, claim.request_id))
+
+    async def replace(self, key_digest: str, held: Claim, claim: Claim) -> bool:
+        replaced: bool = await self._store.write(writes.REPLACE, (key_digest, held, claim))
+        return replaced
+
     async def put_value_if_absent(self, name: str, value: str) -> str:
         kept: str = await self._store.write(writes.PUT_VALUE_IF_ABSENT, (name, value))
         return kept
@@ -173,6 +192,7 @@ def _matching(which: DecisionFilter) -> dict[str, Sequence[Any]]:
         "a.reason = ?": which.reason,
         "a.timestamp >= ?": which.since,
         "a.timestamp < ?": which.until,
+        _OF_CLIENT: which.client,
     }
     return {condition: (value,) for condition, value in wanted.items() if value is not None}
 

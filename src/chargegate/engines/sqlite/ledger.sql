@@ -6,13 +6,14 @@ ON CONFLICT (request_id) DO NOTHING RETURNING request_id, sequence
 
 -- name: insert_requests
 -- A conflict is with a request that was only accepted: one that was decided has its audit row, and is left out before.
-INSERT INTO charging_requests (request_id, station_id, driver_token_hash, created_at, started_at, status)
+INSERT INTO charging_requests (request_id, station_id, driver_token_hash, created_at, started_at, status, client)
 VALUES {rows}
 ON CONFLICT (request_id) DO UPDATE SET station_id = excluded.station_id,
-    driver_token_hash = excluded.driver_token_hash, started_at = excluded.started_at, status = excluded.status
+    driver_token_hash = excluded.driver_token_hash, started_at = excluded.started_at, status = excluded.status,
+    client = ifnull(nullif(excluded.client, ''), client)
 
 -- name: accept
-INSERT INTO charging_requests (request_id, station_id, driver_token_hash, created_at, started_at, status)
+INSERT INTO charging_requests (request_id, station_id, driver_token_hash, created_at, started_at, status, client)
 VALUES {rows}
 ON CONFLICT (request_id) DO NOTHING
 
@@ -82,6 +83,12 @@ ON CONFLICT (key_digest) DO UPDATE SET ({claim}) = ({excluded_claim}) WHERE crea
 
 -- name: claim
 SELECT {claim} FROM idempotency_keys WHERE key_digest = ?
+
+-- name: release
+DELETE FROM idempotency_keys WHERE key_digest = ? AND request_id = ?
+
+-- name: replace
+UPDATE idempotency_keys SET ({claim}) = ({claim_values}) WHERE key_digest = ? AND ({claim}) = ({claim_values})
 
 -- name: put_value_if_absent
 INSERT INTO service_facts VALUES (?, ?) ON CONFLICT DO NOTHING

@@ -134,7 +134,7 @@ class SqliteQueue:
         if row is None:
             return None
         first_waiting = self._window[0].handle if self._window else self._cursor + 1
-        return Waiting(row[1], row[2], taken=row[0] < first_waiting)
+        return Waiting(row[1], row[2], row[0] < first_waiting, row[3])
 
     async def depth(self) -> Depth:
         oldest: int | None = None

@@ -15,7 +15,7 @@ SELECT seq FROM sqlite_sequence WHERE name = 'queue'
 SELECT seq, {message} FROM queue WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
 
 -- name: find
-SELECT seq, station_id, accepted_at FROM queue WHERE request_id = ? ORDER BY seq LIMIT 1
+SELECT seq, station_id, accepted_at, body FROM queue WHERE request_id = ? ORDER BY seq LIMIT 1
 
 -- name: oldest
 SELECT accepted_at FROM queue WHERE seq > ? ORDER BY seq LIMIT 1

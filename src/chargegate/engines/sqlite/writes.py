@@ -21,6 +21,7 @@ _OLD_CLAIMS: Final = 200
 class Entry(msgspec.Struct, frozen=True):
     decision: Decision
     created_at: int
+    client: str
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -40,7 +41,7 @@ def record(connection: sqlite3.Connection, entries: list[Entry]) -> list[Written
     for cursor, _ in many(connection, LEDGER["insert_audit"], [astuple(entry.decision) for entry in entries]):
         inserted.update(cursor.fetchall())
     new = [entry for entry in entries if entry.decision.request_id in inserted]
-    run_many(connection, LEDGER["insert_requests"], [_request(entry.decision, entry.created_at) for entry in new])
+    run_many(connection, LEDGER["insert_requests"], [_request(entry) for entry in new])
     written = []
     for entry in entries:
         decision = entry.decision
@@ -56,13 +57,17 @@ def record(connection: sqlite3.Connection, entries: list[Entry]) -> list[Written
     return written
 
 
-def _request(decision: Decision, created_at: int) -> tuple[Any, ...]:
-    d = decision
-    return d.request_id, d.station_id, d.driver_token_hash, created_at, d.timestamp, "PROCESSING"
+def _request(entry: Entry) -> tuple[Any, ...]:
+    d = entry.decision
+    return d.request_id, d.station_id, d.driver_token_hash, entry.created_at, d.timestamp, "PROCESSING", entry.client
 
 
 def _accept(connection: sqlite3.Connection, batches: list[list[Accepted]]) -> None:
-    rows = [(request_id, station_id, "", at, at, "QUEUED") for batch in batches for request_id, station_id, at in batch]
+    rows = [
+        (request_id, station_id, "", at, at, "QUEUED", client)
+        for batch in batches
+        for request_id, station_id, at, client in batch
+    ]
     run_many(connection, LEDGER["accept"], rows)
 
 
@@ -89,6 +94,13 @@ def _claim(connection: sqlite3.Connection, items: list[tuple[str, Claim]]) -> li
     return holding
 
 
+def _replace(connection: sqlite3.Connection, items: list[tuple[str, Claim, Claim]]) -> list[bool]:
+    return [
+        connection.execute(LEDGER["replace"], (*astuple(claim), digest, *astuple(held))).rowcount > 0
+        for digest, held, claim in items
+    ]
+
+
 def _put_value_if_absent(connection: sqlite3.Connection, items: list[tuple[str, str]]) -> list[str]:
     connection.executemany(LEDGER["put_value_if_absent"], items)
     return [connection.execute(LEDGER["value"], (name,)).fetchone()[0] for name, _ in items]
@@ -111,6 +123,8 @@ RESTART: Final = _each(LEDGER["restart"])
 ATTEMPTED: Final = _each(LEDGER["attempted"])
 SAVE_SINK_POSITION: Final = _each(LEDGER["save_sink_position"])
 CLAIM: Final = Operation(_claim)
+RELEASE: Final = _each(LEDGER["release"])
+REPLACE: Final = Operation(_replace)
 PUT_VALUE_IF_ABSENT: Final = Operation(_put_value_if_absent)
 PUT_VALUE: Final = _each(LEDGER["put_value"])
 DISCARD: Final = Operation(_discard)

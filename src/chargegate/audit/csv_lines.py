@@ -1,0 +1,111 @@
+"""The lines of the CSV audit log: how a row becomes one, and what can be read back from them."""
+
+import csv
+import gzip
+import os
+import re
+import stat
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from operator import attrgetter
+from pathlib import Path
+from typing import Final
+
+from chargegate.ledger.records import AuditRow
+from chargegate.model import AUDIT_COLUMNS, Decision, Status, to_iso
+
+HEADER: Final = ",".join(AUDIT_COLUMNS) + "\n"
+_LINE: Final = ",".join(["%s"] * len(AUDIT_COLUMNS)) + "\n"
+_PLAIN: Final = "(?:[A-Za-z0-9_][A-Za-z0-9_.:-]*+)?+"
+_FORMULA: Final = frozenset("=+-@\t\r\n")
+TAIL_BYTES: Final = 16 * 1024 * 1024
+"""More than is written between two saves of the position, five seconds apart."""
+
+_CHUNK: Final = 1024 * 1024
+_MOST_UNPACKED: Final = 16 * TAIL_BYTES
+
+_fields_after_timestamp = attrgetter(*AUDIT_COLUMNS[1:])
+_plain_field = re.compile(_PLAIN).fullmatch
+_plain_lines = re.compile(f"(?:{','.join([_PLAIN] * len(AUDIT_COLUMNS))}\n)*+").fullmatch
+
+_ANY_FIELD: Final = rb'(?:"(?:[^"\n]|"")*+"|[^",\x00-\x1f\x7f]*+)'
+_whole_line = re.compile(
+    rb"\d{4}-\d\d-\d\dT[0-9:.]+Z,%s,(?:%s),%s,-?\d+\n"
+    % (b",".join([_ANY_FIELD] * 3), "|".join(Status).encode(), _ANY_FIELD)
+).fullmatch
+
+
+def as_lines(rows: list[AuditRow]) -> str:
+    """A line for each row. All fields are checked together, because nearly always none of them needs quotes."""
+    text = "".join([_LINE % (to_iso(row.decision.timestamp), *_fields_after_timestamp(row.decision)) for row in rows])
+    # The count shows that no field has line breaks: such a field could look like several plain ones.
+    if text.count("\n") == len(rows) and _plain_lines(text):
+        return text
+    return "".join([_quoted_line(row.decision) for row in rows])
+
+
+def _quoted_line(decision: Decision) -> str:
+    fields = (to_iso(decision.timestamp), *map(str, _fields_after_timestamp(decision)))
+    return _LINE % tuple(map(_quoted, fields))
+
+
+def _quoted(text: str) -> str:
+    """A field as in RFC 4180. A spreadsheet does not run it as a formula."""
+    if _plain_field(text):
+        return text
+    if text[:1] in _FORMULA:
+        text = "'" + text
+    text = text.replace("\r", " ").replace("\n", " ")
+    return '"' + text.replace('"', '""') + '"'
+
+
+def request_ids(text: bytes) -> Iterator[str]:
+    """The request ids of the whole lines in a part of a log that begins anywhere."""
+    for whole in filter(_whole_line, text.splitlines(keepends=True)):
+        line = whole.decode(errors="replace")
+        field = (next(csv.reader([line])) if '"' in line else line.split(",", 2))[1]
+        yield field[1:] if field[:1] == "'" and field[1:2] in _FORMULA else field
+
+
+def end_of_lines(text: bytes, *, only_whole: bool) -> int:
+    """Where the last line of a part of a log ends; what stands behind it was left unfinished.
+
+    With ``only_whole`` also lines that cannot be ours are left behind it, where one of ours stands before them: a disk
+    that lost its power may have put anything at the end of the file.
+    """
+    finished = text.rfind(b"\n") + 1
+    end = finished
+    while only_whole and end:
+        start = text.rfind(b"\n", 0, end - 1) + 1
+        line = text[start:end]
+        if _whole_line(line) or line == HEADER.encode():
+            return end
+        end = start
+    return finished if text.strip(b"\x00\t\r\n ") or not only_whole else 0
+
+
+def checksum_of_head(text: bytes) -> int:
+    """A checksum of the header and the first line of a log, by which it is known again; 0 where it has no line."""
+    end = text.find(b"\n", text.find(b"\n") + 1) + 1
+    return zlib.crc32(text[:end]) if end > len(HEADER) else 0
+
+
+def tail_of(path: Path) -> bytes:
+    """The end of a log, which may be compressed with gzip. Raises ``OSError``, ``EOFError`` and ``zlib.error``."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(file, "rb") as raw:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            return b""
+        if raw.read(2) != b"\x1f\x8b":
+            raw.seek(max(0, status.st_size - TAIL_BYTES))
+            return raw.read(TAIL_BYTES)
+        raw.seek(0)
+        chunks: deque[bytes] = deque(maxlen=TAIL_BYTES // _CHUNK)
+        read = 0
+        with gzip.GzipFile(fileobj=raw) as unpacked:
+            while read < _MOST_UNPACKED and (chunk := unpacked.read(_CHUNK)):
+                chunks.append(chunk)
+                read += len(chunk)
+        return b"".join(chunks)

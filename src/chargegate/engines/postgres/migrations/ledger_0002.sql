@@ -1,0 +1,1 @@
+ALTER TABLE charging_requests ADD COLUMN client text COLLATE "C" NOT NULL DEFAULT ''
