@@ -8,7 +8,7 @@ import msgspec
 from chargegate.delivering.retry import says_when
 from chargegate.delivering.signing import Signer
 from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, NotSent, TimedOut
-from chargegate.model import CallbackTarget
+from chargegate.model import CallbackTarget, now_ms
 from chargegate.observe import Metrics
 
 
@@ -51,7 +51,7 @@ class Sender:
 
     async def send(self, request_id: str, target: CallbackTarget, body: bytes, traceparent: str) -> Attempt:
         """Try once. This never raises for what the receiver or the network does."""
-        headers = self._signer.headers(request_id, int(time.time()), body)
+        headers = self._signer.headers(request_id, now_ms() // 1000, body)
         if traceparent:
             headers += b"traceparent: " + traceparent.encode() + b"\r\n"
         started = time.perf_counter()
