@@ -77,9 +77,12 @@ class Process:
             self._process.kill()
             self._process.wait()
 
-    def terminate(self) -> None:
+    def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(number)
+
+    def terminate(self) -> None:
+        self.signal(signal.SIGTERM)
 
     def ended(self, limit_s: float = 40) -> None:
         """Wait until the process has ended with exit code 0."""
