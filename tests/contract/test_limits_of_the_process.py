@@ -119,3 +119,82 @@ def test_no_file_left_is_told_once_and_passes(
     assert running.finished(running.ask(receiver.url()))["status"] == "COMPLETED"
     assert "files can be opened again" in running.log
     assert "Traceback" not in running.log
+
+
+def test_a_callback_waits_for_a_file_and_uses_no_attempt(
+    service: Callable[..., Service],
+    site: Callable[..., Site],
+    no_more_files: Callable[[Service], AbstractContextManager[None]],
+    eventually: Callable[..., Any],
+) -> None:
+    """No connection to any receiver was made before, so that each callback needs a file."""
+    running = service(callback__retry_delay_ms=1)
+    receivers = [site() for _ in range(8)]
+    running.metrics()
+    with no_more_files(running):
+        asked = [running.ask(each.url()) for each in receivers for _ in range(3)]
+        eventually(lambda: not_sent(running) > 4 * len(asked), 30, lambda: running.log)
+        assert not any(each.calls for each in receivers)
+        assert {running.session(each.request_id)["status"] for each in asked} <= {"QUEUED", "PROCESSING"}
+        callbacks = running.client.get("/health").json()["components"]["callbacks"]
+        assert callbacks["details"]["open_circuits"] == 0
+    for each in asked:
+        found = running.finished(each)
+        assert (found["status"], found["callback"]["attempts"]) == ("COMPLETED", 1)
+    assert sum(len(each.calls) for each in receivers) == len(asked)
+    assert running.metrics()["dead_letters"] == 0
+
+
+def not_sent(service: Service) -> float:
+    return service.metrics().get('callback_deliveries_total{outcome="not_sent"}', 0)
+
+
+def test_the_authorizer_is_asked_when_there_is_a_file_again(
+    service: Callable[..., Service],
+    site: Callable[..., Site],
+    answer: Callable[..., Any],
+    no_more_files: Callable[[Service], AbstractContextManager[None]],
+    receiver: Site,
+) -> None:
+    """That it could not be asked opens no circuit and uses up no retry."""
+    authorizer = site(lambda _call: answer("allowed"))
+    running = service(
+        authorization__backend="http",
+        authorization__url=authorizer.url("/decide"),
+        authorization__max_retries=0,
+        authorization__circuit_breaker__failure_threshold=1,
+    )
+    running.metrics()
+    with no_more_files(running):
+        asked = [running.ask(receiver.url()) for _ in range(20)]
+        began = time.monotonic()
+        while time.monotonic() - began < 3:
+            states = {running.session(each.request_id)["status"] for each in asked}
+            assert states <= {"QUEUED", "PROCESSING"}, running.log
+        assert not authorizer.calls
+    assert {running.finished(each)["decision"]["status"] for each in asked} == {"allowed"}
+    assert running.metrics()['circuit_breaker_state{name="authorization"}'] == 0
+
+
+def test_who_could_not_be_asked_in_time_is_not_to_blame(
+    service: Callable[..., Service],
+    site: Callable[..., Site],
+    answer: Callable[..., Any],
+    no_more_files: Callable[[Service], AbstractContextManager[None]],
+    receiver: Site,
+    eventually: Callable[..., Any],
+) -> None:
+    authorizer = site(lambda _call: answer("allowed"))
+    running = service(
+        authorization__backend="http",
+        authorization__url=authorizer.url("/decide"),
+        authorization__timeout_ms=500,
+        authorization__circuit_breaker__failure_threshold=1,
+    )
+    running.metrics()
+    with no_more_files(running):
+        asked = [running.ask(receiver.url()) for _ in range(5)]
+        for each in asked:
+            decision = eventually(lambda each=each: running.session(each.request_id)["decision"], 20)
+            assert (decision["status"], decision["reason"]) == ("unknown", "authorization_timeout")
+    assert running.finished(running.ask(receiver.url()))["decision"]["status"] == "allowed"
