@@ -27,7 +27,7 @@ def build(parts: Parts) -> ASGIApp:
     routes: list[Route] = [intake.route(parts)]
     for subject in (sessions, decisions, dead_letters, access_list):
         routes += subject.route.declared
-    routes = with_document([*routes, *_monitoring(parts)], keys_required=bool(parts.access_keys))
+    routes = with_document([*routes, *_monitoring(parts)], keys=parts.access_keys)
     origins = _origins_of(parts)
     hot = intake.Intake(parts, origins)
     other = _Routed(routes, parts, origins)
@@ -47,7 +47,7 @@ def build_monitoring(parts: Parts) -> ASGIApp:
 
 
 def _origins_of(parts: Parts) -> Origins:
-    return Origins(any_host=bool(parts.access_keys), hosts=parts.allowed_hosts, origins=parts.allowed_origins)
+    return Origins(keys=parts.access_keys, hosts=parts.allowed_hosts, origins=parts.allowed_origins)
 
 
 def _monitoring(parts: Parts) -> list[Route]:

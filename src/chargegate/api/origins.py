@@ -13,6 +13,7 @@ from typing import Final
 from starlette.types import Scope
 
 from chargegate.api.errors import Refused
+from chargegate.keys import AccessKeys
 from chargegate.model import IPAddress, broken
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -38,9 +39,9 @@ _SINGLE: Final = {
 class Origins:
     """Refuses requests by their headers, before anything else looks at them."""
 
-    def __init__(self, *, any_host: bool, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
-        """``any_host``: where access keys are configured, the host says nothing."""
-        self._any_host = any_host
+    def __init__(self, *, keys: AccessKeys, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
+        """Where there are access keys, the host says nothing."""
+        self._keys = keys
         self._hosts = {"localhost", *(normal_host(host) for host in hosts)}
         self._origins = {origin.lower().rstrip("/").encode() for origin in origins}
         self._good: set[bytes] = set()
@@ -52,7 +53,7 @@ class Origins:
             _refuse_repeated(scope["headers"])
         if b"authorization" in headers and b"x-api-key" in headers:
             raise broken(dict.fromkeys(("Authorization", "X-API-Key"), "an access key is sent in one way, not in two"))
-        if not self._any_host and headers.get(b"host", b"") not in self._good:
+        if not self._keys and headers.get(b"host", b"") not in self._good:
             self._check_host(scope, headers)
         if b"origin" in headers or b"sec-fetch-site" in headers:
             self._check_page(scope, headers)

@@ -11,7 +11,7 @@ import msgspec
 from chargegate.delivering.retry import says_when
 from chargegate.delivering.signing import Signer
 from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, NameNeeded, NotSent, TimedOut
-from chargegate.model import CallbackTarget, IPAddress
+from chargegate.model import CallbackTarget, IPAddress, now_ms
 from chargegate.observe import Metrics
 
 
@@ -78,7 +78,7 @@ class Sender:
         """Try once, on the way that was found before. This never raises for what the receiver or the network does."""
         if isinstance(way, CallFailed):
             return Attempt(Outcome.UNREACHABLE, None, way.reason)
-        headers = self._signer.headers(request_id, int(time.time()), body)
+        headers = self._signer.headers(request_id, now_ms() // 1000, body)
         if traceparent:
             headers += b"traceparent: " + traceparent.encode() + b"\r\n"
         started = time.perf_counter()

@@ -3,6 +3,7 @@
 from chargegate.http1.answer import MAX_HEAD
 from chargegate.http1.client import HttpClient
 from chargegate.http1.connection import (
+    NO_SOCKET,
     AddressBlocked,
     BadAnswer,
     CallFailed,
@@ -16,6 +17,7 @@ from chargegate.http1.tls import tls_context
 
 __all__ = [
     "MAX_HEAD",
+    "NO_SOCKET",
     "AddressBlocked",
     "BadAnswer",
     "CallFailed",

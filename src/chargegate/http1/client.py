@@ -12,6 +12,7 @@ from typing import Final
 
 from chargegate import __version__
 from chargegate.http1.connection import (
+    NO_SOCKET,
     BadAnswer,
     CallFailed,
     ConnectFailed,
@@ -267,5 +268,5 @@ def _connect_failure(error: OSError | ValueError, address: IPAddress) -> CallFai
     if isinstance(error, ConnectionRefusedError):
         return ConnectFailed("connection_refused")
     if isinstance(error, OSError) and (error.errno in _OUR_FAULT or (error.errno, address.version) == _NO_PORT_LEFT):
-        return NotSent("no_socket")
+        return NotSent(NO_SOCKET)
     return ConnectFailed("connect_failed")

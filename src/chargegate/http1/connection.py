@@ -24,6 +24,9 @@ class Response(msgspec.Struct, frozen=True):
     retry_after: str | None
 
 
+NO_SOCKET: Final = "no_socket"
+
+
 class CallFailed(Exception):
     """There is no answer. ``reason`` is a short, stable code that names no address, host or path."""
 
