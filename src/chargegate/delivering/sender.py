@@ -2,22 +2,29 @@
 
 import time
 from enum import Enum
+from typing import Final
 
 import msgspec
 
 from chargegate.delivering.retry import says_when
 from chargegate.delivering.signing import Signer
-from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, NotSent, TimedOut
+from chargegate.http1 import AddressBlocked, CallFailed, ConnectFailed, HttpClient, NotSent, TimedOut
 from chargegate.model import CallbackTarget
-from chargegate.observe import Metrics
+from chargegate.observe import Metrics, log
+
+NO_USABLE_ADDRESS: Final = "no_usable_address"
+"""The error of a callback whose host has no address that may be called. Whether there is none, or only one inside, is
+for the log: clients would learn from it which names exist inside."""
+
+_NO_ADDRESS: Final = frozenset({"address_blocked", "name_not_resolved"})
 
 
 class Outcome(Enum):
     """How an attempt ended.
 
-    ``UNREACHABLE``: it could not be connected to, or did not answer in time. ``REFUSED``: the receiver wants to be left
-    alone for a while (429, or 503 with ``Retry-After``), ``GONE``: for ever (410). ``NOT_SENT``: nothing was sent, for
-    a reason that is not the receiver's. ``FAILED``: it answered anything else that is no success.
+    ``UNREACHABLE``: it could not or may not be connected to, or did not answer in time. ``REFUSED``: the receiver wants
+    to be left alone for a while (429, or 503 with ``Retry-After``), ``GONE``: for ever (410). ``NOT_SENT``: nothing was
+    sent, for a reason that is not the receiver's. ``FAILED``: it answered anything else that is no success.
     """
 
     DELIVERED = 0
@@ -58,16 +65,24 @@ class Sender:
         try:
             answer = await self._client.post(target, headers, body, self._timeout)
         except NotSent as failure:
-            return Attempt(Outcome.NOT_SENT, None, failure.reason)
+            return Attempt(Outcome.NOT_SENT, None, _error(failure, request_id))
         except CallFailed as failure:
-            unreachable = isinstance(failure, ConnectFailed | TimedOut)
-            return Attempt(Outcome.UNREACHABLE if unreachable else Outcome.FAILED, None, failure.reason)
+            unreachable = isinstance(failure, ConnectFailed | TimedOut | AddressBlocked)
+            return Attempt(Outcome.UNREACHABLE if unreachable else Outcome.FAILED, None, _error(failure, request_id))
         finally:
             self._observe(time.perf_counter() - started)
         status, retry_after = answer.status, answer.retry_after
         if 200 <= status < 300:
             return Attempt(_DELIVERED, status, None)
         return Attempt(_refusal(status, retry_after), status, f"http_{status}", retry_after)
+
+
+def _error(failure: CallFailed, request_id: str) -> str:
+    """The failure's code as clients see it."""
+    if failure.reason not in _NO_ADDRESS:
+        return failure.reason
+    log.info("callback has no usable address", request_id=request_id, why=failure.reason)
+    return NO_USABLE_ADDRESS
 
 
 def _refusal(status: int, retry_after: str | None) -> Outcome:

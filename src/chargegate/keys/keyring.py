@@ -75,9 +75,14 @@ class Keyring:
                 f"sealed with the key {key_id.hex()}, but it, or what it is bound to, was changed"
             ) from None
 
+    @staticmethod
+    def knows_form(sealed_prefix: bytes) -> bool:
+        """Whether this release, or an earlier one, seals data that begins so."""
+        return sealed_prefix[:1] in (_VERSION, _RELEASED)
+
     def knows(self, sealed_prefix: bytes) -> bool:
         """Whether there is a key for sealed data. ``sealed_prefix`` is its first ``SEALED_PREFIX`` bytes."""
-        return sealed_prefix[:1] in (_VERSION, _RELEASED) and sealed_prefix[1:SEALED_PREFIX] in self._ciphers
+        return self.knows_form(sealed_prefix) and sealed_prefix[1:SEALED_PREFIX] in self._ciphers
 
     @property
     def hash_key_id(self) -> str:

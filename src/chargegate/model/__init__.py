@@ -32,7 +32,7 @@ from chargegate.model.request import (
     valid_traceparent,
 )
 from chargegate.model.shown import Hidden, Iso, Millis, Moment, ShortHash, TokenHash, Without
-from chargegate.model.text import one_line
+from chargegate.model.text import one_line, printable_json
 from chargegate.model.times import from_iso, now_ms, to_iso
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "one_line",
     "parse_body",
     "parse_callback_url",
+    "printable_json",
     "station_fault",
     "to_iso",
     "token_fault",

@@ -62,7 +62,7 @@ SELECT count(*) FROM charging_requests WHERE status = 'FAILED' AND sealed NOTNUL
 UPDATE charging_requests SET sealed = NULL WHERE request_id = ? AND status = 'FAILED' AND sealed NOTNULL
 
 -- name: sealed_prefixes
-SELECT DISTINCT substr(sealed, 1, ?) FROM charging_requests WHERE status = 'FAILED' AND sealed NOTNULL
+SELECT DISTINCT ifnull(substr(CAST(sealed AS BLOB), 1, ?), x'') FROM charging_requests WHERE status = 'FAILED' AND sealed NOTNULL
 
 -- name: audit_after
 SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE a.sequence > ? ORDER BY a.sequence LIMIT ?
