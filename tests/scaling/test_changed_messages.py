@@ -163,7 +163,9 @@ def in_kafka(url: str, names: dict[str, str]) -> dict[str, str]:
     servers, _, rest = url.removeprefix("kafka://").partition("/")
     topic = rest.partition("?")[0]
     consumer = Consumer({"bootstrap.servers": servers, "group.id": uuid.uuid4().hex, "auto.offset.reset": "earliest"})
-    partitions = [TopicPartition(topic, number, 0) for number in consumer.list_topics(topic).topics[topic].partitions]
+    partitions = [
+        TopicPartition(topic, number, 0) for number in consumer.list_topics(topic, timeout=30).topics[topic].partitions
+    ]
     consumer.assign(partitions)
     found: list[tuple[Message, Any]] = []
 
@@ -175,10 +177,14 @@ def in_kafka(url: str, names: dict[str, str]) -> dict[str, str]:
         return len(found) == len(names)
 
     eventually(read, 60)
-    ends = [TopicPartition(topic, each.partition, consumer.get_watermark_offsets(each)[1]) for each in partitions]
+    ends = [
+        TopicPartition(topic, each.partition, consumer.get_watermark_offsets(each, timeout=30)[1])
+        for each in partitions
+    ]
     consumer.close()
-    for deleted in AdminClient({"bootstrap.servers": servers}).delete_records(ends).values():
-        deleted.result()
+    admin = AdminClient({"bootstrap.servers": servers})  # without a name it would be gone before it has the answer
+    for deleted in admin.delete_records(ends).values():
+        deleted.result(30)
     producer = Producer({"bootstrap.servers": servers})
     done = {}
     for before, record in found:

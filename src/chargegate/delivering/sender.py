@@ -9,12 +9,8 @@ import msgspec
 from chargegate.delivering.retry import says_when
 from chargegate.delivering.signing import Signer
 from chargegate.http1 import AddressBlocked, CallFailed, ConnectFailed, HttpClient, NotSent, TimedOut
-from chargegate.model import CallbackTarget
+from chargegate.model import NO_USABLE_ADDRESS, CallbackTarget
 from chargegate.observe import Metrics, log
-
-NO_USABLE_ADDRESS: Final = "no_usable_address"
-"""The error of a callback whose host has no address that may be called. Whether there is none, or only one inside, is
-for the log: clients would learn from it which names exist inside."""
 
 _NO_ADDRESS: Final = frozenset({"address_blocked", "name_not_resolved"})
 

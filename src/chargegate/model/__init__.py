@@ -9,6 +9,7 @@ from chargegate.model.callback_url import (
 )
 from chargegate.model.decision import (
     AUDIT_COLUMNS,
+    NO_USABLE_ADDRESS,
     CallbackPayload,
     Decision,
     Reason,
@@ -42,6 +43,7 @@ __all__ = [
     "MAX_CALLBACK_URL",
     "MAX_DRIVER_TOKEN",
     "MIN_DRIVER_TOKEN",
+    "NO_USABLE_ADDRESS",
     "OTHER_SPELLINGS",
     "UUID_PATTERN",
     "UUID_RULE",
