@@ -65,25 +65,18 @@ def test_a_name_inside_looks_like_one_that_does_not_exist(
     assert told == {"address_blocked", "name_not_resolved"}  # in the log, for administrators
 
 
-def test_a_name_inside_opens_a_circuit_like_one_that_does_not_exist(
-    service: Callable[..., Service], names: NameServer, receiver: Site, eventually: Callable[..., Any]
+def test_many_callbacks_to_a_name_inside_end_like_those_to_one_that_does_not_exist(
+    service: Callable[..., Service], names: NameServer, receiver: Site
 ) -> None:
-    errors = []
+    caller = service(callback__allowed_networks=[], callback__name_servers=[names.address], callback__retry_delay_ms=1)
     for host in ("private.inside.example", "nowhere.inside.example"):
-        caller = service(
-            callback__allowed_networks=[],
-            callback__name_servers=[names.address],
-            callback__deadline_ms=3000,
-            callback__circuit__probe_interval_ms=500,
-        )
         asked = [caller.ask(f"http://{host}:{receiver.port}/hook") for _ in range(12)]
-        eventually(lambda caller=caller: caller.metrics()[STATE] > 0, why=f"no circuit opened for {host}")
-        ended = [caller.finished(each) for each in asked]
-        assert {each["status"] for each in ended} == {"FAILED"}
-        errors.append({each["callback"]["last_error"] for each in ended})
-        caller.kill()
-    # Those that were parked from the beginning were never attempted.
-    assert all({"no_usable_address"} <= each <= {"no_usable_address", "deadline_exceeded"} for each in errors)
+        ends = [caller.finished(each) for each in asked]
+        assert {each["status"] for each in ends} == {"FAILED"}
+        assert {(each["callback"]["attempts"], each["callback"]["last_error"]) for each in ends} == {
+            (3, "no_usable_address")
+        }
+        assert caller.metrics()[STATE] == 0
 
 
 # Networks that the operator blocks

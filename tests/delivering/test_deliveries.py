@@ -35,7 +35,7 @@ OK = Attempt(Outcome.DELIVERED, 200, None)
 REFUSED = Attempt(Outcome.UNREACHABLE, None, "connection_refused")
 ERROR = Attempt(Outcome.FAILED, 500, "http_500")
 GONE = Attempt(Outcome.GONE, 410, "http_410")
-NOT_SENT = Attempt(Outcome.NOT_SENT, None, "name_not_resolved")
+NOT_SENT = Attempt(Outcome.NOT_SENT, None, "no_usable_address")
 
 
 def asks_to_wait(seconds: int) -> Attempt:

@@ -33,7 +33,8 @@ ANSWERS = [
     Attempt(Outcome.GONE, 410, "http_410"),
     Attempt(Outcome.REFUSED, 429, "http_429"),
     Attempt(Outcome.REFUSED, 503, "http_503", "9"),
-    Attempt(Outcome.NOT_SENT, None, "name_not_resolved"),
+    Attempt(Outcome.NOT_SENT, None, "no_usable_address"),
+    Attempt(Outcome.NO_ADDRESS, None, "no_usable_address"),
 ]
 TIMEOUT = ANSWERS[3]
 

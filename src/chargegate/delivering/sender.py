@@ -8,7 +8,7 @@ import msgspec
 
 from chargegate.delivering.retry import says_when
 from chargegate.delivering.signing import Signer
-from chargegate.http1 import AddressBlocked, CallFailed, ConnectFailed, HttpClient, NotSent, TimedOut
+from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, NotSent, TimedOut
 from chargegate.model import NO_USABLE_ADDRESS, CallbackTarget
 from chargegate.observe import Metrics, log
 
@@ -18,9 +18,10 @@ _NO_ADDRESS: Final = frozenset({"address_blocked", "name_not_resolved"})
 class Outcome(Enum):
     """How an attempt ended.
 
-    ``UNREACHABLE``: it could not or may not be connected to, or did not answer in time. ``REFUSED``: the receiver wants
-    to be left alone for a while (429, or 503 with ``Retry-After``), ``GONE``: for ever (410). ``NOT_SENT``: nothing was
-    sent, for a reason that is not the receiver's. ``FAILED``: it answered anything else that is no success.
+    ``UNREACHABLE``: it could not be connected to, or did not answer in time. ``NO_ADDRESS``: its name has no address
+    that may be called. ``REFUSED``: the receiver wants to be left alone for a while (429, or 503 with ``Retry-After``),
+    ``GONE``: for ever (410). ``NOT_SENT``: nothing was sent, for a reason that is not the receiver's. ``FAILED``: it
+    answered anything else that is no success.
     """
 
     DELIVERED = 0
@@ -29,6 +30,7 @@ class Outcome(Enum):
     REFUSED = 3
     GONE = 4
     NOT_SENT = 5
+    NO_ADDRESS = 6
 
 
 _DELIVERED = Outcome.DELIVERED  # every delivery needs it, and Python 3.11 looks it up slowly
@@ -63,8 +65,10 @@ class Sender:
         except NotSent as failure:
             return Attempt(Outcome.NOT_SENT, None, _error(failure, request_id))
         except CallFailed as failure:
-            unreachable = isinstance(failure, ConnectFailed | TimedOut | AddressBlocked)
-            return Attempt(Outcome.UNREACHABLE if unreachable else Outcome.FAILED, None, _error(failure, request_id))
+            if failure.reason in _NO_ADDRESS:
+                return Attempt(Outcome.NO_ADDRESS, None, _error(failure, request_id))
+            unreachable = isinstance(failure, ConnectFailed | TimedOut)
+            return Attempt(Outcome.UNREACHABLE if unreachable else Outcome.FAILED, None, failure.reason)
         finally:
             self._observe(time.perf_counter() - started)
         status, retry_after = answer.status, answer.retry_after
