@@ -32,7 +32,8 @@ _ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{_NAME}/?").fullmatch
 
 Ms = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
 PositiveMs = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
-AgeMs = Annotated[int, Meta(ge=0, le=100 * 366 * 24 * 3600 * 1000)]
+LongMs = Annotated[int, Meta(ge=0, le=100 * 366 * 24 * 3600 * 1000)]
+PositiveLongMs = Annotated[int, Meta(ge=1, le=100 * 366 * 24 * 3600 * 1000)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -75,6 +76,7 @@ class Worker(_Section, frozen=True):
 
 class Database(_Section, frozen=True):
     url: str = "sqlite"
+    retention_ms: LongMs = 63_072_000_000
 
 
 class Cache(_Section, frozen=True):
@@ -123,20 +125,23 @@ class Callback(_Section, frozen=True):
     max_parked: Count = 50000
     require_https: bool = False
     allowed_networks: list[str] = []
+    blocked_networks: list[str] = []
     name_servers: list[str] = []
     signing_secrets: list[str] = []
+    dead_letter_retention_ms: PositiveLongMs = 2_592_000_000
+    max_dead_letters: Count = 100_000
     circuit: DestinationCircuit = DestinationCircuit()
 
 
 class Audit(_Section, frozen=True):
     csv_path: str = "authorization_audit.log"
     chain: bool = False
-    rotate_after_ms: AgeMs = 86_400_000
+    rotate_after_ms: LongMs = 86_400_000
     rotate_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 0
-    compress_after_ms: AgeMs = 604_800_000
+    compress_after_ms: LongMs = 604_800_000
     archive_url: str = ""
-    archive_after_ms: AgeMs = 2_592_000_000
-    retention_ms: AgeMs = 63_072_000_000
+    archive_after_ms: LongMs = 2_592_000_000
+    retention_ms: LongMs = 63_072_000_000
 
 
 class Security(_Section, frozen=True):
@@ -216,14 +221,12 @@ def _check(settings: Settings) -> None:
     check_url("database.url", settings.database.url)
     check_url("cache.url", settings.cache.url)
     check_lease(settings.queue.url, settings.queue.lease_ms)
+    _check_retention(settings)
     _check_door(settings)
     _check_server(settings.server)
     _check_authorization(settings.authorization)
-    for text in settings.callback.allowed_networks:
-        try:
-            ipaddress.ip_network(text)
-        except ValueError:
-            raise ConfigError(f"callback.allowed_networks: {text!r} is not a network such as '10.0.0.0/8'") from None
+    _check_networks("callback.allowed_networks", settings.callback.allowed_networks)
+    _check_networks("callback.blocked_networks", settings.callback.blocked_networks)
     for text in settings.callback.name_servers:
         if not _is_name_server(text):
             raise ConfigError(
@@ -240,6 +243,14 @@ def _check_archive(audit: Audit) -> None:
             parse_address(audit.archive_url)
         except ValueError as error:
             raise ConfigError(f"audit.archive_url: {error}") from None
+
+
+def _check_networks(key: str, networks: list[str]) -> None:
+    for text in networks:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            raise ConfigError(f"{key}: {one_line(text)!r} is not a network such as '10.0.0.0/8'") from None
 
 
 def _is_name_server(text: str) -> bool:
@@ -281,6 +292,23 @@ def check_lease(queue_url: str, lease_ms: int) -> None:
     shortest = engine_of(queue_url).shortest_lease_ms
     if lease_ms < shortest:
         raise ConfigError(f"queue.lease_ms: must be at least {shortest} with {scheme(queue_url)}://")
+
+
+def _check_retention(settings: Settings) -> None:
+    """A request that may still come back from the queue must be known, or it would be decided a second time."""
+    parts = {
+        "queue.max_age_ms": settings.queue.max_age_ms,
+        "authorization.timeout_ms": settings.authorization.timeout_ms,
+        "callback.deadline_ms": settings.callback.deadline_ms,
+    }
+    if engine_of(settings.queue.url).capabilities.shared:
+        parts["queue.lease_ms"] = settings.queue.lease_ms
+    least = sum(parts.values())
+    if 0 < settings.database.retention_ms < least:
+        *names, last = parts
+        raise ConfigError(
+            f"database.retention_ms: must be 0 (never), or at least {least}, the sum of {', '.join(names)} and {last}"
+        )
 
 
 def _check_door(settings: Settings) -> None:

@@ -5,8 +5,10 @@ Errors are one line on standard error: exit 1, or 2 for wrong usage. Ctrl-C is 1
 
 import io
 import re
+import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import click
 import uvloop
@@ -25,6 +27,7 @@ from chargegate.cli.replay import replay
 from chargegate.cli.settings import show_settings
 from chargegate.keys import CannotOpen, KeyFileError
 from chargegate.ledger.base import LedgerUnavailable
+from chargegate.model import one_line
 from chargegate.observe import configure_logging
 from chargegate.queues.base import QueueFull, QueueUnavailable
 
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int = 1) -> int:
-    click.echo("chargegate: " + " ".join(message.split()), err=True)
+    click.echo("chargegate: " + one_line(" ".join(message.split())), err=True)
     return code
 
 
@@ -131,9 +134,11 @@ def worker(config_file: str | None) -> None:
 
 
 def _run(config_file: str | None, role: app.Role) -> None:
-    settings = config.load(config_file)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service itself follows it
+    reread = partial(config.load, config_file)
+    settings = reread()
     configure_logging(settings.logging.level, settings.logging.format)
-    uvloop.run(app.serve(settings, role=role))
+    uvloop.run(app.serve(settings, role=role, reread=reread))
 
 
 @chargegate_command.command("demo")
