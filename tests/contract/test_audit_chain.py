@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
 import subprocess
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+import outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,3 +220,113 @@ def test_another_key_verifies_nothing(
     shutil.copy2(files[2], other)
     done = subprocess.run([command, "audit", "verify", other.name], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 1
+
+
+CHANGES = {
+    "change": ("UPDATE authorization_audit SET status = 'allowed' WHERE sequence = 5", "changed", 5),
+    "remove": ("DELETE FROM authorization_audit WHERE sequence = 5", "missing", 5),
+    "remove with its link": (
+        "DELETE FROM authorization_audit WHERE sequence = 5; DELETE FROM audit_chain WHERE sequence = 5",
+        "missing",
+        6,
+    ),
+    "exchange": (
+        (
+            "UPDATE authorization_audit SET sequence = 500 WHERE sequence = 5;"
+            "UPDATE authorization_audit SET sequence = 5 WHERE sequence = 6;"
+            "UPDATE authorization_audit SET sequence = 6 WHERE sequence = 500"
+        ),
+        "changed",
+        5,
+    ),
+    "cut the end off": (
+        "DELETE FROM authorization_audit WHERE sequence > 10; DELETE FROM audit_chain WHERE sequence > 10",
+        "end_missing",
+        None,
+    ),
+    "cut the beginning off": (
+        "DELETE FROM authorization_audit WHERE sequence < 4; DELETE FROM audit_chain WHERE sequence < 4",
+        "missing",
+        4,
+    ),
+    "put in between": (
+        (
+            "UPDATE audit_chain SET sequence = sequence + 100 WHERE sequence > 7;"
+            "UPDATE authorization_audit SET sequence = sequence + 100 WHERE sequence > 7;"
+            "INSERT INTO authorization_audit SELECT 50, timestamp, 'forged', station_id, driver_token_hash, 'allowed', '',"
+            " 1 FROM authorization_audit WHERE sequence = 7"
+        ),
+        "not_in_chain",
+        50,
+    ),
+    "forge a link": (
+        (
+            "UPDATE authorization_audit SET status = 'allowed' WHERE sequence = 5;"
+            "UPDATE audit_chain SET mac = zeroblob(16) WHERE sequence = 5"
+        ),
+        "changed",
+        5,
+    ),
+    "another time": ("UPDATE authorization_audit SET timestamp = timestamp - 1 WHERE sequence = 12", "changed", 12),
+}
+
+
+@pytest.mark.parametrize("how", sorted(CHANGES))
+def test_rows_of_the_database_are_verified_too(
+    written: tuple[Service, list[str], list[Path]], command: str, tmp_path: Path, how: str
+) -> None:
+    service, _, _ = written
+    file = service.data / "chargegate.db"
+    kept = tmp_path / "kept.db"
+    code, told = run(command, service, "verify")
+    assert (code, told["database"]["embedded"]["rows"]) == (0, 12)
+    statements, what, sequence = CHANGES[how]
+    with contextlib.closing(sqlite3.connect(file)) as database, contextlib.closing(sqlite3.connect(kept)) as copy:
+        database.backup(copy)
+        database.executescript(statements)
+    try:
+        code, told = run(command, service, "verify")
+        problems = told["database"]["embedded"]["problems"]
+        assert code == 1
+        assert (what, sequence) in {(problem["what"], problem["sequence"]) for problem in problems}, problems
+    finally:
+        with contextlib.closing(sqlite3.connect(kept)) as copy, contextlib.closing(sqlite3.connect(file)) as database:
+            copy.backup(database)
+
+
+def test_what_retention_drops_was_not_removed_by_anybody(
+    service: Callable[..., Service], receiver: Site, command: str
+) -> None:
+    """Rows and files go, and the rest begins where it was signed; a second time too."""
+    running = service(audit__chain=True)
+    for _ in range(2):
+        decided(running, receiver, 3)
+        assert run(command, running, "rotate")[0] == 0
+        before = running.client.get("/api/v1/decisions").json()["items"][1]["timestamp"]
+        decided(running, receiver, 2)
+        outside.eventually(lambda: run(command, running, "verify")[1]["database"]["embedded"]["waiting"] == 0)
+        moment = before if isinstance(before, str) else datetime.fromtimestamp(before / 1000, UTC).isoformat()
+        code, told = run(command, running, "prune", "--before", moment)
+        assert code == 0
+        assert told["rows"] > 0
+        code, told = run(command, running, "verify")
+        assert (code, told["problems"], told["database"]["embedded"]["problems"]) == (0, [], [])
+    assert running.stop() == 0
+    assert run(command, running, "verify")[0] == 0
+
+
+def test_rows_from_before_the_chain_and_after_a_kill_are_in_it(
+    service: Callable[..., Service], receiver: Site, command: str
+) -> None:
+    running = service()
+    decided(running, receiver, 2)
+    running.stop()
+    running.configure(**{"audit.chain": True})
+    running.start()
+    decided(running, receiver, 2)
+    running.kill()
+    running.start()
+    decided(running, receiver, 1)
+    assert running.stop() == 0
+    code, told = run(command, running, "verify")
+    assert (code, told["database"]["embedded"]["rows"], told["unchained"]) == (0, 5, 2)

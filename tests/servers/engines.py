@@ -196,7 +196,13 @@ class S3(Server):
     def command(self) -> list[str]:
         options = {"ip": "127.0.0.1", "ip.bind": "127.0.0.1", "dir": self.data, "filer": "true", "s3": "true"}
         options |= {"s3.port": self.port, "s3.config": self.folder / "identities.json"}
-        options |= {"master.volumeSizeLimitMB": 64, "volume.max": 50, "volume.preStopSeconds": 0} | self._ports
+        options |= {
+            "master.volumeSizeLimitMB": 64,
+            "volume.max": 50,
+            "volume.preStopSeconds": 0,
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+        } | self._ports
         return [str(self.program), "server", *(f"-{key}={value}" for key, value in options.items())]
 
     def environment(self) -> dict[str, str]:

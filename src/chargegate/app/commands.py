@@ -27,6 +27,7 @@ from chargegate.config import ConfigError, Settings, check_lease, check_url
 from chargegate.engines import EMBEDDED, ENGINES, Place, QueueLimits, engine_of
 from chargegate.keys import Keyring
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
+from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.copying import copy
 from chargegate.ledger.transfer import WaitingRequest
 from chargegate.operations.moving import MOVED_AT_ONCE, Side, count_undecided, named
@@ -46,6 +47,7 @@ class Offline(msgspec.Struct, frozen=True):
 
     ledger: Ledger
     access_list: AccessList
+    chain: AuditChain
     keyring: Keyring
     open_queue: Callable[[], Awaitable[Queue]]
 
@@ -72,7 +74,7 @@ async def opened_store(settings: Settings, *, made: Callable[[Path], None] | Non
             return await open_queue(settings, place, keyring, stack)
 
         try:
-            yield Offline(database.ledger, database.access_list, keyring, open_reachable)
+            yield Offline(database.ledger, database.access_list, database.chain, keyring, open_reachable)
         except LedgerUnavailable as error:
             raise LedgerUnavailable(f"{database_place(settings)}: {error}") from None
 

@@ -2,10 +2,12 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from chargegate.app.opening import Opened, StartError, audit_chain, made_folder, open_keys
+from chargegate.audit.chaining import RowChain, Statements
 from chargegate.audit.life.address import parse_address
 from chargegate.audit.life.archive import Archive
 from chargegate.audit.life.files import LogFiles
@@ -13,6 +15,7 @@ from chargegate.audit.life.heads import Heads
 from chargegate.audit.life.origin import origin_of
 from chargegate.audit.life.steps import Ages, Life
 from chargegate.config import Settings
+from chargegate.operations.audit_life import drop_chained_rows
 from chargegate.operations.audit_schedule import Schedule
 
 _LONGEST_S: Final = 60.0
@@ -54,11 +57,14 @@ def audit_heads(settings: Settings) -> Heads:
 async def keep_audit(opened: Opened, stack: AsyncExitStack) -> None:
     """Carry out what is due from now on, until the stack is closed. A process without audit files has no part in it,
     and of several on the same folder one does it. Raises ``StartError``."""
-    settings = opened.settings
+    settings, ledger, links = opened.settings, opened.database.ledger, opened.database.chain
     life = await asyncio.to_thread(audit_life, settings) if settings.audit.csv_path else None
+    statements = Statements(audit_heads(settings), ledger)
+    if settings.audit.chain:
+        stack.push_async_callback(RowChain(ledger, links, statements).close)
     schedule = Schedule(
         life,
-        opened.database.ledger,
+        partial(drop_chained_rows, ledger, links, statements, on_dropped=lambda _: None),
         opened.metrics,
         keep_ms=settings.audit.retention_ms,
         turn_s=_turn_s(settings),

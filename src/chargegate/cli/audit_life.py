@@ -6,24 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 import uvloop
 
 from chargegate import app, config
+from chargegate.audit.chaining import Statements
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.compressing import Damaged
 from chargegate.audit.life.files import LifeBusy
 from chargegate.audit.life.restoring import CsvWriter, DatabaseWriter, RowWriter, StreamWriter
 from chargegate.audit.life.restoring import restore as restore_rows
 from chargegate.audit.life.steps import Done, Step
-from chargegate.audit.life.verifying import Problem
-from chargegate.audit.life.verifying import verify as verify_chain
 from chargegate.cli.options import as_json, at, before, config_file, dry_run, time_range
 from chargegate.cli.output import write_object, write_rows
 from chargegate.cli.progress import advancing, counting
 from chargegate.cli.store import in_store
 from chargegate.model import AUDIT_COLUMNS, now_ms
-from chargegate.operations.audit_life import DroppedRows, Place, carry_out, drop_rows, places
+from chargegate.operations.audit_life import DroppedRows, Place, carry_out, drop_chained_rows, drop_rows, places
 from chargegate.operations.views import columns
 
 _everything = click.option("--all", "every", is_flag=True, help="Of whatever age.")
@@ -200,10 +198,14 @@ def prune(*, before: int | None, at: int | None, dry_run: bool, as_json: bool, c
 
 
 def _prune_rows(config_file: str | None, before: int, *, dry_run: bool) -> DroppedRows:
+    heads = app.audit_heads(config.load(config_file))
     with counting("dropping") as show:
 
         async def drop(store: app.Offline) -> DroppedRows:
-            return await drop_rows(store.ledger, before, show, dry_run=dry_run)
+            if dry_run:
+                return await drop_rows(store.ledger, before, show, dry_run=True)
+            statements = Statements(heads, store.ledger)
+            return await drop_chained_rows(store.ledger, store.chain, statements, before, show)
 
         return in_store(config_file, drop)
 
@@ -278,41 +280,4 @@ class JsonWriter:
         """Nothing is kept back."""
 
 
-@click.command()
-@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@as_json
-@config_file
-@click.pass_context
-def verify(context: click.Context, *, files: tuple[Path, ...], as_json: bool, config_file: str | None) -> None:
-    """Verify the chain of the CSV log: that no row was changed, removed, put in between or moved.
-
-    In all files here and in the archive, or only in FILES. Exits 0 if all is as it was written, else 1 after naming
-    each row at fault. Needs the keys of the service. Rows from before audit.chain was switched on are only counted.
-
-    \b
-    Examples:
-      chargegate audit verify
-      chargegate audit verify --json authorization_audit.log.20260131T000000.000Z
-    """
-    settings = config.load(config_file)
-    life, heads = app.audit_life(settings), app.audit_heads(settings)
-    with advancing("verifying") as show:
-        try:
-            verified = uvloop.run(verify_chain(life, heads, show, only=files))
-        except ArchiveUnavailable as error:
-            raise click.ClickException(f"audit.archive_url: {error}") from None
-        except OSError as error:
-            raise click.ClickException(f"{error.filename}: {error.strerror}") from None
-    if as_json:
-        write_object(msgspec.to_builtins(verified))
-    else:
-        uvloop.run(write_rows(_one_page(verified.problems), columns(Problem), as_json=False))
-        counted = f"{verified.rows} rows in {verified.files} files"
-        before = f", and {verified.unchained} from before the chain" if verified.unchained else ""
-        click.echo(f"{counted}{before}: {len(verified.problems) or 'no'} problems")
-        for log, head in verified.head.items():
-            click.echo(f"head of {log}: {head}")
-    context.exit(1 if verified.problems else 0)
-
-
-COMMANDS = (rotate, compress, archive, prune, restore, verify)
+COMMANDS = (rotate, compress, archive, prune, restore)

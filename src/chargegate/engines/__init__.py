@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Protocol, cast
 import msgspec
 
 from chargegate.ledger.base import AccessList, Ledger, Retention
+from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.records import AuditRow
 from chargegate.ledger.transfer import LedgerSource, LedgerTarget
 from chargegate.queues.base import Capabilities, Message, Queue
@@ -95,6 +96,7 @@ class Database(Protocol):
     ledger: Ledger
     access_list: AccessList
     retention: Retention
+    chain: AuditChain
 
     async def close(self) -> None: ...
 

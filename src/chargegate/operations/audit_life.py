@@ -1,15 +1,18 @@
 """Carries out the steps of the life of audit files, for a command or on a schedule."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
 
+from chargegate.audit.chaining import Statements, drop_links
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.compressing import Damaged
 from chargegate.audit.life.names import ArchivedFile
 from chargegate.audit.life.steps import Done, Item, Life, Step
 from chargegate.ledger.base import AuditRetention
+from chargegate.ledger.chain import AuditChain
 from chargegate.model import Moment
 
 _ROWS_AT_ONCE = 2000
@@ -110,6 +113,19 @@ class DroppedRows(msgspec.Struct, frozen=True):
 
     tables: list[str]
     rows: int
+
+
+async def drop_chained_rows(
+    ledger: AuditRetention,
+    links: AuditChain,
+    statements: Statements,
+    before: int,
+    on_dropped: Callable[[int], None],
+) -> DroppedRows:
+    """As ``drop_rows``, and what remains of the chains of the rows begins with a signed start. Raises also
+    ``OSError``."""
+    dropped: DroppedRows = await drop_links(links, statements, before, partial(drop_rows, ledger, before, on_dropped))
+    return dropped
 
 
 async def drop_rows(

@@ -3,15 +3,16 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from chargegate.audit.life.compressing import Stopped
 from chargegate.audit.life.files import LifeBusy
 from chargegate.audit.life.steps import STEPS, Done, Life, Step
-from chargegate.ledger.base import AuditRetention, LedgerUnavailable
+from chargegate.ledger.base import LedgerUnavailable
 from chargegate.model import now_ms
 from chargegate.observe import Metrics, log
-from chargegate.operations.audit_life import carry_out, drop_rows
+from chargegate.operations.audit_life import carry_out
 
 _JUMP_MS: Final = 60_000
 _PRUNE_S: Final = 600.0
@@ -25,11 +26,18 @@ class Schedule:
     """
 
     def __init__(
-        self, life: Life | None, ledger: AuditRetention, metrics: Metrics, *, keep_ms: int, turn_s: float
+        self,
+        life: Life | None,
+        drop_rows: Callable[[int], Awaitable[object]],
+        metrics: Metrics,
+        *,
+        keep_ms: int,
+        turn_s: float,
     ) -> None:
-        """``life`` is None where this process has no files; then only rows of the database are dropped."""
+        """``life`` is None where this process has no files; then only rows of the database are dropped, by
+        ``drop_rows``, which is told a time (Unix ms)."""
         self._life = life
-        self._ledger = ledger
+        self._drop_rows = drop_rows
         self._metrics = metrics
         self._keep_ms = keep_ms
         self._turn_s = turn_s
@@ -86,7 +94,7 @@ class Schedule:
         if pruning and not jumped:
             self._pruned_at = time.monotonic()
             if self._keep_ms:
-                await drop_rows(self._ledger, now_ms() - self._keep_ms, lambda _: None)
+                await self._drop_rows(now_ms() - self._keep_ms)
 
     def _clock_jumped(self) -> bool:
         before, self._offset = self._offset, _offset()

@@ -180,7 +180,8 @@ async def verify(
 ) -> Verified:
     """Verify all files of this service's log, here and archived; or ``only`` files that somebody has. Raises
     ``ArchiveUnavailable`` and ``OSError``."""
-    statements = [] if only else await asyncio.to_thread(heads.statements)
+    told = [] if only else await asyncio.to_thread(heads.statements)
+    statements = [statement for statement in told if life.files.is_log(statement.log)]
     verifier = Verifier(heads.chain, statements)
     archived = [] if only else await life.archived_here()
     here = list(only) or life.files.beside()

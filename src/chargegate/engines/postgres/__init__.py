@@ -2,6 +2,7 @@
 
 from chargegate.engines import Place, QueueLimits
 from chargegate.engines.postgres.access_list import PostgresAccessList
+from chargegate.engines.postgres.chain import PostgresChain
 from chargegate.engines.postgres.ledger import PostgresLedger
 from chargegate.engines.postgres.queue import PostgresQueue, own_options
 from chargegate.engines.postgres.recording import OnAudit
@@ -11,6 +12,7 @@ from chargegate.engines.postgres.statements import LEDGER_TABLES
 from chargegate.engines.postgres.store import MIGRATING_S, PostgresStore
 from chargegate.engines.postgres.target import PostgresTarget
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable, Retention
+from chargegate.ledger.chain import AuditChain
 from chargegate.storage.budget import STORE_S
 
 
@@ -22,6 +24,7 @@ class PostgresDatabase:
         self.ledger: Ledger = PostgresLedger(store, writer, on_audit)
         self.access_list: AccessList = PostgresAccessList(store)
         self.retention: Retention = PostgresRetention(store)
+        self.chain: AuditChain = PostgresChain(store, writer)
 
     async def close(self) -> None:
         await self.ledger.close()

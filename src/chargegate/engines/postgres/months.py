@@ -56,6 +56,11 @@ class Months:
         return dropped
 
 
+def first_kept(at: int) -> int:
+    """The first moment (Unix ms) of the first month that has not ended by then, or by now."""
+    return _month(min(at, now_ms()) // _DAY_MS)[1]
+
+
 def limit_of(at: int) -> str:
     """The first month that has not ended by then (Unix ms), or by now."""
     return _month(min(at, now_ms()) // _DAY_MS)[0]

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from chargegate.engines import EMBEDDED, Place, QueueLimits
 from chargegate.engines.sqlite.access_list import SqliteAccessList
+from chargegate.engines.sqlite.chain import SqliteChain
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.file import read_once
 from chargegate.engines.sqlite.ledger import SqliteLedger
@@ -14,6 +15,7 @@ from chargegate.engines.sqlite.retention import SqliteRetention
 from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.engines.sqlite.statements import ALL_TABLES, QUEUE_TABLES
 from chargegate.ledger.base import AccessList, Ledger, Retention
+from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.records import AuditRow
 
 FILE: Final = EMBEDDED.file
@@ -59,6 +61,7 @@ class SqliteDatabase:
         self.ledger: Ledger = SqliteLedger(file.store, on_audit)
         self.access_list: AccessList = SqliteAccessList(file.store)
         self.retention: Retention = SqliteRetention(file.store)
+        self.chain: AuditChain = SqliteChain(file.store)
 
     async def close(self) -> None:
         if not self._closed:
