@@ -10,16 +10,19 @@ from typing import Any, Protocol
 import pytest
 
 from chargegate.engines.postgres.access_list import PostgresAccessList
+from chargegate.engines.postgres.chain import PostgresChain
 from chargegate.engines.postgres.ledger import PostgresLedger
 from chargegate.engines.postgres.retention import PostgresRetention
 from chargegate.engines.postgres.statements import LEDGER_TABLES
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.engines.sqlite.access_list import SqliteAccessList
+from chargegate.engines.sqlite.chain import SqliteChain
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.retention import SqliteRetention
 from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable, Retention
+from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision, Status, new_request_id
 from scenario import run as run_to_its_end
@@ -34,6 +37,7 @@ class Database(Protocol):
     ledger: Callable[..., Ledger]
     access_list: Callable[[], AccessList]
     retention: Callable[[], Retention]
+    chain: Callable[..., AuditChain]
 
     async def execute(self, statement: str) -> list[tuple[Any, ...]]: ...
 
@@ -49,6 +53,7 @@ class Sqlite:
         self._store = store
         self.access_list = partial(SqliteAccessList, store)
         self.retention = partial(SqliteRetention, store)
+        self.chain = lambda _writer="": SqliteChain(store)
 
     def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "") -> SqliteLedger:
         """Of one process, and so of one writer, whatever its name."""
@@ -75,6 +80,7 @@ class Postgres:
         self._store = store
         self.access_list = partial(PostgresAccessList, store)
         self.retention = partial(PostgresRetention, store)
+        self.chain = lambda writer="test": PostgresChain(store, writer)
 
     def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "test") -> PostgresLedger:
         return PostgresLedger(self._store, writer, on_audit)

@@ -253,8 +253,8 @@ CHANGES = {
         (
             "UPDATE audit_chain SET sequence = sequence + 100 WHERE sequence > 7;"
             "UPDATE authorization_audit SET sequence = sequence + 100 WHERE sequence > 7;"
-            "INSERT INTO authorization_audit SELECT 50, timestamp, 'forged', station_id, driver_token_hash, 'allowed', '',"
-            " 1 FROM authorization_audit WHERE sequence = 7"
+            "INSERT INTO authorization_audit SELECT 50, timestamp, 'forged', station_id, driver_token_hash, 'allowed',"
+            " '', 1 FROM authorization_audit WHERE sequence = 7"
         ),
         "not_in_chain",
         50,
