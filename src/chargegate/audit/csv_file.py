@@ -131,6 +131,7 @@ class CsvFile:
             end = start + end_of_lines(text, only_whole=note is None or not note.closed)
             if end < size:
                 os.ftruncate(self._file, end)
+                self._last = self._link_before()  # what was cut off may have had a link
         self._size = end
         self._head = checksum_of_head(os.pread(self._file, _HEAD_BYTES, 0))
         self._sequence = self._before = saved

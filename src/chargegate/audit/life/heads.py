@@ -1,7 +1,9 @@
 """How far the chain of a log has come: noted so that it goes on, and signed so that its ends can be trusted."""
 
 import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -46,6 +48,20 @@ class Heads:
     def add(self, kind: Literal["head", "start"], log: str, link: Link, at: int) -> None:
         """The newest of a day replaces the others of that day. Nothing where one says as much already. Raises
         ``OSError``."""
+        with self._locked():
+            self._add(kind, log, link, at)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Against other processes of this ``data_dir``."""
+        lock = os.open(self._path.with_name(f".{FILE}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def _add(self, kind: Literal["head", "start"], log: str, link: Link, at: int) -> None:
         kept = self.statements()
         same = [each for each in kept if (each.kind, each.log) == (kind, log)]
         if any(each.number >= link.number for each in same):
