@@ -104,6 +104,11 @@ def test_what_nobody_touched_is_as_it_was(written: tuple[Service, list[str], lis
     assert (code, told["problems"]) == (0, [])
     assert (told["files"], told["rows"]) == (3, 12)
     assert told["head"]["authorization_audit.log"].startswith("12-")
+    assert run(command, service, "restore", "--output", "back.csv")[1]["rows"] == 12
+    restored = lines_of(service.folder / "back.csv")
+    assert len(restored) == 13
+    assert {line.count(",") for line in restored} == {6}
+    (service.folder / "back.csv").unlink()
     code, told = run(command, service, "verify", files[0].name)
     assert (code, told["rows"]) == (0, 4)
     assert len(ids) == 12
