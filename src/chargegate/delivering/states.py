@@ -101,6 +101,7 @@ class Callback(msgspec.Struct, eq=False):
     attempts: int
     deadline_ms: int
     client: str = ""
+    history: list[AttemptRecord] = []
     deadline: float = 0.0  # the same by the monotonic clock, which nobody can set
     state: State = State.NEW
     error: str | None = None
