@@ -11,9 +11,9 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import astuple
 
-from chargegate.ledger.records import AccessEntry, AttemptRecord, CallbackRecord, Recorded, RequestRecord
+from chargegate.ledger.records import AccessEntry, AttemptRecord, CallbackRecord, DeadLetter, Recorded, RequestRecord
 from chargegate.ledger.transfer import StoredRequest
-from chargegate.model import Decision, RequestStatus, Status
+from chargegate.model import NO_USABLE_ADDRESS, Decision, RequestStatus, Status
 
 DECISION: Final = Decision.__struct_fields__
 RECORDED: Final = tuple(name for name in Recorded.__struct_fields__ if name != "decision")
@@ -33,6 +33,9 @@ STORED: Final = tuple(name for name in StoredRequest.__struct_fields__ if name n
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[tuple[int, int | None, str | None, int]]).decode
+# What 0.1.0 recorded told clients which names exist inside.
+_RELEASED_ERRORS: Final = frozenset({"address_blocked", "name_not_resolved"})
+_LETTERS_ERROR: Final = DeadLetter.__struct_fields__.index("last_error")
 
 _SETS: Final = ("allowed_stations", "denied_stations")  # a JSON list in the database
 _SETS_AT: Final = tuple(AccessEntry.__struct_fields__.index(name) for name in _SETS)
@@ -60,6 +63,7 @@ def request_of(row: Sequence[Any]) -> RequestRecord:
     values.update(zip(REQUEST, row[len(DECISION) :], strict=True))
     callback = {name: values.pop(name) for name in _OF_CALLBACK}
     callback["history"] = attempts_of(callback["history"])
+    callback["last_error"] = _error(callback["last_error"])
     status = values["status"] = RequestStatus(values["status"])
     processed_at = values["processed_at"]
     delivered = status in (RequestStatus.COMPLETED, RequestStatus.TIMEOUT)
@@ -84,6 +88,16 @@ def attempts_of(history: str) -> tuple[AttemptRecord, ...]:
 
 def stored_of(row: Sequence[Any]) -> StoredRequest:
     return StoredRequest(row[0], row[1], _decision_or_none(row), *row[len(DECISION) :])
+
+
+def dead_letter_of(row: Sequence[Any]) -> DeadLetter:
+    values = list(row)
+    values[_LETTERS_ERROR] = _error(values[_LETTERS_ERROR])
+    return DeadLetter(*values)
+
+
+def _error(recorded: str | None) -> str | None:
+    return NO_USABLE_ADDRESS if recorded in _RELEASED_ERRORS else recorded
 
 
 def _decision_or_none(row: Sequence[Any]) -> Decision | None:

@@ -35,7 +35,12 @@ LEDGER: Final = statements(
     request=columns(REQUEST, "r"),
     finished=columns(Finished.__struct_fields__),
     dead_letter=columns(
-        DeadLetter.__struct_fields__, "r", status="a.status", reason="a.reason", failed_at="r.processed_at"
+        DeadLetter.__struct_fields__,
+        "r",
+        status="a.status",
+        reason="a.reason",
+        failed_at="r.processed_at",
+        sealed="CAST(r.sealed AS BLOB)",
     ),
     counts=", ".join(f"sum(a.status = '{status}')" for status in Status),
     claim=columns(_CLAIM),
@@ -47,8 +52,6 @@ SOURCE: Final = statements(
     __package__,
     "source.sql",
     of_request=columns(DECISION, "a", request_id="page.request_id", station_id="coalesce(r.station_id, a.station_id)"),
-    stored=columns(
-        STORED, "r", sequence="a.sequence", status="ifnull(r.status, '')", history="ifnull(r.history, '')"
-    ),
+    stored=columns(STORED, "r", sequence="a.sequence", status="ifnull(r.status, '')", history="ifnull(r.history, '')"),
     claim=columns(_CLAIM),
 )
