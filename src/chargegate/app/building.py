@@ -107,7 +107,7 @@ def _components(opened: Opened, working: Working | None) -> dict[str, Callable[[
     if working is not None:
         components["authorization"] = partial(health.authorization, working.authorizer, settings.authorization.backend)
         components["callbacks"] = partial(health.callbacks, working.worker)
-        components["audit"] = partial(health.audit, opened.feed)
+        components["audit"] = partial(health.audit, opened.feeds)
     backend = scheme(settings.database.url)
     components["database"] = partial(health.database, ledger, backend, needed=opened.role != "api")
     if opened.cache is not None:

@@ -67,7 +67,9 @@ async def serve(settings: Settings, *, role: Role = "serve", ready: Callable[[st
 
 
 async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining: Callable[[], bool]) -> _Started:
-    max_connections = inbound_connections(settings.callback.max_connections + settings.queue.consumer_concurrency)
+    max_connections = inbound_connections(
+        settings.callback.max_connections + settings.queue.consumer_concurrency + 2 * settings.audit.csv_shards
+    )
     opened = await open_parts(settings, role, stack)
     working = None if role == "api" else await build_worker(opened, stack)
     url = await _listen(settings, role, build_surface(opened, working, draining), max_connections, stack)

@@ -11,10 +11,12 @@ CLAIM_MS: Final = 3_600_000
 
 
 class AuditRow(msgspec.Struct, frozen=True):
-    """A decision with its place in the ledger: ``sequence`` grows with each commit."""
+    """A decision with its place in the ledger: ``sequence`` grows with each commit of a writer, whose name is empty
+    where the database has only one."""
 
     sequence: int
     decision: Decision
+    writer: str = ""
 
 
 class Recorded(msgspec.Struct, frozen=True):
