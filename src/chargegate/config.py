@@ -331,10 +331,8 @@ def _check_authorization(authorization: Authorization) -> None:
 
 def _check_influx(audit: Audit) -> None:
     """A database (1.x) or a bucket (2.x and 3.x), with nothing beside it that belongs to the other."""
-    values = {name: getattr(audit, name) for name in ("influx_database", "influx_bucket", *_INFLUX_NEEDS)}
-    for name, value in values.items():
-        if not (value.isprintable() and value.isascii()) and name != "influx_password":
-            raise ConfigError(f"audit.{name}: must be one line of printable ASCII characters")
+    if not (audit.influx_token.isprintable() and audit.influx_token.isascii()):  # it stands in a header as it is
+        raise ConfigError("audit.influx_token: must be one line of printable ASCII characters")
     if not audit.influx_url:
         return
     _check_influx_url(audit.influx_url)
@@ -344,7 +342,7 @@ def _check_influx(audit: Audit) -> None:
             " audit.influx_url is"
         )
     for name, needed in _INFLUX_NEEDS.items():
-        if values[name] and not values[needed]:
+        if getattr(audit, name) and not getattr(audit, needed):
             raise ConfigError(f"audit.{needed}: is required, because audit.{name} is set")
 
 
