@@ -1,5 +1,5 @@
-"""``redis_server``, ``postgres_server``, ``rabbitmq_server``, ``kafka_server``, ``influxdb_server``: each is a ``Server``
-for the whole run.
+"""``redis_server``, ``postgres_server``, ``rabbitmq_server``, ``kafka_server``, ``influxdb_server``: each is a
+``Server`` for the whole run.
 
 A server is started when the first test asks for it. CHARGEGATE_TEST_REDIS_URL and the like name a running server to use
 instead. Where the machine lacks a server, its tests are skipped, or fail where CI is set.

@@ -13,7 +13,7 @@ from typing import Any
 from servers.server import Server, free_port
 
 VERSION = "1.8.10"
-USER, PASSWORD = "gate", "let me in"  # of a server that asks for a password
+USER, PASSWORD = "gate", "let-me-in"  # of a server that asks for a password
 
 
 def program() -> str | None:
@@ -87,8 +87,8 @@ class PasswordInfluxdb(Influxdb):
 def query(url: str, statement: str, database: str = "", user: str = "", epoch: str = "ns") -> list[dict[str, Any]]:
     """The rows that a statement of InfluxQL gives, each by its columns' names, tags of a group among them."""
     parameters = {"q": statement, "db": database, "epoch": epoch}
-    parameters |= {"u": user, "p": PASSWORD} if user else {}
-    request = urllib.request.Request(f"{url}/query", urllib.parse.urlencode(parameters).encode())
+    signed = "?" + urllib.parse.urlencode({"u": user, "p": PASSWORD}) if user else ""
+    request = urllib.request.Request(f"{url}/query{signed}", urllib.parse.urlencode(parameters).encode())
     with urllib.request.urlopen(request, timeout=60) as answer:
         (result,) = json.load(answer)["results"]
     if "error" in result:
@@ -96,5 +96,5 @@ def query(url: str, statement: str, database: str = "", user: str = "", epoch: s
     return [
         dict(zip(series["columns"], values, strict=True)) | series.get("tags", {})
         for series in result.get("series", [])
-        for values in series["values"]
+        for values in series.get("values", [])
     ]
