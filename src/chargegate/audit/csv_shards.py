@@ -43,11 +43,6 @@ class _Earlier(msgspec.Struct, frozen=True):
     paths: list[Path]
     floors: list[int]
 
-    def matter(self, saved: int, *, changed: bool) -> bool:
-        """Whether the files have rows that the saved position has yet to pass or, where the layout has ``changed`` with
-        this start, lack some that it has passed."""
-        return any(floor > saved or (changed and floor < saved) for floor in self.floors)
-
     def has(self, row: AuditRow) -> bool:
         return row.sequence <= self.floors[shard_of(row.decision.station_id, len(self.floors))]
 
@@ -108,7 +103,8 @@ class CsvShards:
         layouts = self._layouts()
         earlier = [(layout, self._settled(layout, saved, confirmed)) for layout in layouts if layout.shards != shards]
         changed = layouts[-1].shards != shards
-        needed = [(layout, files) for layout, files in earlier if files.matter(saved, changed=changed)]
+        recent = changed or saved <= layouts[-1].since  # what they have was perhaps not noted
+        needed = [(layout, files) for layout, files in earlier if recent or max(files.floors) > saved]
         self._earlier = [files for _, files in needed]
         base = min([saved, *(floor for files in self._earlier for floor in files.floors)])
         current = _Layout(shards, base) if changed else layouts[-1]
