@@ -59,6 +59,8 @@ class AuditFeed:
         self._saved = await source.sink_position(self._sink.name)
         confirmed = [each for each in self._sink.last_written() if await self._confirms(source, *each)]
         self._position = await asyncio.to_thread(self._sink.resume, self._saved, confirmed)
+        if not self._saved:  # A backfill leaves to the feed what it has yet to write, which this tells.
+            await source.save_sink_position(self._sink.name, 0)
         known: frozenset[str] = frozenset()
         if await source.audit_after(self._position, 1):
             known = await asyncio.to_thread(self._sink.held)
