@@ -36,7 +36,7 @@ class Written:
         self._decide = decide
         self.shards = shards
         self.rows: list[AuditRow] = []
-        self.saved = 0
+        self.saved = self.rotated = 0
         self.sink = self._opened()
         self._start()
 
@@ -113,7 +113,8 @@ class Written:
     def rotate(self, number: int) -> None:
         path = self.sink._files[number % self.shards]._path
         if path.exists():
-            path.rename(path.with_name(f"{path.name}.{len(self.rows)}.{number}"))
+            self.rotated += 1
+            path.rename(path.with_name(f"{path.name}.{self.rotated}"))
 
     def lines(self) -> Counter[str]:
         found: Counter[str] = Counter()
