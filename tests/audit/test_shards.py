@@ -143,6 +143,7 @@ steps = st.one_of(
 @example(1, [("write", 50), ("stop", 10), ("write", 50), ("stop", 3), ("write", 50), ("stop", 1), ("write", 9)])
 @example(10, [("write", 50), ("half", 60), ("kill", 3), ("half", 60), ("kill", 10), ("write", 9), ("kill", 10)])
 @example(10, [("write", 50), ("save", 0), ("write", 9), ("kill", 3), ("save", 0), ("write", 9), ("kill", 10)])
+@example(1, [("unnoted", 1), ("rotate", 0), ("kill", 2)])
 @example(3, [("write", 50), ("rotate", 0), ("rotate", 1), ("half", 50), ("rotate", 2), ("kill", 1), ("kill", 3)])
 def test_each_row_has_one_line_however_the_number_changes(
     decide: Decide, first: int, way: "list[tuple[str, int]]"

@@ -7,7 +7,7 @@ import os
 import stat
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -130,17 +130,11 @@ class CsvFile:
         or compressed."""
         return held_in([self._path, *self.relatives()])
 
-    def relatives(self) -> list[Path]:
-        """The newest files beside this one whose names begin like its own, or that the newest note is about."""
+    def relatives(self, others: Collection[Path] = ()) -> list[Path]:
+        """The newest files beside this one whose names begin like its own, or that the newest note is about, but for
+        ``others``, which are logs of their own."""
         note = self._notes.read()
-        inode = note.inode if note is not None else -1
-        found = []
-        with contextlib.suppress(OSError), os.scandir(self._path.parent) as entries:
-            for entry in entries:
-                like = entry.name.startswith(self._path.stem) or entry.inode() == inode
-                if like and entry.name != self._path.name and entry.is_file(follow_symlinks=False):
-                    found.append((entry.stat(follow_symlinks=False).st_mtime, entry.path))
-        return [Path(path) for _, path in sorted(found, reverse=True)[:_RELATIVES]]
+        return relatives_of(self._path, note.inode if note is not None else -1, others)
 
     def write(self, rows: list[AuditRow]) -> None:
         try:
@@ -228,6 +222,18 @@ class CsvFile:
                 os.close(file)
             self._left.clear()
             self._file = -1
+
+
+def relatives_of(path: Path, inode: int = -1, others: Collection[Path] = ()) -> list[Path]:
+    """The newest files beside a log whose names begin like its own, or that have this inode, but for ``others``."""
+    found = []
+    names = {path.name, *(other.name for other in others)}
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            like = entry.name.startswith(path.stem) or entry.inode() == inode
+            if like and entry.name not in names and entry.is_file(follow_symlinks=False):
+                found.append((entry.stat(follow_symlinks=False).st_mtime, entry.path))
+    return [Path(name) for _, name in sorted(found, reverse=True)[:_RELATIVES]]
 
 
 def held_in(paths: Iterable[Path]) -> frozenset[str]:

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from chargegate.audit.csv_file import CsvFile, held_in
+from chargegate.audit.csv_file import CsvFile, held_in, relatives_of
 from chargegate.audit.csv_notes import Notes
 from chargegate.ledger.records import AuditRow
 from chargegate.observe import log
@@ -167,7 +167,8 @@ class CsvShards:
         if len(self._files) == 1 and not self._earlier:
             return self._files[0].held()
         own = [*shard_paths(self._path, len(self._files)), *(path for each in self._earlier for path in each.paths)]
-        beside = {path for file in self._files for path in file.relatives()}.difference(own)
+        beside = {path for file in self._files for path in file.relatives(own)}
+        beside |= {path for each in self._earlier for old in each.paths for path in relatives_of(old, others=own)}
         newest = sorted(beside, key=_modified, reverse=True)[:_RELATIVES]
         return held_in([*own, *newest])
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from typing import Final
 
@@ -23,7 +24,8 @@ _LAST_S: Final = 3.0
 class RemoteFeed:
     """Gives a server each audit row, in order, and again where it is not known whether the server has it.
 
-    All rows are read from the ledger, at most ``_PAGE`` at once, so that a backlog lies on disk and not in memory. The
+    Rows that were committed just now are kept in memory, up to ``_PAGE`` of them; others are read from the ledger, so
+    that a backlog lies on disk. The
     position is saved in the ledger every few seconds; after a crash the rows since then are written again, which
     changes nothing in the server.
     """
@@ -35,6 +37,8 @@ class RemoteFeed:
         metrics.audit_lag.labels(sink.name).set_function(lambda: self.lag_s)
         self._position = self._saved = 0
         self._behind = True
+        self._fresh: list[AuditRow] = []  # the newest rows without a gap, unless they became too many
+        self._lock = threading.Lock()
         self._saved_at = 0.0
         self._wait_s = _FIRST_WAIT_S
         self._failure: str | None = None
@@ -64,9 +68,24 @@ class RemoteFeed:
         self._task = asyncio.create_task(self._follow(source))
 
     def offer(self, rows: list[AuditRow]) -> None:
-        """Rows were committed just now. Another thread calls it; they are read back from the ledger later."""
-        self._waiting_since = self._waiting_since or rows[0].decision.timestamp
-        self._behind = True
+        """Rows were committed just now. Another thread calls it; they are sent later."""
+        with self._lock:
+            if len(self._fresh) + len(rows) > _PAGE or (
+                self._fresh and self._fresh[-1].sequence + 1 != rows[0].sequence
+            ):
+                self._fresh = []
+            if len(rows) <= _PAGE:
+                self._fresh += rows
+            self._waiting_since = self._waiting_since or rows[0].decision.timestamp
+            self._behind = True
+
+    async def _next(self, source: AuditSource) -> list[AuditRow]:
+        """The rows after the position: those at hand, if no other is missing before them."""
+        with self._lock:
+            fresh, self._fresh = self._fresh, []
+        if fresh and fresh[0].sequence <= self._position + 1 <= fresh[-1].sequence:
+            return fresh[self._position + 1 - fresh[0].sequence :]
+        return await source.audit_after(self._position, _PAGE)
 
     async def _follow(self, source: AuditSource) -> None:
         wait_s = 0.0
@@ -96,7 +115,7 @@ class RemoteFeed:
         self._behind = False  # an offer may come while the page is read
         rows: list[AuditRow] = []
         try:
-            rows = await source.audit_after(self._position, _PAGE)
+            rows = await self._next(source)
             if rows:
                 await self._write(rows)
         except BaseException:
