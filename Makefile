@@ -35,7 +35,7 @@ servers: install ## Provision the servers that the tests start
 test: servers ## Run the whole suite (ARGS="tests/cli -k acl" for a part of it)
 	@$(PYTEST) -m "not soak" $(ARGS)
 
-test-without-servers: install ## Run the tests that need no Redis, PostgreSQL, RabbitMQ or Kafka
+test-without-servers: install ## Run the tests that need no Redis, PostgreSQL, RabbitMQ, Kafka or InfluxDB
 	@$(PYTEST) -m "not soak and not servers" $(ARGS)
 
 test-lowest: ## Run these with the lowest versions that pyproject.toml allows

@@ -140,7 +140,7 @@ def _components(
         components["authorization"] = partial(health.authorization, working.authorizer, settings.authorization.backend)
         callbacks = partial(health.callbacks, working.worker)
         components["callbacks"] = partial(health.needing_files, callbacks, no_file)
-        components["audit"] = partial(health.audit, opened.feed)
+        components["audit"] = partial(health.audit, opened.feeds)
     backend = scheme(settings.database.url)
     components["database"] = partial(health.database, ledger, backend, needed=opened.role != "api")
     if opened.clocks is not None:

@@ -12,7 +12,7 @@ from chargegate.api.server import Server
 from chargegate.app.building import build_surface, build_worker, followers
 from chargegate.app.opening import Opened, StartError, check_keys, naming_database, open_parts
 from chargegate.app.presence import Presence
-from chargegate.app.process import FEWEST, RESERVE, Role, Signals, SpareFile, open_files
+from chargegate.app.process import LEAST, Role, Signals, SpareFile, open_files
 from chargegate.app.reloading import Prepare, Reloading, following_certificates
 from chargegate.app.tls import server_context
 from chargegate.config import Settings, scheme
@@ -123,12 +123,14 @@ def _room_for_clients(settings: Settings, role: Role) -> int:
     outgoing = {} if role == "api" else {"callback.max_connections": settings.callback.max_connections}
     if outgoing and settings.authorization.backend == "http":
         outgoing["queue.consumer_concurrency"] = settings.queue.consumer_concurrency
+    if outgoing and settings.audit.csv_shards > 1:
+        outgoing["audit.csv_shards"] = 2 * settings.audit.csv_shards  # each has its notes beside it
     files = open_files(sum(outgoing.values()))
     if files.allowed < files.needed:
         settings_need = "".join(f"{key} = {number}, " for key, number in outgoing.items())
         raise StartError(
-            f"open files: {files.allowed} are allowed and {files.needed} needed ({settings_need}{RESERVE} of the"
-            f" service's own, {FEWEST} for clients); raise the hard limit (ulimit -Hn)"
+            f"open files: {files.allowed} are allowed and {files.needed} needed ({settings_need}{LEAST} of the"
+            f" service's own); raise the hard limit (ulimit -Hn)"
             f"{' or lower ' + ' or '.join(outgoing) if outgoing else ''}"
         )
     return files.inbound

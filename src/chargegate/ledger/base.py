@@ -126,6 +126,17 @@ class AuditSource(Protocol):
     async def save_sink_position(self, sink: str, sequence: int) -> None: ...
 
 
+class AuditHistory(Protocol):
+    """Audit rows of every writer, by their time."""
+
+    async def audit_between(
+        self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int
+    ) -> list[AuditRow]:
+        """Oldest first, after the ``(time, request_id)`` of one of them. Rows that a writer has yet to give to
+        ``sink``, by its saved position, are left out."""
+        ...
+
+
 class AuditRetention(Protocol):
     """How old audit rows go."""
 
@@ -211,6 +222,7 @@ class Ledger(
     RequestReader,
     DeadLetters,
     AuditSource,
+    AuditHistory,
     AuditRetention,
     IdempotencyClaims,
     NamedValues,

@@ -41,6 +41,18 @@ class Metrics:
         self.audit_entries = Counter(
             "audit_log_entries_total", "Decisions written, by audit sink.", ["sink"], registry=registry
         )
+        self.audit_refused = Counter(
+            "audit_sink_refused_total",
+            "Decisions that an audit sink's server will never take, such as those older than it keeps any.",
+            ["sink"],
+            registry=registry,
+        )
+        self.audit_lag = Gauge(
+            "audit_sink_lag_seconds",
+            "Age of the oldest decision that an audit sink has yet to write; 0 where it has all.",
+            ["sink"],
+            registry=registry,
+        )
         self.deliveries = Counter(
             "callback_deliveries_total",
             "Callback attempts by how they ended: delivered, retry (will be tried again), dead_letter (given up), "

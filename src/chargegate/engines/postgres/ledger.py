@@ -124,7 +124,13 @@ class PostgresLedger:
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
         """This writer's."""
         rows = await self._store.read(LEDGER["audit_after"], self._writer, sequence, limit)
-        return [audit_row_of(row) for row in rows]
+        return [audit_row_of(row, self._writer) for row in rows]
+
+    async def audit_between(
+        self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int
+    ) -> list[AuditRow]:
+        rows = await self._list("audit_between", sink, since, until, *(after or (None, None)), limit)
+        return [audit_row_of(row[:-1], row[-1]) for row in rows]
 
     async def sink_position(self, sink: str) -> int:
         """This writer's."""

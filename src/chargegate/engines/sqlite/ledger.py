@@ -137,9 +137,19 @@ class SqliteLedger:
         return failed
 
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
-        return await self._store.read(
-            select(lambda row: AuditRow(row[0], decision_of(row[1:])), LEDGER["audit_after"], (sequence, limit))
-        )
+        return await self._store.read(select(_audit_row, LEDGER["audit_after"], (sequence, limit)))
+
+    async def audit_between(
+        self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int
+    ) -> list[AuditRow]:
+        conditions: dict[str, Sequence[Any]] = {
+            "a.sequence <= ifnull((SELECT sequence FROM sink_positions WHERE sink = ?), a.sequence)": (sink,)
+        }
+        conditions |= _matching(DecisionFilter(since=since, until=until))
+        if after is not None:
+            conditions["(a.timestamp, a.request_id) > (?, ?)"] = after
+        query, values = _where(LEDGER["audit_between"], conditions)
+        return list(await self._store.scan(select(_audit_row, query, (*values, limit))))
 
     async def drop_audit_before(self, at: int) -> list[str]:  # noqa: ARG002 - the protocol's
         raise Unusable("the embedded database keeps all months in one table; only PostgreSQL's can be dropped")
@@ -193,6 +203,10 @@ def _matching(which: DecisionFilter) -> dict[str, Sequence[Any]]:
         _OF_CLIENT: which.client,
     }
     return {condition: (value,) for condition, value in wanted.items() if value is not None}
+
+
+def _audit_row(row: Sequence[Any]) -> AuditRow:
+    return AuditRow(row[0], decision_of(row[1:]))
 
 
 def _where(query: str, conditions: dict[str, Sequence[Any]]) -> tuple[str, list[Any]]:

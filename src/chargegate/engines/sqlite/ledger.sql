@@ -68,6 +68,9 @@ SELECT DISTINCT ifnull(substr(CAST(sealed_with AS BLOB), 1, ?), x'') FROM dead_l
 -- name: audit_after
 SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE a.sequence > ? ORDER BY a.sequence LIMIT ?
 
+-- name: audit_between
+SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE {conditions} ORDER BY a.timestamp, a.request_id LIMIT ?
+
 -- name: sink_position
 SELECT sequence FROM sink_positions WHERE sink = ?
 
