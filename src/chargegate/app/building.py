@@ -64,6 +64,7 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
 def build_surface(opened: Opened, working: Working | None, draining: Callable[[], bool]) -> ASGIApp:
     """What this process answers over HTTP. ``working`` is None where no worker is in it."""
     settings, database = opened.settings, opened.database
+    opened.metrics.queue_max_size.set(settings.queue.max_size)
 
     def access_changed(token_hashes: frozenset[str]) -> None:
         if working is not None:

@@ -45,6 +45,7 @@ async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> O
     ``LedgerUnavailable`` where the database fails while it is asked."""
     metrics = Metrics()
     folder = made_folder(settings)
+    metrics.disks.watch("data", folder)
     place = Place(folder=folder, exclusive=role != "api", process=_named(settings, role, stack))
     keyring = open_keys(settings)
     feed = None if role == "api" else _audit_file(settings, place, metrics)
@@ -252,6 +253,7 @@ def _audit_file(settings: Settings, place: Place, metrics: Metrics) -> AuditFeed
         return None
     path = Path(settings.audit.csv_path)
     try:
+        metrics.disks.watch("audit", path.absolute().parent)
         return AuditFeed(CsvFile(path, place.folder / f"{place.process or 'serve'}.csv-notes"), metrics)
     except OSError as error:
         raise StartError(f"audit.csv_path: {path}: {error.strerror}") from None

@@ -12,7 +12,7 @@ from chargegate.api.server import Server
 from chargegate.app.building import build_surface, build_worker
 from chargegate.app.opening import Opened, StartError, check_keys, naming_database, open_parts
 from chargegate.app.process import Role, end_signals, inbound_connections
-from chargegate.app.tls import server_context
+from chargegate.app.tls import certificate_end, server_context
 from chargegate.config import Settings, scheme
 from chargegate.engines import ENGINES, engine_of
 from chargegate.ledger.base import LedgerUnavailable
@@ -71,6 +71,7 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
     opened = await open_parts(settings, role, stack)
     working = None if role == "api" else await build_worker(opened, stack)
     url = await _listen(settings, role, build_surface(opened, working, draining), max_connections, stack)
+    opened.metrics.certificate_in_use(None if role == "worker" else certificate_end(settings.server))
     # What is there now stays. The server leaves no cycles behind, so the collector finds little, and to look at every
     # object less often saves about 4 % of a request's whole cost. The last number stays Python's: a hundred times more
     # would save 2 % more, and would keep what cycles of others hold for hours.
