@@ -228,7 +228,7 @@ def scraped(prometheus: str, postgres_server: Any, tmp_path_factory: pytest.Temp
         "CHARGEGATE_SECURITY__TOKEN_HASH_KEY": key,
         "CHARGEGATE_CALLBACK__ALLOWED_NETWORKS": "127.0.0.0/8",
         "CHARGEGATE_CALLBACK__RETRY_DELAY_MS": "1",
-        "CHARGEGATE_CALLBACK__DEADLINE_MS": "600000",  # callbacks to the receiver that is away wait for all of the tests
+        "CHARGEGATE_CALLBACK__DEADLINE_MS": "600000",  # those to nobody wait as long as the tests take
     }
     own = {
         "api": {
