@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo run servers test test-without-servers test-lowest check soak bench lock clean
+.PHONY: help install demo run servers test test-without-servers test-lowest check soak bench lock sbom clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench: servers ## Measure, beside the floor in the same run (ARGS="--only engine
 lock: install ## Write requirements.txt anew (ARGS=--upgrade for newer versions)
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--all-extras --group dev pyproject.toml -o requirements.txt $(ARGS)
+
+sbom: install ## Write a bill of materials, dist/sbom.cdx.json
+	@scripts/sbom $(VENV) dist/sbom.cdx.json
 
 clean: ## Remove the virtual environments and caches; data stay
 	@rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

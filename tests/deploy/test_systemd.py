@@ -16,7 +16,7 @@ PR_SET_MDWE, PR_GET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 66, 1
 DENYING = (
     sys.executable,
     "-c",
-    "import ctypes, os, sys\n"
+    "import ctypes, os, sys\n"  # noqa: ISC004 - one script
     f"if ctypes.CDLL(None).prctl({PR_SET_MDWE}, {PR_MDWE_REFUSE_EXEC_GAIN}, 0, 0, 0): sys.exit(1)\n"
     "os.execvp(sys.argv[1], sys.argv[1:])",
 )
