@@ -115,7 +115,11 @@ def test_other_alerts_that_a_page_names_exist() -> None:
 
 
 def test_promtool(promtool: str) -> None:
-    for command in (["check", "rules", "rules.yaml"], ["test", "rules", "tests.yaml"]):
+    for command in (
+        ["check", "config", "prometheus.yaml"],
+        ["check", "rules", "rules.yaml"],
+        ["test", "rules", "tests.yaml"],
+    ):
         done = subprocess.run(
             [promtool, *command], cwd=PROMETHEUS, capture_output=True, text=True, check=False, timeout=120
         )
