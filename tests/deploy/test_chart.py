@@ -20,6 +20,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+import chargegate
 from deploy.certificate import write_certificate
 from deploy.custom_resources import SCHEMAS
 from outside import eventually
@@ -292,6 +293,11 @@ def test_the_rules_and_dashboards_are_those_of_the_repository(helm: str) -> None
     assert {name: text.strip() for name, text in dashboards["data"].items()} == {
         name: text.strip() for name, text in kept.items()
     }
+
+
+def test_it_is_the_chart_of_this_release() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == chargegate.__version__
 
 
 def test_the_jobs_of_the_audit_are_commands(helm: str) -> None:
