@@ -103,13 +103,7 @@ SCHEMAS = {
             maxReplicaCount=NUMBER,
             cooldownPeriod=NUMBER,
             triggers=listed(_TRIGGER),
-            fallback=record("failureThreshold replicas", failureThreshold=NUMBER, replicas=NUMBER),
-        )
-        # A fallback needs a trigger that is not of the processor.
-        | {
-            "if": {"required": ["fallback"]},
-            "then": {"properties": {"triggers": {"contains": {"properties": {"type": {"const": "prometheus"}}}}}},
-        },
+        ),
     ),
     "VerticalPodAutoscaler": resource(
         "autoscaling.k8s.io/v1",

@@ -331,6 +331,10 @@ def test_the_jobs_of_the_audit_are_commands(helm: str) -> None:
         ("ingress.enabled=true", "ingress.hosts"),
         ("gateway.enabled=true", "gateway.parentRefs"),
         ("tls.secretName=x,serviceMonitor.enabled=true", "serviceMonitor.tlsConfig"),
+        (
+            "auditJobs.verify.enabled=true,serve.persistence.accessModes[0]=ReadWriteOncePod",
+            "auditJobs.verify cannot mount",
+        ),
         ("storageClass.create=true", "storageClass.provisioner"),
         ("secrets.keys.database\\.url=url,config.database.url=sqlite", "both"),
     ],
