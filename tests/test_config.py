@@ -42,6 +42,7 @@ KEYS: dict[str, Any] = {
     "worker.host": "::1",
     "worker.port": 9001,
     "database.url": "sqlite",
+    "database.retention_ms": 0,
     "cache.url": "memory://",
     "authorization.backend": "simulated",
     "authorization.acl_file": "drivers.csv",
@@ -67,6 +68,8 @@ KEYS: dict[str, Any] = {
     "callback.max_connections": 5,
     "callback.max_connections_per_destination": 5,
     "callback.max_parked": 5,
+    "callback.dead_letter_retention_ms": 5,
+    "callback.max_dead_letters": 5,
     "callback.circuit.forget_after_ms": 9,
     "callback.require_https": True,
     "callback.allowed_networks": ["127.0.0.0/8", "fd00::/8"],
@@ -159,11 +162,18 @@ def test_the_contracts_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         "callback.max_connections": 100, "callback.max_connections_per_destination": 20,
         "callback.require_https": False, "callback.allowed_networks": [], "callback.signing_secrets": [],
         "callback.circuit.probe_interval_ms": 5000, "audit.csv_path": "authorization_audit.log",
+        "callback.dead_letter_retention_ms": 30 * 86_400_000, "callback.max_dead_letters": 100000,
+        "database.retention_ms": 2 * 365 * 86_400_000,
         "security.api_keys": [], "security.allow_anonymous": False, "security.encryption_keys": [],
         "monitoring.metrics.enabled": True, "monitoring.health_check.enabled": True,
     }  # fmt: skip
     settings_ = load(None, {})
     assert {key: value_of(settings_, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("retention", [0, 390_000])
+def test_requests_may_be_kept_for_ever_or_just_long_enough(retention: int) -> None:
+    assert load(None, {"CHARGEGATE_DATABASE__RETENTION_MS": str(retention)}).database.retention_ms == retention
 
 
 def test_the_environment_stands_above_the_file(tmp_path: Path) -> None:
@@ -244,6 +254,12 @@ def test_loopback_needs_no_keys(host: str) -> None:
         ("[authorization.circuit_breaker]\nfailure_rate = 0", "authorization.circuit_breaker.failure_rate"),
         ("[authorization.circuit_breaker]\nenabled = 'yes'", "authorization.circuit_breaker.enabled"),
         ("[callback]\nmax_attempts = 0", "callback.max_attempts"),
+        ("[callback]\nmax_dead_letters = 0", "callback.max_dead_letters"),
+        ("[callback]\ndead_letter_retention_ms = 0", "callback.dead_letter_retention_ms"),
+        ("[database]\nretention_ms = -1", "database.retention_ms"),
+        ("[database]\nretention_ms = 389_999", "database.retention_ms: must be 0 (never), or at least 390000, the sum"),
+        ("[queue]\nurl = 'redis://h'\n[database]\nretention_ms = 419_999", "callback.deadline_ms and queue.lease_ms"),
+        ("[database]\nretention_ms = 390_000\n[queue]\nmax_age_ms = 300_001", "queue.max_age_ms"),
         ("[callback]\nallowed_networks = ['10.0.0.1/8']", "callback.allowed_networks"),
         ("[callback]\nallowed_networks = '10.0.0.0/8'", "callback.allowed_networks"),
         ("[callback]\nname_servers = ['ns.example']", "callback.name_servers"),
@@ -334,14 +350,17 @@ def test_white_space_around_a_value_is_dropped(key: str, margin: str, tmp_path: 
 
     value = KEYS[key]
     text = value if isinstance(value, str) else json.dumps(value)
-    assert value_of(load(None, {variable(key): margin + text + margin}), key) == value
+    # Some of TLS's files are refused without the others.
+    pair = {"server.tls_certificate", "server.tls_key"} if ".tls_" in key else set()
+    beside = {variable(other): "a.pem" for other in pair - {key}}
+    assert value_of(load(None, beside | {variable(key): margin + text + margin}), key) == value
     if isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], str)):
         file = tmp_path / "c.toml"
         file.write_text(toml(key, json.dumps(padded(value))))
-        assert value_of(load(f"{file}{margin}", {}), key) == value
+        assert value_of(load(f"{file}{margin}", beside), key) == value
     if isinstance(value, list) and isinstance(value[0], str):
-        assert value_of(load(None, {variable(key): json.dumps(padded(value))}), key) == value
-        assert value_of(load(None, {variable(key): "\n".join(padded(value))}), key) == value
+        for written in (json.dumps(padded(value)), "\n".join(padded(value))):
+            assert value_of(load(None, {variable(key): written}), key) == value
 
 
 @pytest.mark.parametrize("key", sorted(SECRET_KEYS | URL_KEYS))

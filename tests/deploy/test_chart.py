@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 import yaml
 
 import chargegate
-from deploy.certificate import write_certificate
+from certificates import Authority
 from deploy.custom_resources import SCHEMAS
 from outside import eventually
 
@@ -108,7 +109,9 @@ def environment(pod: Pod, folder: Path) -> dict[str, str]:
         for name, text in files.items():
             (place / "..2026" / name).write_text(text + "\n")
             (place / name).symlink_to(f"..data/{name}")
-    write_certificate(tls / "tls.crt", tls / "tls.key")
+    files = Authority(tls, "authority").sign("own")
+    shutil.copy(files.certificate, tls / "tls.crt")
+    shutil.copy(files.key, tls / "tls.key")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHARGEGATE_")}
     moved = {
         name: value.replace("/etc/chargegate", str(folder)).replace("/data/", f"{folder}/data/")

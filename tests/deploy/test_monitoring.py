@@ -19,7 +19,7 @@ import httpx
 import pytest
 import yaml
 
-from deploy.certificate import write_certificate
+from certificates import Authority
 from deploy.promql import ALERTS, EXPRESSIONS, PROMETHEUS, RECORDS, TO_COME, metrics_in
 from outside import Reply, Site, eventually, sites, verdict
 
@@ -93,7 +93,7 @@ class Installation:
             "CHARGEGATE_CALLBACK__RETRY_DELAY_MS": "1",
             "CHARGEGATE_CALLBACK__DEADLINE_MS": "600000",  # those to nobody wait as long as the tests take
             "CHARGEGATE_SERVER__PORT": str(self._ports["api"]),
-            "CHARGEGATE_SERVER__TLS_CERTIFICATE": str(folder / "tls.crt"),
+            "CHARGEGATE_SERVER__TLS_CERTIFICATE": str(folder / "tls.pem"),
             "CHARGEGATE_SERVER__TLS_KEY": str(folder / "tls.key"),
             "CHARGEGATE_WORKER__PORT": str(self._ports["worker"]),
         }
@@ -108,7 +108,7 @@ class Installation:
         }
 
     def write_files(self) -> None:
-        write_certificate(self._folder / "tls.crt", self._folder / "tls.key")
+        Authority(self._folder, "authority").sign("tls")
         rules = (PROMETHEUS / "rules.yaml").read_text()
         for usual, quick in QUICKER:
             assert usual in rules

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Protocol, cast
 
 import msgspec
 
-from chargegate.ledger.base import AccessList, Ledger
+from chargegate.ledger.base import AccessList, Ledger, Retention
 from chargegate.ledger.records import AuditRow
 from chargegate.ledger.transfer import LedgerSource, LedgerTarget
 from chargegate.queues.base import Capabilities, Message, Queue
@@ -29,7 +29,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     ``data_dir`` that holds all that it holds; empty for an engine that keeps nothing there. ``capabilities`` are those
     of its queue. ``shortest_lease_ms``: the least that ``queue.lease_ms`` may be. ``keeps_size``: a queue keeps for
     ever the bound that it was made with. ``keeps_delivered``: messages stay readable after their ack, for
-    ``chargegate replay``.
+    ``chargegate replay``. ``has_registry``: it has a clock to ask, and can tell which processes are alive.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     shortest_lease_ms: int = 1000
     keeps_size: bool = False
     keeps_delivered: bool = False
+    has_registry: bool = False
 
     @property
     def in_folder(self) -> bool:
@@ -93,6 +94,26 @@ class Database(Protocol):
 
     ledger: Ledger
     access_list: AccessList
+    retention: Retention
+
+    async def close(self) -> None: ...
+
+
+class Registry(Protocol):
+    """What processes on several machines see of each other at a server that they share: its clock, and which names
+    are taken. Every method but ``close`` raises ``Unavailable``."""
+
+    async def server_ms(self) -> int:
+        """The server's wall clock, in Unix milliseconds."""
+        ...
+
+    async def claim(self, name: str, holder: str, lease_ms: int) -> int:
+        """Have a name for so long, or for so long again: 0. If another holder has it, nothing changes, and the answer
+        is for how many milliseconds yet."""
+        ...
+
+    async def release(self, name: str, holder: str) -> None:
+        """The name is free, if this holder had it."""
 
     async def close(self) -> None: ...
 
@@ -116,6 +137,10 @@ class EngineModule(Protocol):
     def open_cache(self, url: str, *, ttl_ms: int) -> Any:
         """What processes remember together: it is an ``authorizers.shared.SharedCache`` and a
         ``ledger.base.SharedClaims``, with ``check`` to bring its ``failure`` up to date, and ``close``."""
+
+    def open_registry(self, url: str) -> Registry:
+        """Of an engine that has one. A server that is away is no error yet."""
+        ...
 
     def messages_from(self, url: str, start: int | datetime) -> AsyncGenerator[Message, None]:
         """What a queue that ``keeps_delivered`` still holds, from an offset or a time up to its end as it is now."""
@@ -161,6 +186,7 @@ POSTGRES: Final = Engine(
     offers=frozenset({"queue", "database"}),
     capabilities=Capabilities(durable=True, shared=True, find=True),
     extra="postgres",
+    has_registry=True,
 )
 REDIS: Final = Engine(
     name="redis",
@@ -168,6 +194,7 @@ REDIS: Final = Engine(
     offers=frozenset({"queue", "cache"}),
     capabilities=Capabilities(durable=True, shared=True, find=True),
     extra="redis",
+    has_registry=True,
 )
 KAFKA: Final = Engine(
     name="kafka",

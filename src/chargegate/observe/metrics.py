@@ -81,6 +81,20 @@ class Metrics:
             "circuit_breaker_transitions_total", "Changes of state.", ["name", "to"], registry=registry
         )
         self.dead_letters = Gauge("dead_letters", "Callbacks given up and not replayed.", registry=registry)
+        self.dead_letters_dropped = Counter(
+            "dead_letters_dropped_total",
+            "Dead letters that can be sent no more: by age, or by number because there were too many.",
+            ["reason"],
+            registry=registry,
+        )
+        self.requests_dropped = Counter(
+            "requests_dropped_total", "Finished requests that were dropped because they were old.", registry=registry
+        )
+        self.clock_skew = Gauge(
+            "clock_skew_seconds",
+            "How much this machine's clock is ahead of the server's that all processes ask; 0 without one.",
+            registry=registry,
+        )
         self.disks = Disks(registry)
         self._certificate_end: Gauge | None = None
 

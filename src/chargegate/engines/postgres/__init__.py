@@ -3,12 +3,14 @@
 from chargegate.engines import Place, QueueLimits
 from chargegate.engines.postgres.access_list import PostgresAccessList
 from chargegate.engines.postgres.ledger import PostgresLedger
-from chargegate.engines.postgres.queue import PostgresQueue
+from chargegate.engines.postgres.queue import PostgresQueue, own_options
 from chargegate.engines.postgres.recording import OnAudit
+from chargegate.engines.postgres.registry import PostgresRegistry
+from chargegate.engines.postgres.retention import PostgresRetention
 from chargegate.engines.postgres.statements import LEDGER_TABLES
 from chargegate.engines.postgres.store import MIGRATING_S, PostgresStore
 from chargegate.engines.postgres.target import PostgresTarget
-from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
+from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable, Retention
 from chargegate.storage.budget import STORE_S
 
 
@@ -19,6 +21,7 @@ class PostgresDatabase:
         self._store = store
         self.ledger: Ledger = PostgresLedger(store, writer, on_audit)
         self.access_list: AccessList = PostgresAccessList(store)
+        self.retention: Retention = PostgresRetention(store)
 
     async def close(self) -> None:
         await self.ledger.close()
@@ -37,6 +40,10 @@ async def open_database(url: str, place: Place, on_audit: OnAudit | None, *, nee
         if needed:
             raise
     return PostgresDatabase(store, place.process, on_audit)
+
+
+def open_registry(url: str) -> PostgresRegistry:
+    return PostgresRegistry(own_options(url)[0])
 
 
 async def target(url: str) -> PostgresTarget:
