@@ -124,6 +124,7 @@ class Callback(_Section, frozen=True):
     max_parked: Count = 50000
     require_https: bool = False
     allowed_networks: list[str] = []
+    blocked_networks: list[str] = []
     name_servers: list[str] = []
     signing_secrets: list[str] = []
     dead_letter_retention_ms: PositiveLongMs = 2_592_000_000
@@ -216,11 +217,8 @@ def _check(settings: Settings) -> None:
     _check_door(settings)
     _check_server(settings.server)
     _check_authorization(settings.authorization)
-    for text in settings.callback.allowed_networks:
-        try:
-            ipaddress.ip_network(text)
-        except ValueError:
-            raise ConfigError(f"callback.allowed_networks: {text!r} is not a network such as '10.0.0.0/8'") from None
+    _check_networks("callback.allowed_networks", settings.callback.allowed_networks)
+    _check_networks("callback.blocked_networks", settings.callback.blocked_networks)
     for text in settings.callback.name_servers:
         if not _is_name_server(text):
             raise ConfigError(
@@ -228,6 +226,14 @@ def _check(settings: Settings) -> None:
                 " '192.0.2.53:5353' or '[2001:db8::53]:5353'"
             )
     _check_secrets(settings)
+
+
+def _check_networks(key: str, networks: list[str]) -> None:
+    for text in networks:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            raise ConfigError(f"{key}: {one_line(text)!r} is not a network such as '10.0.0.0/8'") from None
 
 
 def _is_name_server(text: str) -> bool:

@@ -18,10 +18,10 @@ from chargegate.delivering.states import Callback, CallbackLimits, State
 from chargegate.keys import KeyMissing, Keyring
 from chargegate.ledger.base import DecisionLedger, LedgerUnavailable
 from chargegate.ledger.records import Finished, Recorded
-from chargegate.model import CallbackPayload, Decision, Reason, RequestStatus, now_ms
+from chargegate.model import CallbackPayload, ChargingRequest, Decision, Reason, RequestStatus, now_ms
 from chargegate.observe import Metrics, log
 from chargegate.queues.base import Delivery, Queue, QueueUnavailable
-from chargegate.queues.envelope import Opened, open_message
+from chargegate.queues.envelope import Opened, open_message, seal_dead_letter
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -34,11 +34,12 @@ _encode = msgspec.json.Encoder().encode
 class _InFlight:
     """What the worker remembers of a request until it is acked."""
 
-    __slots__ = ("created_at", "decision", "delivery", "redelivered")
+    __slots__ = ("created_at", "decision", "delivery", "redelivered", "request")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         self.created_at = delivery.message.accepted_at
+        self.request: ChargingRequest
         self.decision: Decision
         self.redelivered: list[Delivery] = []  # the same request handed out once more meanwhile
 
@@ -151,15 +152,19 @@ class Worker:
             self._unopened += 1
             log.error("request cannot be opened and stays in the queue", request_id=message.request_id, why=str(error))
             return
+        if opened.fault:
+            log.warning("request is not as it was accepted: malformed", request_id=message.request_id, why=opened.fault)
         recorded = await self._decide(work, opened)
         if recorded is None:
             await self._ack(work)
             return
         work.decision = recorded.decision
-        request, target = opened.request, opened.target
+        work.request = request = opened.request
+        target = opened.target
         if target is None:
             malformed = Reason.MALFORMED.value
-            ended = Finished(request.request_id, RequestStatus.FAILED, 0, None, malformed, now_ms(), opened.sealed)
+            sealed = seal_dead_letter(self._keyring, request, recorded.decision) if opened.known else None
+            ended = Finished(request.request_id, RequestStatus.FAILED, 0, None, malformed, now_ms(), sealed)
             await self._persist(self._ledger.finish, ended)
             await self._ack(work)
             return
@@ -210,7 +215,7 @@ class Worker:
         status, sealed = RequestStatus.COMPLETED, None
         delivered = callback.state is State.DELIVERED
         if not delivered:
-            status, sealed = RequestStatus.FAILED, work.delivery.message.body
+            status, sealed = RequestStatus.FAILED, seal_dead_letter(self._keyring, work.request, work.decision)
         elif work.decision.reason == Reason.TIMEOUT:
             status = RequestStatus.TIMEOUT
         ended = Finished(

@@ -145,6 +145,23 @@ def test_the_way_of_a_request_as_a_reader_sees_it(run: Run, decide: Decide) -> N
     run(scenario)
 
 
+@pytest.mark.parametrize("error", ["address_blocked", "name_not_resolved"])
+def test_what_the_last_release_told_of_names_inside_is_told_no_more(run: Run, decide: Decide, error: str) -> None:
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        request_id = decide().request_id
+        await ledger.record(decide(request_id=request_id), 1_000)
+        await ledger.finish(msgspec.structs.replace(given_up(request_id), error=error))
+        record, letter = await ledger.find(request_id), await ledger.dead_letter(request_id)
+        [listed] = await ledger.dead_letters(None, None, 10, None)
+        assert record is not None
+        assert record.callback is not None
+        assert letter == listed
+        assert record.callback.last_error == listed.last_error == "no_usable_address"
+
+    run(scenario)
+
+
 def test_a_dead_letter_keeps_what_is_sealed_until_its_replay_is_delivered(run: Run, decide: Decide) -> None:
     async def scenario(database: Database) -> None:
         ledger = database.ledger()

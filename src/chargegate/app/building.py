@@ -46,7 +46,7 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
     authorizer = build_authorizer(settings, access_list, remembered, opened.cache, opened.metrics)
     stack.push_async_callback(authorizer.close)
     callback = settings.callback
-    guard = AddressGuard(callback.allowed_networks)
+    guard = AddressGuard(callback.allowed_networks, callback.blocked_networks)
     client = HttpClient(
         max_connections=callback.max_connections, check_address=guard.check, name_servers=callback.name_servers
     )
@@ -100,7 +100,7 @@ def build_surface(
         access_list=database.access_list,
         keyring=opened.keyring,
         access_keys=access_keys,
-        check_address=AddressGuard(settings.callback.allowed_networks).check,
+        check_address=AddressGuard(settings.callback.allowed_networks, settings.callback.blocked_networks).check,
         access_changed=access_changed,
         claims=opened.cache,
         queue_size=settings.queue.max_size,

@@ -180,6 +180,10 @@ async def check_keys(keyring: Keyring, ledger: Ledger) -> None:
 
 def _refuse_unknown_keys(keyring: Keyring, prefixes: frozenset[bytes], what: str) -> None:
     for prefix in prefixes:
+        if len(prefix) < SEALED_PREFIX:  # no service sealed that, so that no key is missing for it
+            continue
+        if not keyring.knows_form(prefix):
+            raise StartError(f"{what} are sealed in a form that this release does not know")
         if not keyring.knows(prefix):
             raise StartError(
                 f"security.encryption_keys: {what} are sealed with the key {prefix[1:].hex()}, which is missing;"

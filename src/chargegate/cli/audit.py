@@ -11,7 +11,7 @@ from chargegate.cli.options import station as only_station
 from chargegate.cli.output import write_listing, write_object, write_rows
 from chargegate.cli.store import in_store
 from chargegate.ledger.records import DecisionFilter, StationStats
-from chargegate.model import Status
+from chargegate.model import Status, one_line
 from chargegate.operations import decisions
 from chargegate.operations.views import columns
 
@@ -139,7 +139,7 @@ def prune(before: int, as_json: bool, config_file: str | None) -> None:
     if as_json:
         write_object({"dropped": dropped})
     else:
-        click.echo("dropped " + (", ".join(dropped) or "nothing: no month ended by then"))
+        click.echo("dropped " + (one_line(", ".join(dropped)) or "nothing: no month ended by then"))
 
 
 async def _one_page(records: Sequence[StationStats]) -> AsyncIterator[Sequence[StationStats]]:

@@ -164,8 +164,10 @@ class Deliveries:
             await self._give_up(callback)
 
     async def _failed(self, callback: Callback, attempt: Attempt, *, in_time: bool) -> None:
-        reachable = attempt.outcome is not Outcome.UNREACHABLE
         probe = callback.connection is not None and callback.connection.probe
+        reachable: bool | None = attempt.outcome is not Outcome.UNREACHABLE
+        if attempt.outcome is Outcome.NO_ADDRESS:  # nobody was called, and no circuit keeps others from it
+            reachable = False if probe else None
         if probe and not reachable and in_time:  # a failed probe counts as no attempt
             self._dispatch.line_up(Event.HELD_BACK, callback)
             self._dispatch.give_back(callback, reachable=False)

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from msgspec.structs import astuple
 
-from chargegate.ledger.records import AccessEntry, CallbackRecord, Recorded, RequestRecord
+from chargegate.ledger.records import AccessEntry, CallbackRecord, DeadLetter, Recorded, RequestRecord
 from chargegate.ledger.transfer import StoredRequest
-from chargegate.model import Decision, RequestStatus, Status
+from chargegate.model import NO_USABLE_ADDRESS, Decision, RequestStatus, Status
 
 DECISION: Final = Decision.__struct_fields__
 RECORDED: Final = tuple(name for name in Recorded.__struct_fields__ if name != "decision")
@@ -29,6 +29,10 @@ REQUEST: Final = _OF_REQUEST + _OF_CALLBACK
 
 STORED: Final = tuple(name for name in StoredRequest.__struct_fields__ if name not in {*_SHARED, "decision"})
 """What follows a decision in a row that is a ``StoredRequest``."""
+
+# What 0.1.0 recorded told clients which names exist inside.
+_RELEASED_ERRORS: Final = frozenset({"address_blocked", "name_not_resolved"})
+_LETTERS_ERROR: Final = DeadLetter.__struct_fields__.index("last_error")
 
 _SETS: Final = ("allowed_stations", "denied_stations")  # a JSON list in the database
 _SETS_AT: Final = tuple(AccessEntry.__struct_fields__.index(name) for name in _SETS)
@@ -55,6 +59,7 @@ def request_of(row: Sequence[Any]) -> RequestRecord:
     values = dict(zip(("request_id", "station_id"), row, strict=False))
     values.update(zip(REQUEST, row[len(DECISION) :], strict=True))
     callback = {name: values.pop(name) for name in _OF_CALLBACK}
+    callback["last_error"] = _error(callback["last_error"])
     status = values["status"] = RequestStatus(values["status"])
     processed_at = values["processed_at"]
     delivered = status in (RequestStatus.COMPLETED, RequestStatus.TIMEOUT)
@@ -69,6 +74,16 @@ def request_of(row: Sequence[Any]) -> RequestRecord:
 
 def stored_of(row: Sequence[Any]) -> StoredRequest:
     return StoredRequest(row[0], row[1], _decision_or_none(row), *row[len(DECISION) :])
+
+
+def dead_letter_of(row: Sequence[Any]) -> DeadLetter:
+    values = list(row)
+    values[_LETTERS_ERROR] = _error(values[_LETTERS_ERROR])
+    return DeadLetter(*values)
+
+
+def _error(recorded: str | None) -> str | None:
+    return NO_USABLE_ADDRESS if recorded in _RELEASED_ERRORS else recorded
 
 
 def _decision_or_none(row: Sequence[Any]) -> Decision | None:

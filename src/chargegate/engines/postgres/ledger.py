@@ -23,7 +23,7 @@ from chargegate.ledger.records import (
     RequestRecord,
     StationStats,
 )
-from chargegate.ledger.rows import decision_of, recorded_of, request_of
+from chargegate.ledger.rows import dead_letter_of, decision_of, recorded_of, request_of
 from chargegate.model import Decision
 from chargegate.storage.group_commit import GroupCommit
 
@@ -107,11 +107,11 @@ class PostgresLedger:
         client: str | None = None,
     ) -> Sequence[DeadLetter]:
         rows = await self._list("dead_letters", since, until, *(after or (None, None)), limit, client)
-        return [DeadLetter(*row) for row in rows]
+        return [dead_letter_of(row) for row in rows]
 
     async def dead_letter(self, request_id: str) -> DeadLetter | None:
         rows = await self._store.read(LEDGER["dead_letter"], request_id)
-        return DeadLetter(*rows[0]) if rows else None
+        return dead_letter_of(rows[0]) if rows else None
 
     async def count_dead_letters(self) -> int:
         return int((await self._store.read(LEDGER["count_dead_letters"]))[0][0])

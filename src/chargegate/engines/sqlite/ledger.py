@@ -21,7 +21,7 @@ from chargegate.ledger.records import (
     RequestRecord,
     StationStats,
 )
-from chargegate.ledger.rows import decision_of, request_of
+from chargegate.ledger.rows import dead_letter_of, decision_of, request_of
 from chargegate.model import Decision
 from chargegate.storage.unavailable import Unusable
 
@@ -117,11 +117,11 @@ class SqliteLedger:
         if after is not None:
             conditions["(r.processed_at, r.request_id) < (?, ?)"] = after
         query, values = _where(LEDGER["dead_letters"], conditions)
-        return await self._store.scan(select(_dead_letter, query, (*values, limit)))
+        return await self._store.scan(select(dead_letter_of, query, (*values, limit)))
 
     async def dead_letter(self, request_id: str) -> DeadLetter | None:
         query, values = _where(LEDGER["dead_letters"], {"r.request_id = ?": (request_id,)})
-        return await self._store.read(select_one(_dead_letter, query, (*values, 1)))
+        return await self._store.read(select_one(dead_letter_of, query, (*values, 1)))
 
     async def count_dead_letters(self) -> int:
         return await self._store.read(select_one(_first, LEDGER["count_dead_letters"])) or 0
@@ -178,10 +178,6 @@ class SqliteLedger:
 
 def _first(row: Sequence[Any]) -> Any:
     return row[0]
-
-
-def _dead_letter(row: Sequence[Any]) -> DeadLetter:
-    return DeadLetter(*row)
 
 
 def _matching(which: DecisionFilter) -> dict[str, Sequence[Any]]:

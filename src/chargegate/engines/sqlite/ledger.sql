@@ -63,7 +63,7 @@ SELECT ifnull(sum(letters), 0) FROM dead_letter_counts
 UPDATE charging_requests SET sealed = NULL WHERE request_id = ? AND status = 'FAILED' AND sealed NOTNULL
 
 -- name: sealed_prefixes
-SELECT DISTINCT substr(sealed_with, 1, ?) FROM dead_letter_counts WHERE letters > 0
+SELECT DISTINCT ifnull(substr(CAST(sealed_with AS BLOB), 1, ?), x'') FROM dead_letter_counts WHERE letters > 0
 
 -- name: audit_after
 SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE a.sequence > ? ORDER BY a.sequence LIMIT ?

@@ -34,7 +34,12 @@ LEDGER: Final = statements(
     request=columns(REQUEST, "r"),
     finished=columns(Finished.__struct_fields__),
     dead_letter=columns(
-        DeadLetter.__struct_fields__, "r", status="a.status", reason="a.reason", failed_at="r.processed_at"
+        DeadLetter.__struct_fields__,
+        "r",
+        status="a.status",
+        reason="a.reason",
+        failed_at="r.processed_at",
+        sealed="CAST(r.sealed AS BLOB)",
     ),
     counts=", ".join(f"sum(a.status = '{status}')" for status in Status),
     claim=columns(_CLAIM),
