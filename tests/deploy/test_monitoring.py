@@ -241,7 +241,8 @@ def test_every_metric_is_exported_or_to_come(scraped: Installation) -> None:
 @pytest.mark.parametrize("name", EXPRESSIONS)
 def test_an_expression_is_answered(scraped: Installation, name: str) -> None:
     found = scraped.query(EXPRESSIONS[name])
-    assert found or not must_find(name), EXPRESSIONS[name]
+    if must_find(name) and not found:  # a busy machine may have left out a few scrapes
+        eventually(lambda: scraped.traffic() or scraped.query(EXPRESSIONS[name]), 20, EXPRESSIONS[name])
 
 
 def test_every_process_tells_of_itself(scraped: Installation) -> None:
@@ -256,7 +257,11 @@ def test_every_process_tells_of_itself(scraped: Installation) -> None:
 
 
 def test_what_is_always_wrong_is_raised(scraped: Installation) -> None:
-    eventually(lambda: scraped.traffic() or scraped.raised() == ALWAYS, 60, lambda: f"raised: {scraped.raised()}")
+    def exactly() -> bool:
+        scraped.traffic()
+        return scraped.raised() == ALWAYS
+
+    eventually(exactly, 60, lambda: f"raised: {scraped.raised()}")
 
 
 def test_an_authorizer_that_fails(scraped: Installation) -> None:
