@@ -25,7 +25,7 @@ def build_feeds(audit: Audit, place: Place, metrics: Metrics) -> list[Feed]:
     """One for each sink that is turned on. Raises ``SinkError``."""
     feeds: list[Feed] = []
     if audit.csv_path:
-        feeds.append(AuditFeed(_csv_files(audit, place), metrics))
+        feeds.append(AuditFeed(_csv_files(audit, place, metrics), metrics))
     if audit.influx_url:
         feeds.append(RemoteFeed(influx_sink(audit), metrics))
     return feeds
@@ -36,10 +36,12 @@ def csv_paths(audit: Audit) -> list[Path]:
     return shard_paths(Path(audit.csv_path), audit.csv_shards)
 
 
-def _csv_files(audit: Audit, place: Place) -> CsvShards:
+def _csv_files(audit: Audit, place: Place, metrics: Metrics) -> CsvShards:
+    path = Path(audit.csv_path)
+    metrics.disks.watch("audit", path.absolute().parent)
     notes = place.folder / f"{place.process or 'serve'}.csv-notes"
     try:
-        return CsvShards(Path(audit.csv_path), audit.csv_shards, notes)
+        return CsvShards(path, audit.csv_shards, notes)
     except OSError as error:
         raise SinkError(f"audit.csv_path: {error.filename or audit.csv_path}: {error.strerror}") from None
 

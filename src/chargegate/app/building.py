@@ -81,6 +81,7 @@ def build_surface(
     """What this process answers over HTTP. ``working`` is None where no worker is in it. ``no_file``: whether not one
     more file or connection can be opened."""
     settings, database = opened.settings, opened.database
+    opened.metrics.queue_max_size.set(settings.queue.max_size)
 
     def access_changed(token_hashes: frozenset[str]) -> None:
         if working is not None:

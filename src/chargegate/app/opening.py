@@ -50,6 +50,7 @@ async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> O
     ``LedgerUnavailable`` where the database fails while it is asked."""
     metrics = Metrics()
     folder = made_folder(settings)
+    metrics.disks.watch("data", folder)
     registries = _open_registries(settings, stack)
     presence = await _present(settings, role, registries, stack)
     place = Place(folder=folder, exclusive=role != "api", process="" if presence is None else presence.name)

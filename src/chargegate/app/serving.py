@@ -14,7 +14,7 @@ from chargegate.app.opening import Opened, StartError, check_keys, naming_databa
 from chargegate.app.presence import Presence
 from chargegate.app.process import LEAST, Role, Signals, SpareFile, open_files
 from chargegate.app.reloading import Prepare, Reloading, following_certificates
-from chargegate.app.tls import server_context
+from chargegate.app.tls import certificate_end, server_context
 from chargegate.config import Settings, scheme
 from chargegate.engines import ENGINES, engine_of
 from chargegate.keys import AccessKeys
@@ -97,6 +97,7 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
     stack.callback(watching.cancel)
     surface = build_surface(opened, working, access_keys, draining, spare.lacking)
     server, url = await _listen(settings, role, surface, max_connections, stack)
+    opened.metrics.certificate_in_use(None if role == "worker" else certificate_end(settings.server))
     # What is there now stays. The server leaves no cycles behind, so the collector finds little, and to look at every
     # object less often saves about 4 % of a request's whole cost. The last number stays Python's: a hundred times more
     # would save 2 % more, and would keep what cycles of others hold for hours.
@@ -113,7 +114,10 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
         max_connections=max_connections,
     )
     # The access list is the last, because the database may be away.
-    follow = [*([] if role == "worker" else [following_certificates(server)]), *followers(opened, working, access_keys)]
+    follow = [
+        *([] if role == "worker" else [following_certificates(server, opened.metrics)]),
+        *followers(opened, working, access_keys),
+    ]
     return _Started(url, opened, None if working is None else working.worker, follow)
 
 
