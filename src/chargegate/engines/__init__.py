@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Protocol, cast
 import msgspec
 
 from chargegate.ledger.base import AccessList, Ledger
+from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.records import AuditRow
 from chargegate.ledger.transfer import LedgerSource, LedgerTarget
 from chargegate.queues.base import Capabilities, Message, Queue
@@ -93,6 +94,7 @@ class Database(Protocol):
 
     ledger: Ledger
     access_list: AccessList
+    counts: DecisionCounts
 
     async def close(self) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from chargegate.engines import Place, QueueLimits
 from chargegate.engines.postgres.access_list import PostgresAccessList
+from chargegate.engines.postgres.counts import PostgresCounts
 from chargegate.engines.postgres.ledger import PostgresLedger
 from chargegate.engines.postgres.queue import PostgresQueue
 from chargegate.engines.postgres.recording import OnAudit
@@ -9,6 +10,7 @@ from chargegate.engines.postgres.statements import LEDGER_TABLES
 from chargegate.engines.postgres.store import MIGRATING_S, PostgresStore
 from chargegate.engines.postgres.target import PostgresTarget
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
+from chargegate.ledger.counts import DecisionCounts
 from chargegate.storage.budget import STORE_S
 
 
@@ -19,6 +21,7 @@ class PostgresDatabase:
         self._store = store
         self.ledger: Ledger = PostgresLedger(store, writer, on_audit)
         self.access_list: AccessList = PostgresAccessList(store)
+        self.counts: DecisionCounts = PostgresCounts(store)
 
     async def close(self) -> None:
         await self.ledger.close()

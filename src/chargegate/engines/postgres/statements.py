@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from chargegate.ledger.counts import HOUR_MS, count_columns
 from chargegate.ledger.records import CLAIM_MS, AccessEntry, Claim, DeadLetter
 from chargegate.ledger.rows import DECISION, RECORDED, REQUEST, STORED, columns
 from chargegate.model import Status
@@ -27,6 +28,7 @@ LEDGER: Final = statements(
     dead_letter=columns(DeadLetter.__struct_fields__, status="decision", failed_at="processed_at"),
     claim=columns(Claim.__struct_fields__),
     claim_ms=str(CLAIM_MS),
+    hour_ms=str(HOUR_MS),
 )
 ACCESS_LIST: Final = statements(
     __package__, "access_list.sql", entry=columns(_ENTRY), excluded=columns(_ENTRY, "excluded")
@@ -38,6 +40,14 @@ TARGET: Final = statements(
     decided=columns(_DECIDED),
     stored=columns(_STORED),
     excluded=columns(_STORED, "excluded"),
+)
+COUNTS: Final = statements(
+    __package__,
+    "counts.sql",
+    uncounted="SELECT a.* FROM uncounted_decisions u CROSS JOIN LATERAL (SELECT * FROM authorization_audit a"
+    " WHERE a.writer = u.writer AND a.sequence BETWEEN u.first AND u.last"
+    " AND a.timestamp BETWEEN greatest(u.earliest, u.since) AND u.latest OFFSET 0) a",
+    **count_columns(lambda condition: f"({condition})::int", lambda column: f"sum({column})::bigint"),
 )
 LEDGER_TABLES: Final = {"ledger": migrations(__package__, "ledger")}
 

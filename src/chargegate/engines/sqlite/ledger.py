@@ -7,10 +7,12 @@ from typing import Any
 from chargegate.engines.sqlite import writes
 from chargegate.engines.sqlite.batches import Operation
 from chargegate.engines.sqlite.connection import SqliteStore, StorePart
+from chargegate.engines.sqlite.counts import SqliteCounts
 from chargegate.engines.sqlite.queries import select, select_one
 from chargegate.engines.sqlite.statements import LEDGER
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
 from chargegate.ledger.base import ledger_unavailable
+from chargegate.ledger.counts import stats_of
 from chargegate.ledger.records import (
     AuditRow,
     Claim,
@@ -38,6 +40,7 @@ class SqliteLedger:
         self._on_audit = on_audit
         self._record = Operation(writes.record, committed=self._committed)
         self._accepted = AcceptedRequests(self._accept)
+        self._counts = SqliteCounts(store)
         self.check = self._store.check
 
     def _committed(self, written: Sequence[writes.Written]) -> None:
@@ -88,6 +91,11 @@ class SqliteLedger:
         limit: int | None = None,
         after: str | None = None,
     ) -> Sequence[StationStats]:
+        if client is None:  # whose a decision is, is not counted
+            return stats_of(
+                await self._counts.by_station(since, until, station_id=station_id, limit=limit, after=after),
+                busiest_first=limit is None,
+            )
         conditions = _matching(DecisionFilter(station_id, since=since, until=until, client=client))
         if after is not None:
             conditions["a.station_id > ?"] = (after,)

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from chargegate.ledger.counts import count_columns
 from chargegate.ledger.records import AccessEntry, Claim, DeadLetter, Finished
 from chargegate.ledger.rows import DECISION, RECORDED, REQUEST, STORED, columns
 from chargegate.model import Status
@@ -41,4 +42,9 @@ SOURCE: Final = statements(
     of_request=_OF_REQUEST,
     stored=columns(STORED, "r", sequence="a.sequence"),
     claim=columns(_CLAIM),
+)
+COUNTS: Final = statements(
+    __package__,
+    "counts.sql",
+    **count_columns(lambda condition: f"({condition})", lambda column: f"sum({column})"),
 )
