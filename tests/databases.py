@@ -12,14 +12,16 @@ import pytest
 from chargegate.engines.postgres.access_list import PostgresAccessList
 from chargegate.engines.postgres.counts import PostgresCounts
 from chargegate.engines.postgres.ledger import PostgresLedger
+from chargegate.engines.postgres.retention import PostgresRetention
 from chargegate.engines.postgres.statements import LEDGER_TABLES
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.counts import SqliteCounts
 from chargegate.engines.sqlite.ledger import SqliteLedger
+from chargegate.engines.sqlite.retention import SqliteRetention
 from chargegate.engines.sqlite.statements import ALL_TABLES
-from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
+from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable, Retention
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision, Status, new_request_id
@@ -35,6 +37,7 @@ class Database(Protocol):
     ledger: Callable[..., Ledger]
     access_list: Callable[[], AccessList]
     counts: Callable[[], DecisionCounts]
+    retention: Callable[[], Retention]
 
     async def execute(self, statement: str) -> list[tuple[Any, ...]]: ...
 
@@ -50,6 +53,7 @@ class Sqlite:
         self._store = store
         self.access_list = partial(SqliteAccessList, store)
         self.counts = partial(SqliteCounts, store)
+        self.retention = partial(SqliteRetention, store)
 
     def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "") -> SqliteLedger:
         """Of one process, and so of one writer, whatever its name."""
@@ -76,6 +80,7 @@ class Postgres:
         self._store = store
         self.access_list = partial(PostgresAccessList, store)
         self.counts = partial(PostgresCounts, store)
+        self.retention = partial(PostgresRetention, store)
 
     def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "test") -> PostgresLedger:
         return PostgresLedger(self._store, writer, on_audit)

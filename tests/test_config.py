@@ -42,6 +42,7 @@ KEYS: dict[str, Any] = {
     "worker.host": "::1",
     "worker.port": 9001,
     "database.url": "sqlite",
+    "database.retention_ms": 0,
     "cache.url": "memory://",
     "authorization.backend": "simulated",
     "authorization.acl_file": "drivers.csv",
@@ -67,6 +68,8 @@ KEYS: dict[str, Any] = {
     "callback.max_connections": 5,
     "callback.max_connections_per_destination": 5,
     "callback.max_parked": 5,
+    "callback.dead_letter_retention_ms": 5,
+    "callback.max_dead_letters": 5,
     "callback.circuit.forget_after_ms": 9,
     "callback.require_https": True,
     "callback.allowed_networks": ["127.0.0.0/8", "fd00::/8"],
@@ -159,11 +162,18 @@ def test_the_contracts_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         "callback.max_connections": 100, "callback.max_connections_per_destination": 20,
         "callback.require_https": False, "callback.allowed_networks": [], "callback.signing_secrets": [],
         "callback.circuit.probe_interval_ms": 5000, "audit.csv_path": "authorization_audit.log",
+        "callback.dead_letter_retention_ms": 30 * 86_400_000, "callback.max_dead_letters": 100000,
+        "database.retention_ms": 2 * 365 * 86_400_000,
         "security.api_keys": [], "security.allow_anonymous": False, "security.encryption_keys": [],
         "monitoring.metrics.enabled": True, "monitoring.health_check.enabled": True,
     }  # fmt: skip
     settings_ = load(None, {})
     assert {key: value_of(settings_, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("retention", [0, 390_000])
+def test_requests_may_be_kept_for_ever_or_just_long_enough(retention: int) -> None:
+    assert load(None, {"CHARGEGATE_DATABASE__RETENTION_MS": str(retention)}).database.retention_ms == retention
 
 
 def test_the_environment_stands_above_the_file(tmp_path: Path) -> None:
@@ -244,6 +254,12 @@ def test_loopback_needs_no_keys(host: str) -> None:
         ("[authorization.circuit_breaker]\nfailure_rate = 0", "authorization.circuit_breaker.failure_rate"),
         ("[authorization.circuit_breaker]\nenabled = 'yes'", "authorization.circuit_breaker.enabled"),
         ("[callback]\nmax_attempts = 0", "callback.max_attempts"),
+        ("[callback]\nmax_dead_letters = 0", "callback.max_dead_letters"),
+        ("[callback]\ndead_letter_retention_ms = 0", "callback.dead_letter_retention_ms"),
+        ("[database]\nretention_ms = -1", "database.retention_ms"),
+        ("[database]\nretention_ms = 389_999", "database.retention_ms: must be 0 (never), or at least 390000, the sum"),
+        ("[queue]\nurl = 'redis://h'\n[database]\nretention_ms = 419_999", "callback.deadline_ms and queue.lease_ms"),
+        ("[database]\nretention_ms = 390_000\n[queue]\nmax_age_ms = 300_001", "queue.max_age_ms"),
         ("[callback]\nallowed_networks = ['10.0.0.1/8']", "callback.allowed_networks"),
         ("[callback]\nallowed_networks = '10.0.0.0/8'", "callback.allowed_networks"),
         ("[callback]\nname_servers = ['ns.example']", "callback.name_servers"),

@@ -476,6 +476,20 @@ def test_a_message_whose_callback_ended_meanwhile_sends_nothing(run: Run, replay
     run(scenario)
 
 
+def test_a_replay_of_what_is_no_longer_known_decides_nothing(run: Run) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.work()
+        forgotten = new_request_id()
+        await scene.put_again(forgotten, replayed_at=now_ms())
+        await scene.ended(await scene.put())
+        await scene.gone(forgotten)
+        assert forgotten not in scene.authorizer.asked
+        assert forgotten not in scene.told()
+        assert await scene.ledger.find(forgotten) is None
+
+    run(scenario)
+
+
 def test_past_so_many_parked_some_are_given_up_and_work_goes_on(run: Run) -> None:
     async def scenario(scene: Scene) -> None:
         scene.receiver.plan(HOOK, Reply(503))

@@ -31,6 +31,8 @@ _ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{_NAME}/?").fullmatch
 
 Ms = Annotated[int, Meta(ge=0, le=7 * 24 * 3600 * 1000)]
 PositiveMs = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
+LongMs = Annotated[int, Meta(ge=0, le=100 * 366 * 24 * 3600 * 1000)]
+PositiveLongMs = Annotated[int, Meta(ge=1, le=100 * 366 * 24 * 3600 * 1000)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -73,6 +75,7 @@ class Worker(_Section, frozen=True):
 
 class Database(_Section, frozen=True):
     url: str = "sqlite"
+    retention_ms: LongMs = 63_072_000_000
 
 
 class Cache(_Section, frozen=True):
@@ -123,6 +126,8 @@ class Callback(_Section, frozen=True):
     allowed_networks: list[str] = []
     name_servers: list[str] = []
     signing_secrets: list[str] = []
+    dead_letter_retention_ms: PositiveLongMs = 2_592_000_000
+    max_dead_letters: Count = 100_000
     circuit: DestinationCircuit = DestinationCircuit()
 
 
@@ -207,6 +212,7 @@ def _check(settings: Settings) -> None:
     check_url("database.url", settings.database.url)
     check_url("cache.url", settings.cache.url)
     check_lease(settings.queue.url, settings.queue.lease_ms)
+    _check_retention(settings)
     _check_door(settings)
     _check_server(settings.server)
     _check_authorization(settings.authorization)
@@ -263,6 +269,23 @@ def check_lease(queue_url: str, lease_ms: int) -> None:
     shortest = engine_of(queue_url).shortest_lease_ms
     if lease_ms < shortest:
         raise ConfigError(f"queue.lease_ms: must be at least {shortest} with {scheme(queue_url)}://")
+
+
+def _check_retention(settings: Settings) -> None:
+    """A request that may still come back from the queue must be known, or it would be decided a second time."""
+    parts = {
+        "queue.max_age_ms": settings.queue.max_age_ms,
+        "authorization.timeout_ms": settings.authorization.timeout_ms,
+        "callback.deadline_ms": settings.callback.deadline_ms,
+    }
+    if engine_of(settings.queue.url).capabilities.shared:
+        parts["queue.lease_ms"] = settings.queue.lease_ms
+    least = sum(parts.values())
+    if 0 < settings.database.retention_ms < least:
+        *names, last = parts
+        raise ConfigError(
+            f"database.retention_ms: must be 0 (never), or at least {least}, the sum of {', '.join(names)} and {last}"
+        )
 
 
 def _check_door(settings: Settings) -> None:

@@ -176,10 +176,13 @@ class Worker:
 
     async def _decide(self, work: _InFlight, opened: Opened) -> Recorded | None:
         """The request's one decision, which is made and recorded unless that was done before; None where its callback
-        has ended already."""
+        has ended already, or a replay comes after the retention of its request."""
         request, recorded = opened.request, None
         if opened.replayed_at or not work.delivery.fresh:
             recorded = await self._persist(self._ledger.recorded, request.request_id)
+            if recorded is None and opened.replayed_at:
+                log.warning("not sent again: the decision is no longer known", request_id=request.request_id)
+                return None
         if recorded is None:
             decision = await self._decider.decide(request, malformed=opened.malformed)
             recorded = await self._persist(self._ledger.record, decision, request.accepted_at, request.client)

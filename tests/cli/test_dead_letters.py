@@ -96,7 +96,10 @@ def test_the_next_service_sends_the_decisions_again(
         one = run("dead-letters", "replay", request_id(1).upper(), "--json")
         assert (one.code, one.json(), one.err) == (0, {"replayed": 1}, "")
         assert run("dead-letters", "replay", "--from", to_iso(START + 3000)).out == "replayed 1 dead letter\n"
-        (folder / "chargegate.toml").write_text('server.port = 0\ncallback.allowed_networks = ["127.0.0.0/8"]\n')
+        (folder / "chargegate.toml").write_text(
+            'server.port = 0\ncallback.allowed_networks = ["127.0.0.0/8"]\n'
+            "callback.dead_letter_retention_ms = 3_000_000_000_000\n"  # these dead letters are of the past
+        )
         service = start("serve", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         limit = time.monotonic() + 60
         while len(receiver.calls) < 2 and time.monotonic() < limit:

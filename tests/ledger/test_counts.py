@@ -2,10 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from itertools import pairwise
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,9 +47,7 @@ def made(number: int) -> Decision:
     station = STATIONS[number % len(STATIONS)]
     at = START + (number * 7_919_333 + number * number * 13) % (95 * DAY_MS)
     took = (number * 37) % 40_000
-    return Decision(
-        new_request_id(), station.upper() if number % 3 else station, "0" * 16, status, reason, took, at
-    )
+    return Decision(new_request_id(), station.upper() if number % 3 else station, "0" * 16, status, reason, took, at)
 
 
 async def record(database: Database, decisions: list[Decision], **writer: str) -> None:
@@ -86,10 +83,8 @@ async def check(counts: DecisionCounts, decisions: list[Decision]) -> None:
             total.circuit_open, total.expired_in_queue, total.processing_time_ms,
         ) == counted(within)  # fmt: skip
         assert total.buckets == tuple(sum(d.processing_time_ms <= bound for d in within) for bound in BUCKETS_MS)
-        expected = []
-        for station in STATIONS:
-            if of_station := [d for d in within if d.station_id.lower() == station]:
-                expected.append((station, *counted(of_station)))
+        of_station = {station: [d for d in within if d.station_id.lower() == station] for station in STATIONS}
+        expected = [(station, *counted(theirs)) for station, theirs in of_station.items() if theirs]
         found = [tuple(getattr(c, f) for f in c.__struct_fields__) for c in await counts.by_station(since, until)]
         assert found == expected
         paged: list[Any] = []
@@ -282,7 +277,7 @@ def test_the_parts_of_a_range_are_the_range(since: int, until: int, units: tuple
         return
     assert pieces[0][0] == START + since
     assert pieces[-1][1] == START + until
-    assert all(one[1] == following[0] for one, following in zip(pieces, pieces[1:], strict=False))
+    assert all(one[1] == following[0] for one, following in pairwise(pieces))
     assert all(low % unit == 0 and high % unit == 0 and low < high for unit, low, high in parts.spans)
     assert len(parts.spans) <= 2 * len(units) - 1
     assert all(high - low < units[0] for low, high in parts.edges) or not parts.spans
@@ -298,7 +293,3 @@ def test_a_quantile_is_the_bound_that_a_share_kept_to(sqlite_run: Run) -> None:
         assert [quantile(total, share) for share in (0.5, 0.95, 0.99, 1)] == [1, 100, 1000, None]
 
     sqlite_run(scenario)
-
-
-Scenario = Callable[[Database], Coroutine[Any, Any, None]]
-pytestmark = pytest.mark.timeout(120)

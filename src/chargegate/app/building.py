@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from chargegate.api import Parts, build, build_monitoring
 from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
 from chargegate.app.opening import Opened
+from chargegate.audit.counting import Counting
 from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
 from chargegate.authorizers.decider import Decider
@@ -22,6 +23,7 @@ from chargegate.delivering.states import CallbackLimits
 from chargegate.engines import engine_of
 from chargegate.http1 import HttpClient
 from chargegate.keys import AccessKeys
+from chargegate.ledger.retention import Dropping, RetentionLimits
 from chargegate.operations import health
 from chargegate.worker import Worker
 
@@ -58,6 +60,13 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
         concurrency=settings.queue.consumer_concurrency,
         metrics=opened.metrics,
     )
+    kept = RetentionLimits(
+        dead_letters_ms=callback.dead_letter_retention_ms,
+        max_dead_letters=callback.max_dead_letters,
+        requests_ms=settings.database.retention_ms,
+    )
+    stack.push_async_callback(Dropping(opened.database.retention, kept, opened.metrics).close)
+    stack.push_async_callback(Counting(opened.database.counts).close)
     return Working(worker, authorizer, remembered)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Protocol, cast
 
 import msgspec
 
-from chargegate.ledger.base import AccessList, Ledger
+from chargegate.ledger.base import AccessList, Ledger, Retention
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.records import AuditRow
 from chargegate.ledger.transfer import LedgerSource, LedgerTarget
@@ -95,6 +95,7 @@ class Database(Protocol):
     ledger: Ledger
     access_list: AccessList
     counts: DecisionCounts
+    retention: Retention
 
     async def close(self) -> None: ...
 

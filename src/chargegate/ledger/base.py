@@ -13,6 +13,7 @@ from chargegate.ledger.records import (
     Claim,
     DeadLetter,
     DecisionFilter,
+    DroppedLetters,
     Finished,
     Recorded,
     RequestRecord,
@@ -130,6 +131,22 @@ class AuditRetention(Protocol):
         """Drop the months of audit rows that ended by ``at``, and return the names of their tables. Requests and their
         decisions stay. Raises ``LedgerUnavailable`` also while someone reads the audit for long, and ``Unusable``
         where the database keeps all months in one table."""
+        ...
+
+
+class Retention(Protocol):
+    """How dead letters and requests go, when they are old or too many. Each call is one short transaction, which reads
+    what it drops by an index, and may be made by several processes at once."""
+
+    async def drop_dead_letters(self, before: int, most: int, limit: int) -> DroppedLetters:
+        """Drop at most ``limit`` dead letters, oldest first: those given up before then, and what is more than
+        ``most``, always of the client who holds most of them. Their sealed token and URL are forgotten. Their requests
+        stay FAILED, and are listed and replayed no more."""
+        ...
+
+    async def drop_finished(self, before: int, limit: int) -> int:
+        """Drop at most ``limit`` of the requests whose callback ended before then, oldest first, and return how many
+        there were. Dead letters and requests that have not ended stay, and so do audit rows."""
         ...
 
 

@@ -80,6 +80,13 @@ class DeadLetter(msgspec.Struct, frozen=True):
     client: str = ""
 
 
+class DroppedLetters(msgspec.Struct, frozen=True):
+    """How many dead letters a step dropped because they were too old, and because there were too many."""
+
+    old: int
+    excess: int
+
+
 class DecisionFilter(msgspec.Struct, frozen=True):
     """Which decisions: each part None for any; ``since`` is included, ``until`` is not."""
 

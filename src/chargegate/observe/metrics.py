@@ -68,6 +68,15 @@ class Metrics:
             "circuit_breaker_transitions_total", "Changes of state.", ["name", "to"], registry=registry
         )
         self.dead_letters = Gauge("dead_letters", "Callbacks given up and not replayed.", registry=registry)
+        self.dead_letters_dropped = Counter(
+            "dead_letters_dropped_total",
+            "Dead letters that can be sent no more: by age, or by number because there were too many.",
+            ["reason"],
+            registry=registry,
+        )
+        self.requests_dropped = Counter(
+            "requests_dropped_total", "Finished requests that were dropped because they were old.", registry=registry
+        )
 
     def circuit(self, name: str) -> Callable[[str], None]:
         """What a circuit breaker calls with each new state: ``closed``, ``half_open`` or ``open``."""

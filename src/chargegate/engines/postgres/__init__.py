@@ -6,10 +6,11 @@ from chargegate.engines.postgres.counts import PostgresCounts
 from chargegate.engines.postgres.ledger import PostgresLedger
 from chargegate.engines.postgres.queue import PostgresQueue
 from chargegate.engines.postgres.recording import OnAudit
+from chargegate.engines.postgres.retention import PostgresRetention
 from chargegate.engines.postgres.statements import LEDGER_TABLES
 from chargegate.engines.postgres.store import MIGRATING_S, PostgresStore
 from chargegate.engines.postgres.target import PostgresTarget
-from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
+from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable, Retention
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.storage.budget import STORE_S
 
@@ -22,6 +23,7 @@ class PostgresDatabase:
         self.ledger: Ledger = PostgresLedger(store, writer, on_audit)
         self.access_list: AccessList = PostgresAccessList(store)
         self.counts: DecisionCounts = PostgresCounts(store)
+        self.retention: Retention = PostgresRetention(store)
 
     async def close(self) -> None:
         await self.ledger.close()

@@ -118,15 +118,14 @@ ORDER BY processed_at DESC, request_id DESC LIMIT $5
 SELECT {dead_letter} FROM charging_requests WHERE status = 'FAILED' AND sealed IS NOT NULL AND request_id = $1
 
 -- name: count_dead_letters
-SELECT count(*) FROM charging_requests WHERE status = 'FAILED' AND sealed IS NOT NULL
+SELECT coalesce(sum(letters), 0)::bigint FROM dead_letter_counts
 
 -- name: discard
 UPDATE charging_requests SET sealed = NULL
 WHERE request_id = ANY($1::text[]) AND status = 'FAILED' AND sealed IS NOT NULL
 
 -- name: sealed_prefixes
-SELECT DISTINCT substring(sealed FROM 1 FOR $1::integer) FROM charging_requests
-WHERE status = 'FAILED' AND sealed IS NOT NULL
+SELECT substring(sealed_with FROM 1 FOR $1::integer) FROM dead_letter_counts GROUP BY 1 HAVING sum(letters) > 0
 
 -- name: claim
 -- Claims that ran out before $5 are dropped, at most $6 of them.

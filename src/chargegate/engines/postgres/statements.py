@@ -33,6 +33,7 @@ LEDGER: Final = statements(
 ACCESS_LIST: Final = statements(
     __package__, "access_list.sql", entry=columns(_ENTRY), excluded=columns(_ENTRY, "excluded")
 )
+RETENTION: Final = statements(__package__, "retention.sql")
 TARGET: Final = statements(
     __package__,
     "target.sql",

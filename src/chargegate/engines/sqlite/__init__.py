@@ -11,9 +11,10 @@ from chargegate.engines.sqlite.counts import SqliteCounts
 from chargegate.engines.sqlite.file import read_once
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.queue import SqliteQueue
+from chargegate.engines.sqlite.retention import SqliteRetention
 from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.engines.sqlite.statements import ALL_TABLES, QUEUE_TABLES
-from chargegate.ledger.base import AccessList, Ledger
+from chargegate.ledger.base import AccessList, Ledger, Retention
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.records import AuditRow
 
@@ -60,6 +61,7 @@ class SqliteDatabase:
         self.ledger: Ledger = SqliteLedger(file.store, on_audit)
         self.access_list: AccessList = SqliteAccessList(file.store)
         self.counts: DecisionCounts = SqliteCounts(file.store)
+        self.retention: Retention = SqliteRetention(file.store)
 
     async def close(self) -> None:
         if not self._closed:

@@ -18,7 +18,8 @@ VALUES {rows}
 ON CONFLICT (request_id) DO NOTHING
 
 -- name: recorded
-SELECT {of_audit}, {recorded} FROM authorization_audit a JOIN charging_requests r USING (request_id)
+-- A request that is old was dropped, and its audit row stays: it has its decision, and its callback has ended.
+SELECT {of_audit}, {recorded} FROM authorization_audit a LEFT JOIN charging_requests r USING (request_id)
 WHERE a.request_id = ?
 
 -- name: restart
@@ -56,13 +57,13 @@ WHERE r.status = 'FAILED' AND r.sealed NOTNULL AND {conditions}
 ORDER BY r.processed_at DESC, r.request_id DESC LIMIT ?
 
 -- name: count_dead_letters
-SELECT count(*) FROM charging_requests WHERE status = 'FAILED' AND sealed NOTNULL
+SELECT ifnull(sum(letters), 0) FROM dead_letter_counts
 
 -- name: discard
 UPDATE charging_requests SET sealed = NULL WHERE request_id = ? AND status = 'FAILED' AND sealed NOTNULL
 
 -- name: sealed_prefixes
-SELECT DISTINCT substr(sealed, 1, ?) FROM charging_requests WHERE status = 'FAILED' AND sealed NOTNULL
+SELECT DISTINCT substr(sealed_with, 1, ?) FROM dead_letter_counts WHERE letters > 0
 
 -- name: audit_after
 SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE a.sequence > ? ORDER BY a.sequence LIMIT ?

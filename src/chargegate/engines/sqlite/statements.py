@@ -25,7 +25,13 @@ LEDGER: Final = statements(
     decision=columns(DECISION),
     of_audit=columns(DECISION, "a"),
     of_request=_OF_REQUEST,
-    recorded=columns(RECORDED, "r", finished_at="r.processed_at"),
+    recorded=columns(
+        RECORDED,
+        "r",
+        attempts="ifnull(r.attempts, 0)",
+        started_at="ifnull(r.started_at, a.timestamp)",
+        finished_at="iif(r.request_id ISNULL, a.timestamp, r.processed_at)",
+    ),
     request=columns(REQUEST, "r"),
     finished=columns(Finished.__struct_fields__),
     dead_letter=columns(
@@ -36,6 +42,7 @@ LEDGER: Final = statements(
     claim_values=", ".join("?" for _ in _CLAIM),
     excluded_claim=columns(_CLAIM, "excluded"),
 )
+RETENTION: Final = statements(__package__, "retention.sql")
 SOURCE: Final = statements(
     __package__,
     "source.sql",
