@@ -16,6 +16,7 @@ from chargegate.api.schemas import UUID
 from chargegate.keys import CLIENT_NAME_PATTERN, client_name_fault
 from chargegate.model import MIN_DRIVER_TOKEN, UUID_RULE, Invalid, Status, from_iso, is_uuid
 from chargegate.operations.listing import Listing, Place
+from chargegate.operations.statistics import STEPS
 from chargegate.operations.views import shown
 
 T = TypeVar("T")
@@ -101,6 +102,12 @@ def _status(text: str) -> str:
     return text.lower()
 
 
+def _step(text: str) -> str:
+    if text not in STEPS:
+        raise ValueError("must be one of " + ", ".join(STEPS))
+    return text
+
+
 def _limit(text: str) -> int:
     if not _number(text) or not 1 <= int(text[-4:]) <= MAX_LIMIT:
         raise ValueError(f"must be a whole number from 1 to {MAX_LIMIT}")
@@ -143,6 +150,14 @@ CLIENT = _filter(
 )
 FROM = _filter("from", _TIME, "From this time on. A time without a zone is UTC; a date is its start.", from_iso)
 TO = _filter("to", _TIME, "Before this time.", from_iso)
+STEP = Parameter(
+    "step",
+    "query",
+    {"type": "string", "enum": list(STEPS), "default": "hour"},
+    "How long each of them is.",
+    _step,
+    "hour",
+)
 LIMIT = Parameter(
     "limit",
     "query",

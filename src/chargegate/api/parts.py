@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from chargegate.keys import AccessKeys, Keyring
 from chargegate.ledger.base import AccessList, Ledger, SharedClaims
+from chargegate.ledger.counts import DecisionCounts
 from chargegate.model import IPAddress
 from chargegate.observe import Metrics
 from chargegate.operations.health import Component
@@ -23,6 +24,7 @@ class Parts:
 
     queue: Queue
     ledger: Ledger
+    counts: DecisionCounts
     access_list: AccessList
     keyring: Keyring
     metrics: Metrics

@@ -83,6 +83,7 @@ def build_surface(opened: Opened, working: Working | None, draining: Callable[[]
     parts = Parts(
         queue=opened.queue,
         ledger=database.ledger,
+        counts=database.counts,
         metrics=opened.metrics,
         components=_components(opened, working),
         draining=draining,

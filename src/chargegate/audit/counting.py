@@ -6,11 +6,8 @@ import time
 from typing import Final
 
 from chargegate.ledger.base import LedgerUnavailable
-from chargegate.ledger.counts import DecisionCounts
+from chargegate.ledger.counts import STEP, DecisionCounts
 from chargegate.observe import log
-
-STEP: Final = 1000
-"""About so many rows are counted in one transaction."""
 
 _LOOK_S: Final = 1.0
 _PAUSE_S: Final = 0.02

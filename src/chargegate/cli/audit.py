@@ -9,10 +9,11 @@ from chargegate import app, config
 from chargegate.cli.options import as_json, before, client, config_file, paging, time_range
 from chargegate.cli.options import station as only_station
 from chargegate.cli.output import write_listing, write_object, write_rows
+from chargegate.cli.progress import counting
 from chargegate.cli.store import in_store
 from chargegate.ledger.records import DecisionFilter, StationStats
 from chargegate.model import Status
-from chargegate.operations import decisions
+from chargegate.operations import decisions, statistics
 from chargegate.operations.views import columns
 
 
@@ -25,6 +26,7 @@ def audit() -> None:
       chargegate audit list --status not_allowed --from 2026-01-31
       chargegate audit stats --json
       chargegate audit prune --before 2026-01-01
+      chargegate audit aggregate --rebuild
     """
 
 
@@ -128,8 +130,9 @@ def stats(
 def prune(before: int, as_json: bool, config_file: str | None) -> None:
     """Drop whole months of the audit, for good.
 
-    Only with PostgreSQL, where each month is a table of its own: of those that ended by then, the rows go. Requests and
-    their decisions stay, and so do CSV files. Beside a running service.
+    Of the months that ended by then, the rows go; their counts and CSV files stay. With PostgreSQL each month is a
+    table of its own, and requests keep their decisions. The embedded database has a decision only in its audit row, so
+    that requests that have ended go too. Beside a running service.
 
     \b
     Example:
@@ -140,6 +143,33 @@ def prune(before: int, as_json: bool, config_file: str | None) -> None:
         write_object({"dropped": dropped})
     else:
         click.echo("dropped " + (", ".join(dropped) or "nothing: no month ended by then"))
+
+
+@audit.command()
+@click.option("--rebuild", is_flag=True, help="Take the counts back first, and make all of them again.")
+@as_json
+@config_file
+def aggregate(*, rebuild: bool, as_json: bool, config_file: str | None) -> None:
+    """Count decisions that are not counted yet.
+
+    A running service does so within seconds. With --rebuild all counts are made again from the rows of the audit;
+    counts of rows that were dropped stay. Answers are right also meanwhile. Beside a running service, which may then do
+    a part of it.
+
+    \b
+    Example:
+      chargegate audit aggregate --rebuild
+    """
+
+    async def count(store: app.Offline) -> int:
+        with counting("counting") as show:
+            return await statistics.count_all(store.counts, show, again=rebuild)
+
+    counted = in_store(config_file, count)
+    if as_json:
+        write_object({"counted": counted})
+    else:
+        click.echo(f"counted {counted} decisions")
 
 
 async def _one_page(records: Sequence[StationStats]) -> AsyncIterator[Sequence[StationStats]]:

@@ -36,6 +36,12 @@ REASONS: Final = {
 BUCKETS_MS: Final = (1, 5, 10, 25, 50, 100, 200, 500, 1000, 2500, 5000, 10_000, 30_000)
 """The bounds of the histogram of processing times. A decision is counted in each bucket that it fits into."""
 
+STEP: Final = 1000
+"""About so many rows are counted in one transaction."""
+
+ROWS_SINCE: Final = "audit_rows_since"
+"""The name of the value that says, in Unix ms, from when on the audit has its rows. Absent: from the first one on."""
+
 _FOREVER: Final = LONGEST_MS * 3_000_000
 
 _Total = Annotated[int, Meta(description="All decisions.")]
@@ -233,6 +239,7 @@ def count_columns(flag: Callable[[str], str], total: Callable[[str], str]) -> di
 
     by_status = [total(f"CASE WHEN status = '{status}' THEN decisions ELSE 0 END") for status in Status]
     return {
+        "rows_since": ROWS_SINCE,
         "hour": str(HOUR_MS),
         "minute": str(MINUTE_MS),
         "day": str(DAY_MS),
@@ -257,5 +264,6 @@ _PLAIN: Final = len(TotalCounts.__struct_fields__) - 1
 
 def total_of(row: Sequence[Any]) -> TotalCounts:
     """A row of ``by_status`` and ``buckets``; its values are None where nothing was counted."""
-    values = [value or 0 for value in row]
-    return TotalCounts(*values[:_PLAIN], tuple(values[_PLAIN:]))
+    values = [value or 0 for value in row] or [0] * (_PLAIN + len(BUCKETS_MS))
+    plain = dict(zip(TotalCounts.__struct_fields__, values[:_PLAIN], strict=False))
+    return TotalCounts(**plain, buckets=tuple(values[_PLAIN:]))

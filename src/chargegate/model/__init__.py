@@ -33,7 +33,7 @@ from chargegate.model.request import (
 )
 from chargegate.model.shown import Hidden, Iso, Millis, Moment, ShortHash, TokenHash, Without
 from chargegate.model.text import one_line
-from chargegate.model.times import from_iso, now_ms, to_iso
+from chargegate.model.times import from_iso, month_start, now_ms, to_iso
 
 __all__ = [
     "ACCEPTED_MESSAGE",
@@ -67,6 +67,7 @@ __all__ = [
     "doubled_fields",
     "from_iso",
     "is_uuid",
+    "month_start",
     "new_request_id",
     "now_ms",
     "one_line",

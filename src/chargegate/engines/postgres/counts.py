@@ -105,10 +105,15 @@ async def _drop(at: int, limit: int, connection: Connection, _repeated: bool) ->
     return dropped
 
 
-async def _recount(connection: Connection, _repeated: bool) -> None:
+async def count_rest(connection: Connection) -> None:
+    """Count all that is not counted yet, within a transaction, after which nobody else does before its end."""
     await connection.execute(COUNTS["wait_for_turn"])
     while await connection.fetchval(COUNTS["count_more"], _PAGE, STATION_UNITS, UNITS):
         pass
+
+
+async def _recount(connection: Connection, _repeated: bool) -> None:
+    await count_rest(connection)
     since = await connection.fetchval(COUNTS["rows_since"]) or 0
     for statement in ("take_back", "take_back_stations"):
         await connection.execute(COUNTS[statement], since)

@@ -139,7 +139,7 @@ DELETE FROM callback_counts WHERE (start, client, slot) IN (
     SELECT start, client, slot FROM callback_counts WHERE start <= $2::bigint - $1::bigint ORDER BY start LIMIT $3)
 
 -- name: rows_since
-SELECT value::bigint FROM service_facts WHERE name = 'audit_rows_since'
+SELECT value::bigint FROM service_facts WHERE name = '{rows_since}'
 
 -- name: take_back
 -- The rows from before a time are gone, and their counts stay; the units that it falls into are counted again from

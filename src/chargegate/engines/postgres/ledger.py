@@ -7,13 +7,13 @@ from typing import Any, Final
 import msgspec
 
 from chargegate.engines.postgres.connection import Connection
-from chargegate.engines.postgres.counts import PostgresCounts
+from chargegate.engines.postgres.counts import PostgresCounts, count_rest
 from chargegate.engines.postgres.months import Months
 from chargegate.engines.postgres.recording import OnAudit, Recorder, audit_row_of
 from chargegate.engines.postgres.statements import LEDGER, arrays
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
-from chargegate.ledger.counts import stats_of
+from chargegate.ledger.counts import STEP, stats_of
 from chargegate.ledger.records import (
     CLAIM_MS,
     AuditRow,
@@ -141,7 +141,11 @@ class PostgresLedger:
         await self._store.execute(LEDGER["save_sink_position"], self._writer, sink, sequence)
 
     async def drop_audit_before(self, at: int) -> list[str]:
-        return await self._store.transaction(lambda connection, _: self._months.drop(connection, at), within=_LIST_S)
+        while await self._counts.count_more(STEP):
+            pass
+        return await self._store.transaction(
+            lambda connection, _: self._months.drop(connection, at, count_rest), within=_LIST_S
+        )
 
     async def claim(self, key_digest: str, claim: Claim) -> Claim:
         return await self._claims.submit((key_digest, claim))

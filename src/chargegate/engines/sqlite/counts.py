@@ -14,6 +14,7 @@ from chargegate.ledger.counts import (
     HOUR_MS,
     LONGEST_MS,
     STATION_UNITS,
+    STEP,
     UNITS,
     CallbackCounts,
     StationCounts,
@@ -25,7 +26,6 @@ from chargegate.ledger.counts import (
 
 _ENDLESS: Final = 2**63 - 1
 _NO_LIMIT: Final = -1
-_PAGE: Final = 1000
 
 
 class SqliteCounts:
@@ -78,7 +78,7 @@ class SqliteCounts:
         return dropped
 
     async def recount(self) -> None:
-        while await self.count_more(_PAGE):
+        while await self.count_more(STEP):
             pass
         await self._store.write(_RECOUNT, None)
 

@@ -125,7 +125,7 @@ DELETE FROM callback_counts WHERE (start, client) IN (
     SELECT start, client FROM callback_counts WHERE start <= ?2 - ?1 ORDER BY start LIMIT ?3)
 
 -- name: rows_since
-SELECT value FROM service_facts WHERE name = 'audit_rows_since'
+SELECT value FROM service_facts WHERE name = '{rows_since}'
 
 -- name: take_back
 -- The rows from before a time are gone, and their counts stay; the units that it falls into are counted again from

@@ -12,7 +12,7 @@ from chargegate.engines.sqlite.queries import select, select_one
 from chargegate.engines.sqlite.statements import LEDGER
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
 from chargegate.ledger.base import ledger_unavailable
-from chargegate.ledger.counts import stats_of
+from chargegate.ledger.counts import STEP, stats_of
 from chargegate.ledger.records import (
     AuditRow,
     Claim,
@@ -24,8 +24,7 @@ from chargegate.ledger.records import (
     StationStats,
 )
 from chargegate.ledger.rows import decision_of, request_of
-from chargegate.model import Decision
-from chargegate.storage.unavailable import Unusable
+from chargegate.model import Decision, month_start, now_ms, to_iso
 
 # An audit row does not say whose it is; its request does.
 _OF_CLIENT = "EXISTS (SELECT 1 FROM charging_requests WHERE request_id = a.request_id AND client = ?)"
@@ -147,8 +146,18 @@ class SqliteLedger:
             select(lambda row: AuditRow(row[0], decision_of(row[1:])), LEDGER["audit_after"], (sequence, limit))
         )
 
-    async def drop_audit_before(self, at: int) -> list[str]:  # noqa: ARG002 - the protocol's
-        raise Unusable("the embedded database keeps all months in one table; only PostgreSQL's can be dropped")
+    async def drop_audit_before(self, at: int) -> list[str]:
+        """Some rows at a time, so that others write in between. A request's decision is only in its audit row, so that
+        its own row goes too; what has not ended, and dead letters, stay whole."""
+        while await self._counts.count_more(STEP):
+            pass
+        limit, months = month_start(min(at, now_ms())), set[str]()
+        after: tuple[int, int] | None = (-1, -1)
+        while after is not None:
+            dropped: writes.DroppedRows = await self._store.write(writes.DROP_ROWS, (limit, after))
+            after = dropped.last
+            months.update(f"authorization_audit_{to_iso(time)[:7].replace('-', '_')}" for time in dropped.times)
+        return sorted(months)
 
     async def sink_position(self, sink: str) -> int:
         return await self._store.read(select_one(_first, LEDGER["sink_position"], (sink,))) or 0
