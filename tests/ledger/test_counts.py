@@ -21,8 +21,8 @@ from chargegate.ledger.counts import (
     parts_of,
     quantile,
 )
-from chargegate.ledger.records import Finished, StationStats
-from chargegate.model import Decision, Reason, RequestStatus, Status, new_request_id
+from chargegate.ledger.records import DecisionFilter, Finished, StationStats
+from chargegate.model import Decision, Reason, RequestStatus, Status, month_start, new_request_id
 from databases import Database, Run
 
 STATIONS = [f"{number:08x}-0000-4000-8000-00000000000a" for number in range(1, 6)]
@@ -237,6 +237,43 @@ def test_counts_that_are_old_go_in_steps(run: Run) -> None:
         kept = [d for d in decisions if d.timestamp >= until]
         assert (await counts.total(until, None)).total == len(kept)
         assert (await counts.total(None, None)).total == len(kept)
+
+    run(scenario)
+
+
+def test_dropped_months_keep_their_counts_also_when_all_are_made_again(run: Run) -> None:
+    decisions = [made(number) for number in range(1200)]
+    month = month_start(START + 70 * DAY_MS)
+
+    async def scenario(database: Database) -> None:
+        ledger, counts = database.ledger(), database.counts()
+        await record(database, decisions)
+        waiting = min(decisions, key=lambda decision: decision.timestamp)
+        ended = [decision.request_id for decision in decisions if decision is not waiting]
+        await asyncio.gather(
+            *(ledger.finish(Finished(one, RequestStatus.COMPLETED, 1, 200, None, START, None)) for one in ended)
+        )
+        totals = await counts.total(None, None), await counts.by_station(None, None)
+        assert await ledger.drop_audit_before(month - 1)
+        assert await ledger.drop_audit_before(month)
+        assert await ledger.drop_audit_before(month) == []
+        assert (await counts.total(None, None), await counts.by_station(None, None)) == totals
+        left = await ledger.decisions(DecisionFilter(), 2000, None)
+        assert {d.request_id for d in left} - {waiting.request_id} == {
+            d.request_id for d in decisions if d.timestamp >= month
+        }
+        assert await ledger.recorded(waiting.request_id) is not None
+        for _ in range(2):
+            await counts.recount()
+            assert (await counts.total(None, None), await counts.by_station(None, None)) == totals
+            await count_all(counts)
+            assert (await counts.total(None, None), await counts.by_station(None, None)) == totals
+        late = made(5)  # of a month that was dropped
+        await ledger.record(late, 0)
+        await count_all(counts)
+        await counts.recount()
+        await count_all(counts)
+        assert (await counts.total(None, None)).total == 1201
 
     run(scenario)
 

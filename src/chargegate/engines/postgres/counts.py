@@ -20,6 +20,8 @@ from chargegate.ledger.counts import (
     total_of,
 )
 
+_OF_ALL: Final = COUNTS["by_station"].replace("{page}", COUNTS["page_of_stations"]).replace("{compare}", ">")
+_OF_ONE: Final = COUNTS["by_station"].replace("{page}", COUNTS["one_station"]).replace("{compare}", "=")
 _ENDLESS: Final = 2**63 - 1
 _COUNT_S: Final = 30.0
 _LIST_S: Final = 10.0
@@ -41,13 +43,15 @@ class PostgresCounts:
         return rows[0][0] if rows else None
 
     async def total(self, since: int | None, until: int | None) -> TotalCounts:
-        return total_of((await self._list("total", *_values(since, until, UNITS)))[0])
+        return total_of((await self._list(COUNTS["total"], *_values(since, until, UNITS)))[0])
 
     async def by_unit(
         self, unit_ms: int, since: int | None, until: int | None, limit: int, before: int | None
     ) -> Sequence[UnitCounts]:
         end = min(bound for bound in (until, before, _ENDLESS) if bound is not None)
-        return [UnitCounts(*row) for row in await self._list("by_unit", unit_ms, max(since or 0, 0), end, limit)]
+        return [
+            UnitCounts(*row) for row in await self._list(COUNTS["by_unit"], unit_ms, max(since or 0, 0), end, limit)
+        ]
 
     async def by_station(
         self,
@@ -60,9 +64,9 @@ class PostgresCounts:
     ) -> Sequence[StationCounts]:
         values = _values(since, until, STATION_UNITS)
         if station_id is None:
-            rows = await self._list("by_station", *values, (after or "").lower(), limit)
+            rows = await self._list(_OF_ALL, *values, (after or "").lower(), limit)
         elif after is None or station_id.lower() > after.lower():
-            rows = await self._list("of_one_station", *values, station_id)
+            rows = await self._list(_OF_ONE, *values, station_id.lower(), 1)
         else:
             rows = []
         return [StationCounts(*row) for row in rows]
@@ -77,8 +81,8 @@ class PostgresCounts:
     async def recount(self) -> None:
         await self._store.transaction(_recount, within=_RECOUNT_S)
 
-    async def _list(self, name: str, *values: Any) -> list[Any]:
-        return await self._store.read(COUNTS[name], *values, within=_LIST_S)
+    async def _list(self, query: str, *values: Any) -> list[Any]:
+        return await self._store.read(query, *values, within=_LIST_S)
 
 
 def _values(since: int | None, until: int | None, units: Sequence[int]) -> tuple[Any, ...]:
@@ -91,6 +95,7 @@ def _values(since: int | None, until: int | None, units: Sequence[int]) -> tuple
 async def _count(limit: int, connection: Connection, _repeated: bool) -> int:
     if not await connection.fetchval(COUNTS["one_at_a_time"]):
         return 0
+    await connection.execute(COUNTS["keep_months"])
     counted: int = await connection.fetchval(COUNTS["count_more"], limit, STATION_UNITS, UNITS)
     return counted
 
@@ -108,6 +113,7 @@ async def _drop(at: int, limit: int, connection: Connection, _repeated: bool) ->
 async def count_rest(connection: Connection) -> None:
     """Count all that is not counted yet, within a transaction, after which nobody else does before its end."""
     await connection.execute(COUNTS["wait_for_turn"])
+    await connection.execute(COUNTS["keep_months"])
     while await connection.fetchval(COUNTS["count_more"], _PAGE, STATION_UNITS, UNITS):
         pass
 

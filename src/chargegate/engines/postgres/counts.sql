@@ -50,6 +50,11 @@ SELECT pg_try_advisory_xact_lock(hashtext('uncounted_decisions'))
 -- name: wait_for_turn
 SELECT pg_advisory_xact_lock(hashtext('uncounted_decisions'))
 
+-- name: keep_months
+-- A month that is attached between the planning of a statement and its snapshot would have notes that are seen, and rows
+-- that are not.
+LOCK TABLE authorization_audit IN SHARE UPDATE EXCLUSIVE MODE
+
 -- name: uncounted_since
 SELECT earliest FROM uncounted_decisions ORDER BY id LIMIT 1
 
@@ -77,48 +82,44 @@ SELECT start, {by_status} FROM (
 ) counted GROUP BY start ORDER BY start DESC LIMIT $4
 
 -- name: by_station
+-- For the stations of a page, and those with rows that are not counted yet: counts, rows at the ends of the range, and
+-- rows that are not counted yet.
 WITH slots AS MATERIALIZED (
     SELECT DISTINCT c.unit, c.start FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS s (unit, low, high)
     JOIN decision_counts c ON c.unit = s.unit AND c.start >= s.low AND c.start < s.high
-), page AS MATERIALIZED (
-    SELECT k.station_id FROM known_stations k
-    WHERE k.station_id > $8::text AND EXISTS (
-        SELECT FROM slots s CROSS JOIN LATERAL (SELECT FROM station_counts c
-            WHERE c.unit = s.unit AND c.start = s.start AND c.station_id = k.station_id OFFSET 0) c)
-    ORDER BY k.station_id LIMIT $9::bigint
+), edges AS MATERIALIZED (
+    SELECT * FROM unnest($4::bigint[], $5::bigint[]) AS e (low, high)
+), uncounted AS MATERIALIZED (
+    SELECT lower(station_id) AS station_id, timestamp, status, reason, processing_time_ms FROM ({uncounted}) a
+    WHERE lower(station_id) {compare} $8::text AND (timestamp >= $6 AND timestamp < $7
+        OR EXISTS (SELECT FROM edges WHERE timestamp >= low AND timestamp < high))
+), page AS MATERIALIZED ({page}), stations AS MATERIALIZED (
+    SELECT station_id FROM page UNION SELECT station_id FROM uncounted
 )
 SELECT station_id, {sums_of_station} FROM (
-    SELECT c.* FROM page p CROSS JOIN slots s CROSS JOIN LATERAL (
+    SELECT c.* FROM stations p CROSS JOIN slots s CROSS JOIN LATERAL (
         SELECT station_id, {of_station} FROM station_counts c
         WHERE c.unit = s.unit AND c.start = s.start AND c.station_id = p.station_id OFFSET 0) c
     UNION ALL
-    SELECT lower(station_id), {row_of_station}
-    FROM unnest($4::bigint[], $5::bigint[]) AS e (low, high) CROSS JOIN LATERAL (
-        SELECT * FROM authorization_audit WHERE timestamp >= e.low AND timestamp < e.high OFFSET 0) a
-    WHERE lower(station_id) > $8
+    SELECT p.station_id, {row_of_station} FROM stations p CROSS JOIN edges e CROSS JOIN LATERAL (
+        SELECT status, reason, processing_time_ms FROM authorization_audit
+        WHERE lower(station_id) = p.station_id AND timestamp >= e.low AND timestamp < e.high OFFSET 0) a
     UNION ALL
-    SELECT lower(station_id), {row_of_station} FROM ({uncounted}) a
-    WHERE timestamp >= $6 AND timestamp < $7 AND lower(station_id) > $8
-) counted GROUP BY station_id ORDER BY station_id LIMIT $9
+    SELECT station_id, {row_of_station} FROM uncounted WHERE timestamp >= $6 AND timestamp < $7
+) counted GROUP BY station_id ORDER BY station_id LIMIT $9::bigint
 
--- name: of_one_station
-WITH slots AS MATERIALIZED (
-    SELECT DISTINCT c.unit, c.start FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS s (unit, low, high)
-    JOIN decision_counts c ON c.unit = s.unit AND c.start >= s.low AND c.start < s.high
-)
-SELECT station_id, {sums_of_station} FROM (
-    SELECT c.* FROM slots s CROSS JOIN LATERAL (
-        SELECT station_id, {of_station} FROM station_counts c
-        WHERE c.unit = s.unit AND c.start = s.start AND c.station_id = lower($8) OFFSET 0) c
-    UNION ALL
-    SELECT lower(station_id), {row_of_station}
-    FROM unnest($4::bigint[], $5::bigint[]) AS e (low, high) CROSS JOIN LATERAL (
-        SELECT * FROM authorization_audit
-        WHERE lower(station_id) = lower($8) AND timestamp >= e.low AND timestamp < e.high OFFSET 0) a
-    UNION ALL
-    SELECT lower(station_id), {row_of_station} FROM ({uncounted}) a
-    WHERE timestamp >= $6 AND timestamp < $7 AND lower(station_id) = lower($8)
-) counted GROUP BY station_id
+-- name: page_of_stations
+SELECT k.station_id FROM known_stations k
+    WHERE k.station_id > $8 AND (EXISTS (
+        SELECT FROM slots s CROSS JOIN LATERAL (SELECT FROM station_counts c
+            WHERE c.unit = s.unit AND c.start = s.start AND c.station_id = k.station_id OFFSET 0) c
+    ) OR EXISTS (
+        SELECT FROM edges e CROSS JOIN LATERAL (SELECT FROM authorization_audit
+            WHERE lower(station_id) = k.station_id AND timestamp >= e.low AND timestamp < e.high OFFSET 0) a))
+    ORDER BY k.station_id LIMIT $9
+
+-- name: one_station
+SELECT $8 AS station_id
 
 -- name: callbacks
 SELECT client, sum(delivered)::bigint, sum(failed)::bigint FROM callback_counts WHERE start >= $1

@@ -24,6 +24,8 @@ from chargegate.ledger.counts import (
     total_of,
 )
 
+_OF_ALL: Final = COUNTS["by_station"].replace("{page}", COUNTS["page_of_stations"]).replace("{compare}", ">")
+_OF_ONE: Final = COUNTS["by_station"].replace("{page}", COUNTS["one_station"]).replace("{compare}", "=")
 _ENDLESS: Final = 2**63 - 1
 _NO_LIMIT: Final = -1
 
@@ -65,9 +67,9 @@ class SqliteCounts:
         if station_id is not None:
             if after is not None and station_id.lower() <= after.lower():
                 return []
-            return await self._store.scan(select(_of_station, COUNTS["of_one_station"], (*values, station_id)))
+            return await self._store.scan(select(_of_station, _OF_ONE, (*values, station_id.lower(), 1)))
         page = ((after or "").lower(), _NO_LIMIT if limit is None else limit)
-        return await self._store.scan(select(_of_station, COUNTS["by_station"], (*values, *page)))
+        return await self._store.scan(select(_of_station, _OF_ALL, (*values, *page)))
 
     async def callbacks(self, since: int) -> Sequence[CallbackCounts]:
         start = since // HOUR_MS * HOUR_MS

@@ -70,44 +70,45 @@ SELECT start, {by_status} FROM (
 ) GROUP BY start ORDER BY start DESC LIMIT ?4
 
 -- name: by_station
+-- For the stations of a page, and those with rows that are not counted yet: counts, rows at the ends of the range, and
+-- rows that are not counted yet.
 WITH slots(unit, start) AS MATERIALIZED (
     SELECT DISTINCT c.unit, c.start FROM json_each(?1) s CROSS JOIN decision_counts c
-    WHERE c.unit = json_extract(s.value, '$[0]') AND c.start >= json_extract(s.value, '$[1]') AND c.start < json_extract(s.value, '$[2]')
-), page(station_id) AS MATERIALIZED (
-    SELECT k.station_id FROM known_stations k
-    WHERE k.station_id > ?5 AND EXISTS (
-        SELECT 1 FROM slots s CROSS JOIN station_counts c
-        WHERE c.unit = s.unit AND c.start = s.start AND c.station_id = k.station_id)
-    ORDER BY k.station_id LIMIT ?6
+    WHERE c.unit = json_extract(s.value, '$[0]') AND c.start >= json_extract(s.value, '$[1]')
+        AND c.start < json_extract(s.value, '$[2]')
+), edges(low, high) AS MATERIALIZED (
+    SELECT json_extract(e.value, '$[0]'), json_extract(e.value, '$[1]') FROM json_each(?2) e
+), uncounted AS MATERIALIZED (
+    SELECT lower(a.station_id) AS station_id, timestamp, status, reason, processing_time_ms
+    FROM uncounted_decisions u CROSS JOIN authorization_audit a
+    WHERE a.sequence BETWEEN u.first AND u.last AND +a.timestamp >= u.since AND +a.station_id {compare} ?5
+        AND (a.timestamp >= ?3 AND a.timestamp < ?4
+            OR EXISTS (SELECT 1 FROM edges WHERE a.timestamp >= low AND a.timestamp < high))
+), page(station_id) AS MATERIALIZED ({page}), stations(station_id) AS MATERIALIZED (
+    SELECT station_id FROM page UNION SELECT station_id FROM uncounted
 )
 SELECT station_id, {sums_of_station} FROM (
-    SELECT p.station_id, {of_station} FROM page p CROSS JOIN slots s CROSS JOIN station_counts c
+    SELECT p.station_id, {of_station} FROM stations p CROSS JOIN slots s CROSS JOIN station_counts c
     WHERE c.unit = s.unit AND c.start = s.start AND c.station_id = p.station_id
     UNION ALL
-    SELECT lower(station_id), {row_of_station} FROM json_each(?2) e CROSS JOIN authorization_audit
-    WHERE timestamp >= json_extract(e.value, '$[0]') AND timestamp < json_extract(e.value, '$[1]') AND +station_id > ?5
+    SELECT p.station_id, {row_of_station} FROM stations p CROSS JOIN edges e CROSS JOIN authorization_audit a
+    WHERE a.station_id = p.station_id COLLATE NOCASE AND a.timestamp >= e.low AND a.timestamp < e.high
     UNION ALL
-    SELECT lower(a.station_id), {row_of_station} FROM uncounted_decisions u CROSS JOIN authorization_audit a
-    WHERE a.sequence BETWEEN u.first AND u.last AND +a.timestamp >= max(u.since, ?3) AND +a.timestamp < ?4
-        AND +a.station_id > ?5
+    SELECT station_id, {row_of_station} FROM uncounted WHERE timestamp >= ?3 AND timestamp < ?4
 ) GROUP BY station_id ORDER BY station_id LIMIT ?6
 
--- name: of_one_station
-WITH slots(unit, start) AS MATERIALIZED (
-    SELECT DISTINCT c.unit, c.start FROM json_each(?1) s CROSS JOIN decision_counts c
-    WHERE c.unit = json_extract(s.value, '$[0]') AND c.start >= json_extract(s.value, '$[1]') AND c.start < json_extract(s.value, '$[2]')
-)
-SELECT station_id, {sums_of_station} FROM (
-    SELECT c.station_id, {of_station} FROM slots s CROSS JOIN station_counts c
-    WHERE c.unit = s.unit AND c.start = s.start AND c.station_id = lower(?5)
-    UNION ALL
-    SELECT lower(station_id), {row_of_station} FROM json_each(?2) e CROSS JOIN authorization_audit
-    WHERE station_id = ?5 AND timestamp >= json_extract(e.value, '$[0]') AND timestamp < json_extract(e.value, '$[1]')
-    UNION ALL
-    SELECT lower(a.station_id), {row_of_station} FROM uncounted_decisions u CROSS JOIN authorization_audit a
-    WHERE a.sequence BETWEEN u.first AND u.last AND +a.timestamp >= max(u.since, ?3) AND +a.timestamp < ?4
-        AND +a.station_id = ?5
-) GROUP BY station_id
+-- name: page_of_stations
+SELECT k.station_id FROM known_stations k
+    WHERE k.station_id > ?5 AND (EXISTS (
+        SELECT 1 FROM slots s CROSS JOIN station_counts c
+        WHERE c.unit = s.unit AND c.start = s.start AND c.station_id = k.station_id
+    ) OR EXISTS (
+        SELECT 1 FROM edges e CROSS JOIN authorization_audit a
+        WHERE a.station_id = k.station_id COLLATE NOCASE AND a.timestamp >= e.low AND a.timestamp < e.high))
+    ORDER BY k.station_id LIMIT ?6
+
+-- name: one_station
+SELECT ?5
 
 -- name: callbacks
 SELECT client, sum(delivered), sum(failed) FROM callback_counts WHERE start >= ? GROUP BY client ORDER BY client

@@ -24,7 +24,7 @@ from chargegate.ledger.records import (
     StationStats,
 )
 from chargegate.ledger.rows import decision_of, request_of
-from chargegate.model import Decision, month_start, now_ms, to_iso
+from chargegate.model import Decision, Reason, month_start, now_ms, to_iso
 
 # An audit row does not say whose it is; its request does.
 _OF_CLIENT = "EXISTS (SELECT 1 FROM charging_requests WHERE request_id = a.request_id AND client = ?)"
@@ -211,7 +211,11 @@ def _matching(which: DecisionFilter) -> dict[str, Sequence[Any]]:
         "a.timestamp < ?": which.until,
         _OF_CLIENT: which.client,
     }
-    return {condition: (value,) for condition, value in wanted.items() if value is not None}
+    conditions: dict[str, Sequence[Any]] = {c: (value,) for c, value in wanted.items() if value is not None}
+    if which.reason == Reason.TIMEOUT:  # as the index of these rows says it
+        del conditions["a.reason = ?"]
+        conditions[f"a.reason = '{Reason.TIMEOUT}'"] = ()
+    return conditions
 
 
 def _where(query: str, conditions: dict[str, Sequence[Any]]) -> tuple[str, list[Any]]:

@@ -79,6 +79,9 @@ FROM (SELECT *, sequence - row_number() OVER (PARTITION BY writer ORDER BY seque
 GROUP BY writer, run;
 CREATE TRIGGER decisions_written AFTER INSERT ON authorization_audit REFERENCING NEW TABLE AS written
 FOR EACH STATEMENT EXECUTE FUNCTION note_uncounted_decisions();
+CREATE INDEX audit_timeouts ON authorization_audit (timestamp, request_id) WHERE reason = 'authorization_timeout';
+CREATE INDEX audit_timeouts_by_station ON authorization_audit (lower(station_id), timestamp, request_id)
+WHERE reason = 'authorization_timeout';
 -- How callbacks ended, by the hour (ms) in which they did. A client's count is the sum of its slots, so that processes
 -- seldom wait for each other.
 CREATE TABLE callback_counts (

@@ -51,6 +51,9 @@ CREATE TABLE uncounted_decisions (
     since INTEGER NOT NULL
 );
 INSERT INTO uncounted_decisions VALUES (1, 9223372036854775807, 0);
+CREATE INDEX audit_timeouts ON authorization_audit (timestamp, request_id) WHERE reason = 'authorization_timeout';
+CREATE INDEX audit_timeouts_by_station ON authorization_audit (station_id, timestamp, request_id)
+WHERE reason = 'authorization_timeout';
 -- How callbacks ended, by the hour (ms) in which they did. Requests that were lost with a queue in memory, and messages
 -- that could not be read, had none.
 CREATE TABLE callback_counts (
