@@ -53,9 +53,13 @@ soak: servers ## Run the long tests
 bench: servers ## Measure, beside the floor in the same run (ARGS="--only engines" for a part of it)
 	@$(BIN)/python bench/run.py $(ARGS)
 
-lock: install ## Write requirements.txt anew (ARGS=--upgrade for newer versions)
+lock: install ## Write the requirements files anew (ARGS=--upgrade for newer versions)
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--all-extras --group dev pyproject.toml -o requirements.txt $(ARGS)
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.13 \
+		--all-extras -c requirements.txt pyproject.toml -o requirements-image.txt $(ARGS)
+	@echo hatchling | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--python-version 3.13 -c requirements.txt - -o requirements-build.txt $(ARGS)
 
 clean: ## Remove the virtual environments and caches; data stay
 	@rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, CircuitOpen
+from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, CircuitOpen, NotAsked
 from chargegate.authorizers.breaker import CircuitBreaker
 from chargegate.model import ChargingRequest, Status, Verdict
 
@@ -120,6 +120,17 @@ def test_failures_in_a_row_open_it() -> None:
     circuit.call(AuthorizationTimeout("late"))
     assert circuit.state == "open"
     assert circuit.refuses()
+
+
+def test_that_nobody_was_asked_is_no_failure() -> None:
+    circuit = Circuit()
+    circuit.call(*[NotAsked("no socket")] * 10)
+    assert circuit.state == "closed"
+    circuit.opened().clock.now += RECOVERY_S
+    circuit.call(NotAsked("no socket"))  # a probe that says nothing, so that the next call is one
+    assert circuit.state == "half_open"
+    circuit.call(VERDICT)
+    assert circuit.state == "closed"
 
 
 def test_a_share_of_failures_opens_it_once_there_are_enough_calls() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from tests.contract.conftest import Reply, Service, Site
 
@@ -22,9 +22,10 @@ LETTERS = "/api/v1/dead-letters"
 
 
 class Silent:
-    """Many destinations that accept connections, read, and never answer."""
+    """Many destinations that accept connections and read. Each answers so many requests, and none after that."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, answers: int = 0) -> None:
+        self._answers = answers
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -36,18 +37,26 @@ class Silent:
         urls = []
         for number in range(count):
             address = f"127.0.{1 + number // 200}.{1 + number % 200}"
-            server = await asyncio.start_server(self._connection, address, 0)
+            server = await asyncio.start_server(self._handler(), address, 0)
             self._servers.append(server)
             urls.append(f"http://{address}:{server.sockets[0].getsockname()[1]}/")
         return urls
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._tasks.add(asyncio.current_task())
-        with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
-            while True:
-                await reader.readuntil(b"}")
-        writer.transport.abort()
-        self._tasks.discard(asyncio.current_task())
+    def _handler(self) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]:
+        left = [self._answers]
+
+        async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._tasks.add(asyncio.current_task())
+            with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
+                while True:
+                    await reader.readuntil(b"}")
+                    if left[0]:
+                        left[0] -= 1
+                        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            writer.transport.abort()
+            self._tasks.discard(asyncio.current_task())
+
+        return connection
 
     def close(self) -> None:
         async def end() -> None:
@@ -64,11 +73,11 @@ class Silent:
 
 
 @pytest.fixture
-def silent() -> Iterator[Callable[[int], Silent]]:
+def silent() -> Iterator[Callable[..., Silent]]:
     made: list[Silent] = []
 
-    def make(count: int) -> Silent:
-        made.append(Silent(count))
+    def make(count: int, answers: int = 0) -> Silent:
+        made.append(Silent(count, answers))
         return made[-1]
 
     yield make
@@ -91,7 +100,7 @@ def latencies(caller: Service, receiver: Site, count: int, eventually: Callable[
 def test_destinations_that_never_answer_do_not_hold_up_one_that_does(
     service: Callable[..., Service],
     site: Callable[..., Site],
-    silent: Callable[[int], Silent],
+    silent: Callable[..., Silent],
     eventually: Callable[..., Any],
 ) -> None:
     caller = service()
@@ -108,7 +117,7 @@ def test_destinations_that_never_answer_do_not_hold_up_one_that_does(
 
 
 def test_connections_that_are_used_up_show_in_the_health(
-    service: Callable[..., Service], silent: Callable[[int], Silent], eventually: Callable[..., Any]
+    service: Callable[..., Service], silent: Callable[..., Silent], eventually: Callable[..., Any]
 ) -> None:
     caller = service(callback__max_connections=4)
     for url in silent(8).urls:
@@ -126,7 +135,7 @@ def test_connections_that_are_used_up_show_in_the_health(
 def test_another_clients_first_callback_starts_at_once(
     service: Callable[..., Service],
     site: Callable[..., Site],
-    silent: Callable[[int], Silent],
+    silent: Callable[..., Silent],
     eventually: Callable[..., Any],
     command: str,
 ) -> None:
@@ -144,6 +153,51 @@ def test_another_clients_first_callback_starts_at_once(
         eventually(lambda fresh=fresh: fresh.calls, 5)
         assert time.monotonic() - started < 2
         assert caller.finished(asked)["status"] == "COMPLETED"
+
+
+def test_destinations_that_answered_once_and_then_hang_hold_up_no_other_client(
+    service: Callable[..., Service],
+    site: Callable[..., Site],
+    silent: Callable[..., Silent],
+    eventually: Callable[..., Any],
+    command: str,
+) -> None:
+    keys = [made_key(command, name) for name in ("first", "second")]
+    caller = service(security__api_keys=[line for _, line in keys])
+    caller.sign_in(keys[0][0])
+    turning = silent(110, answers=1).urls
+    for each in [caller.ask(url) for url in turning]:
+        assert caller.finished(each)["status"] == "COMPLETED"
+    for url in turning:
+        caller.ask(url)
+    eventually(lambda: "requests_in_flight 110.0" in caller.client.get("/metrics").text)
+    caller.sign_in(keys[1][0])
+    for _ in range(3):
+        fresh = site()
+        started = time.monotonic()
+        asked = caller.ask(fresh.url())
+        eventually(lambda fresh=fresh: fresh.calls, 5)
+        assert time.monotonic() - started < 2
+        assert caller.finished(asked)["status"] == "COMPLETED"
+
+
+def test_a_few_destinations_that_begin_to_hang_hold_up_no_other(
+    service: Callable[..., Service],
+    site: Callable[..., Site],
+    silent: Callable[..., Silent],
+    eventually: Callable[..., Any],
+) -> None:
+    """Without keys all is one client's, and still one destination must not stop another."""
+    caller = service()
+    healthy, turning = site(), silent(6, answers=1).urls
+    before = latencies(caller, healthy, 20, eventually)
+    for each in [caller.ask(url) for url in turning]:
+        assert caller.finished(each)["status"] == "COMPLETED"
+    for url in turning * 30:
+        caller.ask(url)
+    eventually(lambda: caller.client.get("/health").json()["components"]["callbacks"]["details"]["parked"] > 60)
+    during = latencies(caller, healthy, 20, eventually)
+    assert max(during) < max(3 * max(before), 1.0)
 
 
 def test_one_clients_flood_at_a_shared_host_does_not_keep_another_waiting(

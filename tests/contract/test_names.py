@@ -48,6 +48,32 @@ def test_silent_names_hold_up_no_other(
             assert (ended["status"], ended["callback"]["attempts"]) == ("COMPLETED", 1)
 
 
+def test_silent_names_hold_no_connections(
+    service: Callable[..., Service],
+    names: NameServer,
+    receiver: Site,
+    site: Callable[..., Site],
+    eventually: Callable[..., Any],
+) -> None:
+    caller = service(callback__name_servers=[names.address], callback__max_connections=4)
+    ask_silent(caller, names, eventually)
+    for _ in range(2):
+        for url in (receiver.url(), site().url(), receiver.url(host="receiver.example")):
+            ended = caller.finished(caller.ask(url), 10)
+            assert (ended["status"], ended["callback"]["attempts"]) == ("COMPLETED", 1)
+    assert caller.client.get("/health").json()["components"]["callbacks"]["status"] == "UP"
+
+
+def test_a_name_that_stays_silent_costs_no_attempt(
+    service: Callable[..., Service], names: NameServer, eventually: Callable[..., Any]
+) -> None:
+    caller = service(callback__name_servers=[names.address], callback__deadline_ms=4000)
+    ended = caller.finished(caller.ask("http://silent-1.example/hook"))
+    assert (ended["status"], ended["callback"]["attempts"]) == ("FAILED", 0)
+    assert ended["callback"]["last_error"] == "name_not_resolved"
+    eventually(lambda: 'circuit_breaker_state{name="callbacks"} 0.0' in caller.client.get("/metrics").text)
+
+
 def test_silent_names_do_not_slow_an_authorizer_that_has_a_name(
     service: Callable[..., Service],
     site: Callable[..., Site],

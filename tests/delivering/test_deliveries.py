@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from chargegate.delivering.deliveries import Deliveries
 from chargegate.delivering.destinations import Destinations
 from chargegate.delivering.lines import Destination
 from chargegate.delivering.retry import RetryPolicy
-from chargegate.delivering.sender import Attempt, Outcome
+from chargegate.delivering.sender import Attempt, Outcome, Way
 from chargegate.delivering.shares import Shares
 from chargegate.delivering.states import Callback, CallbackLimits, State
-from chargegate.model import now_ms, parse_callback_url
+from chargegate.http1 import ConnectFailed, NotSent
+from chargegate.model import CallbackTarget, now_ms, parse_callback_url
 from chargegate.observe import Metrics
 
 LIMIT_S = 20
@@ -35,7 +37,8 @@ OK = Attempt(Outcome.DELIVERED, 200, None)
 REFUSED = Attempt(Outcome.UNREACHABLE, None, "connection_refused")
 ERROR = Attempt(Outcome.FAILED, 500, "http_500")
 GONE = Attempt(Outcome.GONE, 410, "http_410")
-NOT_SENT = Attempt(Outcome.NOT_SENT, None, "name_not_resolved")
+NOT_SENT = Attempt(Outcome.NOT_SENT, None, "no_socket")
+NAME_NEEDED = Attempt(Outcome.NAME_NEEDED, None, "name_not_resolved")
 
 
 def asks_to_wait(seconds: int) -> Attempt:
@@ -60,7 +63,7 @@ class Scene:
         self.recorded.set()
         self.concurrency = ConcurrencyLimit(limits.pop("concurrency", 1_000), lambda: None)
         self.deliveries = Deliveries(
-            sender=self,  # type: ignore[arg-type]  # it has the one method that is used
+            sender=self,  # type: ignore[arg-type]  # it has the methods that are used
             limits=CallbackLimits(**(LIMITS | limits)),
             concurrency=self.concurrency,
             metrics=self.metrics,
@@ -68,12 +71,27 @@ class Scene:
             on_end=self._end,
         )
         self._answers: dict[str, asyncio.Future[Attempt]] = {}
+        self.ways: dict[str, Way | None] = {}  # of hosts whose name is not simply known
+        self.asked: list[str] = []
+        self.names: dict[str, asyncio.Future[Way | None]] = {}
         self._number = 0
 
     async def send(self, request_id: str, *_: object) -> Attempt:
         self.sent.append(request_id)
         self._answers[request_id] = asyncio.get_running_loop().create_future()
         return await self._answers[request_id]
+
+    def way(self, target: CallbackTarget) -> Way | None:
+        return self.ways.get(target.host, [ip_address("192.0.2.1")])
+
+    async def look_up(self, target: CallbackTarget) -> None:
+        self.asked.append(target.host)
+        self.ways[target.host] = await self.names.setdefault(target.host, asyncio.get_running_loop().create_future())
+
+    async def name(self, host: str, way: Way | None) -> None:
+        """A look-up that is under way ends."""
+        self.names.pop(host).set_result(way)
+        await self.settled()
 
     async def _retry(self, callback: Callback) -> None:
         await self.recorded.wait()
@@ -270,9 +288,8 @@ def test_destinations_that_never_answer_leave_the_reserve_to_proven_ones() -> No
         await scene.answer(await scene.started(A))
         silent = [await scene.deliver(f"http://silent-{n}.example/") for n in range(30)]
         assert sum(each.state is State.RUNNING for each in silent) == 5, "half of what is not in the reserve"
-        for _ in range(15):
+        for _ in range(8):
             await scene.started(A)
-        await scene.parked(A)
 
     run(scenario, max_connections=20)
 
@@ -308,11 +325,12 @@ def test_at_one_destination_the_clients_take_turns() -> None:
 def test_the_client_that_holds_the_fewest_is_next() -> None:
     async def scenario(scene: Scene) -> None:
         proven = [f"http://{n}.example/" for n in range(12)]
-        for url in (*proven, A, B):
+        for url in (*proven, A, B, C):
             await scene.answer(await scene.started(url))
-        held = [await scene.started(url, client="many") for url in proven[:10]]
-        more = [await scene.parked(url, client="many") for url in proven[10:]]
-        few = [await scene.parked(url, client="few") for url in (A, B)]
+        held = [await scene.started(url, client="many") for url in proven[:9]]
+        more = [await scene.parked(url, client="many") for url in proven[9:]]
+        await scene.started(A, client="few")
+        few = [await scene.parked(url, client="few") for url in (B, C)]
         for number, callback in enumerate(held[:3], 1):
             await scene.answer(callback)
             assert sum(each.state is State.RUNNING for each in few) == min(number, 2)
@@ -321,11 +339,126 @@ def test_the_client_that_holds_the_fewest_is_next() -> None:
     run(scenario, max_connections=10)
 
 
+def test_a_client_that_is_alone_leaves_a_tenth_for_the_next() -> None:
+    async def scenario(scene: Scene) -> None:
+        proven = [f"http://{n}.example/" for n in range(100)]
+        for url in proven:
+            await scene.answer(await scene.started(url))
+        held = [await scene.deliver(url) for url in proven]
+        assert sum(each.state is State.RUNNING for each in held) == 90
+        for n in range(5):
+            await scene.started(f"http://new-{n}.example/", client="next")
+
+    run(scenario)
+
+
+def test_destinations_that_hang_leave_as_many_connections_as_each_of_them_holds() -> None:
+    async def scenario(scene: Scene) -> None:
+        hanging = [f"http://{n}.example/" for n in range(5)]
+        for url in (*hanging, A):
+            await scene.answer(await scene.started(url))
+        for url in hanging * 20:
+            await scene.deliver(url)
+        for _ in range(5):
+            await scene.started(A)
+
+    run(scenario)
+
+
+def test_a_proven_destination_that_hangs_is_no_longer_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chargegate.delivering.dispatch._PROMPT_S", 0.05)
+    monkeypatch.setattr("chargegate.delivering.dispatch._SWEEP_S", 0.01)
+
+    async def scenario(scene: Scene) -> None:
+        await scene.answer(await scene.started(A))
+        (destination,) = scene.deliveries._dispatch._destinations.all()
+        hanging = [await scene.started(A) for _ in range(6)]
+        assert destination.proven(asyncio.get_running_loop().time())
+        await scene.until(lambda: destination.late == 6)
+        assert not destination.proven(asyncio.get_running_loop().time())
+        assert (await scene.started(A)).connection.proven is False
+        for callback in hanging:
+            await scene.answer(callback)
+        assert destination.late == 0
+
+    run(scenario)
+
+
+# Names
+
+
+def test_a_name_is_looked_up_before_a_connection_is_taken() -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.ways["a.example"] = None
+        waiting = [await scene.parked(A) for _ in range(3)]
+        await scene.started(B)
+        assert (scene.asked, scene.sent) == (["a.example"], ["request-4"])
+        await scene.name("a.example", [ip_address("192.0.2.7")])
+        assert [each.state for each in waiting] == [State.RUNNING] * 3
+        connection = waiting[0].connection
+        assert connection is not None
+        assert connection.way == [ip_address("192.0.2.7")]
+
+    run(scenario)
+
+
+def test_a_name_that_no_server_answers_for_costs_nothing_and_is_asked_again() -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.ways["a.example"] = None
+        callback = await scene.parked(A)
+        await scene.name("a.example", NotSent("name_not_resolved"))
+        assert (callback.state, callback.attempts, scene.count("not_sent")) == (State.IN_LINE, 0, 1)
+        scene.ways["a.example"] = None
+        await scene.until(lambda: len(scene.asked) == 2)
+        await scene.name("a.example", [ip_address("192.0.2.1")])
+        await scene.answer(callback)
+        assert (callback.state, callback.attempts) == (State.DELIVERED, 1)
+        assert scene.circuit == []
+
+    run(scenario, circuit_failures=1)
+
+
+def test_a_name_that_does_not_exist_is_an_attempt() -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.ways["a.example"] = None
+        callback = await scene.parked(A)
+        failure = ConnectFailed("name_not_resolved")
+        await scene.name("a.example", failure)
+        assert callback.state is State.RUNNING
+        assert callback.connection is not None
+        assert callback.connection.way is failure
+
+    run(scenario)
+
+
+def test_a_kept_connection_that_is_gone_means_one_more_look_up() -> None:
+    async def scenario(scene: Scene) -> None:
+        callback = await scene.started(A)
+        scene.ways["a.example"] = None
+        await scene.answer(callback, NAME_NEEDED)
+        assert (callback.state, callback.attempts, scene.asked) == (State.IN_LINE, 0, ["a.example"])
+        await scene.name("a.example", [ip_address("192.0.2.1")])
+        await scene.answer(callback)
+        assert (callback.state, callback.attempts, scene.circuit) == (State.DELIVERED, 1, [])
+
+    run(scenario, circuit_failures=1)
+
+
+def test_the_deadline_ends_what_waits_for_its_name() -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.ways["a.example"] = None
+        callback = await scene.parked(A, deadline_in=100)
+        await scene.until(lambda: scene.ended)
+        assert (callback.attempts, callback.error) == (0, "name_not_resolved")
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("slow", [True, False])
 def test_a_destination_that_answers_late_or_not_at_all_is_not_proven(
     slow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chargegate.delivering.deliveries._PROMPT_S", -1.0 if slow else 60.0)
+    monkeypatch.setattr("chargegate.delivering.dispatch._PROMPT_S", -1.0 if slow else 60.0)
 
     async def scenario(scene: Scene) -> None:
         await scene.answer(await scene.started(A))
@@ -379,7 +512,7 @@ def test_a_refusal_halves_the_limit_once_a_pause_and_success_brings_it_back() ->
     async def scenario(scene: Scene) -> None:
         for callback in [await scene.started() for _ in range(8)]:
             await scene.answer(callback, pauses(0))
-        (destination,) = scene.deliveries._destinations.all()
+        (destination,) = scene.deliveries._dispatch._destinations.all()
         assert (destination.limit, destination.pauses) == (4, 1)
         await scene.until(lambda: len(scene.sent) == 12)
         await scene.passed(20)

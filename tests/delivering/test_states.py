@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +12,14 @@ from hypothesis import strategies as st
 
 from chargegate.concurrency import ConcurrencyLimit
 from chargegate.delivering import deliveries as module
+from chargegate.delivering import dispatch as dispatch_module
 from chargegate.delivering import states as states_module
 from chargegate.delivering.deliveries import Deliveries
 from chargegate.delivering.retry import RetryPolicy
-from chargegate.delivering.sender import Attempt, Outcome
+from chargegate.delivering.sender import Attempt, Outcome, Way
 from chargegate.delivering.states import TRANSITIONS, Callback, CallbackLimits, Event, State
-from chargegate.model import now_ms, parse_callback_url
+from chargegate.http1 import ConnectFailed, NotSent
+from chargegate.model import CallbackTarget, now_ms, parse_callback_url
 from chargegate.observe import Metrics
 
 TARGETS = [parse_callback_url(f"http://{name}.example/") for name in "abcd"]
@@ -33,8 +36,11 @@ ANSWERS = [
     Attempt(Outcome.GONE, 410, "http_410"),
     Attempt(Outcome.REFUSED, 429, "http_429"),
     Attempt(Outcome.REFUSED, 503, "http_503", "9"),
-    Attempt(Outcome.NOT_SENT, None, "name_not_resolved"),
+    Attempt(Outcome.NOT_SENT, None, "no_socket"),
+    Attempt(Outcome.NAME_NEEDED, None, "name_not_resolved"),
 ]
+KNOWN: Way = [ip_address("192.0.2.1")]
+WAYS: list[Way | None] = [KNOWN, KNOWN, None, NotSent("name_not_resolved"), ConnectFailed("name_not_resolved")]
 TIMEOUT = ANSWERS[3]
 
 new = st.tuples(
@@ -48,8 +54,9 @@ cancelled = st.tuples(st.just("cancelled"), st.integers(0, 9), st.none())
 passes = st.tuples(st.just("passes"), st.sampled_from([0.5, 2, 6, 30, 400]), st.none())
 room = st.tuples(st.just("room"), st.none(), st.none())
 persisting = st.tuples(st.just("persisting"), st.booleans(), st.none())
+named = st.tuples(st.just("named"), st.sampled_from(TARGETS), st.sampled_from(WAYS))
 events = st.lists(
-    new | new | new | answered | answered | delivered | cancelled | passes | room | persisting, max_size=60
+    new | new | new | answered | answered | delivered | cancelled | passes | room | persisting | named, max_size=60
 )
 
 
@@ -70,11 +77,13 @@ class Scene:
         self.callbacks: list[Callback] = []
         self.ended: list[Callback] = []
         self.answers: dict[str, asyncio.Future[Attempt]] = {}
+        self.ways: dict[str, Way | None] = {}
+        self.asked: dict[str, asyncio.Future[None]] = {}
         self.persisting = asyncio.Event()
         self.persisting.set()
         self.concurrency = ConcurrencyLimit(1_000, lambda: None)
         self.deliveries = Deliveries(
-            sender=self,  # type: ignore[arg-type]  # it has the one method that is used
+            sender=self,  # type: ignore[arg-type]  # it has the methods that are used
             limits=CallbackLimits(
                 retries=RetryPolicy(3, 1_000, 10_000),
                 deadline_ms=60_000,
@@ -94,6 +103,19 @@ class Scene:
     async def send(self, request_id: str, *_: object) -> Attempt:
         self.answers[request_id] = self.loop.create_future()
         return await self.answers[request_id]
+
+    def way(self, target: CallbackTarget) -> Way | None:
+        return self.ways.get(target.host, KNOWN)
+
+    async def look_up(self, target: CallbackTarget) -> None:
+        self.asked[target.host] = self.loop.create_future()
+        await self.asked[target.host]
+
+    def name(self, host: str, way: Way | None) -> None:
+        """From now on the name is known, or known to be bad, or forgotten."""
+        self.ways[host] = way
+        if way is not None and host in self.asked:
+            self.asked.pop(host).set_result(None)
 
     async def retry(self, callback: Callback) -> None:
         assert callback.state is State.RECORDING
@@ -117,6 +139,8 @@ class Scene:
                 answer.cancel()
         elif kind == "passes":
             self.loop.now += what
+        elif kind == "named":
+            self.name(what.host, how)
         elif kind == "room":
             self.shed()
         elif kind == "persisting":
@@ -139,7 +163,7 @@ class Scene:
     def check(self) -> None:
         """The counters say what the states say, no limit is passed, and nobody waits for nothing."""
         deliveries = self.deliveries
-        shares, destinations = deliveries._shares, deliveries._destinations.all()
+        shares, destinations = deliveries._dispatch._shares, deliveries._dispatch._destinations.all()
         states = Counter(callback.state for callback in self.callbacks)
         assert deliveries.parked == states[State.IN_LINE] + states[State.WAITING]
         assert shares.running == states[State.RUNNING] == len(self.answers) <= MAX
@@ -155,6 +179,9 @@ class Scene:
                 expected = Counter(id(each) for each in mine if each.state is state)
                 assert Counter(id(c) for line in destination.lines.values() for c in getattr(line, kind)) == expected
             assert all(destination.lines.values()), "a line is kept that nobody stands in"
+            assert destination.late == sum(each is not None and each.late for each in running)
+            if destination.nameless and destination.lines:
+                assert mine[0].target.host in self.asked, "it waits for a name that nobody looks up"
         known = {destination.key for destination in destinations}
         kept = (State.IN_LINE, State.WAITING, State.RUNNING)
         assert {c.target.destination for c in self.callbacks if c.state in kept} <= known
@@ -165,7 +192,7 @@ class Scene:
         assert self.concurrency.failed == 0
 
     def check_clients(self) -> None:
-        shares, now = self.deliveries._shares, self.loop.time()
+        shares, now = self.deliveries._dispatch._shares, self.loop.time()
         active = {c.client for c in self.callbacks if c.state in (State.IN_LINE, State.WAITING, State.RUNNING)}
         assert shares._clients.keys() == active
         for name in active:
@@ -178,13 +205,17 @@ class Scene:
             for line in client.lines.values():
                 if line.in_line and line.destination.startable:
                     proven = line.destination.proven(now)
-                    assert not shares.may_take(client, proven=proven), "it waits while a connection is free for it"
+                    assert not shares.may_take(client, line.destination, proven=proven), (
+                        "it waits while a connection is free for it"
+                    )
                     free = min(MAX - shares.running, MAX if proven else MAX_UNPROVEN - shares.unproven)
                     assert running or not free, "one that holds nothing waits while a connection is free"
 
     async def to_its_end(self) -> None:
         """Nobody answers any more, and the time goes on."""
         self.persisting.set()
+        for target in TARGETS:
+            self.name(target.host, KNOWN)
         for _ in range(12):
             for answer in self.answers.values():
                 answer.set_result(TIMEOUT)
@@ -192,7 +223,7 @@ class Scene:
             self.loop.now += 30
             await self.settled()
         assert {callback.state for callback in self.callbacks} <= FINAL
-        shares = self.deliveries._shares
+        shares = self.deliveries._dispatch._shares
         assert shares.parked == shares.running == shares.unproven == len(shares._clients) == 0
         assert self.deliveries.open_circuits == self.deliveries.overdue == 0
 
@@ -217,7 +248,7 @@ def test_the_counters_say_what_the_states_say(happening: list[tuple[str, Any, An
             scene.deliveries.close()
 
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=lambda: loop) as runner:
-        for each in (module, states_module):
+        for each in (module, dispatch_module, states_module):
             patch.setattr(each, "time", SimpleNamespace(monotonic=loop.time))
         runner.run(main())
 

@@ -18,6 +18,7 @@ from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.queue import SqliteQueue
+from chargegate.engines.sqlite.retention import SqliteRetention
 from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.ledger.copying import KINDS, copy
@@ -220,6 +221,41 @@ def test_the_access_list_keys_and_facts_come_along(run: Run) -> None:
         assert await both.theirs.value("access_list_file") == "digest"
         assert await both.theirs.put_value_if_absent("token_hash_key", "other") == "0a0b0c0d"
         assert set((await both.copy()).values()) == {0}
+
+    run(scenario)
+
+
+def test_the_audit_comes_along_also_of_requests_that_were_dropped(run: Run, decide: Callable[..., Any]) -> None:
+    async def scenario(both: Both) -> None:
+        made = [decide(1_768_000_000_000 + number) for number in range(3)]
+        for number, decision in enumerate(made):
+            await both.ours.record(decision, decision.timestamp, "north")
+            await both.ours.finish(Finished(decision.request_id, RequestStatus.COMPLETED, 1, 200, None, number, None))
+        assert await SqliteRetention(both.source).drop_finished(2, 10) == 2
+        copied = await both.copy()
+        assert (copied["requests"], copied["audit_rows"]) == (1, 3)
+        rows = await both.rows("SELECT sequence, request_id FROM authorization_audit ORDER BY sequence")
+        assert rows == [(number, decision.request_id) for number, decision in enumerate(made, 1)]
+        assert await both.theirs.decisions(ALL, 10, None) == made[::-1]
+        assert await both.theirs.find(made[0].request_id) is None
+        assert set((await both.copy()).values()) == {0}
+
+    run(scenario)
+
+
+def test_dead_letters_are_counted_as_they_come_along(run: Run, decide: Callable[..., Any]) -> None:
+    async def scenario(both: Both) -> None:
+        made = [decide() for _ in range(5)]
+        for decision in made:
+            await both.ours.record(decision, 900, "north")
+            await both.ours.finish(Finished(decision.request_id, RequestStatus.FAILED, 3, 500, None, 2_000, b"sealed"))
+        await both.copy()
+        await both.copy()
+        assert await both.theirs.count_dead_letters() == 5
+        await both.ours.finish(Finished(made[0].request_id, RequestStatus.COMPLETED, 1, 200, None, 3_000, None))
+        await both.copy()
+        assert await both.theirs.count_dead_letters() == 4
+        assert await both.theirs.sealed_prefixes(5) == {b"seale"}
 
     run(scenario)
 

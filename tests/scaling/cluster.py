@@ -38,6 +38,8 @@ class Process:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.environment: dict[str, str] = {}
+        """Beside that of the tests."""
         self._process: subprocess.Popen[bytes] | None = None
         self._client = httpx.Client(base_url=self.url, trust_env=False, timeout=10)
         folder.mkdir()
@@ -55,7 +57,7 @@ class Process:
             self._process = subprocess.Popen(
                 [COMMAND, self.role, "--config", "chargegate.toml"],
                 cwd=self.folder,
-                env=ENVIRONMENT,
+                env=ENVIRONMENT | self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -75,9 +77,12 @@ class Process:
             self._process.kill()
             self._process.wait()
 
-    def terminate(self) -> None:
+    def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(number)
+
+    def terminate(self) -> None:
+        self.signal(signal.SIGTERM)
 
     def ended(self, limit_s: float = 40) -> None:
         """Wait until the process has ended with exit code 0."""

@@ -25,6 +25,7 @@ class Proxy:
         self._delay_s = 0.0
         self._listener: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
+        self._forgotten: set[asyncio.Task[None]] = set()
         self._runner = asyncio.Runner()
         self._thread = threading.Thread(target=self._serve, name="proxy", daemon=True)
         self._ready = threading.Event()
@@ -32,6 +33,11 @@ class Proxy:
     def drop(self) -> None:
         """Silently hold back the data of both sides. They arrive after ``heal``."""
         self._call(self._drop)
+
+    def forget(self) -> None:
+        """Swallow for ever what the connections of now send, on both sides, and answer nothing: as a firewall does that
+        has forgotten them. New ones work."""
+        self._call(self._forget)
 
     def delay(self, ms: float) -> None:
         """Delay the data of both sides by so many milliseconds."""
@@ -73,6 +79,9 @@ class Proxy:
     async def _drop(self) -> None:
         self._flowing.clear()
 
+    async def _forget(self) -> None:
+        self._forgotten |= self._connections.keys()
+
     async def _set_delay(self, seconds: float) -> None:
         self._delay_s = seconds
 
@@ -105,21 +114,27 @@ class Proxy:
             there, beyond = await asyncio.open_connection("127.0.0.1", self._target)
             writers.append(beyond)
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._forward(reader, beyond))
-                both.create_task(self._forward(there, writer))
+                both.create_task(self._forward(reader, beyond, task))
+                both.create_task(self._forward(there, writer, task))
         except (OSError, ExceptionGroup, asyncio.CancelledError):
             pass  # when one side has ended, the other is ended too
         finally:
             del self._connections[task]
+            self._forgotten.discard(task)
             for open_one in writers:
                 open_one.transport.abort()
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: asyncio.Task[None]
+    ) -> None:
         while data := await reader.read(65536):
             await asyncio.sleep(self._delay_s)
             await self._flowing.wait()
-            writer.write(data)
-            await writer.drain()
+            if connection not in self._forgotten:
+                writer.write(data)
+                await writer.drain()
+        if connection in self._forgotten:
+            return
         await self._flowing.wait()
         with contextlib.suppress(OSError):
             writer.write_eof()

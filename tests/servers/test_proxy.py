@@ -104,3 +104,14 @@ def test_it_is_reset_while_it_drops(proxy: Proxy, client: socket.socket) -> None
     proxy.reset()
     with pytest.raises(ConnectionResetError):
         client.recv(1)
+
+
+def test_forgotten_connections_hear_nothing_and_new_ones_work(proxy: Proxy, client: socket.socket) -> None:
+    assert exchange(client, b"before") == b"before"
+    proxy.forget()
+    client.sendall(b"lost")
+    client.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        client.recv(4)
+    with connect(proxy) as other:
+        assert exchange(other, b"well") == b"well"

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route as RoutedPath
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,7 +14,7 @@ from chargegate.api.access import Guard
 from chargegate.api.bodies import read_object
 from chargegate.api.errors import ClientGone, Refused, not_found, refusal, send_refusal
 from chargegate.api.headers import SECURITY, trace_id
-from chargegate.api.origins import Origins
+from chargegate.api.origins import PREFLIGHT, Origins
 from chargegate.api.parameters import read_parameters
 from chargegate.api.parts import Parts
 from chargegate.api.routes import access_list, dead_letters, decisions, health, metrics, sessions, statistics
@@ -26,7 +27,7 @@ def build(parts: Parts) -> ASGIApp:
     routes: list[Route] = [intake.route(parts)]
     for subject in (sessions, decisions, statistics, dead_letters, access_list):
         routes += subject.route.declared
-    routes = with_document([*routes, *_monitoring(parts)], keys_required=bool(parts.access_keys))
+    routes = with_document([*routes, *_monitoring(parts)], keys=parts.access_keys)
     origins = _origins_of(parts)
     hot = intake.Intake(parts, origins)
     other = _Routed(routes, parts, origins)
@@ -46,7 +47,7 @@ def build_monitoring(parts: Parts) -> ASGIApp:
 
 
 def _origins_of(parts: Parts) -> Origins:
-    return Origins(any_host=bool(parts.access_keys), hosts=parts.allowed_hosts, origins=parts.allowed_origins)
+    return Origins(keys=parts.access_keys, hosts=parts.allowed_hosts, origins=parts.allowed_origins)
 
 
 def _monitoring(parts: Parts) -> list[Route]:
@@ -67,6 +68,10 @@ class _Path:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._routes.get(scope["method"])
         if route is None or route.handler is None:
+            if _is_preflight(scope):
+                allowed = {"access-control-allow-methods": self._allow, **PREFLIGHT}
+                await Response(status_code=204, headers=allowed)(scope, receive, send)
+                return
             message = f"This path answers {self._allow}."
             raise Refused(405, "method_not_allowed", message, headers={"allow": self._allow})
         caller = None if route.access == "open" else self._guard.admit(dict(scope["headers"]), route.access)
@@ -80,11 +85,19 @@ class _Path:
         await response(scope, receive, send)
 
 
+def _is_preflight(scope: Scope) -> bool:
+    """Whether a browser asks what an allowed page may send (Fetch Standard, 4.8)."""
+    asks = scope["method"] == "OPTIONS" and any(
+        name == b"access-control-request-method" for name, _ in scope["headers"]
+    )
+    return asks and bool(scope["shared_with"])
+
+
 class _Routed:
     """Every route but the hot one, with the headers that each answer carries, and an answer to each fault."""
 
     def __init__(self, routes: Iterable[Route], parts: Parts, origins: Origins) -> None:
-        self._check_origin = origins.check
+        self._origins = origins
         paths: dict[str, dict[str, Route]] = {}
         for route in routes:
             paths.setdefault(route.path, {})[route.method] = route
@@ -97,14 +110,15 @@ class _Routed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         scope["trace_id"] = trace_id(headers)
+        shared = scope["shared_with"] = self._origins.shared_with(headers) if b"origin" in headers else ()
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *SECURITY, (b"x-request-id", scope["trace_id"])]
+                message["headers"] = [*message["headers"], *SECURITY, (b"x-request-id", scope["trace_id"]), *shared]
             await send(message)
 
         try:
-            self._check_origin(scope, headers)
+            self._origins.check(scope, headers)
             await self._router(scope, receive, send_with_headers)
         except ClientGone:
             return

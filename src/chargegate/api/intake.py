@@ -85,7 +85,7 @@ class Intake:
     """Accepts requests to charge: answers 202 when the queue has the request, and never before."""
 
     def __init__(self, parts: Parts, origins: Origins) -> None:
-        self._check_origin = origins.check
+        self._origins = origins
         self._admit = Guard(parts.access_keys).admit
         self._draining = parts.draining
         self._limit = parts.max_body_bytes
@@ -103,9 +103,10 @@ class Intake:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         trace = (given_trace_id(headers) or new_trace_id()) if b"x-request-id" in headers else b""
+        shared = self._origins.shared_with(headers) if b"origin" in headers else ()
         body = b""
         try:
-            self._check_origin(scope, headers)
+            self._origins.check(scope, headers)
             if self._draining():
                 raise unavailable("The service is shutting down.")
             caller = self._admit(headers, "client")
@@ -129,7 +130,7 @@ class Intake:
         except ClientGone:
             return
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is logged and the client gets an answer
-            await self._refuse(fault, send, trace_id(headers, body))
+            await self._refuse(fault, send, (b"x-request-id", trace_id(headers, body)), *shared)
             return
         trace = trace or request_id.encode()
         outcome = "repeated" if repeated else "accepted"
@@ -145,6 +146,7 @@ class Intake:
                     (b"content-length", b"%d" % len(answer)),
                     *SECURITY,
                     (b"x-request-id", trace),
+                    *shared,
                 ],
             }
         )
@@ -172,13 +174,13 @@ class Intake:
                 return "leads to a blocked network"
         return None
 
-    async def _refuse(self, fault: Exception, send: Send, trace: bytes) -> None:
+    async def _refuse(self, fault: Exception, send: Send, *more: tuple[bytes, bytes]) -> None:
         refused = refusal(fault)
         self._count[refused.code]()
         if refused.status == 503 and time.monotonic() - self._warned_at >= _WARN_EVERY_S:
             self._warned_at = time.monotonic()
             log.warning("requests are refused", message=refused.message)
-        await send_refusal(send, refused, *SECURITY, (b"x-request-id", trace))
+        await send_refusal(send, refused, *SECURITY, *more)
 
 
 def route(parts: Parts) -> Route:

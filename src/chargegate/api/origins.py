@@ -13,8 +13,21 @@ from typing import Final
 from starlette.types import Scope
 
 from chargegate.api.errors import Refused
+from chargegate.keys import AccessKeys
 from chargegate.model import IPAddress, broken
 
+Fields = tuple[tuple[bytes, bytes], ...]
+
+PREFLIGHT: Final = {
+    "access-control-allow-headers": (
+        "authorization, content-type, idempotency-key, traceparent, tracestate, x-api-key, x-request-id"
+    ),
+    "access-control-max-age": "600",
+}
+"""What a page may send, and for how many seconds its browser need not ask again."""
+
+_EXPOSED: Final = (b"access-control-expose-headers", b"x-request-id, retry-after")
+_VARIES: Final = (b"vary", b"origin")
 _OWN: Final = (b"same-origin", b"none")
 _MAX_REMEMBERED: Final = 1000
 _SINGLE: Final = {
@@ -26,9 +39,9 @@ _SINGLE: Final = {
 class Origins:
     """Refuses requests by their headers, before anything else looks at them."""
 
-    def __init__(self, *, any_host: bool, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
-        """``any_host``: where access keys are configured, the host says nothing."""
-        self._any_host = any_host
+    def __init__(self, *, keys: AccessKeys, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
+        """Where there are access keys, the host says nothing."""
+        self._keys = keys
         self._hosts = {"localhost", *(normal_host(host) for host in hosts)}
         self._origins = {origin.lower().rstrip("/").encode() for origin in origins}
         self._good: set[bytes] = set()
@@ -40,10 +53,17 @@ class Origins:
             _refuse_repeated(scope["headers"])
         if b"authorization" in headers and b"x-api-key" in headers:
             raise broken(dict.fromkeys(("Authorization", "X-API-Key"), "an access key is sent in one way, not in two"))
-        if not self._any_host and headers.get(b"host", b"") not in self._good:
+        if not self._keys and headers.get(b"host", b"") not in self._good:
             self._check_host(scope, headers)
         if b"origin" in headers or b"sec-fetch-site" in headers:
             self._check_page(scope, headers)
+
+    def shared_with(self, headers: Mapping[bytes, bytes]) -> Fields:
+        """The header fields that let an allowed page read the answer (Fetch Standard, 3.3); none for all others."""
+        origin = headers.get(b"origin", b"").strip()
+        if origin.lower() not in self._origins:
+            return ()
+        return (b"access-control-allow-origin", origin), _EXPOSED, _VARIES
 
     def _check_host(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         given = headers.get(b"host")

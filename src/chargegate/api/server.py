@@ -38,6 +38,7 @@ class Server:
         self.stopping = False
         self.date = b""
         self._app: ASGIApp | None = None
+        self._tls: ssl.SSLContext | None = None
         self._max_connections = math.inf
         self._max_per_address = math.inf
         self._connections: set[Connection] = set()
@@ -82,12 +83,12 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self._app = app
         self.timeout_s = request_timeout_ms / 1000
-        self.scheme = "http" if tls is None else "https"
+        self._tls, self.scheme = tls, "http" if tls is None else "https"
         self._max_connections, self._max_per_address = max_connections, max_connections_per_address
         self._tick()
 
         def protocol() -> asyncio.Protocol:
-            return Connection(self) if tls is None else Encrypted(Connection(self), tls)
+            return Connection(self) if self._tls is None else Encrypted(Connection(self), self._tls)
 
         try:
             self._listener = await self.loop.create_server(protocol, host, port, backlog=2048)
@@ -95,6 +96,13 @@ class Server:
             self._stop_clock()
             reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
             raise OSError(f"cannot listen on {host} port {port}: {reason}") from None
+
+    def use_tls(self, context: ssl.SSLContext) -> None:
+        """Have connections that are made from now on use other certificates; those that are open keep theirs. Raises
+        ``RuntimeError`` where this server speaks without TLS."""
+        if self._tls is None:
+            raise RuntimeError("started without TLS")
+        self._tls = context
 
     # For connections
 

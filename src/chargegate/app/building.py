@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from chargegate.api import Parts, build, build_monitoring
 from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
 from chargegate.app.opening import Opened
+from chargegate.app.reloading import Prepare, following_access_keys, following_access_list, following_secrets
 from chargegate.audit.counting import Counting
 from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
@@ -29,9 +30,10 @@ from chargegate.worker import Worker
 
 
 class Working(NamedTuple):
-    """The worker of this process, whom it asks, and which decisions it remembers."""
+    """The worker of this process, what signs its callbacks, whom it asks, and which decisions it remembers."""
 
     worker: Worker
+    signer: Signer
     authorizer: Authorizer
     remembered: DecisionCache
 
@@ -50,12 +52,13 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
         max_connections=callback.max_connections, check_address=guard.check, name_servers=callback.name_servers
     )
     stack.push_async_callback(client.close)
+    signer = Signer(callback.signing_secrets)
     worker = Worker(
         queue=opened.queue,
         ledger=ledger,
         decider=Decider(authorizer, opened.keyring, opened.metrics, max_age_ms=settings.queue.max_age_ms),
         keyring=opened.keyring,
-        sender=Sender(client, Signer(callback.signing_secrets), opened.metrics, timeout_ms=callback.timeout_ms),
+        sender=Sender(client, signer, opened.metrics, timeout_ms=callback.timeout_ms),
         limits=_callback_limits(callback),
         concurrency=settings.queue.consumer_concurrency,
         metrics=opened.metrics,
@@ -67,11 +70,18 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
     )
     stack.push_async_callback(Dropping(opened.database.retention, kept, opened.metrics).close)
     stack.push_async_callback(Counting(opened.database.counts).close)
-    return Working(worker, authorizer, remembered)
+    return Working(worker, signer, authorizer, remembered)
 
 
-def build_surface(opened: Opened, working: Working | None, draining: Callable[[], bool]) -> ASGIApp:
-    """What this process answers over HTTP. ``working`` is None where no worker is in it."""
+def build_surface(
+    opened: Opened,
+    working: Working | None,
+    access_keys: AccessKeys,
+    draining: Callable[[], bool],
+    no_file: Callable[[], bool],
+) -> ASGIApp:
+    """What this process answers over HTTP. ``working`` is None where no worker is in it. ``no_file``: whether not one
+    more file or connection can be opened."""
     settings, database = opened.settings, opened.database
 
     def access_changed(token_hashes: frozenset[str]) -> None:
@@ -85,13 +95,13 @@ def build_surface(opened: Opened, working: Working | None, draining: Callable[[]
         ledger=database.ledger,
         counts=database.counts,
         metrics=opened.metrics,
-        components=_components(opened, working),
+        components=_components(opened, working, no_file),
         draining=draining,
         metrics_enabled=settings.monitoring.metrics.enabled,
         health_enabled=settings.monitoring.health_check.enabled,
         access_list=database.access_list,
         keyring=opened.keyring,
-        access_keys=AccessKeys(settings.security.api_keys),
+        access_keys=access_keys,
         check_address=AddressGuard(settings.callback.allowed_networks).check,
         access_changed=access_changed,
         claims=opened.cache,
@@ -107,19 +117,37 @@ def build_surface(opened: Opened, working: Working | None, draining: Callable[[]
     return build_monitoring(parts) if opened.role == "worker" else build(parts)
 
 
-def _components(opened: Opened, working: Working | None) -> dict[str, Callable[[], Awaitable[health.Component]]]:
+def followers(opened: Opened, working: Working | None, access_keys: AccessKeys) -> list[Prepare]:
+    """The parts of this process that take up new settings."""
+    if working is None:
+        return [following_access_keys(access_keys)]
+    return [
+        following_access_keys(access_keys),
+        following_secrets(working.signer),
+        following_access_list(opened),
+    ]
+
+
+def _components(
+    opened: Opened, working: Working | None, no_file: Callable[[], bool]
+) -> dict[str, Callable[[], Awaitable[health.Component]]]:
     """Each process tells of what is in it."""
     settings, ledger = opened.settings, opened.database.ledger
     worker = None if working is None else working.worker
     components: dict[str, Callable[[], Awaitable[health.Component]]] = {
         "queue": partial(health.queue, opened.queue, worker, settings.queue.max_size)
     }
-    if working is not None:
+    if working is None:
+        components["queue"] = partial(health.needing_files, components["queue"], no_file)
+    else:
         components["authorization"] = partial(health.authorization, working.authorizer, settings.authorization.backend)
-        components["callbacks"] = partial(health.callbacks, working.worker)
+        callbacks = partial(health.callbacks, working.worker)
+        components["callbacks"] = partial(health.needing_files, callbacks, no_file)
         components["audit"] = partial(health.audit, opened.feed)
     backend = scheme(settings.database.url)
     components["database"] = partial(health.database, ledger, backend, needed=opened.role != "api")
+    if opened.clocks is not None:
+        components["clock"] = partial(health.clock, opened.clocks)
     if opened.cache is not None:
         components["cache"] = partial(health.cache, opened.cache, engine_of(settings.cache.url).name)
     return components

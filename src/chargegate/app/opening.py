@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from chargegate.app.clocks import ClockWatch
+from chargegate.app.presence import Presence
 from chargegate.app.process import Role, process_name
 from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.feed import AuditFeed
 from chargegate.config import Settings
-from chargegate.engines import Database, Engine, Place, QueueLimits, engine_of
+from chargegate.engines import Database, Engine, Place, QueueLimits, Registry, engine_of
 from chargegate.keys import SEALED_PREFIX, KeyFileError, Keyring, open_keyring
 from chargegate.ledger.base import Ledger, LedgerUnavailable
 from chargegate.ledger.records import AuditRow
@@ -26,8 +28,9 @@ class StartError(Exception):
 
 
 class Opened(NamedTuple):
-    """What a process holds open. ``feed`` is None where it keeps no audit file, ``cache`` where it shares none.
-    ``keys_checked`` is False where the database was away: see ``check_keys``."""
+    """What a process holds open. ``feed`` is None where it keeps no audit file, ``cache`` where it shares none,
+    ``presence`` where it has no name, and ``clocks`` where no server is there to compare with. ``keys_checked`` is
+    False where the database was away: see ``check_keys``."""
 
     settings: Settings
     role: Role
@@ -38,6 +41,8 @@ class Opened(NamedTuple):
     feed: AuditFeed | None
     queue: Queue
     cache: Any
+    presence: Presence | None
+    clocks: ClockWatch | None
 
 
 async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> Opened:
@@ -45,7 +50,10 @@ async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> O
     ``LedgerUnavailable`` where the database fails while it is asked."""
     metrics = Metrics()
     folder = made_folder(settings)
-    place = Place(folder=folder, exclusive=role != "api", process=_named(settings, role, stack))
+    registries = _open_registries(settings, stack)
+    presence = await _present(settings, role, registries, stack)
+    place = Place(folder=folder, exclusive=role != "api", process="" if presence is None else presence.name)
+    clocks = await _compared(registries, metrics, stack)
     keyring = open_keys(settings)
     feed = None if role == "api" else _audit_file(settings, place, metrics)
     needed = role != "api" or engine_of(settings.database.url).in_folder
@@ -64,7 +72,7 @@ async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> O
         await _start_feed(feed, settings.audit.csv_path, database.ledger, stack)
     queue = await _open_service_queue(settings, place, database, keyring, stack)
     cache = _open_cache(settings, stack)
-    return Opened(settings, role, metrics, keyring, database, keys_checked, feed, queue, cache)
+    return Opened(settings, role, metrics, keyring, database, keys_checked, feed, queue, cache, presence, clocks)
 
 
 def made_folder(settings: Settings) -> Path:
@@ -80,14 +88,48 @@ def made_folder(settings: Settings) -> Path:
     return folder
 
 
-def _named(settings: Settings, role: Role, stack: AsyncExitStack) -> str:
-    """This process's name; none is needed where it shares nothing."""
-    if not any(engine_of(url).capabilities.shared for url in (settings.queue.url, settings.database.url)):
-        return ""
+def _open_registries(settings: Settings, stack: AsyncExitStack) -> dict[str, Registry]:
+    """By the keys of their URLs, first the queue's: it is the queue in which requests grow old."""
+    registries: dict[str, Registry] = {}
+    urls = {"queue.url": settings.queue.url, "database.url": settings.database.url, "cache.url": settings.cache.url}
+    for key, url in urls.items():
+        engine = engine_of(url)
+        if engine.has_registry and url not in [urls[opened] for opened in registries]:
+            with naming(key, engine, settings.data_path):
+                registries[key] = engine.load().open_registry(url)
+            stack.push_async_callback(registries[key].close)
+    return registries
+
+
+async def _present(
+    settings: Settings, role: Role, registries: dict[str, Registry], stack: AsyncExitStack
+) -> Presence | None:
+    """This process's name; none is needed where it shares nothing. An ``api`` writes nothing under its name."""
+    urls = {"queue.url": settings.queue.url, "database.url": settings.database.url}
+    if not any(engine_of(url).capabilities.shared for url in urls.values()):
+        return None
     try:
-        return stack.enter_context(process_name(settings.data_path, role))
+        name = stack.enter_context(process_name(settings.data_path, role))
     except OSError as error:
         raise StartError(f"data_dir: {settings.data_path}: {error.strerror}") from None
+    # In the order in which they are opened, so that the first one that is away is the one that is told.
+    asked = {} if role == "api" else {key: registries[key] for key in reversed(urls) if key in registries}
+    presence = Presence(name, asked)
+    stack.push_async_callback(presence.close)
+    try:
+        await presence.take()
+    except (Unavailable, Unusable) as error:
+        raise StartError(f"{presence.asking}: {error}") from None
+    return presence
+
+
+async def _compared(registries: dict[str, Registry], metrics: Metrics, stack: AsyncExitStack) -> ClockWatch | None:
+    for key, registry in registries.items():
+        clocks = ClockWatch(registry, key.partition(".")[0], metrics)
+        stack.push_async_callback(clocks.close)
+        await clocks.start()
+        return clocks
+    return None
 
 
 def open_keys(settings: Settings) -> Keyring:

@@ -9,12 +9,15 @@ from typing import Any, Final, NamedTuple, TypeVar
 from starlette.types import ASGIApp
 
 from chargegate.api.server import Server
-from chargegate.app.building import build_surface, build_worker
+from chargegate.app.building import build_surface, build_worker, followers
 from chargegate.app.opening import Opened, StartError, check_keys, naming_database, open_parts
-from chargegate.app.process import Role, end_signals, inbound_connections
+from chargegate.app.presence import Presence
+from chargegate.app.process import FEWEST, RESERVE, Role, Signals, SpareFile, open_files
+from chargegate.app.reloading import Prepare, Reloading, following_certificates
 from chargegate.app.tls import server_context
 from chargegate.config import Settings, scheme
 from chargegate.engines import ENGINES, engine_of
+from chargegate.keys import AccessKeys
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.observe import log
 from chargegate.storage.budget import LAST_ANSWERS_S
@@ -29,13 +32,21 @@ class _Started(NamedTuple):
     url: str
     opened: Opened
     worker: Worker | None
+    followers: list[Prepare]
 
 
-async def serve(settings: Settings, *, role: Role = "serve", ready: Callable[[str], None] | None = None) -> None:
+async def serve(
+    settings: Settings,
+    *,
+    role: Role = "serve",
+    ready: Callable[[str], None] | None = None,
+    reread: Callable[[], Settings] | None = None,
+) -> None:
     """The API and the worker in one process, or one of them, until SIGTERM or SIGINT; then a drain, which a second
     one cuts short.
 
-    ``ready`` is given the base URL once requests are accepted. Raises ``StartError``.
+    ``ready`` is given the base URL once requests are accepted. ``reread`` reads the settings again after a SIGHUP;
+    without it, only the files that the settings name. Raises ``StartError``.
     """
     if role != "serve" and not engine_of(settings.queue.url).capabilities.shared:
         *others, last = (each.urls[0] for each in ENGINES if each.capabilities.shared and "queue" in each.offers)
@@ -43,8 +54,10 @@ async def serve(settings: Settings, *, role: Role = "serve", ready: Callable[[st
             f"queue.url: {settings.queue.url} is one process's own; `chargegate {role}` needs {', '.join(others)}"
             f" or {last}"
         )
-    stop, at_once = end_signals()
+    signals = Signals()
+    stop = signals.stop
     async with AsyncExitStack() as stack:
+        stack.callback(signals.close)
         log.attach()
         stack.callback(log.detach)
         with naming_database(settings):
@@ -57,20 +70,33 @@ async def serve(settings: Settings, *, role: Role = "serve", ready: Callable[[st
                 worker.start()
             if ready is not None:
                 ready(started.url)
-            if not started.opened.keys_checked:
-                await _unless(stop, _check_keys(started.opened))
-            await stop.wait()
-            log.info("draining", grace_ms=settings.server.shutdown_grace_ms)
+            reloading = Reloading(settings, reread or (lambda: settings), started.followers)
+            following = asyncio.create_task(_follow(signals.reload, reloading))
+            try:
+                if not started.opened.keys_checked:
+                    await _unless(stop, _check_keys(started.opened))
+                await _unless(stop, _lost(started.opened.presence))
+            finally:
+                following.cancel()
+            grace_ms = settings.server.shutdown_grace_ms if stop.is_set() else 0
+            log.info("draining", grace_ms=grace_ms)
             if worker is not None:
-                await _drain(worker, settings.server.shutdown_grace_ms / 1000, at_once)
+                await _drain(worker, grace_ms / 1000, signals.at_once)
+            if not stop.is_set():
+                raise StartError("data_dir: another process, which has a copy of it, took this process's name")
     log.info("stopped")
 
 
 async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining: Callable[[], bool]) -> _Started:
-    max_connections = inbound_connections(settings.callback.max_connections + settings.queue.consumer_concurrency)
+    max_connections = _room_for_clients(settings, role)
     opened = await open_parts(settings, role, stack)
     working = None if role == "api" else await build_worker(opened, stack)
-    url = await _listen(settings, role, build_surface(opened, working, draining), max_connections, stack)
+    access_keys = AccessKeys(settings.security.api_keys)
+    spare = SpareFile()
+    watching = asyncio.create_task(spare.watch())
+    stack.callback(watching.cancel)
+    surface = build_surface(opened, working, access_keys, draining, spare.lacking)
+    server, url = await _listen(settings, role, surface, max_connections, stack)
     # What is there now stays. The server leaves no cycles behind, so the collector finds little, and to look at every
     # object less often saves about 4 % of a request's whole cost. The last number stays Python's: a hundred times more
     # would save 2 % more, and would keep what cycles of others hold for hours.
@@ -86,7 +112,39 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
         authorization=settings.authorization.backend,
         max_connections=max_connections,
     )
-    return _Started(url, opened, None if working is None else working.worker)
+    # The access list is the last, because the database may be away.
+    follow = [*([] if role == "worker" else [following_certificates(server)]), *followers(opened, working, access_keys)]
+    return _Started(url, opened, None if working is None else working.worker, follow)
+
+
+def _room_for_clients(settings: Settings, role: Role) -> int:
+    """How many connections clients may hold. Raises ``StartError`` where the limit of open files does not even allow
+    what the settings ask for."""
+    outgoing = {} if role == "api" else {"callback.max_connections": settings.callback.max_connections}
+    if outgoing and settings.authorization.backend == "http":
+        outgoing["queue.consumer_concurrency"] = settings.queue.consumer_concurrency
+    files = open_files(sum(outgoing.values()))
+    if files.allowed < files.needed:
+        settings_need = "".join(f"{key} = {number}, " for key, number in outgoing.items())
+        raise StartError(
+            f"open files: {files.allowed} are allowed and {files.needed} needed ({settings_need}{RESERVE} of the"
+            f" service's own, {FEWEST} for clients); raise the hard limit (ulimit -Hn)"
+            f"{' or lower ' + ' or '.join(outgoing) if outgoing else ''}"
+        )
+    return files.inbound
+
+
+async def _lost(presence: Presence | None) -> None:
+    """Return once this process must end, because another one has its name."""
+    await (asyncio.Event() if presence is None else presence.lost).wait()
+
+
+async def _follow(reload: asyncio.Event, reloading: Reloading) -> None:
+    """Every SIGHUP is answered, those that come meanwhile together."""
+    while True:
+        await reload.wait()
+        reload.clear()
+        await reloading.reload()
 
 
 async def _check_keys(opened: Opened) -> None:
@@ -111,8 +169,10 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
     return None if working.cancelled() else working.result()
 
 
-async def _listen(settings: Settings, role: Role, surface: ASGIApp, max_connections: int, stack: AsyncExitStack) -> str:
-    """The base URL that answers now."""
+async def _listen(
+    settings: Settings, role: Role, surface: ASGIApp, max_connections: int, stack: AsyncExitStack
+) -> tuple[Server, str]:
+    """The server, and the base URL that answers now."""
     section, place = ("worker", settings.worker) if role == "worker" else ("server", settings.server)
     server = Server()
     tls = None if role == "worker" else server_context(settings.server)
@@ -129,7 +189,7 @@ async def _listen(settings: Settings, role: Role, surface: ASGIApp, max_connecti
     except OSError as error:
         raise StartError(f"{section}.port: {error}") from None
     stack.push_async_callback(server.stop, LAST_ANSWERS_S)
-    return f"{server.scheme}://{_authority(place.host)}:{server.port}"
+    return server, f"{server.scheme}://{_authority(place.host)}:{server.port}"
 
 
 async def _drain(worker: Worker, grace_s: float, at_once: asyncio.Event) -> None:

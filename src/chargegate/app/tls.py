@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from chargegate.app.opening import StartError
 from chargegate.config import Server
@@ -35,7 +36,9 @@ def _no_password() -> str:
 @contextmanager
 def _naming(key: str, file: str, otherwise: str) -> Iterator[None]:
     try:
-        with open(file, "rb"):  # noqa: PTH123 - only to see that it can be read
+        if Path(file).is_fifo():  # which would hold up the process until somebody writes into it
+            raise StartError(f"{key}: {file}: Not a regular file")
+        with Path(file).open("rb"):  # only to see that it can be read
             pass
         yield
     except ssl.SSLError:

@@ -13,6 +13,10 @@ class AuthorizationTimeout(AuthorizationError):
     """The authorizer did not answer within its time."""
 
 
+class NotAsked(AuthorizationTimeout):
+    """This process could not ask the authorizer in time, which says nothing of the authorizer."""
+
+
 class CircuitOpen(AuthorizationError):
     """The authorizer was not asked, because it failed too often."""
 

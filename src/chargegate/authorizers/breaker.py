@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from chargegate.authorizers.base import AuthorizationError, Authorizer, CircuitOpen
+from chargegate.authorizers.base import AuthorizationError, Authorizer, CircuitOpen, NotAsked
 from chargegate.model import ChargingRequest, Verdict
 from chargegate.observe import log
 
@@ -61,9 +61,9 @@ class CircuitBreaker:
     ``half_open``: up to ``half_open_max_calls`` calls at a time pass as probes; others raise ``CircuitOpen``. The first
     probe that ends decides: its success closes the circuit, its failure opens it again.
 
-    Only ``AuthorizationError`` is a failure. A cancelled call is not counted, and neither is a call that began before
-    the last change of state. ``inner`` needs a time limit, so that a probe ends. ``on_change`` gets every new state.
-    ``clock`` is monotonic, in seconds.
+    Only ``AuthorizationError`` is a failure, and ``NotAsked`` is none. A cancelled call is not counted, and neither is
+    a call that began before the last change of state. ``inner`` needs a time limit, so that a probe ends. ``on_change``
+    gets every new state. ``clock`` is monotonic, in seconds.
     """
 
     def __init__(
@@ -109,12 +109,11 @@ class CircuitBreaker:
         generation = self._generation if self._state == CLOSED else self._probe()
         try:
             verdict = await self._inner.decide(request, token_hash)
-        except AuthorizationError:
-            if generation == self._generation:
-                self._failed()
-            raise
-        except BaseException:
-            if generation == self._generation and self._state == HALF_OPEN:
+        except BaseException as error:
+            if isinstance(error, AuthorizationError) and not isinstance(error, NotAsked):
+                if generation == self._generation:
+                    self._failed()
+            elif generation == self._generation and self._state == HALF_OPEN:
                 self._probes -= 1
             raise
         if generation == self._generation:

@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
-from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout
-from chargegate.http1 import CallFailed, HttpClient, Response, TimedOut
+from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, NotAsked
+from chargegate.http1 import NO_SOCKET, CallFailed, HttpClient, Response, TimedOut
 from chargegate.model import CallbackTarget, ChargingRequest, Status, Verdict, valid_traceparent
 
 FIRST_WAIT_S: Final = 0.1
@@ -40,7 +40,8 @@ class HttpAuthorizer:
     Anything else is a failure. A failed call is repeated up to ``max_retries`` times within ``timeout_ms`` in all,
     after exponential waits with full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"). A 4xx answer
     other than 408, 425 and 429 is not retried. ``AuthorizationTimeout`` means that no time is left for another call.
-    The authorizer owns the client, and closes it.
+    Where this process may open no more sockets, nothing was asked: that uses up no retry, and ``NotAsked`` means that
+    it was so to the end. The authorizer owns the client, and closes it.
     """
 
     def __init__(
@@ -60,28 +61,29 @@ class HttpAuthorizer:
         if traceparent := valid_traceparent(request.traceparent):
             headers += f"traceparent: {traceparent}\r\n".encode()
         longest_wait_s = FIRST_WAIT_S
-        for retries_left in range(self._max_retries, -1, -1):
-            remaining_s = deadline - clock()
-            if remaining_s <= 0:
-                break
+        retries_left, asked = self._max_retries, True
+        while (remaining_s := deadline - clock()) > 0:
             try:
                 response = await self._client.post(self._target, headers, body, remaining_s)
             except TimedOut:
+                asked = True
                 break
             except CallFailed as error:
-                failure = f"the call failed: {error.reason}"
+                failure, asked = f"the call failed: {error.reason}", error.reason != NO_SOCKET
             else:
+                asked = True
                 if response.status == 200 and (verdict := _verdict(response.body, request.driver_token)):
                     return verdict
                 failure = _failure(response)
-            if not retries_left and clock() < deadline:
+            if asked and not retries_left and clock() < deadline:
                 raise AuthorizationError(failure)
+            retries_left -= asked
             wait_s = self._rng.uniform(0, longest_wait_s)
             longest_wait_s = min(2 * longest_wait_s, LONGEST_WAIT_S)
             if clock() + wait_s >= deadline:
                 break
             await asyncio.sleep(wait_s)
-        raise AuthorizationTimeout("no usable answer in time")
+        raise AuthorizationTimeout("no usable answer in time") if asked else NotAsked("no socket in time")
 
     async def check(self) -> None:
         pass

@@ -5,8 +5,10 @@ Errors are one line on standard error: exit 1, or 2 for wrong usage. Ctrl-C is 1
 
 import io
 import re
+import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import click
 import uvloop
@@ -130,9 +132,11 @@ def worker(config_file: str | None) -> None:
 
 
 def _run(config_file: str | None, role: app.Role) -> None:
-    settings = config.load(config_file)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service itself follows it
+    reread = partial(config.load, config_file)
+    settings = reread()
     configure_logging(settings.logging.level, settings.logging.format)
-    uvloop.run(app.serve(settings, role=role))
+    uvloop.run(app.serve(settings, role=role, reread=reread))
 
 
 @chargegate_command.command("demo")

@@ -14,6 +14,7 @@ from chargegate.observe import log
 
 _MAX_REMEMBERED: Final = 10_000
 _PROVEN_FOR_S: Final = 300.0
+_NAME_NOT_RESOLVED: Final = "name_not_resolved"
 _LATE_S: Final = 0.001  # the loop's clock counts milliseconds, and no timer may ring too early
 
 
@@ -65,14 +66,19 @@ class Destinations:
     def take(self, destination: Destination) -> None:
         """An attempt begins. The destination is ``startable``."""
         destination.running += 1
+        destination.unresolved = None
         if destination.open:
             destination.probing = True
 
-    def give_back(self, destination: Destination, *, probe: bool, reachable: bool | None, prompt: bool = True) -> None:
-        """An attempt ended. ``reachable``: the destination was connected to and answered in time, whatever it said, and
-        ``prompt``: within a short time; None: nothing was sent, or it is not known. To be followed by
-        ``forget_if_idle``."""
+    def give_back(
+        self, destination: Destination, *, probe: bool, reachable: bool | None, prompt: bool = True, late: bool = False
+    ) -> None:
+        """An attempt ended, which was counted as ``late`` or not. ``reachable``: the destination was connected to and
+        answered in time, whatever it said, and ``prompt``: within a short time; None: nothing was sent, or it is not
+        known. To be followed by ``forget_if_idle``."""
         destination.running -= 1
+        if late:
+            destination.late -= 1
         if probe:
             destination.probing = False
         if reachable:
@@ -101,9 +107,17 @@ class Destinations:
             log.info("destination asks to wait, its callbacks wait", error=error, wait_ms=round(seconds * 1000))
         self._hold(destination)
 
+    def unresolved(self, destination: Destination, seconds: float, error: str) -> None:
+        """No name server answers for its name. It is to be asked again after a while."""
+        destination.unresolved = error
+        destination.rests_until = self._loop.time() + seconds
+        self._hold(destination)
+
     def waits_for(self, destination: Destination) -> str | None:
-        """The error that holds the destination's callbacks back, if that is a pause."""
-        return destination.paused_by if destination.paused_until > self._loop.time() else None
+        """The error that holds the destination's callbacks back, if that is a pause or its name."""
+        if destination.paused_until > self._loop.time():
+            return destination.paused_by
+        return destination.unresolved or (_NAME_NOT_RESOLVED if destination.nameless else None)
 
     def forget_if_idle(self, destination: Destination) -> None:
         """Forget a destination that has nothing to do. The last 10,000 that answered are remembered, and as many that
@@ -180,11 +194,12 @@ class Destinations:
         self._hold(destination)
 
     def _hold(self, destination: Destination) -> None:
-        """Let the destination rest until its pause is over, and until the time of its next probe."""
+        """Let the destination rest until its pause is over, and until the time of its next probe or look-up."""
         if destination.timer is not None:
             destination.timer.cancel()
             destination.timer = None
-        until = max(destination.paused_until, destination.probe_at if destination.open else 0.0)
+        probe_at = destination.probe_at if destination.open else 0.0
+        until = max(destination.paused_until, destination.rests_until, probe_at)
         wait = until - self._loop.time()
         if wait > 0:
             destination.timer = self._loop.call_later(wait + _LATE_S, self._rested, destination)

@@ -36,12 +36,14 @@ class Destination:
     """One scheme, host and port: its lines, how much of it is in use, its pause and its circuit.
 
     ``limit``: how many attempts it takes at once now. ``timer`` runs while it is paused, or waits for its next probe.
-    ``pauses`` counts its pauses, and ``paused_by`` is the error that began the last one. Times are the event loop's.
+    ``pauses`` counts its pauses, and ``paused_by`` is the error that began the last one. While it is ``nameless``, its
+    callbacks wait for a look-up; ``unresolved`` is the error of the last one, if that had no answer. ``late`` are those
+    of its running attempts that no longer are prompt. Times are the event loop's.
     """
 
     __slots__ = (
-        *("failures", "idle", "key", "limit", "lines", "open", "paused_by", "paused_until"),
-        *("pauses", "probe_at", "probing", "proven_until", "running", "timer"),
+        *("failures", "idle", "key", "late", "limit", "lines", "nameless", "open", "paused_by", "paused_until"),
+        *("pauses", "probe_at", "probing", "proven_until", "rests_until", "running", "timer", "unresolved"),
     )
 
     def __init__(self, key: str, limit: int) -> None:
@@ -49,6 +51,7 @@ class Destination:
         self.lines: OrderedDict[Client, Line] = OrderedDict()  # whose turn is next stands first
         self.limit: float = limit
         self.running = 0
+        self.late = 0
         self.failures = 0
         self.open = False
         self.probing = False
@@ -57,17 +60,25 @@ class Destination:
         self.pauses = 0
         self.paused_until = 0.0
         self.paused_by: str | None = None
+        self.nameless = False
+        self.unresolved: str | None = None
+        self.rests_until = 0.0
         self.timer: asyncio.TimerHandle | None = None
         self.idle: OrderedDict[Destination, None] | None = None  # where it is remembered while it has nothing to do
 
     @property
     def startable(self) -> bool:
         """Whether it takes another attempt now. While its circuit is open, the only one is a probe."""
-        return self.timer is None and (not self.probing if self.open else self.running < int(self.limit))
+        if self.timer is not None or self.nameless:
+            return False
+        return not self.probing if self.open else self.running < int(self.limit)
 
     def proven(self, now: float) -> bool:
-        """Whether it answered promptly of late, and has not failed again and again since then."""
-        return now < self.proven_until and self.failures < _FAILURES_OF_A_PROVEN_ONE
+        """Whether it answered promptly of late, has not failed again and again since then, and does not seem to hang:
+        more than half of its attempts under way are late."""
+        if now >= self.proven_until or self.failures >= _FAILURES_OF_A_PROVEN_ONE:
+            return False
+        return not self.late or 2 * self.late <= self.running
 
 
 class Line:

@@ -1,14 +1,17 @@
 """One attempt at one callback."""
 
+import contextlib
 import time
+from collections.abc import Sequence
 from enum import Enum
+from typing import Final
 
 import msgspec
 
 from chargegate.delivering.retry import says_when
 from chargegate.delivering.signing import Signer
-from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, NotSent, TimedOut
-from chargegate.model import CallbackTarget
+from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, NameNeeded, NotSent, TimedOut
+from chargegate.model import CallbackTarget, IPAddress, now_ms
 from chargegate.observe import Metrics
 
 
@@ -17,7 +20,8 @@ class Outcome(Enum):
 
     ``UNREACHABLE``: it could not be connected to, or did not answer in time. ``REFUSED``: the receiver wants to be left
     alone for a while (429, or 503 with ``Retry-After``), ``GONE``: for ever (410). ``NOT_SENT``: nothing was sent, for
-    a reason that is not the receiver's. ``FAILED``: it answered anything else that is no success.
+    a reason that is not the receiver's. ``NAME_NEEDED``: nothing was sent, because the connection that was kept is gone
+    and its name is not known any more. ``FAILED``: it answered anything else that is no success.
     """
 
     DELIVERED = 0
@@ -26,8 +30,13 @@ class Outcome(Enum):
     REFUSED = 3
     GONE = 4
     NOT_SENT = 5
+    NAME_NEEDED = 6
 
 
+Way = Sequence[IPAddress] | CallFailed
+"""The addresses of a target, none where a kept connection will do, or why it cannot be reached."""
+
+_KEPT: Final = ()
 _DELIVERED = Outcome.DELIVERED  # every delivery needs it, and Python 3.11 looks it up slowly
 
 
@@ -49,14 +58,34 @@ class Sender:
         self._timeout = timeout_ms / 1000
         self._observe = metrics.callback_duration.observe
 
-    async def send(self, request_id: str, target: CallbackTarget, body: bytes, traceparent: str) -> Attempt:
-        """Try once. This never raises for what the receiver or the network does."""
-        headers = self._signer.headers(request_id, int(time.time()), body)
+    def way(self, target: CallbackTarget) -> Way | None:
+        """How the target is reached; None where its name must be looked up first."""
+        if target.literal is not None:
+            return (target.literal,)
+        known = self._client.known(target.host)
+        if isinstance(known, list):
+            return known
+        return _KEPT if self._client.keeps(target.destination) else known
+
+    async def look_up(self, target: CallbackTarget) -> None:
+        """Ask for the target's name. Afterwards ``way`` knows what came of it, for a second at least."""
+        with contextlib.suppress(CallFailed):
+            await self._client.resolve(target.host)
+
+    async def send(
+        self, request_id: str, target: CallbackTarget, body: bytes, traceparent: str, way: Way | None = None
+    ) -> Attempt:
+        """Try once, on the way that was found before. This never raises for what the receiver or the network does."""
+        if isinstance(way, CallFailed):
+            return Attempt(Outcome.UNREACHABLE, None, way.reason)
+        headers = self._signer.headers(request_id, now_ms() // 1000, body)
         if traceparent:
             headers += b"traceparent: " + traceparent.encode() + b"\r\n"
         started = time.perf_counter()
         try:
-            answer = await self._client.post(target, headers, body, self._timeout)
+            answer = await self._client.post(target, headers, body, self._timeout, way)
+        except NameNeeded as failure:
+            return Attempt(Outcome.NAME_NEEDED, None, failure.reason)
         except NotSent as failure:
             return Attempt(Outcome.NOT_SENT, None, failure.reason)
         except CallFailed as failure:

@@ -1,10 +1,10 @@
-"""Who gets the next connection: two pools, which are shared out between clients.
+"""Who gets the next connection: two pools, which are shared out between clients and destinations.
 
 Half of all connections are a reserve that only proven destinations may use, so that destinations which never answer
 cannot hold up those that do. In each pool a client may take another connection while it holds less than a multiple of
-what is free there. This is the dynamic threshold of Choudhury and Hahne ("Dynamic Queue Length Thresholds for
-Shared-Memory Packet Switches", 1998): something always stays free for a client that comes new, and the share of each
-follows from how many clients there are.
+what is free there. A destination may hold as many as are free, unless it is the only one in use. This is the dynamic
+threshold of Choudhury and Hahne ("Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998): something
+always stays free for a client or a destination that comes new, and the share of each follows from how many there are.
 """
 
 import heapq
@@ -15,6 +15,7 @@ from typing import Any, Final
 from chargegate.delivering.lines import Client, Destination, Line
 
 _FACTOR: Final = 4  # of what is free in all, where there are several clients
+_FACTOR_ALONE: Final = 9  # where there is one: a tenth stays free for the next
 _UNPROVEN_EVERY: Final = 8  # this start of a client is one to an unproven destination, even where proven ones wait
 
 
@@ -42,10 +43,12 @@ class Shares:
         for client in self._clients.values():
             yield from client.lines.values()
 
-    def may_take(self, client: Client, *, proven: bool) -> bool:
-        """Whether the client may take a connection now, to a destination that is proven or not."""
+    def may_take(self, client: Client, destination: Destination, *, proven: bool) -> bool:
+        """Whether the client may take a connection to the destination now, which is proven or not."""
         free = self._max - self.running
-        if free <= 0 or (len(self._clients) > 1 and client.running >= _FACTOR * free):
+        if client.running >= (_FACTOR if len(self._clients) > 1 else _FACTOR_ALONE) * free:
+            return False
+        if destination.running >= free and not self._may_hold_another(destination, client):
             return False
         return proven or client.unproven < self._max_unproven - self.unproven
 
@@ -115,7 +118,9 @@ class Shares:
         (chosen.ready if found in chosen.ready else chosen.ready_unproven).move_to_end(found)
         chosen.turn += 1
         proven = found.proven(now)
-        line = next(each for each in found.lines.values() if each.in_line and self.may_take(each.client, proven=proven))
+        line = next(
+            each for each in found.lines.values() if each.in_line and self.may_take(each.client, found, proven=proven)
+        )
         found.lines.move_to_end(line.client)
         return line
 
@@ -157,31 +162,41 @@ class Shares:
 
     def _next_destination(self, client: Client, now: float) -> Destination | None:
         """The destination that the client's next callback goes to, if it may have a connection for that."""
-        proven = self._first(client.ready, client.ready_unproven, now, proven=True)
-        unproven = self._first(client.ready_unproven, client.ready, now, proven=False)
-        proven = proven or next(iter(client.ready), None)
-        if proven is None and unproven is None:
+        proven = self._first(client, now, proven=True)
+        unproven = self._first(client, now, proven=False)
+        proven = proven or self._first(client, now, proven=True)
+        if not client.ready and not client.ready_unproven:
             self._ready.pop(client, None)
-        if proven is not None and not self.may_take(client, proven=True):
+        if proven is not None and not self.may_take(client, proven, proven=True):
             proven = None
-        if unproven is not None and not self.may_take(client, proven=False):
+        if unproven is not None and not self.may_take(client, unproven, proven=False):
             unproven = None
         unproven_first = client.turn % _UNPROVEN_EVERY == _UNPROVEN_EVERY - 1
         return unproven or proven if unproven_first else proven or unproven
 
-    @staticmethod
-    def _first(
-        ready: OrderedDict[Destination, None], other: OrderedDict[Destination, None], now: float, *, proven: bool
-    ) -> Destination | None:
-        """The first of these that is still what they are said to be; the others are dropped, or moved."""
-        while ready:
-            destination = next(iter(ready))
-            if destination.startable and destination.proven(now) == proven:
-                return destination
+    def _first(self, client: Client, now: float, *, proven: bool) -> Destination | None:
+        """The first that may hold another connection, of the client's destinations that are said to be proven, or not.
+        Those that no longer are what they are said to be are dropped, or moved."""
+        ready, other = client.ready, client.ready_unproven
+        if not proven:
+            ready, other = other, ready
+        found, changed = None, []
+        for destination in ready:
+            if not destination.startable or destination.proven(now) != proven:
+                changed.append(destination)
+            elif self._may_hold_another(destination, client):
+                found = destination
+                break
+        for destination in changed:
             del ready[destination]
             if destination.startable:
                 other[destination] = None
-        return None
+        return found
+
+    def _may_hold_another(self, destination: Destination, client: Client) -> bool:
+        """A destination holds as many as are free. It may be more where it is the only one, or a client's first."""
+        running = destination.running
+        return running < self._max - self.running or running == self.running or not client.running
 
     def _forget_if_idle(self, client: Client) -> None:
         if not client.running and not client.lines:

@@ -17,6 +17,11 @@ class Signer:
     def __init__(self, secrets: Sequence[str]) -> None:
         self._keys = [_key(secret) for secret in secrets]
 
+    def replace(self, secrets: Sequence[str]) -> None:
+        """From now on these are the secrets, all at once. Raises ``ValueError`` as when they are made, and keeps those
+        that it has."""
+        self._keys = [_key(secret) for secret in secrets]
+
     def headers(self, message_id: str, timestamp_s: int, body: bytes) -> bytes:
         """Header lines that each end in CRLF. ``message_id`` stays the same on every attempt; ``timestamp_s`` is Unix
         seconds of this one. Every secret gives a signature, so that receivers can rotate."""

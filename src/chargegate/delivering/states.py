@@ -9,6 +9,7 @@ import msgspec
 
 from chargegate.delivering.lines import Client, Destination, Line
 from chargegate.delivering.retry import RetryPolicy
+from chargegate.delivering.sender import Way
 from chargegate.model import CallbackTarget, now_ms
 
 
@@ -29,7 +30,7 @@ class Event(IntEnum):
     """What happens to a callback."""
 
     STARTED = 0  # it got a connection
-    HELD_BACK = 1  # there is no connection for it, or its probe found the destination still unreachable
+    HELD_BACK = 1  # it needs a connection or a name first, or its probe found the destination still unreachable
     PAUSED = 2  # the receiver asked to wait, which costs no attempt
     NOT_SENT = 3  # nothing was sent, which costs no attempt either
     SUCCEEDED = 4
@@ -73,8 +74,8 @@ class CallbackLimits(msgspec.Struct, frozen=True, kw_only=True):
     circuit_forget_ms: int
 
 
-class Connection(msgspec.Struct, frozen=True):
-    """What an attempt was given, as things stood when it began."""
+class Connection(msgspec.Struct, eq=False):
+    """What an attempt was given, as things stood when it began. ``late``: it is no longer prompt."""
 
     client: Client
     destination: Destination
@@ -82,6 +83,8 @@ class Connection(msgspec.Struct, frozen=True):
     probe: bool
     pauses: int
     started: float
+    way: Way
+    late: bool = False
 
 
 class Callback(msgspec.Struct, eq=False):

@@ -30,7 +30,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     ``data_dir`` that holds all that it holds; empty for an engine that keeps nothing there. ``capabilities`` are those
     of its queue. ``shortest_lease_ms``: the least that ``queue.lease_ms`` may be. ``keeps_size``: a queue keeps for
     ever the bound that it was made with. ``keeps_delivered``: messages stay readable after their ack, for
-    ``chargegate replay``.
+    ``chargegate replay``. ``has_registry``: it has a clock to ask, and can tell which processes are alive.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     shortest_lease_ms: int = 1000
     keeps_size: bool = False
     keeps_delivered: bool = False
+    has_registry: bool = False
 
     @property
     def in_folder(self) -> bool:
@@ -100,6 +101,25 @@ class Database(Protocol):
     async def close(self) -> None: ...
 
 
+class Registry(Protocol):
+    """What processes on several machines see of each other at a server that they share: its clock, and which names
+    are taken. Every method but ``close`` raises ``Unavailable``."""
+
+    async def server_ms(self) -> int:
+        """The server's wall clock, in Unix milliseconds."""
+        ...
+
+    async def claim(self, name: str, holder: str, lease_ms: int) -> int:
+        """Have a name for so long, or for so long again: 0. If another holder has it, nothing changes, and the answer
+        is for how many milliseconds yet."""
+        ...
+
+    async def release(self, name: str, holder: str) -> None:
+        """The name is free, if this holder had it."""
+
+    async def close(self) -> None: ...
+
+
 class EngineModule(Protocol):
     """What an engine's folder offers, as far as its row says so.
 
@@ -119,6 +139,10 @@ class EngineModule(Protocol):
     def open_cache(self, url: str, *, ttl_ms: int) -> Any:
         """What processes remember together: it is an ``authorizers.shared.SharedCache`` and a
         ``ledger.base.SharedClaims``, with ``check`` to bring its ``failure`` up to date, and ``close``."""
+
+    def open_registry(self, url: str) -> Registry:
+        """Of an engine that has one. A server that is away is no error yet."""
+        ...
 
     def messages_from(self, url: str, start: int | datetime) -> AsyncGenerator[Message, None]:
         """What a queue that ``keeps_delivered`` still holds, from an offset or a time up to its end as it is now."""
@@ -164,6 +188,7 @@ POSTGRES: Final = Engine(
     offers=frozenset({"queue", "database"}),
     capabilities=Capabilities(durable=True, shared=True, find=True),
     extra="postgres",
+    has_registry=True,
 )
 REDIS: Final = Engine(
     name="redis",
@@ -171,6 +196,7 @@ REDIS: Final = Engine(
     offers=frozenset({"queue", "cache"}),
     capabilities=Capabilities(durable=True, shared=True, find=True),
     extra="redis",
+    has_registry=True,
 )
 KAFKA: Final = Engine(
     name="kafka",

@@ -3,10 +3,12 @@
 from chargegate.http1.answer import MAX_HEAD
 from chargegate.http1.client import HttpClient
 from chargegate.http1.connection import (
+    NO_SOCKET,
     AddressBlocked,
     BadAnswer,
     CallFailed,
     ConnectFailed,
+    NameNeeded,
     NotSent,
     Response,
     TimedOut,
@@ -15,11 +17,13 @@ from chargegate.http1.tls import tls_context
 
 __all__ = [
     "MAX_HEAD",
+    "NO_SOCKET",
     "AddressBlocked",
     "BadAnswer",
     "CallFailed",
     "ConnectFailed",
     "HttpClient",
+    "NameNeeded",
     "NotSent",
     "Response",
     "TimedOut",

@@ -12,10 +12,12 @@ from typing import Final
 
 from chargegate import __version__
 from chargegate.http1.connection import (
+    NO_SOCKET,
     BadAnswer,
     CallFailed,
     ConnectFailed,
     Connection,
+    NameNeeded,
     NotSent,
     Outcome,
     Response,
@@ -67,13 +69,35 @@ class HttpClient:
         self._loop = asyncio.get_running_loop()  # kept, because asking for it is a system call before Python 3.12
         self._resolver = Resolver(name_servers)
 
-    async def post(self, target: CallbackTarget, headers: bytes, body: bytes, timeout_s: float) -> Response:
+    def known(self, host: str) -> Sequence[IPAddress] | CallFailed | None:
+        """The addresses of a name, or why it has none, where a look-up of late said so. None: ``resolve`` it."""
+        return self._resolver.known(host)
+
+    async def resolve(self, host: str) -> Sequence[IPAddress]:
+        """The addresses of a name. See ``Resolver.resolve``."""
+        return await self._resolver.resolve(host)
+
+    def keeps(self, destination: str) -> bool:
+        """Whether a connection to the destination is kept for the next post."""
+        return bool(self._idle.get(destination))
+
+    async def post(
+        self,
+        target: CallbackTarget,
+        headers: bytes,
+        body: bytes,
+        timeout_s: float,
+        addresses: Sequence[IPAddress] | None = None,
+    ) -> Response:
         """Send ``body`` with ``headers`` (lines that each end in CRLF) and wait for the answer, whatever its status.
+
+        ``addresses``: those that may be dialled, once they are checked. Without any of them only a kept connection is
+        used, and ``NameNeeded`` is raised where there is none. With None the name is resolved here.
 
         ``timeout_s`` covers everything from resolving the name on. Where a connection that was kept alive ends without
         a byte of an answer, the receiver had closed it, as a rule, before it saw the request. The request is then sent
         again at once, on a new connection. Raises ``CallFailed``; ``NotSent`` where the name is not known after two
-        seconds, so that silent name servers hold nobody's connections for long.
+        seconds.
         """
         deadline = self._loop.time() + timeout_s
         head = f"POST {target.path} HTTP/1.1\r\nhost: {target.authority}\r\n{self._fixed}{len(body)}\r\n"
@@ -86,7 +110,9 @@ class HttpClient:
                 self._release(connection)
             if outcome is not None and type(outcome) is not ConnectFailed:
                 return _given(outcome)
-        connection = await self._connect(target, deadline)
+        if addresses is None:
+            addresses = [target.literal] if target.literal else await self._resolve(target.host, deadline)
+        connection = await self._connect(target, addresses, deadline)
         try:
             outcome = await connection.send(request, deadline)
         finally:
@@ -153,9 +179,10 @@ class HttpClient:
         if idle and connection in idle:
             idle.remove(connection)
 
-    async def _connect(self, target: CallbackTarget, deadline: float) -> Connection:
+    async def _connect(self, target: CallbackTarget, addresses: Sequence[IPAddress], deadline: float) -> Connection:
         """Dial the target, once all its addresses are checked."""
-        addresses = [target.literal] if target.literal else await self._resolve(target.host, deadline)
+        if not addresses:
+            raise NameNeeded("name_not_resolved")
         if self._check_address is not None:
             for address in addresses:
                 self._check_address(address)
@@ -163,19 +190,19 @@ class HttpClient:
             return await self._dial(target, addresses[0], deadline)
         return await self._race(target, addresses, deadline)
 
-    async def _resolve(self, host: str, deadline: float) -> list[IPAddress]:
+    async def _resolve(self, host: str, deadline: float) -> Sequence[IPAddress]:
         try:
             async with asyncio.timeout_at(min(deadline, self._loop.time() + _NAME_S)):
                 return await self._resolver.resolve(host)
         except TimeoutError:
             raise NotSent("name_not_resolved") from None
 
-    async def _race(self, target: CallbackTarget, addresses: list[IPAddress], deadline: float) -> Connection:
+    async def _race(self, target: CallbackTarget, addresses: Sequence[IPAddress], deadline: float) -> Connection:
         """The first of several addresses to answer (RFC 8305): each next one is dialled when the one before failed, or
         has not answered in a quarter of a second."""
         dialling: set[asyncio.Task[Connection]] = set()
         failure: CallFailed | None = None
-        waiting = addresses[::-1]
+        waiting = list(reversed(addresses))
         try:
             while waiting or dialling:
                 if waiting and len(dialling) < MOST_DIALS:
@@ -241,5 +268,5 @@ def _connect_failure(error: OSError | ValueError, address: IPAddress) -> CallFai
     if isinstance(error, ConnectionRefusedError):
         return ConnectFailed("connection_refused")
     if isinstance(error, OSError) and (error.errno in _OUR_FAULT or (error.errno, address.version) == _NO_PORT_LEFT):
-        return NotSent("no_socket")
+        return NotSent(NO_SOCKET)
     return ConnectFailed("connect_failed")

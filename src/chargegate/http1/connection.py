@@ -24,6 +24,9 @@ class Response(msgspec.Struct, frozen=True):
     retry_after: str | None
 
 
+NO_SOCKET: Final = "no_socket"
+
+
 class CallFailed(Exception):
     """There is no answer. ``reason`` is a short, stable code that names no address, host or path."""
 
@@ -35,6 +38,10 @@ class CallFailed(Exception):
 class NotSent(CallFailed):
     """Nothing was sent, for a reason that is not the receiver's: no name server answered (``name_not_resolved``), or
     this process may open no more sockets (``no_socket``). It says nothing of the receiver."""
+
+
+class NameNeeded(NotSent):
+    """``name_not_resolved``: a kept connection would have been used, and there is none any more."""
 
 
 class ConnectFailed(CallFailed):

@@ -39,8 +39,11 @@ _NO_SUCH_NAME: Final = frozenset(
     {pycares.errno.ARES_ENOTFOUND, pycares.errno.ARES_ENODATA, pycares.errno.ARES_EBADNAME, pycares.errno.ARES_ENONAME}
 )
 
-_Outcome = list[IPAddress] | CallFailed
+Outcome = list[IPAddress] | CallFailed
+"""The addresses of a name, at least one, or why there are none."""
+
 _Answered = Callable[[Any, int | None], None]
+_UNKNOWN: Final[tuple[float, Outcome | None]] = (0.0, None)
 
 
 class Resolver:
@@ -59,8 +62,8 @@ class Resolver:
         self._channel: _Channel | None = None
         self._channels: dict[_Channel, asyncio.TimerHandle] = {}  # and what will end them
         self._closed = False
-        self._under_way: dict[str, asyncio.Future[_Outcome]] = {}
-        self._kept: OrderedDict[str, tuple[float, _Outcome]] = OrderedDict()
+        self._under_way: dict[str, asyncio.Future[Outcome]] = {}
+        self._kept: OrderedDict[str, tuple[float, Outcome]] = OrderedDict()
 
     async def resolve(self, host: str) -> list[IPAddress]:
         """The addresses of a name, at least one.
@@ -68,14 +71,19 @@ class Resolver:
         Raises ``ConnectFailed("name_not_resolved")`` where a name server said that there are none, and
         ``NotSent("name_not_resolved")`` where none said anything of use.
         """
-        until, known = self._kept.get(host, (0.0, None))
-        if known is not None and self._now() < until:
+        known = self.known(host)
+        if known is not None:
             return _given(known)
         question = self._under_way.get(host)
         if question is None:
             question = self._under_way[host] = self._loop.create_future()
             self._ask(host)
         return _given(await asyncio.shield(question))  # whoever stops waiting leaves the answer to the others
+
+    def known(self, host: str) -> Outcome | None:
+        """What a name server said of the name, while that is kept; None where it would have to be asked."""
+        until, outcome = self._kept.get(host, _UNKNOWN)
+        return outcome if self._now() < until else None
 
     def close(self) -> None:
         """End every question. It may be called twice."""
@@ -99,7 +107,7 @@ class Resolver:
             self._answered(host, None, pycares.errno.ARES_EBADNAME)
 
     def _answered(self, host: str, result: Any, error: int | None) -> None:
-        outcome: _Outcome
+        outcome: Outcome
         kept_s = _FAILURE_TTL_S
         if error is None and result.nodes:
             outcome = _addresses(host, result.nodes)
@@ -211,7 +219,7 @@ class _Channel:
         ares.close()
 
 
-def _given(outcome: _Outcome) -> list[IPAddress]:
+def _given(outcome: Outcome) -> list[IPAddress]:
     """The addresses, or an exception of its own for each that asked."""
     if isinstance(outcome, CallFailed):
         raise type(outcome)(outcome.reason)

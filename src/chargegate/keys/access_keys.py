@@ -48,6 +48,11 @@ class AccessKeys:
         self.clients: Final = frozenset(key.name for key in self._keys if key.role == "client")
         """The names of those that are no administrators."""
 
+    def replace(self, configured: list[str]) -> None:
+        """From now on these are the keys, all at once. Raises ``ValueError`` as when they are made, and keeps those
+        that it has."""
+        vars(self).update(vars(AccessKeys(configured)))
+
     def __bool__(self) -> bool:
         return bool(self._keys)
 

@@ -17,7 +17,8 @@ from chargegate.model import Decision
 
 class StoredRequest(msgspec.Struct, frozen=True):
     """A request as it lies in a database; times in Unix ms. ``sequence`` is the audit row's, and None where the
-    request has no decision."""
+    request has no decision. Of a request that was dropped because it is old, only the decision is left: ``status`` is
+    empty, and nothing but the audit row is copied."""
 
     request_id: str
     station_id: str

@@ -33,7 +33,7 @@ from chargegate.model.request import (
 )
 from chargegate.model.shown import Hidden, Iso, Millis, Moment, ShortHash, TokenHash, Without
 from chargegate.model.text import one_line
-from chargegate.model.times import from_iso, month_start, now_ms, to_iso
+from chargegate.model.times import clock, from_iso, machine_ms, month_start, now_ms, to_iso
 
 __all__ = [
     "ACCEPTED_MESSAGE",
@@ -64,9 +64,11 @@ __all__ = [
     "Without",
     "broken",
     "callback_url_pattern",
+    "clock",
     "doubled_fields",
     "from_iso",
     "is_uuid",
+    "machine_ms",
     "month_start",
     "new_request_id",
     "now_ms",

@@ -77,6 +77,11 @@ class Metrics:
         self.requests_dropped = Counter(
             "requests_dropped_total", "Finished requests that were dropped because they were old.", registry=registry
         )
+        self.clock_skew = Gauge(
+            "clock_skew_seconds",
+            "How much this machine's clock is ahead of the server's that all processes ask; 0 without one.",
+            registry=registry,
+        )
 
     def circuit(self, name: str) -> Callable[[str], None]:
         """What a circuit breaker calls with each new state: ``closed``, ``half_open`` or ``open``."""

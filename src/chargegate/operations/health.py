@@ -1,5 +1,6 @@
 """What each component says of itself."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -82,6 +83,16 @@ async def callbacks(worker: WorkerState) -> Component:
     return Component("DEGRADED" if worker.open_circuits or worker.overdue else "UP", details)
 
 
+async def needing_files(part: Callable[[], Awaitable[Component]], no_file: Callable[[], bool]) -> Component:
+    """DEGRADED at least, while this process cannot open the connections that a part needs."""
+    lacking = no_file()
+    component = await part()
+    if not lacking:
+        return component
+    status: ComponentStatus = "DEGRADED" if component.status == "UP" else component.status
+    return Component(status, {"error": "too many open files", **component.details})
+
+
 async def audit(feed: AuditFeed | None) -> Component:
     """DEGRADED while the sink does not take rows; they wait in the database."""
     if feed is None:
@@ -96,6 +107,25 @@ async def database(ledger: Ledger, backend: str, *, needed: bool) -> Component:
     except LedgerUnavailable as error:
         return Component("DOWN" if needed else "DEGRADED", {"error": str(error)})
     return Component("UP", {"backend": backend})
+
+
+class ClockState(Protocol):
+    """How much this machine's clock is ahead of a server's, as measured last, and whether that is too much."""
+
+    @property
+    def ahead_ms(self) -> int | None: ...
+
+    @property
+    def compared_with(self) -> str: ...
+
+    @property
+    def differs(self) -> bool: ...
+
+
+async def clock(state: ClockState) -> Component:
+    """DEGRADED while the difference is too large, although it is made up for."""
+    details: dict[str, object] = {"ahead_ms": state.ahead_ms, "compared_with": state.compared_with}
+    return Component("DEGRADED" if state.differs else "UP", details)
 
 
 class Failing(Protocol):

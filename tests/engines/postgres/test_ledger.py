@@ -309,6 +309,31 @@ def test_what_was_changed_is_counted_although_the_answer_was_lost(
     run(scenario())
 
 
+def test_dead_letters_of_an_older_release_are_counted(postgres_url: str, decide: Decide) -> None:
+    async def scenario() -> None:
+        before = await PostgresStore.open(postgres_url, {"ledger": LEDGER_TABLES["ledger"][:2]}, LedgerUnavailable)
+        old = PostgresLedger(before, "old")
+        made = [decide() for _ in range(4)]
+        for decision in made:
+            await old.record(decision, 1_000, "north")
+        for decision in made[:3]:
+            await old.finish(Finished(decision.request_id, RequestStatus.FAILED, 3, 503, "http_503", 3_000, b"sealed"))
+        async with opened(postgres_url) as store:
+            ledger = PostgresLedger(store, "new")
+            assert await ledger.count_dead_letters() == 3
+            assert await ledger.sealed_prefixes(5) == {b"seale"}
+            # The older release goes on beside the new one.
+            await old.finish(Finished(made[3].request_id, RequestStatus.FAILED, 3, 503, None, 3_000, b"sealed"))
+            await old.discard([made[0].request_id])
+            await old.restart(made[1].request_id, 4_000)
+            assert await ledger.count_dead_letters() == 2
+            await store.transaction(lambda connection, _: connection.execute("TRUNCATE charging_requests"))
+            assert await ledger.count_dead_letters() == 0
+        await before.close()
+
+    run(scenario())
+
+
 def test_the_coming_month_is_there_ahead(postgres_url: str, decide: Decide) -> None:
     async def scenario() -> None:
         async with opened(postgres_url) as store:

@@ -89,6 +89,8 @@ def test_a_database_made_by_the_first_step_alone_goes_on(sqlite_run: Run, decide
     async def scenario(database: Database) -> None:
         ledger = database.ledger()
         assert [letter.request_id for letter in await ledger.dead_letters(None, None, 10, None)] == [dead.request_id]
+        assert await ledger.count_dead_letters() == 1
+        assert await ledger.sealed_prefixes(5) == {b"seale"}
         ledger.accepted(accepted.request_id, accepted.station_id, 4_000)
         await ledger.close()
         record = await ledger.find(accepted.request_id)

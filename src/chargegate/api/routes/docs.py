@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from html import escape
 from importlib.resources import files
 from typing import Any, Final
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from chargegate.api.openapi import document
 from chargegate.api.parts import Parts
 from chargegate.api.routing import Answer, Call, Route, Routes
+from chargegate.keys import AccessKeys
 
 _STYLE: Final = files(__package__).joinpath("docs.css").read_text(encoding="utf-8")
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -25,13 +27,14 @@ _RULES: Final = ("format", "pattern", "minimum", "maximum", "maxLength", "defaul
 _Document = Mapping[str, Any]
 
 
-def with_document(routes: Sequence[Route], *, keys_required: bool) -> list[Route]:
-    """The routes, and those that show the document of them all."""
+def with_document(routes: Sequence[Route], *, keys: AccessKeys) -> list[Route]:
+    """The routes, and those that show the document of them all. It is true to the keys that there are when it is
+    read."""
     route = Routes("Documentation", access="open")
 
     @route("GET", "/openapi.json", "This document", answers={200: Answer("OpenAPI 3.1.", schema={"type": "object"})})
     async def get_document(_call: Call, _parts: Parts) -> Response:
-        return Response(encoded, media_type="application/json")
+        return Response(shown(bool(keys))[0], media_type="application/json")
 
     @route(
         "GET",
@@ -40,11 +43,16 @@ def with_document(routes: Sequence[Route], *, keys_required: bool) -> list[Route
         answers={200: Answer("HTML.", schema={"type": "string"}, media_type="text/html")},
     )
     async def get_docs(_call: Call, _parts: Parts) -> Response:
-        return Response(page, media_type="text/html", headers={"content-security-policy": _POLICY})
+        return Response(shown(bool(keys))[1], media_type="text/html", headers={"content-security-policy": _POLICY})
 
     every = [*routes, *route.declared]
-    described = document(every, keys_required=keys_required)
-    encoded, page = msgspec.json.encode(described), "".join(_page(described))
+
+    @cache
+    def shown(keys_required: bool) -> tuple[bytes, str]:
+        described = document(every, keys_required=keys_required)
+        return msgspec.json.encode(described), "".join(_page(described))
+
+    shown(bool(keys))
     return every
 
 

@@ -4,8 +4,9 @@ from chargegate.engines import Place, QueueLimits
 from chargegate.engines.postgres.access_list import PostgresAccessList
 from chargegate.engines.postgres.counts import PostgresCounts
 from chargegate.engines.postgres.ledger import PostgresLedger
-from chargegate.engines.postgres.queue import PostgresQueue
+from chargegate.engines.postgres.queue import PostgresQueue, own_options
 from chargegate.engines.postgres.recording import OnAudit
+from chargegate.engines.postgres.registry import PostgresRegistry
 from chargegate.engines.postgres.retention import PostgresRetention
 from chargegate.engines.postgres.statements import LEDGER_TABLES
 from chargegate.engines.postgres.store import MIGRATING_S, PostgresStore
@@ -42,6 +43,10 @@ async def open_database(url: str, place: Place, on_audit: OnAudit | None, *, nee
         if needed:
             raise
     return PostgresDatabase(store, place.process, on_audit)
+
+
+def open_registry(url: str) -> PostgresRegistry:
+    return PostgresRegistry(own_options(url)[0])
 
 
 async def target(url: str) -> PostgresTarget:

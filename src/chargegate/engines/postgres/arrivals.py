@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 from typing import Final
 
-from chargegate.engines.postgres.connection import connect
+from chargegate.engines.postgres.connection import answers, connect
+from chargegate.storage.budget import STORE_S
 from chargegate.storage.unavailable import Unavailable, Unusable
 
 _POLL_S: Final = 0.25
 _POLL_WHILE_NOTIFIED_S: Final = 1.0
 _RECONNECT_S: Final = 1.0
+_ASK_S: Final = 15.0
+"""Who only listens would never notice that a firewall dropped the connection, and one that is used is not dropped."""
 
 
 class Arrivals:
@@ -49,7 +52,10 @@ class Arrivals:
                 connection.add_termination_listener(lambda _, ended=ended: ended.set())
                 try:
                     await connection.add_listener(self._channel, self._hear)
-                    await ended.wait()
+                    while not ended.is_set() and await answers(connection, STORE_S):
+                        with contextlib.suppress(TimeoutError):
+                            async with asyncio.timeout(_ASK_S):
+                                await ended.wait()
                 except Exception:  # noqa: BLE001, S110 - whatever it is, the queue is polled until it is over
                     pass
                 finally:

@@ -1,5 +1,6 @@
 """One connection to PostgreSQL, and what its faults mean."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -7,6 +8,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 
 from chargegate.storage.budget import STORE_S
+from chargegate.storage.tasks import observed
 from chargegate.storage.unavailable import Unavailable, Unusable
 
 Connection = Any
@@ -16,9 +18,11 @@ _BAD_VALUE: Final = (ValueError, asyncpg.DataError, asyncpg.IntegrityConstraintV
 _BROKEN: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
-    asyncpg.DeadlockDetectedError,
     asyncpg.ReadOnlySQLTransactionError,  # a failover made a standby of the server
+    asyncpg.FeatureNotSupportedError,  # what a standby says to BEGIN READ WRITE
 )
+_UNDONE: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_ENCODING: Final = "UTF8"
 
 
 def split_url(url: str, own: Iterable[str]) -> tuple[str, dict[str, str]]:
@@ -30,7 +34,17 @@ def split_url(url: str, own: Iterable[str]) -> tuple[str, dict[str, str]]:
 
 
 async def connect(url: str, within: float = STORE_S) -> Connection:
-    """A connection without a statement cache. ``within`` is in seconds. Raises ``Unavailable`` or ``Unusable``."""
+    """A connection without a statement cache, to a database that keeps every text as it is. ``within`` is in seconds.
+    Raises ``Unavailable`` or ``Unusable``."""
+    connection = await _connected(url, within)
+    encoding = getattr(connection.get_settings(), "server_encoding", _ENCODING)
+    if encoding != _ENCODING:
+        connection.terminate()
+        raise Unusable(f"the database's encoding is {encoding} and must be UTF8; make one with ENCODING 'UTF8'")
+    return connection
+
+
+async def _connected(url: str, within: float) -> Connection:
     try:
         return await asyncpg.connect(
             url, timeout=within, statement_cache_size=0, server_settings={"application_name": "chargegate"}
@@ -47,6 +61,19 @@ async def connect(url: str, within: float = STORE_S) -> Connection:
         raise Unavailable(type(error).__name__) from None
 
 
+async def answers(connection: Connection, within: float) -> bool:
+    """Whether the server still answers on a connection, within so many seconds. Nothing is done there."""
+    asking = observed(asyncio.ensure_future(connection.execute("")))
+    await asyncio.wait((asking,), timeout=within)
+    return asking.done() and asking.exception() is None
+
+
+def is_undone(error: BaseException) -> bool:
+    """Whether the server undid the transaction because of another one's, and asks for it to be run again. Between our
+    own transactions only a deadlock could do this; a standby undoes what its primary's changes contradict."""
+    return isinstance(error, _UNDONE)
+
+
 def is_broken(error: BaseException) -> bool:
     """Whether the connection is the cause, so that a new one may do better. Errors that the server did not send have
     no common class: asyncpg, the system, a parser, and uvloop on a transport that just closed raise their own."""
@@ -59,7 +86,7 @@ def is_worth_repeating(error: Exception) -> bool:
     """Whether a transaction that failed may succeed on another connection, in the time that is left."""
     if isinstance(error, asyncpg.CheckViolationError):
         return True  # no partition for a row: the database was emptied, and another process made the tables anew
-    return is_broken(error) and not isinstance(error, TimeoutError)
+    return is_undone(error) or (is_broken(error) and not isinstance(error, TimeoutError))
 
 
 def meaning_of(error: Exception) -> Exception:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from chargegate.engines.postgres.connection import Connection, connect, is_broken
+from chargegate.engines.postgres.connection import Connection, answers, connect, is_broken
 from chargegate.storage.tasks import observed
 from chargegate.storage.unavailable import Unavailable
 
@@ -18,6 +18,12 @@ T = TypeVar("T")
 CONNECTIONS: Final = 8
 LEAST_S: Final = 0.1
 """Whoever comes late has at least as long as this."""
+
+_TRUSTED_S: Final = 0.25
+"""A connection that was idle for longer is asked before its use: a firewall may have dropped it without a word."""
+
+_ASKED_S: Final = 0.4
+"""For its answer. What is left of the answer budget is for a new connection."""
 
 _CONNECT_S: Final = 10.0
 _CLOSE_S: Final = 1.0
@@ -28,7 +34,7 @@ class Pool:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._idle: list[Connection] = []
+        self._idle: list[tuple[Connection, float]] = []  # since when; the one that was used last is last
         self._free = asyncio.Semaphore(CONNECTIONS)
         self._closed = False
         self._loop = asyncio.get_running_loop()
@@ -44,7 +50,7 @@ class Pool:
         async with asyncio.timeout_at(deadline):
             await self._free.acquire()
         try:
-            connection = await self._connection(self.left(deadline))
+            connection = await self._connection(deadline)
             task = asyncio.ensure_future(work(connection))
             try:
                 await asyncio.wait((task,), timeout=self.left(deadline))
@@ -60,26 +66,36 @@ class Pool:
             if self._closed:
                 connection.terminate()
             else:
-                self._idle.append(connection)
+                self._idle.append((connection, self._loop.time()))
             return result
         finally:
             self._free.release()
 
-    async def _connection(self, within: float) -> Connection:
+    async def _connection(self, deadline: float) -> Connection:
+        while not self._closed and self._idle:
+            connection, since = self._idle.pop()
+            if connection.is_closed():
+                continue
+            if self._loop.time() - since <= _TRUSTED_S:
+                return connection
+            try:
+                if await answers(connection, _ASKED_S):
+                    return connection
+            except asyncio.CancelledError:
+                connection.terminate()
+                raise
+            connection.terminate()
+            self.close_idle()  # the others have been idle for as long, or longer
         if self._closed:
             raise Unavailable("closed")
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.is_closed():
-                return connection
-        return await connect(self._url, min(within, _CONNECT_S))
+        return await connect(self._url, min(self.left(deadline), _CONNECT_S))
 
     def close_idle(self) -> None:
         while self._idle:
-            self._idle.pop().terminate()
+            self._idle.pop()[0].terminate()
 
     async def close(self) -> None:
         """May be called twice. Connections that are in use are closed after their use."""
         self._closed = True
         idle, self._idle = self._idle, []
-        await asyncio.gather(*(connection.close(timeout=_CLOSE_S) for connection in idle), return_exceptions=True)
+        await asyncio.gather(*(connection.close(timeout=_CLOSE_S) for connection, _ in idle), return_exceptions=True)

@@ -48,6 +48,14 @@ _Handle = tuple[int, UUID]
 _is_table = re.compile(r"[a-z_][a-z0-9_]{0,39}").fullmatch
 
 
+def own_options(url: str) -> tuple[str, dict[str, str]]:
+    """The URL as asyncpg takes it, and the options of a queue. Raises ``Unusable``."""
+    url, options = split_url(url, OPTIONS)
+    if not _is_table(options.get("table", "queue")):
+        raise Unusable("table: must be lower-case letters, digits and underscores, at most 40")
+    return url, options
+
+
 class PostgresQueue:
     """Keeps the promises of ``Queue`` across the death of processes and hosts. A message comes back within ``lease_ms``
     of its consumer's death, and at once when its consumer closed."""
@@ -74,10 +82,8 @@ class PostgresQueue:
     @classmethod
     async def open(cls, url: str, max_size: int, lease_ms: int) -> "PostgresQueue":
         """Raises ``QueueUnavailable`` or ``Unusable``."""
-        url, options = split_url(url, OPTIONS)
+        url, options = own_options(url)
         table = options.get("table", "queue")
-        if not _is_table(table):
-            raise Unusable("table: must be lower-case letters, digits and underscores, at most 40")
         store = await PostgresStore.open(url, queue_tables(table), QueueUnavailable)
         return cls(store, table, options.get("listen_url", url), max_size, lease_ms)
 

@@ -1,17 +1,19 @@
 """One PostgreSQL database: its tables, and transactions.
 
 Every statement runs inside an explicit transaction, is prepared without a name, and leaves nothing in its session, so
-that a transaction-mode pooler may stand between.
+that a transaction-mode pooler may stand between. Each transaction says itself what it needs: what a role or a database
+has as its defaults (isolation level, read only, time limits) changes nothing.
 """
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 
-from chargegate.engines.postgres.connection import Connection, is_worth_repeating, meaning_of
+from chargegate.engines.postgres.connection import Connection, is_undone, is_worth_repeating, meaning_of
 from chargegate.engines.postgres.pool import CONNECTIONS, Pool
 from chargegate.engines.postgres.schema import Migrations, migrate
 from chargegate.observe import log
@@ -26,6 +28,12 @@ committed although its answer was lost, so the work must be one that can be done
 
 MIGRATING_S: Final = 60.0
 _DISK_FULL_S: Final = 5.0
+_ON_OFF: Final = ("off", "on")
+_AGAIN_S: Final = 0.05
+_READ_ONLY_BY_DEFAULT: Final = (
+    "SELECT setting = 'on' AND source IN ('database', 'user', 'database user', 'client') FROM pg_settings"
+    " WHERE name = 'default_transaction_read_only'"
+)
 
 
 class PostgresStore:
@@ -42,6 +50,8 @@ class PostgresStore:
         self._long_reads = asyncio.Semaphore(CONNECTIONS // 4)
         self._migrating = asyncio.Lock()
         self._disk_full_until = float("-inf")
+        self._read_write = False  # whether BEGIN must say so, because the role's or the database's default is another
+        self._synchronous = True  # whether a commit reaches the disk without our asking for it
         self._loop = asyncio.get_running_loop()
 
     @classmethod
@@ -56,17 +66,20 @@ class PostgresStore:
     async def prepare(self, within: float = MIGRATING_S) -> None:
         """Bring the tables up to date; one process at a time does so. Raises also ``Unusable``."""
         async with self._migrating:
+            deadline = self._loop.time() + within
             try:
-                await self._run(partial(migrate, self._migrations), _begin(within), self._loop.time() + within)
+                await self._run(partial(migrate, self._migrations), _Begin(within), deadline)
+                self._synchronous = await self._run(_commits_reach_the_disk, _Begin(within), deadline)
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told what it means
                 raise self._told(error) from None
 
     async def transaction(
         self, work: Work[T], *, within: float = STORE_S, read_only: bool = False, durable: bool = True
     ) -> T:
-        """Run ``work`` and commit. A connection that breaks is replaced once, and tables that are missing are made
-        once. Without ``durable`` a crash of the server may undo it."""
-        begin = _begin(within, read_only=read_only, durable=durable)
+        """Run ``work`` and commit. A connection that breaks is replaced once, tables that are missing are made once,
+        and what the server undid because of another transaction is run again until the time is over. Without
+        ``durable`` a crash of the server may undo it."""
+        begin = _Begin(within, read_only=read_only, durable=durable)
         deadline = self._loop.time() + within
         try:
             try:
@@ -84,17 +97,26 @@ class PostgresStore:
         meaning = meaning_of(error)
         return self._unavailable(str(meaning)) if isinstance(meaning, Unavailable) else meaning
 
-    async def _run(self, work: Work[T], begin: str, deadline: float) -> T:
-        try:
-            return await self._attempt(work, False, begin, deadline)
-        except Exception as error:
-            if not is_worth_repeating(error):
-                raise
-        return await self._attempt(work, True, begin, deadline)
+    async def _run(self, work: Work[T], begin: "_Begin", deadline: float) -> T:
+        repeated = False
+        while True:
+            try:
+                return await self._attempt(work, repeated, begin, deadline)
+            except Exception as error:
+                if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                    await self._see_why_read_only(deadline)
+                if not is_worth_repeating(error) or (repeated and not is_undone(error)):
+                    raise
+                if not is_undone(error):
+                    repeated = True
+                elif self._loop.time() >= deadline:
+                    raise
+                else:
+                    await asyncio.sleep(random.uniform(0, _AGAIN_S))  # noqa: S311 - so that two do not meet again
 
-    async def _attempt(self, work: Work[T], repeated: bool, begin: str, deadline: float) -> T:
+    async def _attempt(self, work: Work[T], repeated: bool, begin: "_Begin", deadline: float) -> T:
         async def whole(connection: Connection) -> T:
-            await connection.execute(begin)
+            await connection.execute(begin.text(connection, read_write=self._read_write, synchronous=self._synchronous))
             result = await work(connection, repeated)
             await connection.execute("COMMIT")
             return result
@@ -104,6 +126,17 @@ class PostgresStore:
         except asyncpg.DiskFullError:
             self._disk_full_until = self._loop.time() + _DISK_FULL_S
             raise
+
+    async def _see_why_read_only(self, deadline: float) -> None:
+        """Only what was set for our role or our database is overruled. A server that as a whole takes no writes is a
+        standby, or has a disk that is nearly full: its operator means it."""
+
+        async def ask(connection: Connection) -> bool:
+            return bool(await connection.fetchval(_READ_ONLY_BY_DEFAULT))
+
+        self._read_write = await self._pool.use(ask, deadline)
+        if self._read_write:
+            log.info("the role or the database is read only by default; our transactions say READ WRITE")
 
     async def read(self, query: str, *values: Any, within: float = STORE_S) -> list[Any]:
         """The rows of a query."""
@@ -144,6 +177,13 @@ def rows_changed(tag: str) -> int:
     return int(tag.rpartition(" ")[2])
 
 
+async def _commits_reach_the_disk(connection: Connection, _repeated: bool) -> bool:
+    waits = await connection.fetchval("SELECT current_setting('synchronous_commit') <> 'off'")
+    if not waits:
+        log.warning("synchronous_commit is off by default; our transactions that must not be lost say on")
+    return bool(waits)
+
+
 async def _probe(connection: Connection, _repeated: bool) -> None:
     # A record in the write-ahead log that nobody reads is flushed at the commit, and leaves nothing to clean up.
     ((_, _, read_only),) = await connection.fetch(
@@ -154,10 +194,21 @@ async def _probe(connection: Connection, _repeated: bool) -> None:
         raise Unavailable("the database is read-only")
 
 
-def _begin(within: float, *, read_only: bool = False, durable: bool = True) -> str:
-    return (
-        f"BEGIN{' READ ONLY' if read_only else ''}; SET LOCAL statement_timeout = {within * 1000:.0f};"
-        # A host that dies must not hold its row locks until TCP notices.
-        f" SET LOCAL idle_in_transaction_session_timeout = {within * 1000 + 1000:.0f}"
-        f"{'' if durable else '; SET LOCAL synchronous_commit = off'}"
-    )
+class _Begin:
+    """How a transaction begins."""
+
+    def __init__(self, within: float, *, read_only: bool = False, durable: bool = True) -> None:
+        self._access = " READ ONLY" if read_only else ""
+        self._limits = (
+            # Every request is one statement or a few on rows of its own: what a higher level adds is only failures.
+            f"; SET LOCAL statement_timeout = {within * 1000:.0f}; SET LOCAL lock_timeout = 0"
+            # A host that dies must not hold its row locks until TCP notices.
+            f"; SET LOCAL idle_in_transaction_session_timeout = {within * 1000 + 1000:.0f}"
+        )
+        self._durable = durable
+
+    def text(self, connection: Connection, *, read_write: bool, synchronous: bool) -> str:
+        access = self._access or (" READ WRITE" if read_write else "")
+        newer = "; SET LOCAL transaction_timeout = 0" if connection.get_server_version().major >= 17 else ""
+        commit = "" if self._durable == synchronous else f"; SET LOCAL synchronous_commit = {_ON_OFF[self._durable]}"
+        return f"BEGIN ISOLATION LEVEL READ COMMITTED{access}{self._limits}{newer}{commit}"

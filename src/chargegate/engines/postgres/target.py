@@ -34,12 +34,20 @@ class PostgresTarget:
     ) -> tuple[int, int]:
         if repeated:
             self._months.forget()
-        changed = await connection.execute(TARGET["put_requests"], *arrays(map(_row, requests)))
-        decided = [(r.sequence, r.request_id, r.decision.timestamp) for r in requests if r.decision is not None]
-        if not decided:
-            return rows_changed(changed), 0
-        await self._months.provide(connection, [at for _, _, at in decided])
-        return rows_changed(changed), rows_changed(await connection.execute(TARGET["put_audit"], *arrays(decided)))
+        decided = [(request, request.decision) for request in requests if request.decision is not None]
+        await self._months.provide(connection, [decision.timestamp for _, decision in decided])
+        kept = [request for request in requests if request.status]
+        changed = (
+            rows_changed(await connection.execute(TARGET["put_requests"], *arrays(map(_row, kept)))) if kept else 0
+        )
+        audited = 0
+        for statement, rows in (
+            ("put_audit", [(r.sequence, r.request_id, decision.timestamp) for r, decision in decided if r.status]),
+            ("put_audit_alone", [(r.sequence, *astuple(decision)) for r, decision in decided if not r.status]),
+        ):
+            if rows:
+                audited += rows_changed(await connection.execute(TARGET[statement], *arrays(rows)))
+        return changed, audited
 
     async def put_waiting(self, requests: Sequence[WaitingRequest]) -> int:
         return await self._insert(

@@ -15,6 +15,12 @@ FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS d (sequence, id, at)
 JOIN charging_requests ON request_id = d.id AND decided_at = d.at
 WHERE NOT EXISTS (SELECT FROM authorization_audit a WHERE a.timestamp = d.at AND a.request_id = d.id)
 
+-- name: put_audit_alone
+INSERT INTO authorization_audit (writer, sequence, {decision})
+SELECT 'embedded', d.* FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+    $7::bigint[], $8::bigint[]) AS d (sequence, id, station, hash, status, reason, took, at)
+WHERE NOT EXISTS (SELECT FROM authorization_audit a WHERE a.timestamp = d.at AND a.request_id = d.id)
+
 -- name: put_claims
 INSERT INTO idempotency_keys SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
 ON CONFLICT DO NOTHING

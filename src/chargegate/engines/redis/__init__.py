@@ -3,6 +3,7 @@
 from chargegate.engines import Place, QueueLimits
 from chargegate.engines.redis.cache import RedisCache
 from chargegate.engines.redis.queue import RedisQueue
+from chargegate.engines.redis.registry import RedisRegistry
 
 
 async def open_queue(url: str, place: Place, limits: QueueLimits) -> RedisQueue:
@@ -11,3 +12,7 @@ async def open_queue(url: str, place: Place, limits: QueueLimits) -> RedisQueue:
 
 def open_cache(url: str, *, ttl_ms: int) -> RedisCache:
     return RedisCache(url, ttl_ms=ttl_ms)
+
+
+def open_registry(url: str) -> RedisRegistry:
+    return RedisRegistry(url)

@@ -26,6 +26,10 @@ _OPTIONS: Final = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs
 _LOST: Final = {"NOGROUP", "UNBLOCKED"}  # codes of the server's errors
 
 
+_TRUSTED_S: Final = 0.25
+"""A connection that was idle for longer is asked before its use: a firewall may have dropped it without a word."""
+
+
 class StreamLost(Unavailable):
     """The server is well, but the stream or its group is gone: it lost its data."""
 
@@ -41,6 +45,7 @@ class RedisServer:
         """It connects with the first command. Raises ``ValueError`` for a URL that is not one of the above."""
         self.connections: int | None = 0
         self._timeout_s = timeout_s
+        self._answered_at = 0.0  # by the event loop's clock
         self._free = asyncio.Semaphore(at_once)
         self._sentinels: list[Any] = []
         self._pool: Any = None  # a Cluster's client has none
@@ -56,7 +61,11 @@ class RedisServer:
         ``StreamLost`` where the server lost a stream."""
         try:
             async with asyncio.timeout(self._timeout_s), self._free:
-                return await self._client.execute_command(*words)
+                if self._pool is not None and _now() - self._answered_at > _TRUSTED_S:
+                    await self._forget_the_dead()
+                answer = await self._client.execute_command(*words)
+                self._answered_at = _now()
+                return answer
         except TimeoutError:
             raise Unavailable("Redis did not answer in time") from None
         except Exception as error:  # noqa: BLE001 - the client has no one kind: its own, the system's, uvloop's, a parser's
@@ -64,6 +73,16 @@ class RedisServer:
                 with contextlib.suppress(Exception):  # connected anew, the same name may lead to the new master
                     await self._pool.disconnect(inuse_connections=False)
             raise _fault(error) from None
+
+    async def _forget_the_dead(self) -> None:
+        """Ask a connection that was idle before its use. Without an answer, which costs a quarter of the time, it and
+        the other idle ones are closed, and the command gets a new one."""
+        try:
+            async with asyncio.timeout(self._timeout_s / 4):
+                await self._client.execute_command("PING")
+        except Exception:  # noqa: BLE001 - see above; whether the server is well is seen with the command itself
+            with contextlib.suppress(Exception):
+                await self._pool.disconnect(inuse_connections=False)
 
     async def close(self) -> None:
         await asyncio.gather(*(client.aclose() for client in (self._client, *self._sentinels)))
@@ -101,6 +120,10 @@ class RedisServer:
         await connection.on_connect()
         if self.connections is not None:
             self.connections += 1
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 @cache

@@ -46,8 +46,8 @@ RETENTION: Final = statements(__package__, "retention.sql")
 SOURCE: Final = statements(
     __package__,
     "source.sql",
-    of_request=_OF_REQUEST,
-    stored=columns(STORED, "r", sequence="a.sequence"),
+    of_request=columns(DECISION, "a", request_id="page.request_id", station_id="coalesce(r.station_id, a.station_id)"),
+    stored=columns(STORED, "r", sequence="a.sequence", status="ifnull(r.status, '')"),
     claim=columns(_CLAIM),
 )
 COUNTS: Final = statements(

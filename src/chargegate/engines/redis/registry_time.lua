@@ -1,0 +1,2 @@
+-- A script, because TIME alone would not say which node of a Cluster to ask.
+return redis.call('TIME')

@@ -1,0 +1,76 @@
+"""Connections that a firewall forgot: what they swallow costs no request after a silence, and stops no worker."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+import redis
+
+from outside import eventually
+from scaling.load import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from outside import Site
+    from scaling.cluster import Cluster
+    from scaling.engines import Engine
+
+pytestmark = pytest.mark.servers
+
+ROUNDS = 3
+
+
+def idle(url: str) -> Callable[[], bool]:
+    """Whether nobody else has asked this Redis server anything for a second, of which it counts the begun ones."""
+
+    def all_silent() -> bool:
+        with contextlib.closing(redis.Redis.from_url(url)) as client:
+            own = client.client_id()
+            others = [each for each in client.client_list() if int(each["id"]) != own]
+        return bool(others) and all(int(each["idle"]) >= 2 for each in others)
+
+    return all_silent
+
+
+def test_the_first_request_after_a_silence_is_accepted(
+    clusters: Callable[..., Cluster], new_engine: Callable[[str], Engine], receiver: Site
+) -> None:
+    """PostgreSQL has the same test with its own. Kafka's and RabbitMQ's connections are never silent for long."""
+    engine = new_engine("redis")
+    with engine.server.proxied() as proxy, clusters(engine.new_queue(proxy.url)) as cluster:
+        api = cluster.add("api")
+        cluster.start()
+        load = Load(cluster, receiver, per_second=50, flaky=0)
+        with load:
+            load.more(20)
+        with httpx.Client(trust_env=False, timeout=15) as client:
+            for _ in range(ROUNDS):
+                eventually(idle(engine.server.url), 30, "the connections are never idle")
+                proxy.forget()
+                assert load.ask(client, api.url), f"{load.refused}\n{cluster.tails()}"
+        cluster.add("worker")
+        cluster.start()
+        load.check()
+
+
+@pytest.mark.parametrize("queue", ["redis", "rabbitmq", "postgres"])
+def test_a_worker_goes_on(
+    clusters: Callable[..., Cluster], new_engine: Callable[[str], Engine], receiver: Site, queue: str
+) -> None:
+    """What was under way may be refused; the connections are made again."""
+    engine = new_engine(queue)
+    with engine.server.proxied() as proxy, clusters(engine.new_queue(proxy.url)) as cluster:
+        cluster.add("api")
+        worker = cluster.add("worker")
+        cluster.start()
+        with Load(cluster, receiver, per_second=50, flaky=0) as load:
+            load.more(20)
+            for _ in range(ROUNDS):
+                proxy.forget()
+                load.more(20)
+        load.check()
+        eventually(lambda: worker.health()["status"] == "UP", 60, worker.tail)
