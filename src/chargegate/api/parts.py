@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chargegate.keys import AccessKeys, Keyring
+from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, SharedClaims
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.model import IPAddress
@@ -25,6 +26,7 @@ class Parts:
     queue: Queue
     ledger: Ledger
     counts: DecisionCounts
+    anomalies: Anomalies
     access_list: AccessList
     keyring: Keyring
     metrics: Metrics

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from starlette.types import ASGIApp
 
 from chargegate.api import Parts, build, build_monitoring
+from chargegate.app.analysing import start_analysis
 from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
 from chargegate.app.opening import Opened
 from chargegate.app.reloading import Prepare, following_access_keys, following_access_list, following_secrets
@@ -70,6 +71,7 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
     )
     stack.push_async_callback(Dropping(opened.database.retention, kept, opened.metrics).close)
     stack.push_async_callback(Counting(opened.database.counts).close)
+    start_analysis(opened, signer, stack)
     return Working(worker, signer, authorizer, remembered)
 
 
@@ -94,6 +96,7 @@ def build_surface(
         queue=opened.queue,
         ledger=database.ledger,
         counts=database.counts,
+        anomalies=database.anomalies,
         metrics=opened.metrics,
         components=_components(opened, working, no_file),
         draining=draining,
