@@ -16,6 +16,9 @@ _LEAVES_AT: Final = 0.8
 """An anomaly goes on until its value is below this share of the threshold, so that it does not end and begin again
 and again."""
 
+_SAMPLES_LEFT: Final = 0.5
+"""As before, of the least number of samples."""
+
 _USUAL_DAYS: Final = range(1, 8)
 _ENOUGH_TRAFFIC: Final = 0.5
 """Where all together have less than this share of their usual decisions, a station's silence is not its own."""
@@ -78,14 +81,15 @@ class Rules:
 
     async def _erring_stations(self, now: int, open_: Mapping[Key, Anomaly]) -> list[Finding]:
         limit, least = self._limits.station_error_rate, self._limits.station_min_decisions
-        errors = max(1, int(least * limit * _LEAVES_AT))
+        errors = max(1, int(least * _SAMPLES_LEFT * limit * _LEAVES_AT))
         found = []
         for suspect in await self._anomalies.erring_stations(now - HOUR_MS, errors, _CANDIDATES):
             exact = await self._counts.by_station(now - HOUR_MS, now, station_id=suspect.subject)
-            if not exact or exact[0].total < least:
+            goes_on = (AnomalyType.STATION_ERRORS, suspect.subject) in open_
+            if not exact or exact[0].total < _least(least, goes_on):
                 continue
             rate = (exact[0].unknown + exact[0].invalid) / exact[0].total
-            if _exceeds(rate, limit, (AnomalyType.STATION_ERRORS, suspect.subject) in open_):
+            if _exceeds(rate, limit, goes_on):
                 text = f"{rate:.0%} of {exact[0].total} decisions in an hour are errors"
                 found.append(Finding(AnomalyType.STATION_ERRORS, suspect.subject, text, round(rate, 4), limit))
         return found
@@ -145,10 +149,15 @@ class Rules:
         for one in await self._counts.callbacks(now - HOUR_MS):
             ended = one.delivered + one.failed
             rate = one.failed / ended if ended else 0.0
-            if ended >= least and _exceeds(rate, limit, (AnomalyType.CALLBACKS, one.client) in open_):
+            goes_on = (AnomalyType.CALLBACKS, one.client) in open_
+            if ended >= _least(least, goes_on) and _exceeds(rate, limit, goes_on):
                 text = f"{rate:.0%} of {ended} callbacks since the last full hour but one were given up"
                 found.append(Finding(AnomalyType.CALLBACKS, one.client, text, round(rate, 4), limit))
         return found
+
+
+def _least(samples: int, goes_on: bool) -> float:
+    return samples * _SAMPLES_LEFT if goes_on else samples
 
 
 def _exceeds(value: float, limit: float, goes_on: bool) -> bool:
