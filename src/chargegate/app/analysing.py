@@ -13,8 +13,8 @@ from chargegate.http1 import CallFailed, HttpClient
 from chargegate.model import parse_callback_url
 from chargegate.observe import log
 
-_KEEP_MS: Final = 63_072_000_000
-"""Two years, as long as the audit itself by default."""
+KEPT_MS: Final = 63_072_000_000
+"""Counts and anomalies are kept for two years, as the audit itself is by default."""
 
 
 def start_analysis(opened: Opened, signer: Signer, stack: AsyncExitStack) -> None:
@@ -38,7 +38,7 @@ def start_analysis(opened: Opened, signer: Signer, stack: AsyncExitStack) -> Non
         database.ledger,
         limits,
         tell=_webhook(settings, signer, stack) if chosen.webhook_url else None,
-        keep_ms=_KEEP_MS,
+        keep_ms=KEPT_MS,
     )
     stack.push_async_callback(Watch(analysis, chosen.interval_ms).close)
 
