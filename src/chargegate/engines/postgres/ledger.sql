@@ -62,22 +62,11 @@ FROM unnest($1::text[], $2::integer[], $3::integer[], $4::text[]) AS d (id, atte
 WHERE request_id = d.id
 
 -- name: finish
--- A row that holds the same end already is left out: an earlier commit, whose answer was lost, has counted it.
-WITH ended AS (
-    UPDATE charging_requests r SET status = d.status, attempts = d.attempts, last_status_code = d.code,
-        last_error = d.error, processed_at = d.at, sealed = d.sealed
-    FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::bigint[], $7::bytea[])
-        AS d (id, status, attempts, code, error, at, sealed)
-    WHERE r.request_id = d.id
-        AND (r.status, r.attempts, r.processed_at) IS DISTINCT FROM (d.status, d.attempts, d.at)
-    RETURNING d.at, r.client, d.status, d.error
-)
-INSERT INTO callback_counts AS held (start, client, slot, delivered, failed)
-SELECT at - at % {hour_ms}, client, pg_backend_pid() % 16, count(*) FILTER (WHERE status <> 'FAILED'),
-    count(*) FILTER (WHERE status = 'FAILED')
-FROM ended WHERE coalesce(error, '') <> 'malformed_request' GROUP BY 1, 2 ORDER BY 1, 2
-ON CONFLICT (start, client, slot) DO UPDATE
-SET delivered = held.delivered + excluded.delivered, failed = held.failed + excluded.failed
+UPDATE charging_requests SET status = d.status, attempts = d.attempts, last_status_code = d.code,
+    last_error = d.error, processed_at = d.at, sealed = d.sealed
+FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::bigint[], $7::bytea[])
+    AS d (id, status, attempts, code, error, at, sealed)
+WHERE request_id = d.id
 
 -- name: fail_lost
 UPDATE charging_requests r SET status = 'FAILED', processed_at = $3, last_error = 'lost_with_the_queue'

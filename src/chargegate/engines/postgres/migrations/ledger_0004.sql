@@ -82,8 +82,9 @@ FOR EACH STATEMENT EXECUTE FUNCTION note_uncounted_decisions();
 CREATE INDEX audit_timeouts ON authorization_audit (timestamp, request_id) WHERE reason = 'authorization_timeout';
 CREATE INDEX audit_timeouts_by_station ON authorization_audit (lower(station_id), timestamp, request_id)
 WHERE reason = 'authorization_timeout';
--- How callbacks ended, by the hour (ms) in which they did. A client's count is the sum of its slots, so that processes
--- seldom wait for each other.
+-- How callbacks ended, by the hour (ms) in which they did. Requests that were lost with a queue in memory, and messages
+-- that could not be read, had none. A client's count is the sum of 16 slots, so that processes seldom wait for each
+-- other; a slot is locked as a whole, so that they never wait in a circle.
 CREATE TABLE callback_counts (
     start bigint NOT NULL,
     client text COLLATE "C" NOT NULL,
@@ -91,4 +92,21 @@ CREATE TABLE callback_counts (
     delivered bigint NOT NULL,
     failed bigint NOT NULL,
     PRIMARY KEY (start, client, slot)
-) WITH (fillfactor = 50)
+) WITH (fillfactor = 50);
+CREATE OR REPLACE FUNCTION count_callback() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    own_slot CONSTANT integer := pg_backend_pid() % 16;
+    was_failed CONSTANT integer := (NEW.status = 'FAILED')::integer;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('callback_counts'), own_slot);
+    INSERT INTO callback_counts AS held
+    VALUES (NEW.processed_at - NEW.processed_at % 3600000, NEW.client, own_slot, 1 - was_failed, was_failed)
+    ON CONFLICT (start, client, slot) DO UPDATE
+    SET delivered = held.delivered + excluded.delivered, failed = held.failed + excluded.failed;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER callback_ended AFTER UPDATE OF status ON charging_requests FOR EACH ROW
+WHEN (OLD.status = 'PROCESSING' AND NEW.status IN ('COMPLETED', 'TIMEOUT', 'FAILED')
+    AND coalesce(NEW.last_error, '') NOT IN ('lost_with_the_queue', 'malformed_request'))
+EXECUTE FUNCTION count_callback()
