@@ -150,6 +150,20 @@ class Audit(_Section, frozen=True):
     influx_token: str = ""
 
 
+class Analysis(_Section, frozen=True):
+    interval_ms: PositiveMs = 60000
+    timeouts_per_hour: Count = 100
+    station_error_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    station_min_decisions: Count = 20
+    silence_hours: Annotated[int, Meta(ge=1, le=24)] = 3
+    silence_min_usual: Count = 10
+    token_stations: Annotated[int, Meta(ge=2, le=1_000_000)] = 5
+    token_window_ms: Annotated[int, Meta(ge=1, le=3_600_000)] = 600_000
+    callback_failure_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    callback_min_ended: Count = 20
+    webhook_url: str = ""
+
+
 class Security(_Section, frozen=True):
     api_keys: list[str] = []
     allow_anonymous: bool = False
@@ -187,6 +201,7 @@ class Settings(_Section, frozen=True):
     authorization: Authorization = Authorization()
     callback: Callback = Callback()
     audit: Audit = Audit()
+    analysis: Analysis = Analysis()
     security: Security = Security()
     monitoring: Monitoring = Monitoring()
     logging: Logging = Logging()
@@ -206,7 +221,9 @@ SECRET_KEYS = frozenset(
         "security.token_hash_key",
     }
 )
-URL_KEYS = frozenset({"queue.url", "database.url", "cache.url", "authorization.url", "audit.influx_url"})
+URL_KEYS = frozenset(
+    {"queue.url", "database.url", "cache.url", "authorization.url", "audit.influx_url", "analysis.webhook_url"}
+)
 
 
 def load(file: str | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -241,6 +258,7 @@ def _check(settings: Settings) -> None:
     _check_networks("callback.allowed_networks", settings.callback.allowed_networks)
     _check_networks("callback.blocked_networks", settings.callback.blocked_networks)
     _check_influx(settings.audit)
+    _check_webhook(settings.analysis.webhook_url)
     for text in settings.callback.name_servers:
         if not _is_name_server(text):
             raise ConfigError(
@@ -382,6 +400,14 @@ def _check_influx_url(url: str) -> None:
         raise ConfigError(f"audit.influx_url: {error}") from None
     if "?" in path:
         raise ConfigError("audit.influx_url: must have no query")
+
+
+def _check_webhook(url: str) -> None:
+    if url:
+        try:
+            parse_callback_url(url)
+        except ValueError as error:
+            raise ConfigError(f"analysis.webhook_url: {error}") from None
 
 
 def _check_secrets(settings: Settings) -> None:

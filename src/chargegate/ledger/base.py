@@ -141,9 +141,9 @@ class AuditRetention(Protocol):
     """How old audit rows go."""
 
     async def drop_audit_before(self, at: int) -> list[str]:
-        """Drop the months of audit rows that ended by ``at``, and return the names of their tables. Requests and their
-        decisions stay. Raises ``LedgerUnavailable`` also while someone reads the audit for long, and ``Unusable``
-        where the database keeps all months in one table."""
+        """Drop the months of audit rows that ended by ``at``, and return the names of their tables, or what these would
+        be called. Nobody who writes waits for it, their counts stay, and so do decisions of requests that have not
+        ended. Raises ``LedgerUnavailable`` also while someone reads the audit for long."""
         ...
 
 
