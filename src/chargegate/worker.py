@@ -18,6 +18,7 @@ from chargegate.delivering.states import Callback, CallbackLimits, State
 from chargegate.keys import KeyMissing, Keyring
 from chargegate.ledger.base import DecisionLedger, LedgerUnavailable
 from chargegate.ledger.records import Finished, Recorded
+from chargegate.ledger.rows import attempts_of, history_text
 from chargegate.model import CallbackPayload, ChargingRequest, Decision, Reason, RequestStatus, now_ms
 from chargegate.observe import Metrics, log
 from chargegate.queues.base import Delivery, Queue, QueueUnavailable
@@ -176,6 +177,7 @@ class Worker:
             recorded.attempts,
             recorded.started_at + self._deadline_ms,
             client=request.client,
+            history=list(attempts_of(recorded.history)),
         )
         await self._deliveries.deliver(callback)
 
@@ -199,7 +201,7 @@ class Worker:
             return None
         started_at = work.created_at = now_ms()
         await self._persist(self._ledger.restart, request.request_id, started_at)
-        return Recorded(recorded.decision, 0, started_at, None)
+        return Recorded(recorded.decision, 0, started_at, None, recorded.history)
 
     async def _record_attempt(self, callback: Callback) -> None:
         await self._persist(
@@ -208,6 +210,7 @@ class Worker:
             callback.attempts,
             callback.last_status_code,
             callback.error,
+            history_text(callback.history),
         )
 
     async def _record_end(self, callback: Callback) -> None:
@@ -226,6 +229,7 @@ class Worker:
             callback.error,
             now_ms(),
             sealed,
+            history_text(callback.history),
         )
         await self._persist(self._ledger.finish, ended)
         await self._ack(work)

@@ -20,6 +20,8 @@ from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.ledger.copying import copy
+from chargegate.ledger.records import Finished
+from chargegate.model import RequestStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from chargegate.ledger.base import Ledger
     from chargegate.ledger.chain import AuditChain
+    from chargegate.ledger.records import DroppedAudit
     from chargegate.model import Decision
     from databases import Database, Run
 
@@ -37,8 +40,11 @@ KEY = b"k" * 32
 
 
 async def recorded(ledger: Ledger, decide: Decide, *times: int) -> None:
+    """With callbacks that were delivered."""
     for at in times:
-        await ledger.record(decide(timestamp=at), at)
+        made = decide(timestamp=at)
+        await ledger.record(made, at)
+        await ledger.finish(Finished(made.request_id, RequestStatus.COMPLETED, 1, 200, None, at, None))
 
 
 async def followed(ledger: Ledger, chain: AuditChain, statements: Statements) -> None:
@@ -86,10 +92,8 @@ def test_retention_signs_where_the_rest_begins(run: Run, decide: Decide, tmp_pat
         await followed(ledger, chain, statements)
         limit = 59 * DAY  # the first of March 1970
 
-        async def drop() -> None:
-            await ledger.drop_audit_before(limit)
-            while await ledger.drop_audit_rows(limit, 2):
-                pass
+        async def drop() -> DroppedAudit:
+            return await ledger.drop_audit_before(limit)
 
         async def drop_and_die() -> None:
             await drop()
@@ -105,6 +109,55 @@ def test_retention_signs_where_the_rest_begins(run: Run, decide: Decide, tmp_pat
         await followed(ledger, chain, statements)
         found = await verified(chain, statements, chain.writer)
         assert (found.rows, found.problems) == (5, [])
+        await database.execute(f"DELETE FROM authorization_audit WHERE timestamp = {70 * DAY}")
+        found = await verified(chain, statements, chain.writer)
+        assert [problem.what for problem in found.problems] == ["missing"]
+
+    run(scenario)
+
+
+def test_young_rows_among_old_ones_stay_and_are_verified(run: Run, decide: Decide, tmp_path: Path) -> None:
+    """The order of commits is not that of the times, and what has not ended stays in the embedded database."""
+
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        statements = statements_in(tmp_path, ledger)
+        limit = 59 * DAY
+        await recorded(ledger, decide, 40 * DAY, 70 * DAY, 41 * DAY, 71 * DAY, 72 * DAY)
+        await ledger.record(decide(timestamp=42 * DAY), 0)
+        await recorded(ledger, decide, 43 * DAY, 73 * DAY)
+        await followed(ledger, chain, statements)
+        for _ in range(2):
+            await drop_links(chain, statements, limit, lambda: ledger.drop_audit_before(limit))
+        found = await verified(chain, statements, chain.writer)
+        assert found.problems == []
+        waiting = await database.execute(f"SELECT count(*) FROM authorization_audit WHERE timestamp < {limit}")
+        assert found.rows == 4 + waiting[0][0]
+        await recorded(ledger, decide, 74 * DAY)
+        await followed(ledger, chain, statements)
+        for at in (70, 71, 72, 73, 74):
+            change = "UPDATE authorization_audit SET reason = '{}' WHERE timestamp = " + str(at * DAY)
+            await database.execute(change.format("changed"))
+            found = await verified(chain, statements, chain.writer)
+            assert [problem.what for problem in found.problems] == ["changed"]
+            await database.execute(change.format(""))
+        assert (await verified(chain, statements, chain.writer)).problems == []
+
+    run(scenario)
+
+
+def test_a_chain_of_which_all_is_dropped_goes_on(run: Run, decide: Decide, tmp_path: Path) -> None:
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        statements = statements_in(tmp_path, ledger)
+        limit = 59 * DAY
+        await recorded(ledger, decide, *range(40 * DAY, 45 * DAY, DAY))
+        await followed(ledger, chain, statements)
+        await drop_links(chain, statements, limit, lambda: ledger.drop_audit_before(limit))
+        await recorded(ledger, decide, 70 * DAY, 71 * DAY)
+        await followed(ledger, chain, statements)
+        found = await verified(chain, statements, chain.writer)
+        assert (found.rows, found.problems, found.head.partition("-")[0]) == (2, [], "7")
         await database.execute(f"DELETE FROM authorization_audit WHERE timestamp = {70 * DAY}")
         found = await verified(chain, statements, chain.writer)
         assert [problem.what for problem in found.problems] == ["missing"]

@@ -8,10 +8,12 @@ import asyncpg
 import pytest
 
 from chargegate.app import Offline
-from chargegate.model import Decision, Reason, Status, now_ms, to_iso
+from chargegate.ledger.records import Finished
+from chargegate.model import Decision, Reason, RequestStatus, Status, now_ms, to_iso
 
 Run = Callable[..., Any]
 Record = Callable[..., None]
+Finish = Callable[..., None]
 
 STATIONS = ["0a1b2c3d-0000-4000-8000-00000000000a", "0a1b2c3d-0000-4000-8000-00000000000b"]
 DAY = 86_400_000
@@ -32,6 +34,24 @@ def record(in_store: Callable[..., Any]) -> Record:
         in_store(act)
 
     return record
+
+
+@pytest.fixture
+def finish(in_store: Callable[..., Any]) -> Finish:
+    def finish(*decisions: Decision) -> None:
+        async def act(store: Offline) -> None:
+            await asyncio.gather(
+                *(
+                    store.ledger.finish(
+                        Finished(one.request_id, RequestStatus.COMPLETED, 1, 200, None, one.timestamp + 9, None)
+                    )
+                    for one in decisions
+                )
+            )
+
+        in_store(act)
+
+    return finish
 
 
 def test_nothing_yet(run: Run, database: None) -> None:
@@ -141,13 +161,17 @@ def test_months_that_are_being_read_are_not_dropped(run: Run, in_postgres: str, 
     assert result.err.endswith("the audit is being read for long, and nothing was dropped\n")
 
 
-def test_rows_of_the_embedded_audit_are_dropped_in_the_order_of_their_commits(run: Run, record: Record) -> None:
-    for number in range(5):  # each a commit of its own; the third was made while the clock was wrong
-        record(decision(number + (86_400 * 9_000 if number == 2 else 0)))
+def test_rows_of_the_embedded_audit_are_dropped_once_their_requests_have_ended(
+    run: Run, database: None, record: Record, finish: Finish
+) -> None:
+    decisions = [decision(number) for number in range(5)]
+    record(*decisions)
     late = to_iso(START + 4000)
+    assert run("audit", "prune", "--before", late).out == "dropped nothing: nothing is so old\n"
+    finish(*decisions[:2], *decisions[3:])
     assert run("audit", "prune", "--before", late, "--dry-run", "--json").json()["rows"] == 3
-    assert run("audit", "prune", "--before", late).out == "dropped 4 rows\n"
-    assert [line["timestamp"] for line in run("audit", "list", "--json").lines()] == [START + 4000]
+    assert run("audit", "prune", "--before", late, "--json").json() == {"dropped": [], "rows": 3, "files": []}
+    assert [line["timestamp"] for line in run("audit", "list", "--json").lines()] == [START + 4000, START + 2000]
 
 
 def test_without_an_age_prune_must_be_told_one(run: Run, database: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,9 +26,11 @@ from chargegate.app.opening import (
 from chargegate.config import ConfigError, Settings, check_lease, check_url
 from chargegate.engines import EMBEDDED, ENGINES, Place, QueueLimits, engine_of
 from chargegate.keys import Keyring
+from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
 from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.copying import copy
+from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.transfer import WaitingRequest
 from chargegate.operations.moving import MOVED_AT_ONCE, Side, count_undecided, named
 from chargegate.operations.moving import move_queue as move_all
@@ -46,6 +48,8 @@ class Offline(msgspec.Struct, frozen=True):
     """What a command works on. ``open_queue`` raises ``StartError`` where no other process reaches the queue."""
 
     ledger: Ledger
+    counts: DecisionCounts
+    anomalies: Anomalies
     access_list: AccessList
     chain: AuditChain
     keyring: Keyring
@@ -74,7 +78,15 @@ async def opened_store(settings: Settings, *, made: Callable[[Path], None] | Non
             return await open_queue(settings, place, keyring, stack)
 
         try:
-            yield Offline(database.ledger, database.access_list, database.chain, keyring, open_reachable)
+            yield Offline(
+                database.ledger,
+                database.counts,
+                database.anomalies,
+                database.access_list,
+                database.chain,
+                keyring,
+                open_reachable,
+            )
         except LedgerUnavailable as error:
             raise LedgerUnavailable(f"{database_place(settings)}: {error}") from None
 

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from chargegate.app.opening import Opened, StartError, audit_chain, made_folder, open_keys
+from chargegate.app.auditing import audit_chain
+from chargegate.app.opening import Opened, StartError, made_folder, open_keys
 from chargegate.audit.chaining import RowChain, Statements
 from chargegate.audit.life.address import parse_address
 from chargegate.audit.life.archive import Archive

@@ -141,7 +141,7 @@ async def drop_links(links: AuditChain, statements: Statements, at: int, drop_ro
         await statements.sign("start", writer, link)
     dropped = await drop_rows()
     for writer, link in old:
-        await links.drop(writer, link.number)
+        await links.drop(writer, link)
     return dropped
 
 
@@ -219,8 +219,9 @@ class RowVerifier:
             self._found("changed", None, link, "another row was there")
         if link.number == last.number + 1:
             return True
-        if last.number or link.number > self._start + 1:
-            self._found("missing", None, link, f"rows {last.number + 1} to {link.number - 1} before it were removed")
+        first = max(last.number, self._start) + 1
+        if link.number > first:
+            self._found("missing", None, link, f"rows {first} to {link.number - 1} before it were removed")
         return False
 
     def _ended(self, last: RowLink) -> None:

@@ -20,8 +20,9 @@ from chargegate.cli.options import as_json, at, before, config_file, dry_run, ti
 from chargegate.cli.output import write_object, write_rows
 from chargegate.cli.progress import advancing, counting
 from chargegate.cli.store import in_store
+from chargegate.ledger.records import DroppedAudit
 from chargegate.model import AUDIT_COLUMNS, now_ms
-from chargegate.operations.audit_life import DroppedRows, Place, carry_out, drop_chained_rows, drop_rows, places
+from chargegate.operations.audit_life import Place, carry_out, drop_chained_rows, places
 from chargegate.operations.views import columns
 
 _everything = click.option("--all", "every", is_flag=True, help="Of whatever age.")
@@ -172,8 +173,9 @@ def _answered(act: Callable[[], Any]) -> Any:
 def prune(*, before: int | None, at: int | None, dry_run: bool, as_json: bool, config_file: str | None) -> None:
     """Drop old audit rows, and delete old CSV files here and in the archive, for good.
 
-    What is older than audit.retention_ms, or than --before. With PostgreSQL whole months go. Requests and their
-    decisions stay. Beside a running service.
+    What is older than audit.retention_ms, or than --before. Counts stay. With PostgreSQL whole months of rows go, and
+    requests keep their decisions. The embedded database has a decision only in its audit row, so that requests that
+    have ended go too. Beside a running service.
 
     \b
     Example:
@@ -197,13 +199,13 @@ def prune(*, before: int | None, at: int | None, dry_run: bool, as_json: bool, c
         _fail(result)
 
 
-def _prune_rows(config_file: str | None, before: int, *, dry_run: bool) -> DroppedRows:
+def _prune_rows(config_file: str | None, before: int, *, dry_run: bool) -> DroppedAudit:
     heads = app.audit_heads(config.load(config_file))
     with counting("dropping") as show:
 
-        async def drop(store: app.Offline) -> DroppedRows:
+        async def drop(store: app.Offline) -> DroppedAudit:
             if dry_run:
-                return await drop_rows(store.ledger, before, show, dry_run=True)
+                return await store.ledger.audit_before(before)
             statements = Statements(heads, store.ledger)
             return await drop_chained_rows(store.ledger, store.chain, statements, before, show)
 

@@ -13,8 +13,10 @@ from typing import Any, Final, Literal, Protocol, cast
 
 import msgspec
 
+from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, Retention
 from chargegate.ledger.chain import AuditChain
+from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.records import AuditRow
 from chargegate.ledger.transfer import LedgerSource, LedgerTarget
 from chargegate.queues.base import Capabilities, Message, Queue
@@ -95,6 +97,8 @@ class Database(Protocol):
 
     ledger: Ledger
     access_list: AccessList
+    counts: DecisionCounts
+    anomalies: Anomalies
     retention: Retention
     chain: AuditChain
 

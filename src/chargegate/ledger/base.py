@@ -4,7 +4,7 @@ Every method raises ``LedgerUnavailable`` when the database does not answer. Wha
 Lists are newest first, and continue after the ``(time, request_id)`` of the last item. Times are Unix milliseconds.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from chargegate.ledger.records import (
@@ -13,6 +13,7 @@ from chargegate.ledger.records import (
     Claim,
     DeadLetter,
     DecisionFilter,
+    DroppedAudit,
     DroppedLetters,
     Finished,
     Recorded,
@@ -45,7 +46,9 @@ class DecisionLedger(Protocol):
     async def restart(self, request_id: str, at: int) -> None:
         """A dead letter is being replayed: attempts start again at none."""
 
-    async def attempted(self, request_id: str, attempts: int, status_code: int | None, error: str | None) -> None:
+    async def attempted(
+        self, request_id: str, attempts: int, status_code: int | None, error: str | None, history: str = ""
+    ) -> None:
         """A callback attempt failed and another will follow."""
 
     async def finish(self, finished: Finished) -> None:
@@ -124,25 +127,30 @@ class AuditSource(Protocol):
     async def save_sink_position(self, sink: str, sequence: int) -> None: ...
 
 
+class AuditHistory(Protocol):
+    """Audit rows of every writer, by their time."""
+
+    async def audit_between(
+        self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int
+    ) -> list[AuditRow]:
+        """Oldest first, after the ``(time, request_id)`` of one of them. Rows that a writer has yet to give to
+        ``sink``, by its saved position, are left out."""
+        ...
+
+
 class AuditRetention(Protocol):
     """How old audit rows go."""
 
-    async def months_before(self, at: int) -> list[str]:
-        """The tables of the months of audit rows that ended by ``at``; none where all months are in one table."""
+    async def audit_before(self, at: int) -> DroppedAudit:
+        """What ``drop_audit_before`` would drop now."""
         ...
 
-    async def drop_audit_before(self, at: int) -> list[str]:
-        """Drop these tables, and return their names. Requests and their decisions stay. Raises ``LedgerUnavailable``
-        also while someone reads the audit for long."""
-        ...
-
-    async def count_audit_before(self, at: int) -> int:
-        """How many rows ``drop_audit_rows`` would drop; 0 where tables of months are dropped."""
-        ...
-
-    async def drop_audit_rows(self, at: int, limit: int) -> int:
-        """Drop at most ``limit`` of the oldest audit rows, up to the newest that was decided before ``at``, and return
-        how many there were. Where tables of months are dropped, it drops none."""
+    async def drop_audit_before(self, at: int, on_dropped: Callable[[int], None] | None = None) -> DroppedAudit:
+        """Drop audit rows that were decided before ``at``, and before now: where each month is a table, the months that
+        ended by then, else row by row, a few in each transaction. Nobody who writes waits for it for long. What is not
+        counted yet is counted first, and the counts stay. Decisions of requests that have not ended stay, and so do
+        those of dead letters. ``on_dropped`` is told how many rows went. Raises ``LedgerUnavailable`` also while
+        someone reads the audit for long."""
         ...
 
 
@@ -221,6 +229,7 @@ class Ledger(
     RequestReader,
     DeadLetters,
     AuditSource,
+    AuditHistory,
     AuditRetention,
     IdempotencyClaims,
     NamedValues,

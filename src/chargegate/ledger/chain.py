@@ -46,5 +46,6 @@ class AuditChain(Protocol):
         """For each writer the newest link of a row that retention drops when it drops what is older than ``at``."""
         ...
 
-    async def drop(self, writer: str, number: int) -> None:
-        """Links up to this number."""
+    async def drop(self, writer: str, last: RowLink) -> None:
+        """Links before ``last``, which a statement tells. Those of rows that are still there stay, each with the one
+        before it, by which it is verified."""

@@ -33,6 +33,7 @@ class StoredRequest(msgspec.Struct, frozen=True):
     last_error: str | None
     sealed: bytes | None
     client: str
+    history: str
     sequence: int | None
 
 

@@ -13,9 +13,8 @@ from chargegate.audit.life.names import ArchivedFile
 from chargegate.audit.life.steps import Done, Item, Life, Step
 from chargegate.ledger.base import AuditRetention
 from chargegate.ledger.chain import AuditChain
+from chargegate.ledger.records import DroppedAudit
 from chargegate.model import Moment
-
-_ROWS_AT_ONCE = 2000
 
 
 class Watcher(Protocol):
@@ -108,36 +107,16 @@ def _archived_place(file: ArchivedFile) -> Place:
     return Place("archived", file.key, file.origin, file.first, file.last, file.size)
 
 
-class DroppedRows(msgspec.Struct, frozen=True):
-    """What the database dropped: tables that were a month each, and single rows."""
-
-    tables: list[str]
-    rows: int
-
-
 async def drop_chained_rows(
     ledger: AuditRetention,
     links: AuditChain,
     statements: Statements,
     before: int,
     on_dropped: Callable[[int], None],
-) -> DroppedRows:
-    """As ``drop_rows``, and what remains of the chains of the rows begins with a signed start. Raises also
-    ``OSError``."""
-    dropped: DroppedRows = await drop_links(links, statements, before, partial(drop_rows, ledger, before, on_dropped))
+) -> DroppedAudit:
+    """As ``AuditRetention.drop_audit_before``, and what remains of the chains of the rows begins with a signed start.
+    Raises ``LedgerUnavailable`` and ``OSError``."""
+    dropped: DroppedAudit = await drop_links(
+        links, statements, before, partial(ledger.drop_audit_before, before, on_dropped)
+    )
     return dropped
-
-
-async def drop_rows(
-    ledger: AuditRetention, before: int, on_dropped: Callable[[int], None], *, dry_run: bool = False
-) -> DroppedRows:
-    """Drop the audit rows of before then (Unix ms), or count them: whole months where the database has tables of
-    months, else row by row, in transactions so short that writers hardly wait. Raises ``LedgerUnavailable``."""
-    if dry_run:
-        return DroppedRows(await ledger.months_before(before), await ledger.count_audit_before(before))
-    tables = await ledger.drop_audit_before(before)
-    rows = 0
-    while dropped := await ledger.drop_audit_rows(before, _ROWS_AT_ONCE):
-        rows += dropped
-        on_dropped(rows)
-    return DroppedRows(tables, rows)

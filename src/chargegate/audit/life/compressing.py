@@ -2,10 +2,12 @@
 
 import contextlib
 import csv
+import gzip
 import hashlib
 import io
 import os
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
@@ -17,6 +19,7 @@ from chargegate.audit.zst import MAGIC, zstd
 from chargegate.model import from_iso
 
 _Parameter = zstd.CompressionParameter
+_GZIP: Final = b"\x1f\x8b"
 _CHUNK: Final = 1024 * 1024
 _LEVEL: Final = 3
 """Most of a line is random (ids and hashes), so that higher levels take longer and save little."""
@@ -105,13 +108,17 @@ def _digest_of(path: Path, stop: threading.Event) -> bytes:
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """The lines of a file, compressed or not. Raises ``OSError``, and ``Damaged`` where it cannot be unpacked."""
     with os.fdopen(open_regular(path), "rb") as raw:
+        start = raw.peek(len(MAGIC))[: len(MAGIC)]
         try:
-            if raw.peek(len(MAGIC))[: len(MAGIC)] == MAGIC:
+            if start == MAGIC:
                 with zstd.ZstdFile(raw) as packed, io.BufferedReader(packed, _CHUNK) as lines:
                     yield lines
+            elif start[: len(_GZIP)] == _GZIP:  # an outside rotation compressed it
+                with gzip.GzipFile(fileobj=raw) as unzipped:
+                    yield unzipped  # type: ignore[misc]  # it has all of it that is used
             else:
                 yield raw
-        except (zstd.ZstdError, EOFError) as error:
+        except (zstd.ZstdError, zlib.error, EOFError) as error:
             raise Damaged(f"{path}: cannot be unpacked: {error}") from None
 
 

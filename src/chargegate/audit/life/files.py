@@ -1,8 +1,8 @@
 """Which files of the CSV audit log there are, and what their names say.
 
-The file that is written has the name of the settings, and shards have ``_shard_N`` in it. A file that was rotated has
-the time of that behind its name, and ``.zst`` behind this once it is compressed. Files with other names, such as those
-that logrotate makes, belong to somebody else and are left alone.
+The file that is written has the name of the settings, and shards have names of their own beside it. A file that was
+rotated has the time of that behind its name, and ``.zst`` behind this once it is compressed. Files with other names,
+such as those that logrotate makes, belong to somebody else and are left alone.
 """
 
 import contextlib
@@ -22,6 +22,9 @@ from chargegate.model import to_iso
 COMPRESSED: Final = ".zst"
 PART: Final = ".part"
 """How the name of a file ends that is being written."""
+
+SHARD: Final = r"authorization_audit_shard_\d+\.log"
+"""The names of shards, whatever the log is called (``csv_shards.shard_paths``)."""
 
 _TIME: Final = r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{3})Z"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -72,7 +75,7 @@ class LogFiles:
         path = Path(os.path.realpath(csv_path))
         self.folder = path.parent
         self._path = path
-        log = f"{re.escape(path.stem)}(?:_shard_\\d+)?{re.escape(path.suffix)}"
+        log = f"(?:{re.escape(path.name)}|{SHARD})"
         self._log = log
         self._is_log = re.compile(log).fullmatch
         self._is_rotated = re.compile(rf"(?P<log>{log})\.(?P<at>{_TIME})(?:-\d+)?(?:\.zst)?").fullmatch

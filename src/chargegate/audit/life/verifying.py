@@ -6,12 +6,11 @@ moved. The signed statements tell whether the chain begins and ends where it sho
 """
 
 import asyncio
-import gzip
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import msgspec
 
@@ -23,7 +22,6 @@ from chargegate.audit.life.restoring import fetch
 from chargegate.audit.life.steps import Life
 
 _MOST_PROBLEMS: Final = 1000
-_GZIP: Final = b"\x1f\x8b"
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -209,14 +207,8 @@ async def verify(
 def _read(verifier: Verifier, log: str, name: str, path: Path) -> None:
     try:
         with opened(path) as file:
-            verifier.read(log, name, _unzipped(file))
+            verifier.read(log, name, file)
     except FileNotFoundError:
         return  # it was rotated or archived just now; the next run sees it there
     except (*UNREADABLE, Damaged) as error:
         verifier.unreadable(name, str(error))
-
-
-def _unzipped(file: IO[bytes]) -> IO[bytes]:
-    """What an outside rotation compressed with gzip."""
-    start = file.peek(2)[:2] if hasattr(file, "peek") else b""
-    return gzip.GzipFile(fileobj=file) if start == _GZIP else file  # type: ignore[return-value]  # it has all of it that is used

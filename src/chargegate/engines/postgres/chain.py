@@ -39,11 +39,11 @@ class PostgresChain:
 
     async def rows(self, writer: str, after: int, limit: int) -> Sequence[AuditRow]:
         rows = await self._store.read(LEDGER["audit_after"], writer, after, limit, within=_SCAN_S)
-        return [audit_row_of(row) for row in rows]
+        return [audit_row_of(row, writer) for row in rows]
 
     async def old_links(self, at: int) -> Sequence[tuple[str, RowLink]]:
         rows = await self._store.read(CHAIN["old"], first_kept(at), within=_SCAN_S)
         return [(row[0], RowLink(*row[1:])) for row in rows]
 
-    async def drop(self, writer: str, number: int) -> None:
-        await self._store.execute(CHAIN["drop"], writer, number, within=_SCAN_S)
+    async def drop(self, writer: str, last: RowLink) -> None:
+        await self._store.execute(CHAIN["drop"], writer, last.number, last.sequence, within=_SCAN_S)

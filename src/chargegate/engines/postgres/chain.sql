@@ -19,4 +19,9 @@ JOIN LATERAL (
 ) AS c ON true
 
 -- name: drop
-DELETE FROM audit_chain WHERE writer = $1 AND number <= $2
+DELETE FROM audit_chain WHERE writer = $1 AND number < $2 AND number NOT IN (
+    SELECT k.number - d.back
+    FROM authorization_audit a JOIN audit_chain k ON k.writer = a.writer AND k.sequence = a.sequence,
+        (VALUES (0), (1)) AS d (back)
+    WHERE a.writer = $1 AND a.sequence <= $3
+)

@@ -1,23 +1,26 @@
 """The ledger in PostgreSQL, for any number of processes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from chargegate.engines.postgres.connection import Connection
+from chargegate.engines.postgres.counts import PostgresCounts, count_rest
 from chargegate.engines.postgres.months import Months, limit_of
 from chargegate.engines.postgres.recording import OnAudit, Recorder, audit_row_of
 from chargegate.engines.postgres.statements import LEDGER, arrays
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
+from chargegate.ledger.counts import STEP, stats_of
 from chargegate.ledger.records import (
     CLAIM_MS,
     AuditRow,
     Claim,
     DeadLetter,
     DecisionFilter,
+    DroppedAudit,
     Finished,
     Recorded,
     RequestRecord,
@@ -44,6 +47,7 @@ class PostgresLedger:
         self._months = Months()
         self._recorder = Recorder(store, writer, on_audit, self._months)
         self._accepted = AcceptedRequests(self._accept)
+        self._counts = PostgresCounts(store)
         self._restart = _changes(store, LEDGER["restart"])
         self._attempted = _changes(store, LEDGER["attempted"])
         self._finish = _changes(store, LEDGER["finish"])
@@ -66,8 +70,10 @@ class PostgresLedger:
     async def restart(self, request_id: str, at: int) -> None:
         await self._restart.submit((request_id, at))
 
-    async def attempted(self, request_id: str, attempts: int, status_code: int | None, error: str | None) -> None:
-        await self._attempted.submit((request_id, attempts, status_code, error))
+    async def attempted(
+        self, request_id: str, attempts: int, status_code: int | None, error: str | None, history: str = ""
+    ) -> None:
+        await self._attempted.submit((request_id, attempts, status_code, error, history))
 
     async def finish(self, finished: Finished) -> None:
         await self._finish.submit(msgspec.structs.astuple(finished))
@@ -94,6 +100,11 @@ class PostgresLedger:
         limit: int | None = None,
         after: str | None = None,
     ) -> Sequence[StationStats]:
+        if client is None:  # whose a decision is, is not counted
+            return stats_of(
+                await self._counts.by_station(since, until, station_id=station_id, limit=limit, after=after),
+                busiest_first=limit is None,
+            )
         rows = await self._list("station_stats", since, until, station_id, after, limit, client)
         return [StationStats(*row) for row in rows]
 
@@ -122,7 +133,13 @@ class PostgresLedger:
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
         """This writer's."""
         rows = await self._store.read(LEDGER["audit_after"], self._writer, sequence, limit)
-        return [audit_row_of(row) for row in rows]
+        return [audit_row_of(row, self._writer) for row in rows]
+
+    async def audit_between(
+        self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int
+    ) -> list[AuditRow]:
+        rows = await self._list("audit_between", sink, since, until, *(after or (None, None)), limit)
+        return [audit_row_of(row[:-1], row[-1]) for row in rows]
 
     async def sink_position(self, sink: str) -> int:
         """This writer's."""
@@ -132,17 +149,22 @@ class PostgresLedger:
     async def save_sink_position(self, sink: str, sequence: int) -> None:
         await self._store.execute(LEDGER["save_sink_position"], self._writer, sink, sequence)
 
-    async def months_before(self, at: int) -> list[str]:
-        return [row[0] for row in await self._list("old_months", limit_of(at))]
+    async def audit_before(self, at: int) -> DroppedAudit:
+        return DroppedAudit([row[0] for row in await self._list("old_months", limit_of(at))], 0)
 
-    async def drop_audit_before(self, at: int) -> list[str]:
-        return await self._store.transaction(lambda connection, _: self._months.drop(connection, at), within=_LIST_S)
-
-    async def count_audit_before(self, at: int) -> int:  # noqa: ARG002 - the protocol's
-        return 0
-
-    async def drop_audit_rows(self, at: int, limit: int) -> int:  # noqa: ARG002 - the protocol's
-        return 0
+    async def drop_audit_before(
+        self,
+        at: int,
+        on_dropped: Callable[[int], None] | None = None,  # noqa: ARG002 - the protocol's
+    ) -> DroppedAudit:
+        while await self._counts.count_more(STEP):
+            pass
+        return DroppedAudit(
+            await self._store.transaction(
+                lambda connection, _: self._months.drop(connection, at, count_rest), within=_LIST_S
+            ),
+            0,
+        )
 
     async def claim(self, key_digest: str, claim: Claim) -> Claim:
         return await self._claims.submit((key_digest, claim))

@@ -15,6 +15,8 @@ from chargegate.ledger.chain import RowLink
 from chargegate.ledger.records import AuditRow
 from chargegate.ledger.rows import decision_of
 
+_STEP: Final = 2000
+
 EMBEDDED_WRITER: Final = "embedded"
 """What its rows' writer is called after they were copied into another database."""
 
@@ -47,9 +49,16 @@ class SqliteChain:
         link = await self._store.scan(select_one(_link, CHAIN["old"], (at,)))
         return [] if link is None else [(self.writer, link)]
 
-    async def drop(self, writer: str, number: int) -> None:
-        if writer == self.writer:
-            await self._store.write(_DROP, (number,))
+    async def drop(self, writer: str, last: RowLink) -> None:
+        """Some at a time, so that others write in between."""
+        first = await self._first_after(0) if writer == self.writer else None
+        while first is not None and first < last.number:
+            end = min(first + _STEP, last.number)
+            await self._store.write(_DROP, (first, end, last.sequence))
+            first = await self._first_after(end - 1)
+
+    async def _first_after(self, number: int) -> int | None:
+        return await self._store.read(select_one(_number, CHAIN["first"], (number,)))
 
 
 def _link(row: Sequence[Any]) -> RowLink:
@@ -60,11 +69,16 @@ def _row(row: Sequence[Any]) -> AuditRow:
     return AuditRow(row[0], decision_of(row[1:]))
 
 
+def _number(row: Sequence[Any]) -> int | None:
+    number: int | None = row[0]
+    return number
+
+
 def _add(connection: sqlite3.Connection, groups: list[Sequence[RowLink]]) -> None:
     run_many(connection, CHAIN["add"], [astuple(link) for links in groups for link in links])
 
 
-def _drop(connection: sqlite3.Connection, items: list[tuple[int]]) -> None:
+def _drop(connection: sqlite3.Connection, items: list[tuple[int, int, int]]) -> None:
     connection.executemany(CHAIN["drop"], items)
 
 

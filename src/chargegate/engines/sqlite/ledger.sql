@@ -28,12 +28,12 @@ UPDATE charging_requests SET status = 'PROCESSING', started_at = ?, processed_at
 WHERE request_id = ?
 
 -- name: attempted
-UPDATE charging_requests SET attempts = ?, last_status_code = ?, last_error = ? WHERE request_id = ?
+UPDATE charging_requests SET attempts = ?, last_status_code = ?, last_error = ?, history = ? WHERE request_id = ?
 
 -- name: finish
 WITH done ({finished}) AS (VALUES {rows})
 UPDATE charging_requests SET status = done.status, processed_at = done.at, attempts = done.attempts,
-    last_status_code = done.status_code, last_error = done.error, sealed = done.sealed
+    last_status_code = done.status_code, last_error = done.error, sealed = done.sealed, history = done.history
 FROM done WHERE charging_requests.request_id = done.request_id
 
 -- name: fail_lost
@@ -68,17 +68,26 @@ SELECT DISTINCT ifnull(substr(CAST(sealed_with AS BLOB), 1, ?), x'') FROM dead_l
 -- name: audit_after
 SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE a.sequence > ? ORDER BY a.sequence LIMIT ?
 
--- name: count_audit_before
-SELECT count(*) FROM authorization_audit WHERE timestamp < ?
+-- name: audit_between
+SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE {conditions} ORDER BY a.timestamp, a.request_id LIMIT ?
 
--- name: oldest_audit
--- The newest of the oldest rows that was decided before then. What was committed before it is older, whatever its time
--- says: the clock may have been wrong.
-SELECT max(sequence) FROM (SELECT sequence, timestamp FROM authorization_audit ORDER BY sequence LIMIT ?)
-WHERE timestamp < ?
+-- name: count_old
+SELECT count(*) FROM authorization_audit a LEFT JOIN charging_requests r USING (request_id)
+WHERE a.timestamp < ? AND (r.request_id ISNULL OR r.processed_at NOTNULL AND r.sealed ISNULL)
 
--- name: drop_audit
-DELETE FROM authorization_audit WHERE sequence <= ?
+-- name: old_rows
+-- Rows that are not counted yet stay.
+SELECT a.timestamp, a.sequence, a.request_id, r.request_id ISNULL OR r.processed_at NOTNULL AND r.sealed ISNULL
+FROM authorization_audit a LEFT JOIN charging_requests r USING (request_id)
+WHERE (a.timestamp, a.sequence) > (?, ?) AND a.timestamp < ?
+    AND a.sequence < (SELECT min(first) FROM uncounted_decisions)
+ORDER BY a.timestamp, a.sequence LIMIT ?
+
+-- name: drop_rows
+DELETE FROM authorization_audit WHERE sequence IN ({rows})
+
+-- name: drop_requests
+DELETE FROM charging_requests WHERE request_id IN ({rows})
 
 -- name: sink_position
 SELECT sequence FROM sink_positions WHERE sink = ?

@@ -11,11 +11,13 @@ from chargegate.engines.sqlite.batches import Operation
 from chargegate.engines.sqlite.queries import many, run_many
 from chargegate.engines.sqlite.statements import LEDGER
 from chargegate.ledger.accepted import Accepted
+from chargegate.ledger.counts import ROWS_SINCE
 from chargegate.ledger.records import CLAIM_MS, Claim, Finished, Recorded
 from chargegate.ledger.rows import recorded_of
 from chargegate.model import Decision
 
 _OLD_CLAIMS: Final = 200
+_ROWS_DROPPED: Final = 500
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -117,12 +119,26 @@ def _fail_lost(connection: sqlite3.Connection, items: list[tuple[int, str]]) -> 
     return [connection.execute(LEDGER["fail_lost"], item).rowcount for item in items]
 
 
-def _drop_audit(connection: sqlite3.Connection, items: list[tuple[int, int]]) -> list[int]:
-    dropped = []
-    for at, limit in items:
-        last = connection.execute(LEDGER["oldest_audit"], (limit, at)).fetchone()[0]
-        dropped.append(0 if last is None else connection.execute(LEDGER["drop_audit"], (last,)).rowcount)
-    return dropped
+class DroppedRows(msgspec.Struct, frozen=True):
+    """How many audit rows were dropped, and the last one that was looked at, None at the end."""
+
+    rows: int
+    last: tuple[int, int] | None
+
+
+def _drop_rows(connection: sqlite3.Connection, items: list[tuple[int, tuple[int, int]]]) -> list[DroppedRows]:
+    return [_drop_some_rows(connection, limit, after) for limit, after in items]
+
+
+def _drop_some_rows(connection: sqlite3.Connection, limit: int, after: tuple[int, int]) -> DroppedRows:
+    rows = connection.execute(LEDGER["old_rows"], (*after, limit, _ROWS_DROPPED)).fetchall()
+    ended = [row for row in rows if row[3]]
+    run_many(connection, LEDGER["drop_requests"], [(row[2],) for row in ended])
+    run_many(connection, LEDGER["drop_rows"], [(row[1],) for row in ended])
+    if ended:
+        earlier = connection.execute(LEDGER["value"], (ROWS_SINCE,)).fetchone()
+        connection.execute(LEDGER["put_value"], (ROWS_SINCE, str(max(limit, int(earlier[0]) if earlier else 0))))
+    return DroppedRows(len(ended), rows[-1][:2] if len(rows) == _ROWS_DROPPED else None)
 
 
 ACCEPT: Final = Operation(_accept)
@@ -137,4 +153,4 @@ PUT_VALUE_IF_ABSENT: Final = Operation(_put_value_if_absent)
 PUT_VALUE: Final = _each(LEDGER["put_value"])
 DISCARD: Final = Operation(_discard)
 FAIL_LOST: Final = Operation(_fail_lost)
-DROP_AUDIT: Final = Operation(_drop_audit)
+DROP_ROWS: Final = Operation(_drop_rows)
