@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from chargegate.keys import AccessKeys, Keyring
 from chargegate.ledger.base import AccessList, Ledger, SharedClaims
 from chargegate.model import IPAddress
-from chargegate.observe import Metrics
+from chargegate.observe import NO_TRACING, Metrics, Tracing
 from chargegate.operations.health import Component
 from chargegate.queues.base import Queue
 
@@ -42,3 +42,4 @@ class Parts:
     health_enabled: bool
     allowed_hosts: Sequence[str] = ()
     allowed_origins: Sequence[str] = ()
+    tracing: Tracing = NO_TRACING

@@ -15,7 +15,7 @@ from chargegate.delivering.dispatch import Dispatch
 from chargegate.delivering.sender import Attempt, Outcome, Sender
 from chargegate.delivering.states import Callback, CallbackLimits, Event
 from chargegate.model import now_ms
-from chargegate.observe import Metrics, log
+from chargegate.observe import Metrics, log, trace_field
 
 _LATE_S: Final = 0.001  # the loop's clock and the monotonic clock differ by less, so that no timer rings too early
 _TOO_LATE: Final = "deadline_exceeded"
@@ -109,6 +109,7 @@ class Deliveries:
             return
         connection = callback.connection
         way = connection.way if connection is not None else None
+        started_ns = time.time_ns()
         try:
             attempt = await self._sender.send(
                 callback.request_id, callback.target, callback.body, callback.traceparent, way
@@ -118,6 +119,7 @@ class Deliveries:
             self._dispatch.give_back(callback, reachable=None)
             raise
         outcome = attempt.outcome
+        callback.span.attempted(outcome.name.lower(), attempt.status_code, attempt.error, started_ns)
         callback.error = attempt.error
         if outcome is _DELIVERED:
             callback.last_status_code = attempt.status_code
@@ -126,7 +128,12 @@ class Deliveries:
             self._dispatch.give_back(callback, reachable=True)
             self._delivered.inc()
             await self._on_end(callback)
-            log.info("callback delivered", request_id=callback.request_id, attempts=callback.attempts)
+            log.info(
+                "callback delivered",
+                request_id=callback.request_id,
+                attempts=callback.attempts,
+                **trace_field(callback.traceparent),
+            )
             return
         in_time = time.monotonic() < callback.deadline
         if outcome is Outcome.NOT_SENT or (outcome is Outcome.NAME_NEEDED and not in_time):
@@ -188,6 +195,7 @@ class Deliveries:
             attempts=callback.attempts,
             error=callback.error,
             wait_ms=wait_ms,
+            **trace_field(callback.traceparent),
         )
         await self._on_retry(callback)
         self._dispatch.apply(Event.RECORDED, callback)
@@ -219,5 +227,6 @@ class Deliveries:
             request_id=callback.request_id,
             attempts=callback.attempts,
             error=callback.error,
+            **trace_field(callback.traceparent),
         )
         await self._on_end(callback)
