@@ -18,6 +18,7 @@ from chargegate.delivering.states import Callback, CallbackLimits, State
 from chargegate.keys import KeyMissing, Keyring
 from chargegate.ledger.base import DecisionLedger, LedgerUnavailable
 from chargegate.ledger.records import Finished, Recorded
+from chargegate.ledger.rows import attempts_of, history_text
 from chargegate.model import CallbackPayload, ChargingRequest, Decision, Reason, RequestStatus, now_ms
 from chargegate.observe import NO_SPAN, NO_TRACING, Metrics, Tracing, log, trace_field
 from chargegate.queues.base import Delivery, Queue, QueueUnavailable
@@ -181,6 +182,7 @@ class Worker:
             recorded.started_at + self._deadline_ms,
             client=request.client,
             span=span,
+            history=list(attempts_of(recorded.history)),
         )
         await self._deliveries.deliver(callback)
 
@@ -210,7 +212,7 @@ class Worker:
             return None
         started_at = work.created_at = now_ms()
         await self._persist(self._ledger.restart, request.request_id, started_at)
-        return Recorded(recorded.decision, 0, started_at, None)
+        return Recorded(recorded.decision, 0, started_at, None, recorded.history)
 
     async def _ask(self, request: ChargingRequest, *, malformed: bool) -> Decision:
         """The decider's decision. The authorizer is told of the span that it works in, where there is one."""
@@ -228,6 +230,7 @@ class Worker:
             callback.attempts,
             callback.last_status_code,
             callback.error,
+            history_text(callback.history),
         )
 
     async def _record_end(self, callback: Callback) -> None:
@@ -247,6 +250,7 @@ class Worker:
             callback.error,
             now_ms(),
             sealed,
+            history_text(callback.history),
         )
         await self._persist(self._ledger.finish, ended)
         await self._ack(work)

@@ -14,6 +14,7 @@ from chargegate.ledger.accepted import MAX_WAITING
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
 from chargegate.ledger.records import (
     CLAIM_MS,
+    AttemptRecord,
     AuditRow,
     CallbackRecord,
     Claim,
@@ -23,6 +24,7 @@ from chargegate.ledger.records import (
     RequestRecord,
     StationStats,
 )
+from chargegate.ledger.rows import attempts_of, history_text
 from chargegate.model import Decision, RequestStatus, Status, new_request_id
 
 
@@ -43,6 +45,9 @@ Decide = Callable[..., Decision]
 HERE = "123e4567-e89b-12d3-a456-426614174000"
 THERE = "00000000-0000-4000-8000-00000000000b"
 ANY = DecisionFilter()
+
+
+ATTEMPTS = (AttemptRecord(2_001, None, "timeout", 1_000), AttemptRecord(2_990, 200, None, 10))
 
 
 def delivered(request_id: str, at: int = 3_000, attempts: int = 1) -> Finished:
@@ -92,11 +97,11 @@ def test_what_was_recorded_survives_a_reopen(run: Run, decide: Decide) -> None:
     async def write(database: Database) -> None:
         ledger = database.ledger()
         await ledger.record(decision, 1_000)
-        await ledger.attempted(decision.request_id, 1, 500, "http_500")
+        await ledger.attempted(decision.request_id, 1, 500, "http_500", history_text(ATTEMPTS[:1]))
 
     async def read(database: Database) -> None:
         recorded = await database.ledger().recorded(decision.request_id)
-        assert recorded == Recorded(decision, 1, 2_000, None)
+        assert recorded == Recorded(decision, 1, 2_000, None, history_text(ATTEMPTS[:1]))
 
     run(write)
     run(read)
@@ -132,15 +137,20 @@ def test_the_way_of_a_request_as_a_reader_sees_it(run: Run, decide: Decide) -> N
         assert (record.status, record.created_at, record.processed_at) == (RequestStatus.PROCESSING, 1_000, None)
         assert record.decision == decision
         assert record.callback is None
-        await ledger.attempted(request_id, 1, None, "timeout")
+        await ledger.attempted(request_id, 1, None, "timeout", history_text(ATTEMPTS[:1]))
         record = await ledger.find(request_id)
         assert record is not None
-        assert record.callback == CallbackRecord(1, None, "timeout", None)
-        await ledger.finish(delivered(request_id, 3_000, attempts=2))
+        assert record.callback == CallbackRecord(1, None, "timeout", None, ATTEMPTS[:1])
+        ended = delivered(request_id, 3_000, attempts=2)
+        await ledger.finish(msgspec.structs.replace(ended, history=history_text(ATTEMPTS)))
         record = await ledger.find(request_id)
         assert record is not None
         assert (record.status, record.processed_at) == (RequestStatus.COMPLETED, 3_000)
-        assert record.callback == CallbackRecord(2, 200, None, 3_000)
+        assert record.callback == CallbackRecord(2, 200, None, 3_000, ATTEMPTS)
+        await ledger.restart(request_id, 4_000)
+        recorded = await ledger.recorded(request_id)
+        assert recorded is not None
+        assert (recorded.attempts, attempts_of(recorded.history)) == (0, ATTEMPTS)
 
     run(scenario)
 

@@ -45,7 +45,9 @@ class DecisionLedger(Protocol):
     async def restart(self, request_id: str, at: int) -> None:
         """A dead letter is being replayed: attempts start again at none."""
 
-    async def attempted(self, request_id: str, attempts: int, status_code: int | None, error: str | None) -> None:
+    async def attempted(
+        self, request_id: str, attempts: int, status_code: int | None, error: str | None, history: str = ""
+    ) -> None:
         """A callback attempt failed and another will follow."""
 
     async def finish(self, finished: Finished) -> None:

@@ -64,18 +64,17 @@ class TracedSpan(Span):
             self._span.set_attribute("chargegate.reason", reason)
         self.ended(reason if status == "unknown" else None)
 
-    def attempted(self, outcome: str, status_code: int | None, error: str | None, started_ns: int) -> None:
-        now = time.time_ns()
+    def attempted(self, outcome: str, status_code: int | None, error: str | None, took_s: float) -> None:
         attributes: dict[str, str | int] = {
             "chargegate.outcome": outcome,
-            "chargegate.duration_ms": max(0, now - started_ns) // 1_000_000,
+            "chargegate.duration_ms": round(took_s * 1000),
         }
         if status_code is not None:
             attributes["http.response.status_code"] = status_code
             self._span.set_attribute("http.response.status_code", status_code)
         if error:
             attributes["error.type"] = error
-        self._span.add_event("attempt", attributes, timestamp=now)
+        self._span.add_event("attempt", attributes)
 
     def ended(self, error: str | None = None) -> None:
         if error:

@@ -29,8 +29,8 @@ class Span:
     def decided(self, status: str, reason: str) -> None:
         """The end of ``decide``. A status of unknown is an error, whose type is the reason."""
 
-    def attempted(self, outcome: str, status_code: int | None, error: str | None, started_ns: int) -> None:
-        """An attempt at the callback has just ended, which began at this Unix time."""
+    def attempted(self, outcome: str, status_code: int | None, error: str | None, took_s: float) -> None:
+        """An attempt at the callback has just ended."""
 
     def ended(self, error: str | None = None) -> None:
         """The end of any span; ``error`` is a stable code."""

@@ -66,8 +66,10 @@ class PostgresLedger:
     async def restart(self, request_id: str, at: int) -> None:
         await self._restart.submit((request_id, at))
 
-    async def attempted(self, request_id: str, attempts: int, status_code: int | None, error: str | None) -> None:
-        await self._attempted.submit((request_id, attempts, status_code, error))
+    async def attempted(
+        self, request_id: str, attempts: int, status_code: int | None, error: str | None, history: str = ""
+    ) -> None:
+        await self._attempted.submit((request_id, attempts, status_code, error, history))
 
     async def finish(self, finished: Finished) -> None:
         await self._finish.submit(msgspec.structs.astuple(finished))

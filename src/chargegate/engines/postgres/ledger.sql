@@ -57,15 +57,16 @@ UPDATE charging_requests SET status = 'PROCESSING', started_at = d.at, processed
 FROM unnest($1::text[], $2::bigint[]) AS d (id, at) WHERE request_id = d.id
 
 -- name: attempted
-UPDATE charging_requests SET attempts = d.attempts, last_status_code = d.code, last_error = d.error
-FROM unnest($1::text[], $2::integer[], $3::integer[], $4::text[]) AS d (id, attempts, code, error)
+UPDATE charging_requests SET attempts = d.attempts, last_status_code = d.code, last_error = d.error,
+    history = d.history
+FROM unnest($1::text[], $2::integer[], $3::integer[], $4::text[], $5::text[]) AS d (id, attempts, code, error, history)
 WHERE request_id = d.id
 
 -- name: finish
 UPDATE charging_requests SET status = d.status, attempts = d.attempts, last_status_code = d.code,
-    last_error = d.error, processed_at = d.at, sealed = d.sealed
-FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::bigint[], $7::bytea[])
-    AS d (id, status, attempts, code, error, at, sealed)
+    last_error = d.error, processed_at = d.at, sealed = d.sealed, history = d.history
+FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::bigint[], $7::bytea[], $8::text[])
+    AS d (id, status, attempts, code, error, at, sealed, history)
 WHERE request_id = d.id
 
 -- name: fail_lost

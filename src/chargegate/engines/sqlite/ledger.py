@@ -62,8 +62,10 @@ class SqliteLedger:
     async def restart(self, request_id: str, at: int) -> None:
         await self._store.write(writes.RESTART, (at, request_id))
 
-    async def attempted(self, request_id: str, attempts: int, status_code: int | None, error: str | None) -> None:
-        await self._store.write(writes.ATTEMPTED, (attempts, status_code, error, request_id))
+    async def attempted(
+        self, request_id: str, attempts: int, status_code: int | None, error: str | None, history: str = ""
+    ) -> None:
+        await self._store.write(writes.ATTEMPTED, (attempts, status_code, error, history, request_id))
 
     async def finish(self, finished: Finished) -> None:
         await self._store.write(writes.FINISH, finished)

@@ -28,12 +28,12 @@ UPDATE charging_requests SET status = 'PROCESSING', started_at = ?, processed_at
 WHERE request_id = ?
 
 -- name: attempted
-UPDATE charging_requests SET attempts = ?, last_status_code = ?, last_error = ? WHERE request_id = ?
+UPDATE charging_requests SET attempts = ?, last_status_code = ?, last_error = ?, history = ? WHERE request_id = ?
 
 -- name: finish
 WITH done ({finished}) AS (VALUES {rows})
 UPDATE charging_requests SET status = done.status, processed_at = done.at, attempts = done.attempts,
-    last_status_code = done.status_code, last_error = done.error, sealed = done.sealed
+    last_status_code = done.status_code, last_error = done.error, sealed = done.sealed, history = done.history
 FROM done WHERE charging_requests.request_id = done.request_id
 
 -- name: fail_lost

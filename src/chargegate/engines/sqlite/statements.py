@@ -28,6 +28,7 @@ LEDGER: Final = statements(
         RECORDED,
         "r",
         attempts="ifnull(r.attempts, 0)",
+        history="ifnull(r.history, '')",
         started_at="ifnull(r.started_at, a.timestamp)",
         finished_at="iif(r.request_id ISNULL, a.timestamp, r.processed_at)",
     ),
@@ -51,6 +52,6 @@ SOURCE: Final = statements(
     __package__,
     "source.sql",
     of_request=columns(DECISION, "a", request_id="page.request_id", station_id="coalesce(r.station_id, a.station_id)"),
-    stored=columns(STORED, "r", sequence="a.sequence", status="ifnull(r.status, '')"),
+    stored=columns(STORED, "r", sequence="a.sequence", status="ifnull(r.status, '')", history="ifnull(r.history, '')"),
     claim=columns(_CLAIM),
 )
