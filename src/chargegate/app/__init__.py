@@ -10,6 +10,7 @@ from chargegate.app.commands import (
     opened_store,
     prune_audit,
     replay_from,
+    tell_story,
 )
 from chargegate.app.opening import StartError
 from chargegate.app.process import Role
@@ -28,4 +29,5 @@ __all__ = [
     "prune_audit",
     "replay_from",
     "serve",
+    "tell_story",
 ]

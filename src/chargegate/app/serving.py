@@ -15,7 +15,7 @@ from chargegate.app.presence import Presence
 from chargegate.app.process import FEWEST, RESERVE, Role, Signals, SpareFile, open_files
 from chargegate.app.reloading import Prepare, Reloading, following_certificates
 from chargegate.app.tls import server_context
-from chargegate.app.tracing import LastSpans, open_tracing
+from chargegate.app.tracing import LastSpans, check_tracing, open_tracing
 from chargegate.config import Settings, scheme
 from chargegate.engines import ENGINES, engine_of
 from chargegate.keys import AccessKeys
@@ -92,6 +92,7 @@ async def serve(
 
 async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining: Callable[[], bool]) -> _Started:
     max_connections = _room_for_clients(settings, role)
+    check_tracing(settings)
     opened = await open_parts(settings, role, stack)
     tracing = open_tracing(settings, role, opened.metrics)
     last_spans = LastSpans(tracing)

@@ -3,6 +3,7 @@
 import logging
 import random
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import chargegate
@@ -14,6 +15,11 @@ from chargegate.observe import NO_TRACING, Metrics, Tracing
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
+_SPANS: Final = "opentelemetry.sdk.trace"
+_EXPORTERS: Final = {
+    "http/protobuf": "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "grpc": "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",
+}
 _EXPORT_S: Final = 5
 _LAST_SPANS_S: Final = 2.0
 _PATH: Final = "/v1/traces"
@@ -37,22 +43,33 @@ class LastSpans:
         await self._tracing.close(max(0.0, min(_LAST_SPANS_S, self._end - time.monotonic())))
 
 
-def open_tracing(settings: Settings, role: str, metrics: Metrics) -> Tracing:
-    """What makes the spans of this process. It is to be closed when all else has ended. Raises ``StartError``."""
-    chosen = settings.tracing
-    if not chosen.otlp_endpoint:
-        return NO_TRACING
+def check_tracing(settings: Settings) -> None:
+    """Raises ``StartError`` where traces are wanted and what makes them is not installed."""
+    if not settings.tracing.otlp_endpoint:
+        return
     try:
-        from chargegate.observe.opentelemetry import OpenTelemetry  # noqa: PLC0415 - an extra that may be missing
-        from chargegate.observe.trace_outbox import Outbox  # noqa: PLC0415 - as above
-        from chargegate.observe.trace_shares import TraceShares  # noqa: PLC0415 - loaded with them only
-
-        exporter = _exporter(chosen.protocol, chosen.otlp_endpoint)
+        for module in (_SPANS, _EXPORTERS[settings.tracing.protocol]):
+            import_module(module)
     except ImportError as error:
         missing = error.name or "a module"
         raise StartError(
             f"tracing.otlp_endpoint: needs `pip install 'chargegate[otel]'` ({missing} is missing)"
         ) from None
+
+
+def open_tracing(settings: Settings, role: str, metrics: Metrics) -> Tracing:
+    """What makes the spans of this process. It is to be closed when all else has ended. Raises ``StartError``."""
+    chosen = settings.tracing
+    if not chosen.otlp_endpoint:
+        return NO_TRACING
+    from chargegate.observe.opentelemetry import OpenTelemetry  # noqa: PLC0415 - an extra that may be missing
+    from chargegate.observe.trace_outbox import Outbox  # noqa: PLC0415 - as above
+    from chargegate.observe.trace_shares import TraceShares  # noqa: PLC0415 - loaded with them only
+
+    try:
+        exporter = _exporter(chosen.protocol, chosen.otlp_endpoint)
+    except Exception as error:  # noqa: BLE001 - the library reads variables, and raises many classes
+        raise StartError(f"tracing.otlp_endpoint: a variable OTEL_… is at fault ({type(error).__name__})") from None
     # The outbox says itself, once a minute, that spans are lost; the library would say it for every one.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     sent, lost = (metrics.trace_spans.labels(outcome).inc for outcome in ("sent", "lost"))
@@ -72,18 +89,10 @@ def open_tracing(settings: Settings, role: str, metrics: Metrics) -> Tracing:
 
 def _exporter(protocol: str, endpoint: str) -> "SpanExporter":
     """Headers, certificates and compression are those of the variables ``OTEL_EXPORTER_OTLP_…``."""
-    if protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415 - an extra
-            OTLPSpanExporter as GrpcExporter,
-        )
-
-        return GrpcExporter(endpoint=endpoint, timeout=_EXPORT_S)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415 - an extra
-        OTLPSpanExporter as HttpExporter,
-    )
-
-    base = endpoint.rstrip("/")
-    return HttpExporter(endpoint=base if base.endswith(_PATH) else base + _PATH, timeout=_EXPORT_S)
+    if protocol != "grpc" and not endpoint.rstrip("/").endswith(_PATH):
+        endpoint = endpoint.rstrip("/") + _PATH
+    exporter: SpanExporter = import_module(_EXPORTERS[protocol]).OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_S)
+    return exporter
 
 
 def _called(url: str) -> str:
