@@ -59,7 +59,9 @@ _HEADERS: Final = (
         f"^[!-~]{{1,{MAX_KEY}}}$",
     ),
     header("X-Request-ID", "Comes back in the answer if it is 1 to 128 visible ASCII characters."),
-    header("traceparent", "W3C Trace Context, carried to the authorizer and the callback; where the request is traced, as our span's parent."),
+    header(
+        "traceparent", "W3C Trace Context, carried to the authorizer and the callback, or followed by our own spans."
+    ),
 )
 _KEY = re.compile(rb"[!-~]{1,%d}" % MAX_KEY).fullmatch
 _BODY_START: Final = f'{{"status":"accepted","message":"{ACCEPTED_MESSAGE}","request_id":"'.encode()
