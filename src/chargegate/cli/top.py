@@ -31,7 +31,14 @@ _WINDOW: Final = 5  # readings that a rate goes back
 @click.option(
     "--ca-file", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Authorities for HTTPS, in PEM."
 )
-@click.option("--every", metavar="SECONDS", type=click.FloatRange(0.2, 60), default=2.0, show_default=True)
+@click.option(
+    "--every",
+    metavar="SECONDS",
+    type=click.FloatRange(0.2, 60),
+    default=2.0,
+    show_default="2",
+    help="Time between readings, 0.2 to 60.",
+)
 @click.option("--once", is_flag=True, help="Two readings, one result; exit 1 where the service is DOWN or away.")
 @as_json
 @config_file

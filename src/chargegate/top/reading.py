@@ -34,8 +34,8 @@ class Reader:
     """Asks one service, over a connection of its own each time."""
 
     def __init__(self, url: str, key: str, ca_file: str | None = None) -> None:
-        """``url`` is its base URL, http or https. ``key`` is an access key in printable ASCII, or empty. Raises ``ValueError`` for what is
-        no such URL, and ``OSError`` for a file of authorities that cannot be read."""
+        """``url`` is its base URL, http or https. ``key`` is an access key in printable ASCII, or empty. Raises
+        ``ValueError`` for what is no such URL, and ``OSError`` for a file of authorities that cannot be read."""
         parts = urlsplit(url)
         try:
             port = parts.port
