@@ -26,6 +26,12 @@ DEFAULT_FILE = Path("chargegate.toml")
 _NAME_SERVER = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([1-9][0-9]{0,4}))?").fullmatch
 
 _NAME = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_INFLUX_NEEDS = {
+    "influx_user": "influx_database",
+    "influx_password": "influx_user",
+    "influx_org": "influx_bucket",
+    "influx_token": "influx_bucket",
+}
 _HOST = re.compile(rf"{_NAME}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*").fullmatch
 _ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{_NAME}/?").fullmatch
 
@@ -134,6 +140,28 @@ class Callback(_Section, frozen=True):
 
 class Audit(_Section, frozen=True):
     csv_path: str = "authorization_audit.log"
+    csv_shards: Annotated[int, Meta(ge=1, le=256)] = 1
+    influx_url: str = ""
+    influx_database: str = ""
+    influx_user: str = ""
+    influx_password: str = ""
+    influx_org: str = ""
+    influx_bucket: str = ""
+    influx_token: str = ""
+
+
+class Analysis(_Section, frozen=True):
+    interval_ms: PositiveMs = 60000
+    timeouts_per_hour: Count = 100
+    station_error_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    station_min_decisions: Count = 20
+    silence_hours: Annotated[int, Meta(ge=1, le=24)] = 3
+    silence_min_usual: Count = 10
+    token_stations: Annotated[int, Meta(ge=2, le=1_000_000)] = 5
+    token_window_ms: Annotated[int, Meta(ge=1, le=3_600_000)] = 600_000
+    callback_failure_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    callback_min_ended: Count = 20
+    webhook_url: str = ""
 
 
 class Security(_Section, frozen=True):
@@ -183,6 +211,7 @@ class Settings(_Section, frozen=True):
     authorization: Authorization = Authorization()
     callback: Callback = Callback()
     audit: Audit = Audit()
+    analysis: Analysis = Analysis()
     security: Security = Security()
     monitoring: Monitoring = Monitoring()
     logging: Logging = Logging()
@@ -194,9 +223,18 @@ class Settings(_Section, frozen=True):
 
 
 SECRET_KEYS = frozenset(
-    {"callback.signing_secrets", "security.api_keys", "security.encryption_keys", "security.token_hash_key"}
+    {
+        "audit.influx_password",
+        "audit.influx_token",
+        "callback.signing_secrets",
+        "security.api_keys",
+        "security.encryption_keys",
+        "security.token_hash_key",
+    }
 )
-URL_KEYS = frozenset({"queue.url", "database.url", "cache.url", "authorization.url"})
+URL_KEYS = frozenset(
+    {"queue.url", "database.url", "cache.url", "authorization.url", "audit.influx_url", "analysis.webhook_url"}
+)
 
 
 def load(file: str | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -230,6 +268,8 @@ def _check(settings: Settings) -> None:
     _check_authorization(settings.authorization)
     _check_networks("callback.allowed_networks", settings.callback.allowed_networks)
     _check_networks("callback.blocked_networks", settings.callback.blocked_networks)
+    _check_influx(settings.audit)
+    _check_webhook(settings.analysis.webhook_url)
     for text in settings.callback.name_servers:
         if not _is_name_server(text):
             raise ConfigError(
@@ -352,17 +392,45 @@ def _check_collector(endpoint: str) -> None:
     if not endpoint:
         return
     try:
-        url = urlsplit(endpoint)
-        right = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
-    except ValueError:
-        right = False
-    if not right or not endpoint.isascii() or not endpoint.isprintable() or " " in endpoint:
-        raise ConfigError("tracing.otlp_endpoint: must be an http or https URL, such as 'http://collector:4318'")
-    if "@" in url.netloc or url.query or url.fragment:
+        path = parse_callback_url(endpoint).path
+    except ValueError as error:
+        raise ConfigError(f"tracing.otlp_endpoint: {error}") from None
+    if "?" in path:
+        raise ConfigError("tracing.otlp_endpoint: must have no query")
+
+
+def _check_influx(audit: Audit) -> None:
+    """A database (1.x) or a bucket (2.x and 3.x), with nothing beside it that belongs to the other."""
+    if not (audit.influx_token.isprintable() and audit.influx_token.isascii()):  # it stands in a header as it is
+        raise ConfigError("audit.influx_token: must be one line of printable ASCII characters")
+    if not audit.influx_url:
+        return
+    _check_influx_url(audit.influx_url)
+    if bool(audit.influx_database) == bool(audit.influx_bucket):
         raise ConfigError(
-            "tracing.otlp_endpoint: must have no user information, no query and no fragment; credentials are headers,"
-            " in the variable OTEL_EXPORTER_OTLP_HEADERS"
+            "audit.influx_database: either this (InfluxDB 1.x) or audit.influx_bucket (2.x, 3.x) must be set, because"
+            " audit.influx_url is"
         )
+    for name, needed in _INFLUX_NEEDS.items():
+        if getattr(audit, name) and not getattr(audit, needed):
+            raise ConfigError(f"audit.{needed}: is required, because audit.{name} is set")
+
+
+def _check_influx_url(url: str) -> None:
+    try:
+        path = parse_callback_url(url).path
+    except ValueError as error:
+        raise ConfigError(f"audit.influx_url: {error}") from None
+    if "?" in path:
+        raise ConfigError("audit.influx_url: must have no query")
+
+
+def _check_webhook(url: str) -> None:
+    if url:
+        try:
+            parse_callback_url(url)
+        except ValueError as error:
+            raise ConfigError(f"analysis.webhook_url: {error}") from None
 
 
 def _check_secrets(settings: Settings) -> None:

@@ -125,6 +125,27 @@ def test_audit_rows_are_told_in_the_order_of_their_numbers_before_anyone_is_woke
     run(scenario)
 
 
+def test_the_audit_between_two_times_but_for_what_a_sink_is_still_to_get(run: Run, decide: Decide) -> None:
+    told: list[AuditRow] = []
+
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger(told.extend)
+        for at in (1_000, 3_000, 2_000, 3_000, 4_000):
+            await ledger.record(msgspec.structs.replace(decide(), timestamp=at), 0)
+        by_time = sorted(told, key=lambda row: (row.decision.timestamp, row.decision.request_id))
+        assert await ledger.audit_between("", None, None, None, 10) == by_time
+        assert await ledger.audit_between("csv", None, None, None, 10) == by_time
+        assert await ledger.audit_between("", 2_000, 4_000, None, 10) == by_time[1:4]
+        assert await ledger.audit_between("", 2_000, 4_000, None, 2) == by_time[1:3]
+        after = (by_time[2].decision.timestamp, by_time[2].decision.request_id)
+        assert await ledger.audit_between("", 2_000, 4_000, after, 10) == by_time[3:4]
+        await ledger.save_sink_position("csv", 2)
+        assert await ledger.audit_between("csv", None, None, None, 10) == [told[0], told[1]]
+        assert await ledger.audit_between("influx", None, None, None, 10) == by_time
+
+    run(scenario)
+
+
 def test_the_way_of_a_request_as_a_reader_sees_it(run: Run, decide: Decide) -> None:
     async def scenario(database: Database) -> None:
         ledger = database.ledger()

@@ -8,9 +8,11 @@ from typing import NamedTuple
 from starlette.types import ASGIApp
 
 from chargegate.api import Parts, build, build_monitoring
+from chargegate.app.analysing import KEPT_MS, start_analysis
 from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
 from chargegate.app.opening import Opened
 from chargegate.app.reloading import Prepare, following_access_keys, following_access_list, following_secrets
+from chargegate.audit.counting import Counting
 from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
 from chargegate.authorizers.decider import Decider
@@ -70,6 +72,8 @@ async def build_worker(opened: Opened, tracing: Tracing, stack: AsyncExitStack) 
         requests_ms=settings.database.retention_ms,
     )
     stack.push_async_callback(Dropping(opened.database.retention, kept, opened.metrics).close)
+    stack.push_async_callback(Counting(opened.database.counts, keep_ms=KEPT_MS).close)
+    start_analysis(opened, signer, stack)
     return Working(worker, signer, authorizer, remembered)
 
 
@@ -85,6 +89,7 @@ def build_surface(
     """What this process answers over HTTP. ``working`` is None where no worker is in it. ``no_file``: whether not one
     more file or connection can be opened."""
     settings, database = opened.settings, opened.database
+    opened.metrics.queue_max_size.set(settings.queue.max_size)
 
     def access_changed(token_hashes: frozenset[str]) -> None:
         if working is not None:
@@ -95,6 +100,8 @@ def build_surface(
     parts = Parts(
         queue=opened.queue,
         ledger=database.ledger,
+        counts=database.counts,
+        anomalies=database.anomalies,
         metrics=opened.metrics,
         tracing=tracing,
         components=_components(opened, working, no_file),
@@ -145,7 +152,7 @@ def _components(
         components["authorization"] = partial(health.authorization, working.authorizer, settings.authorization.backend)
         callbacks = partial(health.callbacks, working.worker)
         components["callbacks"] = partial(health.needing_files, callbacks, no_file)
-        components["audit"] = partial(health.audit, opened.feed)
+        components["audit"] = partial(health.audit, opened.feeds)
     backend = scheme(settings.database.url)
     components["database"] = partial(health.database, ledger, backend, needed=opened.role != "api")
     if opened.clocks is not None:

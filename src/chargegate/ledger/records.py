@@ -14,10 +14,12 @@ MAX_HISTORY: Final = 20
 
 
 class AuditRow(msgspec.Struct, frozen=True):
-    """A decision with its place in the ledger: ``sequence`` grows with each commit."""
+    """A decision with its place in the ledger: ``sequence`` grows with each commit of a writer, whose name is empty
+    where the database has only one."""
 
     sequence: int
     decision: Decision
+    writer: str = ""
 
 
 class AttemptRecord(msgspec.Struct, frozen=True):

@@ -34,7 +34,7 @@ from chargegate.model.request import (
 )
 from chargegate.model.shown import Hidden, Iso, Millis, Moment, ShortHash, TokenHash, Without
 from chargegate.model.text import one_line, printable_json
-from chargegate.model.times import clock, from_iso, machine_ms, now_ms, to_iso
+from chargegate.model.times import clock, from_iso, machine_ms, month_start, now_ms, to_iso
 
 __all__ = [
     "ACCEPTED_MESSAGE",
@@ -71,6 +71,7 @@ __all__ = [
     "from_iso",
     "is_uuid",
     "machine_ms",
+    "month_start",
     "new_request_id",
     "now_ms",
     "one_line",

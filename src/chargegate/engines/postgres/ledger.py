@@ -7,11 +7,13 @@ from typing import Any, Final
 import msgspec
 
 from chargegate.engines.postgres.connection import Connection
+from chargegate.engines.postgres.counts import PostgresCounts, count_rest
 from chargegate.engines.postgres.months import Months
 from chargegate.engines.postgres.recording import OnAudit, Recorder, audit_row_of
 from chargegate.engines.postgres.statements import LEDGER, arrays
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
+from chargegate.ledger.counts import STEP, stats_of
 from chargegate.ledger.records import (
     CLAIM_MS,
     AuditRow,
@@ -44,6 +46,7 @@ class PostgresLedger:
         self._months = Months()
         self._recorder = Recorder(store, writer, on_audit, self._months)
         self._accepted = AcceptedRequests(self._accept)
+        self._counts = PostgresCounts(store)
         self._restart = _changes(store, LEDGER["restart"])
         self._attempted = _changes(store, LEDGER["attempted"])
         self._finish = _changes(store, LEDGER["finish"])
@@ -96,6 +99,11 @@ class PostgresLedger:
         limit: int | None = None,
         after: str | None = None,
     ) -> Sequence[StationStats]:
+        if client is None:  # whose a decision is, is not counted
+            return stats_of(
+                await self._counts.by_station(since, until, station_id=station_id, limit=limit, after=after),
+                busiest_first=limit is None,
+            )
         rows = await self._list("station_stats", since, until, station_id, after, limit, client)
         return [StationStats(*row) for row in rows]
 
@@ -124,7 +132,13 @@ class PostgresLedger:
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
         """This writer's."""
         rows = await self._store.read(LEDGER["audit_after"], self._writer, sequence, limit)
-        return [audit_row_of(row) for row in rows]
+        return [audit_row_of(row, self._writer) for row in rows]
+
+    async def audit_between(
+        self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int
+    ) -> list[AuditRow]:
+        rows = await self._list("audit_between", sink, since, until, *(after or (None, None)), limit)
+        return [audit_row_of(row[:-1], row[-1]) for row in rows]
 
     async def sink_position(self, sink: str) -> int:
         """This writer's."""
@@ -135,7 +149,11 @@ class PostgresLedger:
         await self._store.execute(LEDGER["save_sink_position"], self._writer, sink, sequence)
 
     async def drop_audit_before(self, at: int) -> list[str]:
-        return await self._store.transaction(lambda connection, _: self._months.drop(connection, at), within=_LIST_S)
+        while await self._counts.count_more(STEP):
+            pass
+        return await self._store.transaction(
+            lambda connection, _: self._months.drop(connection, at, count_rest), within=_LIST_S
+        )
 
     async def claim(self, key_digest: str, claim: Claim) -> Claim:
         return await self._claims.submit((key_digest, claim))

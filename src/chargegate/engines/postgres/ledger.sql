@@ -27,6 +27,14 @@ SELECT greatest(0, (SELECT max(sequence) FROM authorization_audit WHERE writer =
 -- name: audit_after
 SELECT {decision}, sequence FROM authorization_audit WHERE writer = $1 AND sequence > $2 ORDER BY sequence LIMIT $3
 
+-- name: audit_between
+SELECT {decision}, sequence, writer FROM authorization_audit a
+WHERE ($2::bigint IS NULL OR timestamp >= $2) AND ($3::bigint IS NULL OR timestamp < $3)
+    AND ($4::bigint IS NULL OR timestamp >= $4 AND (timestamp, request_id) > ($4, $5::text))
+    AND NOT EXISTS (SELECT FROM sink_positions p
+        WHERE p.writer = a.writer AND p.sink = $1::text AND p.sequence < a.sequence)
+ORDER BY timestamp, request_id LIMIT $6
+
 -- name: old_months
 -- A partition that somebody else attached has another name.
 SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid

@@ -68,6 +68,22 @@ SELECT DISTINCT ifnull(substr(CAST(sealed_with AS BLOB), 1, ?), x'') FROM dead_l
 -- name: audit_after
 SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE a.sequence > ? ORDER BY a.sequence LIMIT ?
 
+-- name: audit_between
+SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE {conditions} ORDER BY a.timestamp, a.request_id LIMIT ?
+-- name: old_rows
+-- Rows that are not counted yet stay.
+SELECT a.timestamp, a.sequence, a.request_id, r.request_id ISNULL OR r.processed_at NOTNULL AND r.sealed ISNULL
+FROM authorization_audit a LEFT JOIN charging_requests r USING (request_id)
+WHERE (a.timestamp, a.sequence) > (?, ?) AND a.timestamp < ?
+    AND a.sequence < (SELECT min(first) FROM uncounted_decisions)
+ORDER BY a.timestamp, a.sequence LIMIT ?
+
+-- name: drop_rows
+DELETE FROM authorization_audit WHERE sequence IN ({rows})
+
+-- name: drop_requests
+DELETE FROM charging_requests WHERE request_id IN ({rows})
+
 -- name: sink_position
 SELECT sequence FROM sink_positions WHERE sink = ?
 
