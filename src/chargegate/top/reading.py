@@ -1,6 +1,7 @@
 """Reads a running service's health and metrics. What it does not answer is a reason, and no exception."""
 
 import http.client
+import math
 import ssl
 import time
 from collections.abc import Iterable
@@ -54,8 +55,8 @@ class Reader:
             status, body = self._get("/health")
             health = _health(status, body)
             status, body = self._get("/metrics")
-            samples = _samples(body.decode()) if status == 200 else {}
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            samples = parsed(body.decode()) if status == 200 else {}
+        except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
             return Reading(at, clock, None, {}, _why(error))
         if isinstance(health, str):
             return Reading(at, clock, None, samples, health)
@@ -86,12 +87,14 @@ def _health(status: int, body: bytes) -> dict[str, Any] | str:
     return health
 
 
-def _samples(text: str) -> dict[str, dict[Labels, float]]:
+def parsed(text: str) -> dict[str, dict[Labels, float]]:
+    """Metrics in the text format of Prometheus, by name and labels. Raises ``ValueError`` or ``LookupError``."""
     found: dict[str, dict[Labels, float]] = {}
     for family in text_string_to_metric_families(text):
         samples: Iterable[Any] = family.samples
         for sample in samples:
-            found.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
+            if not math.isnan(sample.value):
+                found.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
     return found
 
 

@@ -31,7 +31,9 @@ def sentence_of(health: Mapping[str, Any] | None, fault: str, dead_letters: int 
 
 
 def _about(name: str, component: Mapping[str, Any]) -> str:
-    details: Mapping[str, Any] = component.get("details") or {}
+    details = component.get("details")
+    if not isinstance(details, dict):
+        details = {}
     known = {"queue": _queue, "authorization": _authorization, "callbacks": _callbacks}.get(name)
     said = known(details) if known is not None else ""
     if said:
