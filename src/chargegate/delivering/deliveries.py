@@ -16,7 +16,7 @@ from chargegate.delivering.sender import Attempt, Outcome, Sender
 from chargegate.delivering.states import Callback, CallbackLimits, Event
 from chargegate.ledger.records import MAX_HISTORY, AttemptRecord
 from chargegate.model import now_ms
-from chargegate.observe import Metrics, log, trace_field
+from chargegate.observe import NO_SPAN, Metrics, log, trace_field
 
 _LATE_S: Final = 0.001  # the loop's clock and the monotonic clock differ by less, so that no timer rings too early
 _TOO_LATE: Final = "deadline_exceeded"
@@ -120,7 +120,9 @@ class Deliveries:
             self._dispatch.give_back(callback, reachable=None)
             raise
         outcome = attempt.outcome
-        callback.span.attempted(outcome.name.lower(), attempt.status_code, attempt.error, self._loop.time() - began)
+        if callback.span is not NO_SPAN:  # the name of an enum's member is slow
+            took_s = self._loop.time() - began
+            callback.span.attempted(outcome.name.lower(), attempt.status_code, attempt.error, took_s)
         callback.error = attempt.error
         if outcome is _DELIVERED:
             callback.last_status_code = attempt.status_code
