@@ -15,6 +15,10 @@ from chargegate.queues.base import Queue
 _PAGE: Final = 500
 _MAX_LINES: Final = 10_000
 _OF_STORY: Final = frozenset({"timestamp", "event", "request_id", "station_id", "trace_id"})
+_IN_ORDER: Final = ("accepted", "taken", "decided", "audited", "replayed", "attempt", "delivered", "given up")
+_ORDER: Final = {what: number for number, what in enumerate(_IN_ORDER)}
+"""What comes first of steps within the same millisecond. Lines of the log come after them."""
+
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -68,7 +72,7 @@ async def story_of(
     for line in lines:
         trace_id = trace_id or str(line.get("trace_id", ""))
         steps.append(_said(record, line))
-    steps.sort(key=lambda step: step.at)
+    steps.sort(key=lambda step: (step.at, step.source == "log", _ORDER.get(step.what, 0)))
     return Story(record.request_id, record.station_id, record.status, record.client, trace_id, steps)
 
 
