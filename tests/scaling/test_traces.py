@@ -29,7 +29,7 @@ def test_three_attempts_are_one_trace_and_one_story(engine: Engine, clusters: Ca
             api, worker = cluster.add("api"), cluster.add("worker")
             cluster.start()
             given = f"00-{uuid.uuid4().hex}-{uuid.uuid4().hex[:16]}-01"
-            url = receiver.planned(Reply(500), Reply(how="cut"), Reply(200))
+            url = receiver.planned(Reply(500), Reply(503), Reply(200))
             body = {"station_id": str(uuid.uuid4()), "driver_token": f"token-{uuid.uuid4().hex}", "callback_url": url}
             answer = api.post(body, traceparent=given)
             assert answer.status_code == 202, answer.text
