@@ -8,7 +8,7 @@ from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, SharedClaims
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.model import IPAddress
-from chargegate.observe import Metrics
+from chargegate.observe import NO_TRACING, Metrics, Tracing
 from chargegate.operations.health import Component
 from chargegate.queues.base import Queue
 
@@ -46,3 +46,4 @@ class Parts:
     health_enabled: bool
     allowed_hosts: Sequence[str] = ()
     allowed_origins: Sequence[str] = ()
+    tracing: Tracing = NO_TRACING

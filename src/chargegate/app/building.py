@@ -26,6 +26,7 @@ from chargegate.engines import engine_of
 from chargegate.http1 import HttpClient
 from chargegate.keys import AccessKeys
 from chargegate.ledger.retention import Dropping, RetentionLimits
+from chargegate.observe import Tracing
 from chargegate.operations import health
 from chargegate.worker import Worker
 
@@ -39,7 +40,7 @@ class Working(NamedTuple):
     remembered: DecisionCache
 
 
-async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
+async def build_worker(opened: Opened, tracing: Tracing, stack: AsyncExitStack) -> Working:
     settings, access_list, ledger = opened.settings, opened.database.access_list, opened.database.ledger
     await apply_acl_file(settings.authorization.acl_file, access_list, ledger, opened.keyring)
     remembered = DecisionCache(ttl_ms=settings.authorization.cache_ttl_ms)
@@ -63,6 +64,7 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
         limits=_callback_limits(callback),
         concurrency=settings.queue.consumer_concurrency,
         metrics=opened.metrics,
+        tracing=tracing,
     )
     kept = RetentionLimits(
         dead_letters_ms=callback.dead_letter_retention_ms,
@@ -79,6 +81,8 @@ def build_surface(
     opened: Opened,
     working: Working | None,
     access_keys: AccessKeys,
+    *,
+    tracing: Tracing,
     draining: Callable[[], bool],
     no_file: Callable[[], bool],
 ) -> ASGIApp:
@@ -99,6 +103,7 @@ def build_surface(
         counts=database.counts,
         anomalies=database.anomalies,
         metrics=opened.metrics,
+        tracing=tracing,
         components=_components(opened, working, no_file),
         draining=draining,
         metrics_enabled=settings.monitoring.metrics.enabled,

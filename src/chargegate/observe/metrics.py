@@ -108,6 +108,12 @@ class Metrics:
         self.requests_dropped = Counter(
             "requests_dropped_total", "Finished requests that were dropped because they were old.", registry=registry
         )
+        self.trace_spans = Counter(
+            "trace_spans_total",
+            "Spans of traces: sent to the collector, or lost because it did not take them.",
+            ["outcome"],
+            registry=registry,
+        )
         self.clock_skew = Gauge(
             "clock_skew_seconds",
             "How much this machine's clock is ahead of the server's that all processes ask; 0 without one.",
