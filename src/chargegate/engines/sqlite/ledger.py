@@ -23,6 +23,7 @@ from chargegate.ledger.records import (
 )
 from chargegate.ledger.rows import decision_of, request_of
 from chargegate.model import Decision
+from chargegate.storage.group_commit import Then
 from chargegate.storage.unavailable import Unusable
 
 # An audit row does not say whose it is; its request does.
@@ -67,6 +68,9 @@ class SqliteLedger:
 
     async def finish(self, finished: Finished) -> None:
         await self._store.write(writes.FINISH, finished)
+
+    def finish_soon(self, finished: Finished, then: Then) -> None:
+        self._store.post(writes.FINISH, finished, then)
 
     async def find(self, request_id: str) -> RequestRecord | None:
         return await self._store.read(select_one(request_of, LEDGER["find"], (request_id,)))
