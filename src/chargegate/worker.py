@@ -114,6 +114,7 @@ class Worker:
 
     async def drain(self, grace_s: float) -> None:
         """Take nothing more, let what runs end within the time, and cancel the rest. What has no end stays queued."""
+        self._concurrency.stop()
         if self._receiver is not None:
             self._receiver.cancel()
             await asyncio.gather(self._receiver, return_exceptions=True)
