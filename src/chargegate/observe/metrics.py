@@ -6,12 +6,13 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
+
+from chargegate.observe.counting import Counts, Distribution
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
@@ -26,34 +27,28 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        self.requests = Counter(
-            "charging_requests_total", "Requests to charge, by how they were answered.", ["outcome"], registry=registry
+        self.requests = Counts(
+            "charging_requests_total", "Requests to charge, by how they were answered.", "outcome", registry
         )
-        self.decisions = Counter(
-            "authorization_status_total", "Decisions recorded, by status.", ["status"], registry=registry
-        )
-        self.processing_time = Histogram(
+        self.decisions = Counts("authorization_status_total", "Decisions recorded, by status.", "status", registry)
+        self.processing_time = Distribution(
             "authorization_processing_time_seconds",
             "From asking the authorizer to its verdict.",
-            buckets=_SHORT,
-            registry=registry,
+            _SHORT,
+            registry,
         )
         self.audit_entries = Counter(
             "audit_log_entries_total", "Decisions written, by audit sink.", ["sink"], registry=registry
         )
-        self.deliveries = Counter(
+        self.deliveries = Counts(
             "callback_deliveries_total",
             "Callback attempts by how they ended: delivered, retry (will be tried again), dead_letter (given up), "
             "paused (the receiver asked to wait), not_sent (for a reason that is not the receiver's).",
-            ["outcome"],
-            registry=registry,
+            "outcome",
+            registry,
         )
-        self.callback_duration = Histogram(
-            "callback_duration_seconds", "One callback attempt.", buckets=_SHORT, registry=registry
-        )
-        self.end_to_end = Histogram(
-            "end_to_end_seconds", "From accepted to callback delivered.", buckets=_LONG, registry=registry
-        )
+        self.callback_duration = Distribution("callback_duration_seconds", "One callback attempt.", _SHORT, registry)
+        self.end_to_end = Distribution("end_to_end_seconds", "From accepted to callback delivered.", _LONG, registry)
         self.in_flight = Gauge(
             "requests_in_flight", "Requests taken from the queue and not finished, parked ones too.", registry=registry
         )
