@@ -124,10 +124,9 @@ class Cached:
             return cached
         epoch = self._cache.epoch
         entry = self._cache.entry(token_hash)
-        if entry is None:
-            verdict = await self._inner.decide(request, token_hash)
-        else:
-            verdict = judge(entry, request.station_id, now_ms())
+        if entry is not None:  # to keep the verdict would cost more than to judge again
+            return judge(entry, request.station_id, now_ms())
+        verdict = await self._inner.decide(request, token_hash)
         self._cache.put(token_hash, request.station_id, verdict, epoch)
         return verdict
 
