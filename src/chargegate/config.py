@@ -26,6 +26,12 @@ DEFAULT_FILE = Path("chargegate.toml")
 _NAME_SERVER = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([1-9][0-9]{0,4}))?").fullmatch
 
 _NAME = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_INFLUX_NEEDS = {
+    "influx_user": "influx_database",
+    "influx_password": "influx_user",
+    "influx_org": "influx_bucket",
+    "influx_token": "influx_bucket",
+}
 _HOST = re.compile(rf"{_NAME}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*").fullmatch
 _ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{_NAME}/?").fullmatch
 
@@ -124,6 +130,7 @@ class Callback(_Section, frozen=True):
     max_parked: Count = 50000
     require_https: bool = False
     allowed_networks: list[str] = []
+    blocked_networks: list[str] = []
     name_servers: list[str] = []
     signing_secrets: list[str] = []
     dead_letter_retention_ms: PositiveLongMs = 2_592_000_000
@@ -133,6 +140,28 @@ class Callback(_Section, frozen=True):
 
 class Audit(_Section, frozen=True):
     csv_path: str = "authorization_audit.log"
+    csv_shards: Annotated[int, Meta(ge=1, le=256)] = 1
+    influx_url: str = ""
+    influx_database: str = ""
+    influx_user: str = ""
+    influx_password: str = ""
+    influx_org: str = ""
+    influx_bucket: str = ""
+    influx_token: str = ""
+
+
+class Analysis(_Section, frozen=True):
+    interval_ms: PositiveMs = 60000
+    timeouts_per_hour: Count = 100
+    station_error_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    station_min_decisions: Count = 20
+    silence_hours: Annotated[int, Meta(ge=1, le=24)] = 3
+    silence_min_usual: Count = 10
+    token_stations: Annotated[int, Meta(ge=2, le=1_000_000)] = 5
+    token_window_ms: Annotated[int, Meta(ge=1, le=3_600_000)] = 600_000
+    callback_failure_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    callback_min_ended: Count = 20
+    webhook_url: str = ""
 
 
 class Security(_Section, frozen=True):
@@ -172,6 +201,7 @@ class Settings(_Section, frozen=True):
     authorization: Authorization = Authorization()
     callback: Callback = Callback()
     audit: Audit = Audit()
+    analysis: Analysis = Analysis()
     security: Security = Security()
     monitoring: Monitoring = Monitoring()
     logging: Logging = Logging()
@@ -182,9 +212,18 @@ class Settings(_Section, frozen=True):
 
 
 SECRET_KEYS = frozenset(
-    {"callback.signing_secrets", "security.api_keys", "security.encryption_keys", "security.token_hash_key"}
+    {
+        "audit.influx_password",
+        "audit.influx_token",
+        "callback.signing_secrets",
+        "security.api_keys",
+        "security.encryption_keys",
+        "security.token_hash_key",
+    }
 )
-URL_KEYS = frozenset({"queue.url", "database.url", "cache.url", "authorization.url"})
+URL_KEYS = frozenset(
+    {"queue.url", "database.url", "cache.url", "authorization.url", "audit.influx_url", "analysis.webhook_url"}
+)
 
 
 def load(file: str | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -216,11 +255,10 @@ def _check(settings: Settings) -> None:
     _check_door(settings)
     _check_server(settings.server)
     _check_authorization(settings.authorization)
-    for text in settings.callback.allowed_networks:
-        try:
-            ipaddress.ip_network(text)
-        except ValueError:
-            raise ConfigError(f"callback.allowed_networks: {text!r} is not a network such as '10.0.0.0/8'") from None
+    _check_networks("callback.allowed_networks", settings.callback.allowed_networks)
+    _check_networks("callback.blocked_networks", settings.callback.blocked_networks)
+    _check_influx(settings.audit)
+    _check_webhook(settings.analysis.webhook_url)
     for text in settings.callback.name_servers:
         if not _is_name_server(text):
             raise ConfigError(
@@ -228,6 +266,14 @@ def _check(settings: Settings) -> None:
                 " '192.0.2.53:5353' or '[2001:db8::53]:5353'"
             )
     _check_secrets(settings)
+
+
+def _check_networks(key: str, networks: list[str]) -> None:
+    for text in networks:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            raise ConfigError(f"{key}: {one_line(text)!r} is not a network such as '10.0.0.0/8'") from None
 
 
 def _is_name_server(text: str) -> bool:
@@ -328,6 +374,40 @@ def _check_authorization(authorization: Authorization) -> None:
         raise ConfigError("authorization.simulated_latency_ms: the first value must not exceed the second")
     if authorization.simulated_error_share + authorization.simulated_hang_share > 1:
         raise ConfigError("authorization.simulated_error_share: with simulated_hang_share it must not exceed 1")
+
+
+def _check_influx(audit: Audit) -> None:
+    """A database (1.x) or a bucket (2.x and 3.x), with nothing beside it that belongs to the other."""
+    if not (audit.influx_token.isprintable() and audit.influx_token.isascii()):  # it stands in a header as it is
+        raise ConfigError("audit.influx_token: must be one line of printable ASCII characters")
+    if not audit.influx_url:
+        return
+    _check_influx_url(audit.influx_url)
+    if bool(audit.influx_database) == bool(audit.influx_bucket):
+        raise ConfigError(
+            "audit.influx_database: either this (InfluxDB 1.x) or audit.influx_bucket (2.x, 3.x) must be set, because"
+            " audit.influx_url is"
+        )
+    for name, needed in _INFLUX_NEEDS.items():
+        if getattr(audit, name) and not getattr(audit, needed):
+            raise ConfigError(f"audit.{needed}: is required, because audit.{name} is set")
+
+
+def _check_influx_url(url: str) -> None:
+    try:
+        path = parse_callback_url(url).path
+    except ValueError as error:
+        raise ConfigError(f"audit.influx_url: {error}") from None
+    if "?" in path:
+        raise ConfigError("audit.influx_url: must have no query")
+
+
+def _check_webhook(url: str) -> None:
+    if url:
+        try:
+            parse_callback_url(url)
+        except ValueError as error:
+            raise ConfigError(f"analysis.webhook_url: {error}") from None
 
 
 def _check_secrets(settings: Settings) -> None:

@@ -22,10 +22,11 @@ from chargegate.delivering.states import Callback, CallbackLimits, State
 from chargegate.keys import KeyMissing, Keyring
 from chargegate.ledger.base import DecisionLedger, LedgerUnavailable
 from chargegate.ledger.records import Finished, Recorded
-from chargegate.model import CallbackPayload, Decision, Reason, RequestStatus, now_ms
+from chargegate.ledger.rows import attempts_of, history_text
+from chargegate.model import CallbackPayload, ChargingRequest, Decision, Reason, RequestStatus, now_ms
 from chargegate.observe import Metrics, log
 from chargegate.queues.base import Delivery, Queue, QueueUnavailable
-from chargegate.queues.envelope import Opened, open_message
+from chargegate.queues.envelope import Opened, open_message, seal_dead_letter
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -38,11 +39,12 @@ _encode = msgspec.json.Encoder().encode
 class _InFlight:
     """What the worker remembers of a request until it is acked."""
 
-    __slots__ = ("created_at", "decision", "delivery", "redelivered")
+    __slots__ = ("created_at", "decision", "delivery", "redelivered", "request")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         self.created_at = delivery.message.accepted_at
+        self.request: ChargingRequest
         self.decision: Decision
         self.redelivered: list[Delivery] = []  # the same request handed out once more meanwhile
 
@@ -168,15 +170,19 @@ class Worker:
             self._unopened += 1
             log.error("request cannot be opened and stays in the queue", request_id=message.request_id, why=str(error))
             return
+        if opened.fault:
+            log.warning("request is not as it was accepted: malformed", request_id=message.request_id, why=opened.fault)
         recorded = await self._decide(work, opened)
         if recorded is None:
             await self._ack(work)
             return
         work.decision = recorded.decision
-        request, target = opened.request, opened.target
+        work.request = request = opened.request
+        target = opened.target
         if target is None:
             malformed = Reason.MALFORMED.value
-            ended = Finished(request.request_id, RequestStatus.FAILED, 0, None, malformed, now_ms(), opened.sealed)
+            sealed = seal_dead_letter(self._keyring, request, recorded.decision) if opened.known else None
+            ended = Finished(request.request_id, RequestStatus.FAILED, 0, None, malformed, now_ms(), sealed)
             await self._persist(self._ledger.finish, ended)
             await self._ack(work)
             return
@@ -188,6 +194,7 @@ class Worker:
             recorded.attempts,
             recorded.started_at + self._deadline_ms,
             client=request.client,
+            history=list(attempts_of(recorded.history)),
         )
         await self._deliveries.deliver(callback)
 
@@ -211,7 +218,7 @@ class Worker:
             return None
         started_at = work.created_at = now_ms()
         await self._persist(self._ledger.restart, request.request_id, started_at)
-        return Recorded(recorded.decision, 0, started_at, None)
+        return Recorded(recorded.decision, 0, started_at, None, recorded.history)
 
     async def _record_attempt(self, callback: Callback) -> None:
         await self._persist(
@@ -220,6 +227,7 @@ class Worker:
             callback.attempts,
             callback.last_status_code,
             callback.error,
+            history_text(callback.history),
         )
 
     async def _record_end(self, callback: Callback) -> None:
@@ -227,7 +235,7 @@ class Worker:
         status, sealed = RequestStatus.COMPLETED, None
         delivered = callback.state is State.DELIVERED
         if not delivered:
-            status, sealed = RequestStatus.FAILED, work.delivery.message.body
+            status, sealed = RequestStatus.FAILED, seal_dead_letter(self._keyring, work.request, work.decision)
         elif work.decision.reason == Reason.TIMEOUT:
             status = RequestStatus.TIMEOUT
         ended = Finished(
@@ -238,6 +246,7 @@ class Worker:
             callback.error,
             now_ms(),
             sealed,
+            history_text(callback.history),
         )
         if delivered:
             # Nobody waits for this: a crash before it is on disk repeats the callback.

@@ -19,7 +19,9 @@ from chargegate.delivering.guard import AddressGuard
 from chargegate.engines.memory.queue import MemoryQueue
 from chargegate.engines.redis.cache import RedisCache
 from chargegate.engines.sqlite.access_list import SqliteAccessList
+from chargegate.engines.sqlite.anomalies import SqliteAnomalies
 from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.counts import SqliteCounts
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.keys import AccessKeys, Keyring
@@ -28,7 +30,7 @@ from chargegate.model import ChargingRequest, Decision, RequestStatus, Status, n
 from chargegate.observe import Metrics
 from chargegate.operations.health import Component
 from chargegate.queues.base import Message, Queue
-from chargegate.queues.envelope import wrap
+from chargegate.queues.envelope import seal_dead_letter
 
 T = TypeVar("T")
 
@@ -72,6 +74,8 @@ class Service:
             "claims": self.shared,
             "queue": self.queue,
             "ledger": self.ledger,
+            "counts": SqliteCounts(self.store),
+            "anomalies": SqliteAnomalies(self.store),
             "access_list": self.access_list,
             "keyring": self.keyring,
             "access_keys": keys,
@@ -142,7 +146,7 @@ class Service:
         """A dead letter in the ledger."""
         decision = self.decide(at=at)
         request = ChargingRequest(decision.request_id, STATION, TOKEN, BODY["callback_url"], at)
-        sealed = wrap(self.keyring, request).body
+        sealed = seal_dead_letter(self.keyring, request, decision)
         self.run(
             self.ledger.finish(
                 Finished(decision.request_id, RequestStatus.FAILED, 3, 500, "status_500", at + 9, sealed)

@@ -65,6 +65,7 @@ def test_a_request_from_queued_to_completed(service: Service, client: httpx.Clie
         "last_status_code": 204,
         "last_error": None,
         "delivered_at": to_iso(AT + 40),
+        "history": [],
     }
 
 
@@ -174,7 +175,7 @@ def test_timeouts_are_found_by_an_index(
     [query] = asked
     with closing(sqlite3.connect(tmp_path / "api.db")) as connection:
         plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + query)]
-    assert "INDEX audit_by_status (status=?)" in plan[0]
+    assert "INDEX audit_timeouts" in plan[0]
 
 
 def test_every_wrong_parameter_is_named_at_once(client: httpx.Client) -> None:

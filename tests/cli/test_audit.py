@@ -140,7 +140,8 @@ def test_months_that_are_being_read_are_not_dropped(run: Run, in_postgres: str, 
     assert result.err.endswith("the audit is being read for long, and nothing was dropped\n")
 
 
-def test_the_embedded_audit_has_no_months(run: Run, database: None) -> None:
-    result = run("audit", "prune", "--before", "2025-01-01")
-    assert (result.code, result.out) == (1, "")
-    assert result.err.startswith("chargegate: database.url is sqlite")
+def test_months_of_the_embedded_audit_are_dropped(run: Run, database: None, record: Record) -> None:
+    record(decision(1), decision(2 + 31 * 86_400))
+    assert run("audit", "prune", "--before", "2024-10-31").out == "dropped nothing: no month ended by then\n"
+    assert run("audit", "prune", "--before", "2024-12-01").out == "dropped nothing: no month ended by then\n"
+    assert len(run("audit", "list", "--json").lines()) == 2  # their callbacks have not ended

@@ -11,7 +11,7 @@ from typing import Any
 
 from chargegate import cli
 from chargegate.audit.feed import AuditFeed
-from chargegate.engines.sqlite import batches, queue
+from chargegate.engines.sqlite import batches, counts, queue
 from chargegate.engines.sqlite import writes as ledger
 
 
@@ -61,6 +61,10 @@ def main(point: str, nth: int, arguments: list[str]) -> int:
             around_commits(None, queue._insert, arrived)
         case "decided":
             around_commits(None, ledger.record, arrived)
+        case "counting":
+            around_commits(counts._count, None, arrived)
+        case "counted":
+            around_commits(None, counts._count, arrived)
         case "decided_not_logged":
             before_csv(arrived)
         case "delivered_not_finished":

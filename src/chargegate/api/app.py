@@ -18,7 +18,7 @@ from chargegate.api.headers import SECURITY, trace_id
 from chargegate.api.origins import PREFLIGHT, Origins
 from chargegate.api.parameters import read_parameters
 from chargegate.api.parts import Parts
-from chargegate.api.routes import access_list, dead_letters, decisions, health, metrics, sessions
+from chargegate.api.routes import access_list, anomalies, dead_letters, decisions, health, metrics, sessions, statistics
 from chargegate.api.routes.docs import with_document
 from chargegate.api.routing import Call, Route
 
@@ -26,7 +26,7 @@ from chargegate.api.routing import Call, Route
 def build(parts: Parts) -> ASGIApp:
     """The application. It speaks HTTP only, and has no lifespan."""
     routes: list[Route] = [intake.route(parts)]
-    for subject in (sessions, decisions, dead_letters, access_list):
+    for subject in (sessions, decisions, statistics, anomalies, dead_letters, access_list):
         routes += subject.route.declared
     routes = with_document([*routes, *_monitoring(parts)], keys=parts.access_keys)
     origins = _origins_of(parts)

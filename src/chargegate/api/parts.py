@@ -4,7 +4,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chargegate.keys import AccessKeys, Keyring
+from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, SharedClaims
+from chargegate.ledger.counts import DecisionCounts
 from chargegate.model import IPAddress
 from chargegate.observe import Metrics
 from chargegate.operations.health import Component
@@ -23,6 +25,8 @@ class Parts:
 
     queue: Queue
     ledger: Ledger
+    counts: DecisionCounts
+    anomalies: Anomalies
     access_list: AccessList
     keyring: Keyring
     metrics: Metrics

@@ -8,9 +8,11 @@ from typing import NamedTuple
 from starlette.types import ASGIApp
 
 from chargegate.api import Parts, build, build_monitoring
+from chargegate.app.analysing import KEPT_MS, start_analysis
 from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
 from chargegate.app.opening import Opened
 from chargegate.app.reloading import Prepare, following_access_keys, following_access_list, following_secrets
+from chargegate.audit.counting import Counting
 from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
 from chargegate.authorizers.decider import Decider
@@ -46,7 +48,7 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
     authorizer = build_authorizer(settings, access_list, remembered, opened.cache, opened.metrics)
     stack.push_async_callback(authorizer.close)
     callback = settings.callback
-    guard = AddressGuard(callback.allowed_networks)
+    guard = AddressGuard(callback.allowed_networks, callback.blocked_networks)
     client = HttpClient(
         max_connections=callback.max_connections, check_address=guard.check, name_servers=callback.name_servers
     )
@@ -68,6 +70,8 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
         requests_ms=settings.database.retention_ms,
     )
     stack.push_async_callback(Dropping(opened.database.retention, kept, opened.metrics).close)
+    stack.push_async_callback(Counting(opened.database.counts, keep_ms=KEPT_MS).close)
+    start_analysis(opened, signer, stack)
     return Working(worker, signer, authorizer, remembered)
 
 
@@ -81,6 +85,7 @@ def build_surface(
     """What this process answers over HTTP. ``working`` is None where no worker is in it. ``no_file``: whether not one
     more file or connection can be opened."""
     settings, database = opened.settings, opened.database
+    opened.metrics.queue_max_size.set(settings.queue.max_size)
 
     def access_changed(token_hashes: frozenset[str]) -> None:
         if working is not None:
@@ -91,6 +96,8 @@ def build_surface(
     parts = Parts(
         queue=opened.queue,
         ledger=database.ledger,
+        counts=database.counts,
+        anomalies=database.anomalies,
         metrics=opened.metrics,
         components=_components(opened, working, no_file),
         draining=draining,
@@ -99,7 +106,7 @@ def build_surface(
         access_list=database.access_list,
         keyring=opened.keyring,
         access_keys=access_keys,
-        check_address=AddressGuard(settings.callback.allowed_networks).check,
+        check_address=AddressGuard(settings.callback.allowed_networks, settings.callback.blocked_networks).check,
         access_changed=access_changed,
         claims=opened.cache,
         queue_size=settings.queue.max_size,
@@ -140,7 +147,7 @@ def _components(
         components["authorization"] = partial(health.authorization, working.authorizer, settings.authorization.backend)
         callbacks = partial(health.callbacks, working.worker)
         components["callbacks"] = partial(health.needing_files, callbacks, no_file)
-        components["audit"] = partial(health.audit, opened.feed)
+        components["audit"] = partial(health.audit, opened.feeds)
     backend = scheme(settings.database.url)
     components["database"] = partial(health.database, ledger, backend, needed=opened.role != "api")
     if opened.clocks is not None:

@@ -23,18 +23,19 @@ from chargegate.app.opening import (
     open_queue,
     queue_at,
 )
-from chargegate.config import ConfigError, Settings, check_lease, check_url, scheme
+from chargegate.config import ConfigError, Settings, check_lease, check_url
 from chargegate.engines import EMBEDDED, ENGINES, Place, QueueLimits, engine_of
 from chargegate.keys import Keyring
+from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
 from chargegate.ledger.copying import copy
+from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.transfer import WaitingRequest
 from chargegate.operations.moving import MOVED_AT_ONCE, Side, count_undecided, named
 from chargegate.operations.moving import move_queue as move_all
 from chargegate.operations.replaying import Replayed, replay_delivered
 from chargegate.queues.base import Message, Queue
 from chargegate.queues.envelope import client_of
-from chargegate.storage.unavailable import Unusable
 
 _COMMAND: Final = "command"
 """The name of the process that runs a command. It receives nothing from a queue."""
@@ -46,6 +47,8 @@ class Offline(msgspec.Struct, frozen=True):
     """What a command works on. ``open_queue`` raises ``StartError`` where no other process reaches the queue."""
 
     ledger: Ledger
+    counts: DecisionCounts
+    anomalies: Anomalies
     access_list: AccessList
     keyring: Keyring
     open_queue: Callable[[], Awaitable[Queue]]
@@ -73,7 +76,9 @@ async def opened_store(settings: Settings, *, made: Callable[[Path], None] | Non
             return await open_queue(settings, place, keyring, stack)
 
         try:
-            yield Offline(database.ledger, database.access_list, keyring, open_reachable)
+            yield Offline(
+                database.ledger, database.counts, database.anomalies, database.access_list, keyring, open_reachable
+            )
         except LedgerUnavailable as error:
             raise LedgerUnavailable(f"{database_place(settings)}: {error}") from None
 
@@ -82,10 +87,7 @@ async def prune_audit(settings: Settings, before: int) -> list[str]:
     """Drop the months of the audit that ended by then (Unix ms), and return their tables' names. Raises ``StartError``
     and ``LedgerUnavailable``."""
     async with opened_store(settings) as store:
-        try:
-            return await store.ledger.drop_audit_before(before)
-        except Unusable as error:
-            raise StartError(f"database.url is {scheme(settings.database.url)}: {error}") from None
+        return await store.ledger.drop_audit_before(before)
 
 
 async def replay_from(settings: Settings, start: int | datetime, on_read: Callable[[Replayed], None]) -> None:

@@ -12,9 +12,9 @@ from chargegate.api.server import Server
 from chargegate.app.building import build_surface, build_worker, followers
 from chargegate.app.opening import Opened, StartError, check_keys, naming_database, open_parts
 from chargegate.app.presence import Presence
-from chargegate.app.process import FEWEST, RESERVE, Role, Signals, SpareFile, open_files
+from chargegate.app.process import LEAST, Role, Signals, SpareFile, open_files
 from chargegate.app.reloading import Prepare, Reloading, following_certificates
-from chargegate.app.tls import server_context
+from chargegate.app.tls import certificate_end, server_context
 from chargegate.config import Settings, scheme
 from chargegate.engines import ENGINES, engine_of
 from chargegate.keys import AccessKeys
@@ -97,6 +97,7 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
     stack.callback(watching.cancel)
     surface = build_surface(opened, working, access_keys, draining, spare.lacking)
     server, url = await _listen(settings, role, surface, max_connections, stack)
+    opened.metrics.certificate_in_use(None if role == "worker" else certificate_end(settings.server))
     # What is there now stays. The server leaves no cycles behind, so the collector finds little, and to look at every
     # object less often saves about 4 % of a request's whole cost. The last number stays Python's: a hundred times more
     # would save 2 % more, and would keep what cycles of others hold for hours.
@@ -113,7 +114,10 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
         max_connections=max_connections,
     )
     # The access list is the last, because the database may be away.
-    follow = [*([] if role == "worker" else [following_certificates(server)]), *followers(opened, working, access_keys)]
+    follow = [
+        *([] if role == "worker" else [following_certificates(server, opened.metrics)]),
+        *followers(opened, working, access_keys),
+    ]
     return _Started(url, opened, None if working is None else working.worker, follow)
 
 
@@ -123,12 +127,14 @@ def _room_for_clients(settings: Settings, role: Role) -> int:
     outgoing = {} if role == "api" else {"callback.max_connections": settings.callback.max_connections}
     if outgoing and settings.authorization.backend == "http":
         outgoing["queue.consumer_concurrency"] = settings.queue.consumer_concurrency
+    if outgoing and settings.audit.csv_shards > 1:
+        outgoing["audit.csv_shards"] = 2 * settings.audit.csv_shards  # each has its notes beside it
     files = open_files(sum(outgoing.values()))
     if files.allowed < files.needed:
         settings_need = "".join(f"{key} = {number}, " for key, number in outgoing.items())
         raise StartError(
-            f"open files: {files.allowed} are allowed and {files.needed} needed ({settings_need}{RESERVE} of the"
-            f" service's own, {FEWEST} for clients); raise the hard limit (ulimit -Hn)"
+            f"open files: {files.allowed} are allowed and {files.needed} needed ({settings_need}{LEAST} of the"
+            f" service's own); raise the hard limit (ulimit -Hn)"
             f"{' or lower ' + ' or '.join(outgoing) if outgoing else ''}"
         )
     return files.inbound

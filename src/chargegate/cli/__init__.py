@@ -26,6 +26,7 @@ from chargegate.cli.replay import replay
 from chargegate.cli.settings import show_settings
 from chargegate.keys import CannotOpen, KeyFileError
 from chargegate.ledger.base import LedgerUnavailable
+from chargegate.model import one_line
 from chargegate.observe import configure_logging
 from chargegate.queues.base import QueueFull, QueueUnavailable
 
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int = 1) -> int:
-    click.echo("chargegate: " + " ".join(message.split()), err=True)
+    click.echo("chargegate: " + one_line(" ".join(message.split())), err=True)
     return code
 
 

@@ -1,18 +1,22 @@
 """``chargegate audit``: what was decided."""
 
 from collections.abc import AsyncIterator, Sequence
+from typing import get_args
 
 import click
+import msgspec
 import uvloop
 
 from chargegate import app, config
 from chargegate.cli.options import as_json, before, client, config_file, paging, time_range
 from chargegate.cli.options import station as only_station
 from chargegate.cli.output import write_listing, write_object, write_rows
+from chargegate.cli.progress import counting
 from chargegate.cli.store import in_store
+from chargegate.ledger.anomalies import AnomalyType
 from chargegate.ledger.records import DecisionFilter, StationStats
-from chargegate.model import Status
-from chargegate.operations import decisions
+from chargegate.model import Status, one_line
+from chargegate.operations import anomalies, decisions, statistics
 from chargegate.operations.views import columns
 
 
@@ -25,6 +29,9 @@ def audit() -> None:
       chargegate audit list --status not_allowed --from 2026-01-31
       chargegate audit stats --json
       chargegate audit prune --before 2026-01-01
+      chargegate audit backfill --sink influx --from 2026-01-01
+      chargegate audit aggregate --rebuild
+      chargegate audit anomalies --open
     """
 
 
@@ -128,8 +135,9 @@ def stats(
 def prune(before: int, as_json: bool, config_file: str | None) -> None:
     """Drop whole months of the audit, for good.
 
-    Only with PostgreSQL, where each month is a table of its own: of those that ended by then, the rows go. Requests and
-    their decisions stay, and so do CSV files. Beside a running service.
+    Of the months that ended by then, the rows go; their counts and CSV files stay. With PostgreSQL each month is a
+    table of its own, and requests keep their decisions. The embedded database has a decision only in its audit row, so
+    that requests that have ended go too. Beside a running service.
 
     \b
     Example:
@@ -139,7 +147,102 @@ def prune(before: int, as_json: bool, config_file: str | None) -> None:
     if as_json:
         write_object({"dropped": dropped})
     else:
-        click.echo("dropped " + (", ".join(dropped) or "nothing: no month ended by then"))
+        click.echo("dropped " + (one_line(", ".join(dropped)) or "nothing: no month ended by then"))
+
+
+@audit.command()
+@click.option("--sink", "sink", type=click.Choice(get_args(app.SinkName)), required=True, help="Which copy to fill.")
+@time_range
+@click.option("--dry-run", is_flag=True, help="Only say what would be written.")
+@as_json
+@config_file
+def backfill(
+    *,
+    sink: app.SinkName,
+    since: int | None,
+    until: int | None,
+    dry_run: bool,
+    as_json: bool,
+    config_file: str | None,
+) -> None:
+    """Give a copy of the audit the decisions of a time range again, from the database.
+
+    Each decision is there once afterwards, however often this is run, also beside a running service. CSV files get the
+    lines that are in none of the files beside them. InfluxDB gets all points, and those that it had stay as they were.
+
+    \b
+    Example:
+      chargegate audit backfill --sink influx --from 2026-01-01 --to 2026-02-01
+    """
+    settings = config.load(config_file)
+    with counting("reading") as show:
+        filled = uvloop.run(
+            app.backfill_sink(
+                settings,
+                sink,
+                since,
+                until,
+                dry_run=dry_run,
+                on_total=lambda total: show(total=total),
+                on_read=show,
+            )
+        )
+    if as_json:
+        write_object({"sink": sink, "dry_run": dry_run, **msgspec.structs.asdict(filled)})
+    else:
+        verb = "would be written" if dry_run else "written"
+        refused = f", {filled.refused} refused for good" if filled.refused else ""
+        click.echo(f"{sink}: {filled.decisions} decisions, {filled.written} {verb}{refused}")
+
+
+@audit.command("anomalies")
+@click.option("--type", "type_", type=click.Choice([str(kind) for kind in AnomalyType]), help="Only this type.")
+@click.option("--open", "open_", is_flag=True, help="Only those that have not ended.")
+@paging
+@as_json
+@config_file
+def list_anomalies(
+    *, type_: str | None, open_: bool, limit: int | None, as_json: bool, config_file: str | None
+) -> None:
+    """List what the analysis of the audit found, those that began last first.
+
+    \b
+    Example:
+      chargegate audit anomalies --open --json
+    """
+
+    async def write(store: app.Offline) -> None:
+        listing = anomalies.anomalies(store.anomalies, type_, open_ or None)
+        await write_listing(listing, limit=limit, as_json=as_json)
+
+    in_store(config_file, write)
+
+
+@audit.command()
+@click.option("--rebuild", is_flag=True, help="Take the counts back first, and make all of them again.")
+@as_json
+@config_file
+def aggregate(*, rebuild: bool, as_json: bool, config_file: str | None) -> None:
+    """Count decisions that are not counted yet.
+
+    A running service does so within seconds. With --rebuild all counts are made again from the rows of the audit;
+    counts of rows that were dropped stay. Answers are right also meanwhile. Beside a running service, which may then do
+    a part of it.
+
+    \b
+    Example:
+      chargegate audit aggregate --rebuild
+    """
+
+    async def count(store: app.Offline) -> int:
+        with counting("counting") as show:
+            return await statistics.count_all(store.counts, show, again=rebuild)
+
+    counted = in_store(config_file, count)
+    if as_json:
+        write_object({"counted": counted})
+    else:
+        click.echo(f"counted {counted} decisions")
 
 
 async def _one_page(records: Sequence[StationStats]) -> AsyncIterator[Sequence[StationStats]]:

@@ -13,7 +13,9 @@ from typing import Any, Final, Literal, Protocol, cast
 
 import msgspec
 
+from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, Retention
+from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.records import AuditRow
 from chargegate.ledger.transfer import LedgerSource, LedgerTarget
 from chargegate.queues.base import Capabilities, Message, Queue
@@ -94,6 +96,8 @@ class Database(Protocol):
 
     ledger: Ledger
     access_list: AccessList
+    counts: DecisionCounts
+    anomalies: Anomalies
     retention: Retention
 
     async def close(self) -> None: ...

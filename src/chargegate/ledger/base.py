@@ -46,7 +46,9 @@ class DecisionLedger(Protocol):
     async def restart(self, request_id: str, at: int) -> None:
         """A dead letter is being replayed: attempts start again at none."""
 
-    async def attempted(self, request_id: str, attempts: int, status_code: int | None, error: str | None) -> None:
+    async def attempted(
+        self, request_id: str, attempts: int, status_code: int | None, error: str | None, history: str = ""
+    ) -> None:
         """A callback attempt failed and another will follow."""
 
     async def finish(self, finished: Finished) -> None:
@@ -130,13 +132,24 @@ class AuditSource(Protocol):
     async def save_sink_position(self, sink: str, sequence: int) -> None: ...
 
 
+class AuditHistory(Protocol):
+    """Audit rows of every writer, by their time."""
+
+    async def audit_between(
+        self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int
+    ) -> list[AuditRow]:
+        """Oldest first, after the ``(time, request_id)`` of one of them. Rows that a writer has yet to give to
+        ``sink``, by its saved position, are left out."""
+        ...
+
+
 class AuditRetention(Protocol):
     """How old audit rows go."""
 
     async def drop_audit_before(self, at: int) -> list[str]:
-        """Drop the months of audit rows that ended by ``at``, and return the names of their tables. Requests and their
-        decisions stay. Raises ``LedgerUnavailable`` also while someone reads the audit for long, and ``Unusable``
-        where the database keeps all months in one table."""
+        """Drop the months of audit rows that ended by ``at``, and return the names of their tables, or what these would
+        be called. Nobody who writes waits for it, their counts stay, and so do decisions of requests that have not
+        ended. Raises ``LedgerUnavailable`` also while someone reads the audit for long."""
         ...
 
 
@@ -215,6 +228,7 @@ class Ledger(
     RequestReader,
     DeadLetters,
     AuditSource,
+    AuditHistory,
     AuditRetention,
     IdempotencyClaims,
     NamedValues,

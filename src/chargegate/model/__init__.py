@@ -9,6 +9,7 @@ from chargegate.model.callback_url import (
 )
 from chargegate.model.decision import (
     AUDIT_COLUMNS,
+    NO_USABLE_ADDRESS,
     CallbackPayload,
     Decision,
     Reason,
@@ -33,8 +34,8 @@ from chargegate.model.request import (
     valid_traceparent,
 )
 from chargegate.model.shown import Hidden, Iso, Millis, Moment, ShortHash, TokenHash, Without
-from chargegate.model.text import one_line
-from chargegate.model.times import clock, from_iso, machine_ms, now_ms, to_iso
+from chargegate.model.text import one_line, printable_json
+from chargegate.model.times import clock, from_iso, machine_ms, month_start, now_ms, to_iso
 
 __all__ = [
     "ACCEPTED_MESSAGE",
@@ -43,6 +44,7 @@ __all__ = [
     "MAX_CALLBACK_URL",
     "MAX_DRIVER_TOKEN",
     "MIN_DRIVER_TOKEN",
+    "NO_USABLE_ADDRESS",
     "OTHER_SPELLINGS",
     "UUID_PATTERN",
     "UUID_RULE",
@@ -71,11 +73,13 @@ __all__ = [
     "from_iso",
     "is_uuid",
     "machine_ms",
+    "month_start",
     "new_request_id",
     "now_ms",
     "one_line",
     "parse_body",
     "parse_callback_url",
+    "printable_json",
     "station_fault",
     "to_iso",
     "token_fault",

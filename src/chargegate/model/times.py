@@ -40,6 +40,12 @@ def _iso_second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).isoformat()[:19]
 
 
+def month_start(ms: int) -> int:
+    """When the month began, in UTC, that holds a time; both in Unix milliseconds."""
+    month = datetime.fromtimestamp(ms // 1000, UTC).replace(day=1, hour=0, minute=0, second=0)
+    return int(month.timestamp()) * 1000
+
+
 def from_iso(text: str) -> int:
     """An ISO 8601 date or time as Unix milliseconds. A time without a zone is in UTC. Raises ``ValueError``."""
     try:

@@ -7,11 +7,13 @@ from typing import Any, Final
 import msgspec
 
 from chargegate.engines.postgres.connection import Connection
+from chargegate.engines.postgres.counts import PostgresCounts, count_rest
 from chargegate.engines.postgres.months import Months
 from chargegate.engines.postgres.recording import OnAudit, Recorder, audit_row_of
 from chargegate.engines.postgres.statements import LEDGER, arrays
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
+from chargegate.ledger.counts import STEP, stats_of
 from chargegate.ledger.records import (
     CLAIM_MS,
     AuditRow,
@@ -23,7 +25,7 @@ from chargegate.ledger.records import (
     RequestRecord,
     StationStats,
 )
-from chargegate.ledger.rows import decision_of, recorded_of, request_of
+from chargegate.ledger.rows import dead_letter_of, decision_of, recorded_of, request_of
 from chargegate.model import Decision
 from chargegate.storage.group_commit import GroupCommit, Then
 
@@ -44,6 +46,7 @@ class PostgresLedger:
         self._months = Months()
         self._recorder = Recorder(store, writer, on_audit, self._months)
         self._accepted = AcceptedRequests(self._accept)
+        self._counts = PostgresCounts(store)
         self._restart = _changes(store, LEDGER["restart"])
         self._attempted = _changes(store, LEDGER["attempted"])
         self._finish = _changes(store, LEDGER["finish"])
@@ -66,8 +69,10 @@ class PostgresLedger:
     async def restart(self, request_id: str, at: int) -> None:
         await self._restart.submit((request_id, at))
 
-    async def attempted(self, request_id: str, attempts: int, status_code: int | None, error: str | None) -> None:
-        await self._attempted.submit((request_id, attempts, status_code, error))
+    async def attempted(
+        self, request_id: str, attempts: int, status_code: int | None, error: str | None, history: str = ""
+    ) -> None:
+        await self._attempted.submit((request_id, attempts, status_code, error, history))
 
     async def finish(self, finished: Finished) -> None:
         await self._finish.submit(msgspec.structs.astuple(finished))
@@ -97,6 +102,11 @@ class PostgresLedger:
         limit: int | None = None,
         after: str | None = None,
     ) -> Sequence[StationStats]:
+        if client is None:  # whose a decision is, is not counted
+            return stats_of(
+                await self._counts.by_station(since, until, station_id=station_id, limit=limit, after=after),
+                busiest_first=limit is None,
+            )
         rows = await self._list("station_stats", since, until, station_id, after, limit, client)
         return [StationStats(*row) for row in rows]
 
@@ -110,11 +120,11 @@ class PostgresLedger:
         client: str | None = None,
     ) -> Sequence[DeadLetter]:
         rows = await self._list("dead_letters", since, until, *(after or (None, None)), limit, client)
-        return [DeadLetter(*row) for row in rows]
+        return [dead_letter_of(row) for row in rows]
 
     async def dead_letter(self, request_id: str) -> DeadLetter | None:
         rows = await self._store.read(LEDGER["dead_letter"], request_id)
-        return DeadLetter(*rows[0]) if rows else None
+        return dead_letter_of(rows[0]) if rows else None
 
     async def count_dead_letters(self) -> int:
         return int((await self._store.read(LEDGER["count_dead_letters"]))[0][0])
@@ -125,7 +135,13 @@ class PostgresLedger:
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
         """This writer's."""
         rows = await self._store.read(LEDGER["audit_after"], self._writer, sequence, limit)
-        return [audit_row_of(row) for row in rows]
+        return [audit_row_of(row, self._writer) for row in rows]
+
+    async def audit_between(
+        self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int
+    ) -> list[AuditRow]:
+        rows = await self._list("audit_between", sink, since, until, *(after or (None, None)), limit)
+        return [audit_row_of(row[:-1], row[-1]) for row in rows]
 
     async def sink_position(self, sink: str) -> int:
         """This writer's."""
@@ -136,7 +152,11 @@ class PostgresLedger:
         await self._store.execute(LEDGER["save_sink_position"], self._writer, sink, sequence)
 
     async def drop_audit_before(self, at: int) -> list[str]:
-        return await self._store.transaction(lambda connection, _: self._months.drop(connection, at), within=_LIST_S)
+        while await self._counts.count_more(STEP):
+            pass
+        return await self._store.transaction(
+            lambda connection, _: self._months.drop(connection, at, count_rest), within=_LIST_S
+        )
 
     async def claim(self, key_digest: str, claim: Claim) -> Claim:
         return await self._claims.submit((key_digest, claim))

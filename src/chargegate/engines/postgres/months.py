@@ -1,6 +1,6 @@
 """The months of the audit in PostgreSQL: partitions, made ahead of their first row and dropped when they are old."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -9,6 +9,7 @@ from asyncpg import LockNotAvailableError  # type: ignore[import-untyped]  # it 
 
 from chargegate.engines.postgres.connection import Connection
 from chargegate.engines.postgres.statements import LEDGER
+from chargegate.ledger.counts import ROWS_SINCE
 from chargegate.model import now_ms
 from chargegate.storage.unavailable import Unavailable
 
@@ -42,17 +43,24 @@ class Months:
                     f" ALTER TABLE authorization_audit ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({end})"
                 )
 
-    async def drop(self, connection: Connection, at: int) -> list[str]:
-        """Drop the months that ended by ``at`` (Unix ms) and by now, and return their tables' names. Raises
-        ``Unavailable`` while someone reads them."""
-        limit = _month(min(at, now_ms()) // _DAY_MS)[0]
+    async def drop(
+        self, connection: Connection, at: int, count_rest: Callable[[Connection], Awaitable[None]]
+    ) -> list[str]:
+        """Drop the months that ended by ``at`` (Unix ms) and by now, and return their tables' names. ``count_rest`` is
+        awaited once nobody writes to them any more. Raises ``Unavailable`` while someone reads them."""
+        limit, start, _ = _month(min(at, now_ms()) // _DAY_MS)
         dropped = [row[0] for row in await connection.fetch(LEDGER["old_months"], limit)]
+        if not dropped:
+            return []
         await connection.execute("SET LOCAL lock_timeout = '1s'")  # all writers wait behind it
         try:
+            await connection.execute(f"LOCK TABLE {', '.join(dropped)} IN SHARE ROW EXCLUSIVE MODE")
+            await count_rest(connection)
             for name in dropped:
                 await connection.execute(f"DROP TABLE IF EXISTS {name}")
         except LockNotAvailableError:
             raise Unavailable("the audit is being read for long, and nothing was dropped") from None
+        await connection.execute(LEDGER["put_value"], ROWS_SINCE, str(start))
         self._known.difference_update(dropped)
         return dropped
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from chargegate.ledger.anomalies import Anomaly
+from chargegate.ledger.counts import HOUR_MS, count_columns
 from chargegate.ledger.records import CLAIM_MS, AccessEntry, Claim, DeadLetter
 from chargegate.ledger.rows import DECISION, RECORDED, REQUEST, STORED, columns
 from chargegate.model import Status
@@ -39,6 +41,21 @@ TARGET: Final = statements(
     decided=columns(_DECIDED),
     stored=columns(_STORED),
     excluded=columns(_STORED, "excluded"),
+)
+ANOMALIES: Final = statements(
+    __package__,
+    "anomalies.sql",
+    anomaly=columns(Anomaly.__struct_fields__),
+    values=", ".join(f"${n}" for n in range(1, len(Anomaly.__struct_fields__) + 1)),
+    hour=str(HOUR_MS),
+)
+COUNTS: Final = statements(
+    __package__,
+    "counts.sql",
+    uncounted="SELECT a.* FROM uncounted_decisions u CROSS JOIN LATERAL (SELECT * FROM authorization_audit a"
+    " WHERE a.writer = u.writer AND a.sequence BETWEEN u.first AND u.last"
+    " AND a.timestamp BETWEEN greatest(u.earliest, u.since) AND u.latest OFFSET 0) a",
+    **count_columns(lambda condition: f"({condition})::int", lambda column: f"sum({column})::bigint"),
 )
 LEDGER_TABLES: Final = {"ledger": migrations(__package__, "ledger")}
 

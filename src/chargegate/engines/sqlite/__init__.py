@@ -6,14 +6,18 @@ from typing import Any, Final
 
 from chargegate.engines import EMBEDDED, Place, QueueLimits
 from chargegate.engines.sqlite.access_list import SqliteAccessList
+from chargegate.engines.sqlite.anomalies import SqliteAnomalies
 from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.counts import SqliteCounts
 from chargegate.engines.sqlite.file import read_once
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.queue import SqliteQueue
 from chargegate.engines.sqlite.retention import SqliteRetention
 from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.engines.sqlite.statements import ALL_TABLES, QUEUE_TABLES
+from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, Retention
+from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.records import AuditRow
 
 FILE: Final = EMBEDDED.file
@@ -58,6 +62,8 @@ class SqliteDatabase:
         self._closed = False
         self.ledger: Ledger = SqliteLedger(file.store, on_audit)
         self.access_list: AccessList = SqliteAccessList(file.store)
+        self.counts: DecisionCounts = SqliteCounts(file.store)
+        self.anomalies: Anomalies = SqliteAnomalies(file.store)
         self.retention: Retention = SqliteRetention(file.store)
 
     async def close(self) -> None:
@@ -98,7 +104,7 @@ async def waiting_in_folder(place: Place, *, decided: bool = False) -> frozenset
 
 
 async def sealed_prefixes_in_folder(place: Place, length: int) -> frozenset[bytes]:
-    query = f"SELECT DISTINCT substr(body, 1, {length:d}) FROM queue"  # noqa: S608 - a number
+    query = f"SELECT DISTINCT ifnull(substr(CAST(body AS BLOB), 1, {length:d}), x'') FROM queue"  # noqa: S608 - a number
     return await asyncio.to_thread(_in_folder, place, query, {"queue"})
 
 

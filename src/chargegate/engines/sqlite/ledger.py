@@ -7,10 +7,12 @@ from typing import Any
 from chargegate.engines.sqlite import writes
 from chargegate.engines.sqlite.batches import Operation
 from chargegate.engines.sqlite.connection import SqliteStore, StorePart
+from chargegate.engines.sqlite.counts import SqliteCounts
 from chargegate.engines.sqlite.queries import select, select_one
 from chargegate.engines.sqlite.statements import LEDGER
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
 from chargegate.ledger.base import ledger_unavailable
+from chargegate.ledger.counts import STEP, stats_of
 from chargegate.ledger.records import (
     AuditRow,
     Claim,
@@ -21,10 +23,9 @@ from chargegate.ledger.records import (
     RequestRecord,
     StationStats,
 )
-from chargegate.ledger.rows import decision_of, request_of
-from chargegate.model import Decision
+from chargegate.ledger.rows import dead_letter_of, decision_of, request_of
+from chargegate.model import Decision, Reason, month_start, now_ms, to_iso
 from chargegate.storage.group_commit import Then
-from chargegate.storage.unavailable import Unusable
 
 # An audit row does not say whose it is; its request does.
 _OF_CLIENT = "EXISTS (SELECT 1 FROM charging_requests WHERE request_id = a.request_id AND client = ?)"
@@ -39,6 +40,7 @@ class SqliteLedger:
         self._on_audit = on_audit
         self._record = Operation(writes.record, committed=self._committed)
         self._accepted = AcceptedRequests(self._accept)
+        self._counts = SqliteCounts(store)
         self.check = self._store.check
 
     def _committed(self, written: Sequence[writes.Written]) -> None:
@@ -63,8 +65,10 @@ class SqliteLedger:
     async def restart(self, request_id: str, at: int) -> None:
         await self._store.write(writes.RESTART, (at, request_id))
 
-    async def attempted(self, request_id: str, attempts: int, status_code: int | None, error: str | None) -> None:
-        await self._store.write(writes.ATTEMPTED, (attempts, status_code, error, request_id))
+    async def attempted(
+        self, request_id: str, attempts: int, status_code: int | None, error: str | None, history: str = ""
+    ) -> None:
+        await self._store.write(writes.ATTEMPTED, (attempts, status_code, error, history, request_id))
 
     async def finish(self, finished: Finished) -> None:
         await self._store.write(writes.FINISH, finished)
@@ -92,6 +96,11 @@ class SqliteLedger:
         limit: int | None = None,
         after: str | None = None,
     ) -> Sequence[StationStats]:
+        if client is None:  # whose a decision is, is not counted
+            return stats_of(
+                await self._counts.by_station(since, until, station_id=station_id, limit=limit, after=after),
+                busiest_first=limit is None,
+            )
         conditions = _matching(DecisionFilter(station_id, since=since, until=until, client=client))
         if after is not None:
             conditions["a.station_id > ?"] = (after,)
@@ -121,11 +130,11 @@ class SqliteLedger:
         if after is not None:
             conditions["(r.processed_at, r.request_id) < (?, ?)"] = after
         query, values = _where(LEDGER["dead_letters"], conditions)
-        return await self._store.scan(select(_dead_letter, query, (*values, limit)))
+        return await self._store.scan(select(dead_letter_of, query, (*values, limit)))
 
     async def dead_letter(self, request_id: str) -> DeadLetter | None:
         query, values = _where(LEDGER["dead_letters"], {"r.request_id = ?": (request_id,)})
-        return await self._store.read(select_one(_dead_letter, query, (*values, 1)))
+        return await self._store.read(select_one(dead_letter_of, query, (*values, 1)))
 
     async def count_dead_letters(self) -> int:
         return await self._store.read(select_one(_first, LEDGER["count_dead_letters"])) or 0
@@ -139,12 +148,32 @@ class SqliteLedger:
         return failed
 
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
-        return await self._store.read(
-            select(lambda row: AuditRow(row[0], decision_of(row[1:])), LEDGER["audit_after"], (sequence, limit))
-        )
+        return await self._store.read(select(_audit_row, LEDGER["audit_after"], (sequence, limit)))
 
-    async def drop_audit_before(self, at: int) -> list[str]:  # noqa: ARG002 - the protocol's
-        raise Unusable("the embedded database keeps all months in one table; only PostgreSQL's can be dropped")
+    async def audit_between(
+        self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int
+    ) -> list[AuditRow]:
+        conditions: dict[str, Sequence[Any]] = {
+            "a.sequence <= ifnull((SELECT sequence FROM sink_positions WHERE sink = ?), a.sequence)": (sink,)
+        }
+        conditions |= _matching(DecisionFilter(since=since, until=until))
+        if after is not None:
+            conditions["(a.timestamp, a.request_id) > (?, ?)"] = after
+        query, values = _where(LEDGER["audit_between"], conditions)
+        return list(await self._store.scan(select(_audit_row, query, (*values, limit))))
+
+    async def drop_audit_before(self, at: int) -> list[str]:
+        """Some rows at a time, so that others write in between. A request's decision is only in its audit row, so that
+        its own row goes too; what has not ended, and dead letters, stay whole."""
+        while await self._counts.count_more(STEP):
+            pass
+        limit, months = month_start(min(at, now_ms())), set[str]()
+        after: tuple[int, int] | None = (-1, -1)
+        while after is not None:
+            dropped: writes.DroppedRows = await self._store.write(writes.DROP_ROWS, (limit, after))
+            after = dropped.last
+            months.update(f"authorization_audit_{to_iso(time)[:7].replace('-', '_')}" for time in dropped.times)
+        return sorted(months)
 
     async def sink_position(self, sink: str) -> int:
         return await self._store.read(select_one(_first, LEDGER["sink_position"], (sink,))) or 0
@@ -184,10 +213,6 @@ def _first(row: Sequence[Any]) -> Any:
     return row[0]
 
 
-def _dead_letter(row: Sequence[Any]) -> DeadLetter:
-    return DeadLetter(*row)
-
-
 def _matching(which: DecisionFilter) -> dict[str, Sequence[Any]]:
     """Conditions on audit rows, with their values."""
     wanted = {
@@ -198,7 +223,15 @@ def _matching(which: DecisionFilter) -> dict[str, Sequence[Any]]:
         "a.timestamp < ?": which.until,
         _OF_CLIENT: which.client,
     }
-    return {condition: (value,) for condition, value in wanted.items() if value is not None}
+    conditions: dict[str, Sequence[Any]] = {c: (value,) for c, value in wanted.items() if value is not None}
+    if which.reason == Reason.TIMEOUT:  # as the index of these rows says it
+        del conditions["a.reason = ?"]
+        conditions[f"a.reason = '{Reason.TIMEOUT}'"] = ()
+    return conditions
+
+
+def _audit_row(row: Sequence[Any]) -> AuditRow:
+    return AuditRow(row[0], decision_of(row[1:]))
 
 
 def _where(query: str, conditions: dict[str, Sequence[Any]]) -> tuple[str, list[Any]]:

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from chargegate.ledger.anomalies import Anomaly
+from chargegate.ledger.counts import HOUR_MS, count_columns
 from chargegate.ledger.records import AccessEntry, Claim, DeadLetter, Finished
 from chargegate.ledger.rows import DECISION, RECORDED, REQUEST, STORED, columns
 from chargegate.model import Status
@@ -28,13 +30,19 @@ LEDGER: Final = statements(
         RECORDED,
         "r",
         attempts="ifnull(r.attempts, 0)",
+        history="ifnull(r.history, '')",
         started_at="ifnull(r.started_at, a.timestamp)",
         finished_at="iif(r.request_id ISNULL, a.timestamp, r.processed_at)",
     ),
     request=columns(REQUEST, "r"),
     finished=columns(Finished.__struct_fields__),
     dead_letter=columns(
-        DeadLetter.__struct_fields__, "r", status="a.status", reason="a.reason", failed_at="r.processed_at"
+        DeadLetter.__struct_fields__,
+        "r",
+        status="a.status",
+        reason="a.reason",
+        failed_at="r.processed_at",
+        sealed="CAST(r.sealed AS BLOB)",
     ),
     counts=", ".join(f"sum(a.status = '{status}')" for status in Status),
     claim=columns(_CLAIM),
@@ -46,6 +54,18 @@ SOURCE: Final = statements(
     __package__,
     "source.sql",
     of_request=columns(DECISION, "a", request_id="page.request_id", station_id="coalesce(r.station_id, a.station_id)"),
-    stored=columns(STORED, "r", sequence="a.sequence", status="ifnull(r.status, '')"),
+    stored=columns(STORED, "r", sequence="a.sequence", status="ifnull(r.status, '')", history="ifnull(r.history, '')"),
     claim=columns(_CLAIM),
+)
+ANOMALIES: Final = statements(
+    __package__,
+    "anomalies.sql",
+    anomaly=columns(Anomaly.__struct_fields__),
+    values=", ".join("?" for _ in Anomaly.__struct_fields__),
+    hour=str(HOUR_MS),
+)
+COUNTS: Final = statements(
+    __package__,
+    "counts.sql",
+    **count_columns(lambda condition: f"({condition})", lambda column: f"sum({column})"),
 )

@@ -11,11 +11,13 @@ from chargegate.engines.sqlite.batches import Operation
 from chargegate.engines.sqlite.queries import many, run_many
 from chargegate.engines.sqlite.statements import LEDGER
 from chargegate.ledger.accepted import Accepted
+from chargegate.ledger.counts import ROWS_SINCE
 from chargegate.ledger.records import CLAIM_MS, Claim, Finished, Recorded
 from chargegate.ledger.rows import recorded_of
 from chargegate.model import Decision
 
 _OLD_CLAIMS: Final = 200
+_ROWS_DROPPED: Final = 500
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -117,6 +119,27 @@ def _fail_lost(connection: sqlite3.Connection, items: list[tuple[int, str]]) -> 
     return [connection.execute(LEDGER["fail_lost"], item).rowcount for item in items]
 
 
+class DroppedRows(msgspec.Struct, frozen=True):
+    """The times (Unix ms) of audit rows that were dropped, and the last one that was looked at, None at the end."""
+
+    times: list[int]
+    last: tuple[int, int] | None
+
+
+def _drop_rows(connection: sqlite3.Connection, items: list[tuple[int, tuple[int, int]]]) -> list[DroppedRows]:
+    return [_drop_some_rows(connection, limit, after) for limit, after in items]
+
+
+def _drop_some_rows(connection: sqlite3.Connection, limit: int, after: tuple[int, int]) -> DroppedRows:
+    rows = connection.execute(LEDGER["old_rows"], (*after, limit, _ROWS_DROPPED)).fetchall()
+    ended = [row for row in rows if row[3]]
+    run_many(connection, LEDGER["drop_requests"], [(row[2],) for row in ended])
+    run_many(connection, LEDGER["drop_rows"], [(row[1],) for row in ended])
+    if ended:
+        connection.execute(LEDGER["put_value"], (ROWS_SINCE, str(limit)))
+    return DroppedRows([row[0] for row in ended], rows[-1][:2] if len(rows) == _ROWS_DROPPED else None)
+
+
 ACCEPT: Final = Operation(_accept)
 FINISH: Final = Operation(finish)
 RESTART: Final = _each(LEDGER["restart"])
@@ -129,3 +152,4 @@ PUT_VALUE_IF_ABSENT: Final = Operation(_put_value_if_absent)
 PUT_VALUE: Final = _each(LEDGER["put_value"])
 DISCARD: Final = Operation(_discard)
 FAIL_LOST: Final = Operation(_fail_lost)
+DROP_ROWS: Final = Operation(_drop_rows)

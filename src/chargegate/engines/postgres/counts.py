@@ -1,0 +1,129 @@
+"""Counts of decisions in PostgreSQL, for any number of processes, of which one at a time counts."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+from chargegate.engines.postgres.connection import Connection
+from chargegate.engines.postgres.statements import COUNTS
+from chargegate.engines.postgres.store import PostgresStore, rows_changed
+from chargegate.ledger.counts import (
+    HOUR_MS,
+    LONGEST_MS,
+    STATION_UNITS,
+    UNITS,
+    CallbackCounts,
+    StationCounts,
+    TotalCounts,
+    UnitCounts,
+    parts_of,
+    total_of,
+    whole_days,
+)
+
+_OF_ALL: Final = COUNTS["by_station"].replace("{page}", COUNTS["page_of_stations"]).replace("{compare}", ">")
+_OF_ONE: Final = COUNTS["by_station"].replace("{page}", COUNTS["one_station"]).replace("{compare}", "=")
+_ENDLESS: Final = 2**63 - 1
+_COUNT_S: Final = 30.0
+_LIST_S: Final = 10.0
+_RECOUNT_S: Final = 600.0
+_PAGE: Final = 10_000
+
+
+class PostgresCounts:
+    """Keeps the promises of ``DecisionCounts``, on a store that raises ``LedgerUnavailable``."""
+
+    def __init__(self, store: PostgresStore) -> None:
+        self._store = store
+
+    async def count_more(self, limit: int) -> int:
+        return await self._store.transaction(partial(_count, limit), within=_COUNT_S)
+
+    async def uncounted_since(self) -> int | None:
+        rows = await self._store.read(COUNTS["uncounted_since"])
+        return rows[0][0] if rows else None
+
+    async def total(self, since: int | None, until: int | None) -> TotalCounts:
+        return total_of((await self._list(COUNTS["total"], *_values(since, until, UNITS)))[0])
+
+    async def by_unit(
+        self, unit_ms: int, since: int | None, until: int | None, limit: int, before: int | None
+    ) -> Sequence[UnitCounts]:
+        end = min(bound for bound in (until, before, _ENDLESS) if bound is not None)
+        return [
+            UnitCounts(*row) for row in await self._list(COUNTS["by_unit"], unit_ms, max(since or 0, 0), end, limit)
+        ]
+
+    async def by_station(
+        self,
+        since: int | None,
+        until: int | None,
+        *,
+        station_id: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> Sequence[StationCounts]:
+        values = _values(since, until, STATION_UNITS)
+        if station_id is None:
+            rows = await self._list(_OF_ALL, *values, (after or "").lower(), limit)
+        elif after is None or station_id.lower() > after.lower():
+            rows = await self._list(_OF_ONE, *values, station_id.lower(), 1)
+        else:
+            rows = []
+        return [StationCounts(*row) for row in rows]
+
+    async def callbacks(self, since: int) -> Sequence[CallbackCounts]:
+        rows = await self._store.read(COUNTS["callbacks"], since // HOUR_MS * HOUR_MS)
+        return [CallbackCounts(*row) for row in rows]
+
+    async def drop_before(self, at: int, limit: int) -> int:
+        return await self._store.transaction(partial(_drop, at, limit), within=_LIST_S)
+
+    async def recount(self) -> None:
+        await self._store.transaction(_recount, within=_RECOUNT_S)
+
+    async def _list(self, query: str, *values: Any) -> list[Any]:
+        return await self._store.read(query, *values, within=_LIST_S)
+
+
+def _values(since: int | None, until: int | None, units: Sequence[int]) -> tuple[Any, ...]:
+    parts = parts_of(since, until, units)
+    spans = [list(column) for column in zip(*parts.spans, strict=True)] or [[], [], []]
+    edges = [list(column) for column in zip(*parts.edges, strict=True)] or [[], []]
+    return (*spans, *edges, parts.counted_from, parts.counted_to)
+
+
+async def _count(limit: int, connection: Connection, _repeated: bool) -> int:
+    if not await connection.fetchval(COUNTS["one_at_a_time"]):
+        return 0
+    await connection.execute(COUNTS["keep_months"])
+    counted: int = await connection.fetchval(COUNTS["count_more"], limit, STATION_UNITS, UNITS)
+    return counted
+
+
+async def _drop(at: int, limit: int, connection: Connection, _repeated: bool) -> int:
+    dropped = rows_changed(await connection.execute(COUNTS["drop_callbacks"], HOUR_MS, at, limit))
+    for statement, units in (("drop_all", UNITS), ("drop_stations", STATION_UNITS)):
+        left = limit
+        for unit in units:
+            gone = rows_changed(await connection.execute(COUNTS[statement], unit, at, left))
+            dropped, left = dropped + gone, left - gone
+    return dropped
+
+
+async def count_rest(connection: Connection) -> None:
+    """Count all that is not counted yet, within a transaction, after which nobody else does before its end."""
+    await connection.execute(COUNTS["wait_for_turn"])
+    await connection.execute(COUNTS["keep_months"])
+    while await connection.fetchval(COUNTS["count_more"], _PAGE, STATION_UNITS, UNITS):
+        pass
+
+
+async def _recount(connection: Connection, _repeated: bool) -> None:
+    await count_rest(connection)
+    since = whole_days(await connection.fetchval(COUNTS["rows_since"]) or 0)
+    for statement in ("take_back", "take_back_stations"):
+        await connection.execute(COUNTS[statement], since)
+    for statement in ("restore_all", "restore_stations"):
+        await connection.execute(COUNTS[statement], LONGEST_MS, since)
+    await connection.execute(COUNTS["all_uncounted"], since)

@@ -1,0 +1,153 @@
+"""Counts of decisions in SQLite. Rows are counted inside the database, some at a time, in the thread that writes."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+from chargegate.engines.sqlite.batches import Operation
+from chargegate.engines.sqlite.connection import SqliteStore, StorePart
+from chargegate.engines.sqlite.queries import select, select_one
+from chargegate.engines.sqlite.statements import COUNTS
+from chargegate.ledger.base import ledger_unavailable
+from chargegate.ledger.counts import (
+    HOUR_MS,
+    LONGEST_MS,
+    STATION_UNITS,
+    STEP,
+    UNITS,
+    CallbackCounts,
+    StationCounts,
+    TotalCounts,
+    UnitCounts,
+    parts_of,
+    total_of,
+    whole_days,
+)
+
+_OF_ALL: Final = COUNTS["by_station"].replace("{page}", COUNTS["page_of_stations"]).replace("{compare}", ">")
+_OF_ONE: Final = COUNTS["by_station"].replace("{page}", COUNTS["one_station"]).replace("{compare}", "=")
+_ENDLESS: Final = 2**63 - 1
+_NO_LIMIT: Final = -1
+
+
+class SqliteCounts:
+    """Keeps the promises of ``DecisionCounts``."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = StorePart(store, ledger_unavailable)
+
+    async def count_more(self, limit: int) -> int:
+        counted: int = await self._store.write(_COUNT, limit)
+        return counted
+
+    async def uncounted_since(self) -> int | None:
+        return await self._store.read(select_one(_first, COUNTS["uncounted_since"]))
+
+    async def total(self, since: int | None, until: int | None) -> TotalCounts:
+        values = _values(since, until, UNITS)
+        return await self._store.scan(select_one(total_of, COUNTS["total"], values)) or total_of([])
+
+    async def by_unit(
+        self, unit_ms: int, since: int | None, until: int | None, limit: int, before: int | None
+    ) -> Sequence[UnitCounts]:
+        end = min(bound for bound in (until, before, _ENDLESS) if bound is not None)
+        values = (unit_ms, max(since or 0, 0), end, limit)
+        return await self._store.scan(select(lambda row: UnitCounts(*row), COUNTS["by_unit"], values))
+
+    async def by_station(
+        self,
+        since: int | None,
+        until: int | None,
+        *,
+        station_id: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> Sequence[StationCounts]:
+        values = _values(since, until, STATION_UNITS)
+        if station_id is not None:
+            if after is not None and station_id.lower() <= after.lower():
+                return []
+            return await self._store.scan(select(_of_station, _OF_ONE, (*values, station_id.lower(), 1)))
+        page = ((after or "").lower(), _NO_LIMIT if limit is None else limit)
+        return await self._store.scan(select(_of_station, _OF_ALL, (*values, *page)))
+
+    async def callbacks(self, since: int) -> Sequence[CallbackCounts]:
+        start = since // HOUR_MS * HOUR_MS
+        return await self._store.read(select(lambda row: CallbackCounts(*row), COUNTS["callbacks"], (start,)))
+
+    async def drop_before(self, at: int, limit: int) -> int:
+        dropped: int = await self._store.write(_DROP, (at, limit))
+        return dropped
+
+    async def recount(self) -> None:
+        while await self.count_more(STEP):
+            pass
+        await self._store.write(_RECOUNT, None)
+
+
+def _values(since: int | None, until: int | None, units: Sequence[int]) -> tuple[Any, ...]:
+    parts = parts_of(since, until, units)
+    return json.dumps(parts.spans), json.dumps(parts.edges), parts.counted_from, parts.counted_to
+
+
+def _first(row: Sequence[Any]) -> Any:
+    return row[0]
+
+
+def _of_station(row: Sequence[Any]) -> StationCounts:
+    return StationCounts(*row)
+
+
+def _count(connection: sqlite3.Connection, items: list[int]) -> list[int]:
+    return [_count_some(connection, limit) for limit in items]
+
+
+def _count_some(connection: sqlite3.Connection, limit: int) -> int:
+    counted = 0
+    while counted < limit:
+        first, last, since = connection.execute(COUNTS["uncounted"]).fetchone()
+        end, rows = connection.execute(COUNTS["page_end"], (first, last, limit - counted)).fetchone()
+        if rows:
+            counted += rows
+            page = (first, end, since)
+            connection.execute(COUNTS["count_stations"], (*page, json.dumps(STATION_UNITS)))
+            connection.execute(COUNTS["count_all"], (*page, json.dumps(UNITS)))
+            connection.execute(COUNTS["know_stations"], page)
+            connection.execute(COUNTS["counted_to"], (end + 1, last))
+        if last == _ENDLESS:
+            break
+        if not rows:
+            connection.execute(COUNTS["counted"], (last,))
+    return counted
+
+
+def _drop(connection: sqlite3.Connection, items: list[tuple[int, int]]) -> list[int]:
+    return [_drop_some(connection, at, limit) for at, limit in items]
+
+
+def _drop_some(connection: sqlite3.Connection, at: int, limit: int) -> int:
+    dropped = connection.execute(COUNTS["drop_callbacks"], (HOUR_MS, at, limit)).rowcount
+    for statement, units in (("drop_all", UNITS), ("drop_stations", STATION_UNITS)):
+        left = limit
+        for unit in units:
+            gone = connection.execute(COUNTS[statement], (unit, at, left)).rowcount
+            dropped, left = dropped + gone, left - gone
+    return dropped
+
+
+def _recount(connection: sqlite3.Connection, _items: list[None]) -> None:
+    row = connection.execute(COUNTS["rows_since"]).fetchone()
+    since = whole_days(int(row[0]) if row else 0)
+    while _count_some(connection, _ENDLESS >> 1):
+        pass
+    for statement in ("take_back", "take_back_stations"):
+        connection.execute(COUNTS[statement], (since,))
+    for statement in ("restore_all", "restore_stations"):
+        connection.execute(COUNTS[statement], (LONGEST_MS, since))
+    connection.execute(COUNTS["all_uncounted"], (since,))
+
+
+_COUNT: Final = Operation(_count)
+_DROP: Final = Operation(_drop)
+_RECOUNT: Final = Operation(_recount)

@@ -1,0 +1,151 @@
+-- {of_station} are the counts of a station, {of_all} those of all decisions. The "+" before a column keeps its index
+-- from being used: the other one is known to be better.
+
+-- name: uncounted
+SELECT first, last, since FROM uncounted_decisions ORDER BY last LIMIT 1
+
+-- name: page_end
+SELECT max(sequence), count(*) FROM (
+    SELECT sequence FROM authorization_audit WHERE sequence BETWEEN ? AND ? ORDER BY sequence LIMIT ?)
+
+-- name: count_stations
+-- Where two hours fall into one unit, the second one is added to the first.
+INSERT INTO station_counts AS held (unit, start, station_id, {of_station})
+SELECT u.value, g.at - g.at % u.value, g.station_id, {of_station}
+FROM (SELECT timestamp - timestamp % {hour} AS at, lower(station_id) AS station_id, {rows_of_station}
+    FROM authorization_audit WHERE sequence BETWEEN ? AND ? AND +timestamp >= ? GROUP BY 1, 2) g
+CROSS JOIN json_each(?) u
+WHERE true
+ON CONFLICT DO UPDATE SET {add_of_station}
+
+-- name: count_all
+INSERT INTO decision_counts AS held (unit, start, status, {of_all})
+SELECT u.value, g.at - g.at % u.value, g.status, {of_all}
+FROM (SELECT timestamp - timestamp % {minute} AS at, status, {rows_of_all}
+    FROM authorization_audit WHERE sequence BETWEEN ? AND ? AND +timestamp >= ? GROUP BY 1, 2) g
+CROSS JOIN json_each(?) u
+WHERE true
+ON CONFLICT DO UPDATE SET {add_of_all}
+
+-- name: know_stations
+INSERT INTO known_stations SELECT DISTINCT lower(station_id) FROM authorization_audit
+WHERE sequence BETWEEN ? AND ? AND +timestamp >= ? ON CONFLICT DO NOTHING
+
+-- name: counted_to
+UPDATE uncounted_decisions SET first = ? WHERE last = ?
+
+-- name: counted
+DELETE FROM uncounted_decisions WHERE last = ?
+
+-- name: uncounted_since
+SELECT (SELECT timestamp FROM authorization_audit WHERE sequence BETWEEN u.first AND u.last ORDER BY sequence LIMIT 1)
+FROM uncounted_decisions u ORDER BY last LIMIT 1
+
+-- name: total
+SELECT {by_status}, {buckets} FROM (
+    SELECT c.status, {of_all}
+    FROM json_each(?1) s CROSS JOIN decision_counts c
+    WHERE c.unit = json_extract(s.value, '$[0]') AND c.start >= json_extract(s.value, '$[1]') AND c.start < json_extract(s.value, '$[2]')
+    UNION ALL
+    SELECT status, {row_of_all} FROM json_each(?2) e CROSS JOIN authorization_audit
+    WHERE timestamp >= json_extract(e.value, '$[0]') AND timestamp < json_extract(e.value, '$[1]')
+    UNION ALL
+    SELECT status, {row_of_all} FROM uncounted_decisions u CROSS JOIN authorization_audit a
+    WHERE a.sequence BETWEEN u.first AND u.last AND +a.timestamp >= max(u.since, ?3) AND +a.timestamp < ?4
+)
+
+-- name: by_unit
+WITH uncounted AS MATERIALIZED (
+    SELECT timestamp - timestamp % ?1 AS start, status, {row_of_all}
+    FROM uncounted_decisions u CROSS JOIN authorization_audit a
+    WHERE a.sequence BETWEEN u.first AND u.last AND +a.timestamp >= u.since
+        AND a.timestamp - a.timestamp % ?1 >= ?2 AND a.timestamp - a.timestamp % ?1 < ?3
+), wanted AS MATERIALIZED (
+    SELECT DISTINCT start FROM decision_counts WHERE unit = ?1 AND start >= ?2 AND start < ?3 ORDER BY start DESC LIMIT ?4
+)
+SELECT start, {by_status} FROM (
+    SELECT c.start, c.status, {of_all} FROM wanted w CROSS JOIN decision_counts c
+    WHERE c.unit = ?1 AND c.start = w.start
+    UNION ALL
+    SELECT * FROM uncounted
+) GROUP BY start ORDER BY start DESC LIMIT ?4
+
+-- name: by_station
+-- For the stations of a page, and those with rows that are not counted yet: counts, rows at the ends of the range, and
+-- rows that are not counted yet.
+WITH slots(unit, start) AS MATERIALIZED (
+    SELECT DISTINCT c.unit, c.start FROM json_each(?1) s CROSS JOIN decision_counts c
+    WHERE c.unit = json_extract(s.value, '$[0]') AND c.start >= json_extract(s.value, '$[1]')
+        AND c.start < json_extract(s.value, '$[2]')
+), edges(low, high) AS MATERIALIZED (
+    SELECT json_extract(e.value, '$[0]'), json_extract(e.value, '$[1]') FROM json_each(?2) e
+), uncounted AS MATERIALIZED (
+    SELECT lower(a.station_id) AS station_id, timestamp, status, reason, processing_time_ms
+    FROM uncounted_decisions u CROSS JOIN authorization_audit a
+    WHERE a.sequence BETWEEN u.first AND u.last AND +a.timestamp >= u.since AND +a.station_id {compare} ?5
+        AND (a.timestamp >= ?3 AND a.timestamp < ?4
+            OR EXISTS (SELECT 1 FROM edges WHERE a.timestamp >= low AND a.timestamp < high))
+), page(station_id) AS MATERIALIZED ({page}), stations(station_id) AS MATERIALIZED (
+    SELECT station_id FROM page UNION SELECT station_id FROM uncounted
+)
+SELECT station_id, {sums_of_station} FROM (
+    SELECT p.station_id, {of_station} FROM stations p CROSS JOIN slots s CROSS JOIN station_counts c
+    WHERE c.unit = s.unit AND c.start = s.start AND c.station_id = p.station_id
+    UNION ALL
+    SELECT p.station_id, {row_of_station} FROM stations p CROSS JOIN edges e CROSS JOIN authorization_audit a
+    WHERE a.station_id = p.station_id COLLATE NOCASE AND a.timestamp >= e.low AND a.timestamp < e.high
+    UNION ALL
+    SELECT station_id, {row_of_station} FROM uncounted WHERE timestamp >= ?3 AND timestamp < ?4
+) GROUP BY station_id ORDER BY station_id LIMIT ?6
+
+-- name: page_of_stations
+SELECT k.station_id FROM known_stations k
+    WHERE k.station_id > ?5 AND (EXISTS (
+        SELECT 1 FROM slots s CROSS JOIN station_counts c
+        WHERE c.unit = s.unit AND c.start = s.start AND c.station_id = k.station_id
+    ) OR EXISTS (
+        SELECT 1 FROM edges e CROSS JOIN authorization_audit a
+        WHERE a.station_id = k.station_id COLLATE NOCASE AND a.timestamp >= e.low AND a.timestamp < e.high))
+    ORDER BY k.station_id LIMIT ?6
+
+-- name: one_station
+SELECT ?5
+
+-- name: callbacks
+SELECT client, sum(delivered), sum(failed) FROM callback_counts WHERE start >= ? GROUP BY client ORDER BY client
+
+-- name: drop_all
+DELETE FROM decision_counts WHERE (unit, start, status) IN (
+    SELECT unit, start, status FROM decision_counts WHERE unit = ?1 AND start <= ?2 - ?1 ORDER BY start LIMIT ?3)
+
+-- name: drop_stations
+DELETE FROM station_counts WHERE (unit, start, station_id) IN (
+    SELECT unit, start, station_id FROM station_counts WHERE unit = ?1 AND start <= ?2 - ?1 ORDER BY start LIMIT ?3)
+
+-- name: drop_callbacks
+DELETE FROM callback_counts WHERE (start, client) IN (
+    SELECT start, client FROM callback_counts WHERE start <= ?2 - ?1 ORDER BY start LIMIT ?3)
+
+-- name: rows_since
+SELECT value FROM service_facts WHERE name = '{rows_since}'
+
+-- name: take_back
+-- The rows from before a time are gone, and their counts stay; the units that it falls into are counted again from
+-- shorter ones.
+DELETE FROM decision_counts WHERE start + unit > ?
+
+-- name: take_back_stations
+DELETE FROM station_counts WHERE start + unit > ?
+
+-- name: restore_all
+INSERT INTO decision_counts (unit, start, status, {of_all})
+SELECT ?1, start - start % ?1, status, {sums_of_all} FROM decision_counts
+WHERE unit = {day} AND start >= ?2 - ?2 % ?1 AND start < ?2 GROUP BY 2, 3
+
+-- name: restore_stations
+INSERT INTO station_counts (unit, start, station_id, {of_station})
+SELECT ?1, start - start % ?1, station_id, {sums_of_station} FROM station_counts
+WHERE unit = {day} AND start >= ?2 - ?2 % ?1 AND start < ?2 GROUP BY 2, 3
+
+-- name: all_uncounted
+INSERT INTO uncounted_decisions SELECT 1, max(first) - 1, ? FROM uncounted_decisions

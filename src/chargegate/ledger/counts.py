@@ -1,0 +1,275 @@
+"""How many decisions there were, in units of time: counted once from the audit's rows, so that nobody has to scan them.
+
+A count is kept for each unit of several lengths. Any range of time is then the sum of a few units: long ones in its
+middle, shorter ones towards its ends. What a range has beyond whole units, and what is not counted yet, is read from
+the rows themselves, in the same snapshot, so that an answer is exact at any moment.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Final, NamedTuple, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from chargegate.ledger.records import StationStats
+from chargegate.model import Moment, Reason, Status
+
+MINUTE_MS: Final = 60_000
+HOUR_MS: Final = 60 * MINUTE_MS
+DAY_MS: Final = 24 * HOUR_MS
+LONGEST_MS: Final = 30 * DAY_MS
+
+UNITS: Final = (MINUTE_MS, HOUR_MS, DAY_MS, LONGEST_MS)
+"""The lengths of the units that all decisions are counted in, in ms. A unit begins at a multiple of its length."""
+
+STATION_UNITS: Final = UNITS[1:]
+"""The lengths of the units that the decisions of each station are counted in."""
+
+REASONS: Final = {
+    "timeouts": Reason.TIMEOUT,
+    "errors": Reason.ERROR,
+    "circuit_open": Reason.CIRCUIT_OPEN,
+    "expired_in_queue": Reason.EXPIRED_IN_QUEUE,
+}
+"""The reasons that are counted, by the names of their counts: why a decision was ``unknown``."""
+
+BUCKETS_MS: Final = (1, 5, 10, 25, 50, 100, 200, 500, 1000, 2500, 5000, 10_000, 30_000)
+"""The bounds of the histogram of processing times. A decision is counted in each bucket that it fits into."""
+
+STEP: Final = 1000
+"""About so many rows are counted in one transaction."""
+
+ROWS_SINCE: Final = "audit_rows_since"
+"""The name of the value that says, in Unix ms, from when on the audit has its rows. Absent: from the first one on."""
+
+_FOREVER: Final = LONGEST_MS * 3_000_000
+
+_Total = Annotated[int, Meta(description="All decisions.")]
+_Time = Annotated[int, Meta(description="The sum of their processing times, in ms.")]
+
+
+class StationCounts(msgspec.Struct, frozen=True):
+    """The decisions of a station in a range of time."""
+
+    station_id: str
+    total: _Total
+    allowed: int
+    not_allowed: int
+    unknown: int
+    invalid: int
+    timeouts: int
+    errors: int
+    circuit_open: int
+    expired_in_queue: int
+    processing_time_ms: _Time
+
+
+class TotalCounts(msgspec.Struct, frozen=True):
+    """All decisions in a range of time. ``buckets``: how many took at most as long as each of ``BUCKETS_MS``."""
+
+    total: _Total
+    allowed: int
+    not_allowed: int
+    unknown: int
+    invalid: int
+    timeouts: int
+    errors: int
+    circuit_open: int
+    expired_in_queue: int
+    processing_time_ms: _Time
+    buckets: tuple[int, ...]
+
+
+class UnitCounts(msgspec.Struct, frozen=True):
+    """All decisions in one unit of time."""
+
+    start: Moment
+    total: _Total
+    allowed: int
+    not_allowed: int
+    unknown: int
+    invalid: int
+    timeouts: int
+    errors: int
+    circuit_open: int
+    expired_in_queue: int
+    processing_time_ms: _Time
+
+
+class CallbackCounts(msgspec.Struct, frozen=True):
+    """How the callbacks of a client ended."""
+
+    client: str
+    delivered: int
+    failed: int
+
+
+class DecisionCounts(Protocol):
+    """Counts of decisions, which follow the audit's rows and outlive them. Times are Unix milliseconds; ``since`` is
+    included, ``until`` is not. Raises ``LedgerUnavailable``.
+
+    Where rows were dropped, a range is as exact as its shortest unit: a minute for all, an hour for a station.
+    """
+
+    async def count_more(self, limit: int) -> int:
+        """Count about ``limit`` rows that are not counted yet, and note in the same transaction that they are. Several
+        processes may call it; one at a time counts. Returns how many it did: 0 where nothing is left, or where another
+        process is at it."""
+        ...
+
+    async def uncounted_since(self) -> int | None:
+        """The time of the oldest row that is not counted yet, as far as it is quickly known; None where all are."""
+        ...
+
+    async def total(self, since: int | None, until: int | None) -> TotalCounts: ...
+
+    async def by_unit(
+        self, unit_ms: int, since: int | None, until: int | None, limit: int, before: int | None
+    ) -> Sequence[UnitCounts]:
+        """The units that begin in a range and had decisions, newest first, up to ``limit`` of those that begin before
+        ``before``. ``unit_ms`` is one of ``UNITS``."""
+        ...
+
+    async def by_station(
+        self,
+        since: int | None,
+        until: int | None,
+        *,
+        station_id: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> Sequence[StationCounts]:
+        """The stations that had decisions, in the order of their ids, which are in lower case: all of them, or a page
+        after one of them."""
+        ...
+
+    async def callbacks(self, since: int) -> Sequence[CallbackCounts]:
+        """How each client's callbacks ended since the start of the hour that holds ``since``."""
+        ...
+
+    async def drop_before(self, at: int, limit: int) -> int:
+        """Drop at most ``limit`` counts of units that ended by then, of each kind. Returns how many there were."""
+        ...
+
+    async def recount(self) -> None:
+        """Take back the counts of all rows that the audit still has, so that ``count_more`` makes them again. Counts of
+        rows that were dropped stay."""
+        ...
+
+
+def stats_of(counts: Sequence[StationCounts], *, busiest_first: bool) -> list[StationStats]:
+    """What ``RequestReader.station_stats`` gives."""
+    stats = [StationStats(c.station_id, c.total, c.allowed, c.not_allowed, c.unknown, c.invalid) for c in counts]
+    return sorted(stats, key=lambda one: (-one.total, one.station_id)) if busiest_first else stats
+
+
+class Parts(NamedTuple):
+    """A range of time as what its count is the sum of. ``spans``: units of one length from a start up to an end.
+    ``edges``: times whose rows are counted one by one. ``counted_from`` and ``counted_to`` bound the spans: of the rows
+    in there, those that are not counted yet are added."""
+
+    spans: list[tuple[int, int, int]]
+    edges: list[tuple[int, int]]
+    counted_from: int
+    counted_to: int
+
+
+def parts_of(since: int | None, until: int | None, units: Sequence[int]) -> Parts:
+    """Take a range apart into as few units as possible."""
+    start = 0 if since is None else max(since, 0)
+    end = _FOREVER if until is None else min(max(until, 0), _FOREVER)
+    low, high = _up(start, units[0]), _down(end, units[0])
+    if low >= high:
+        return Parts([], [(start, end)] if start < end else [], 0, 0)
+    edges = [(first, last) for first, last in ((start, low), (high, end)) if first < last]
+    spans: list[tuple[int, int, int]] = []
+    counted = low, high
+    for unit, longer in zip(units, [*units[1:], None], strict=True):
+        inner = (low, high) if longer is None else (_up(low, longer), _down(high, longer))
+        if longer is None or inner[0] >= inner[1]:
+            spans.append((unit, low, high))
+            break
+        spans += [(unit, first, last) for first, last in ((low, inner[0]), (inner[1], high)) if first < last]
+        low, high = inner
+    return Parts(spans, edges, *counted)
+
+
+def whole_days(rows_since: int) -> int:
+    """From when on counts can be made again, where the audit has its rows from ``rows_since`` on (Unix ms): a day of
+    which some rows are gone keeps its counts."""
+    return _up(rows_since, DAY_MS)
+
+
+def _up(at: int, unit: int) -> int:
+    return -(-at // unit) * unit
+
+
+def _down(at: int, unit: int) -> int:
+    return at // unit * unit
+
+
+def quantile(counts: TotalCounts, share: float) -> int | None:
+    """The smallest bound in ms that at least this share of the decisions kept to; None where there is none."""
+    wanted = share * counts.total
+    for bound, within in zip(BUCKETS_MS, counts.buckets, strict=True):
+        if counts.total and within >= wanted:
+            return bound
+    return None
+
+
+_BUCKETS: Final = tuple(f"le_{bound}" for bound in BUCKETS_MS)
+_COMMON: Final = (*REASONS, "time_ms")
+_OF_STATION: Final = ("decisions", *Status, *_COMMON)
+_OF_ALL: Final = ("decisions", *_COMMON, *_BUCKETS)
+
+
+def count_columns(flag: Callable[[str], str], total: Callable[[str], str]) -> dict[str, str]:
+    """What statements are made of: lists of columns, which follow from the records. ``flag`` makes a number of a
+    condition, ``total`` sums a column, in a database's own SQL."""
+    one = {
+        "decisions": "1",
+        "time_ms": "processing_time_ms",
+        **{status: flag(f"status = '{status}'") for status in Status},
+        **{name: flag(f"reason = '{reason}'") for name, reason in REASONS.items()},
+        **{name: flag(f"processing_time_ms <= {bound}") for name, bound in zip(_BUCKETS, BUCKETS_MS, strict=True)},
+    }
+
+    def each(names: Iterable[str], form: Callable[[str], str]) -> str:
+        return ", ".join(form(name) for name in names)
+
+    def summed(names: Iterable[str], shape: Callable[[str], str]) -> str:
+        return each(names, lambda name: f"{total(shape(name))} AS {name}")
+
+    def kept(name: str) -> str:
+        return name
+
+    by_status = [total(f"CASE WHEN status = '{status}' THEN decisions ELSE 0 END") for status in Status]
+    return {
+        "rows_since": ROWS_SINCE,
+        "hour": str(HOUR_MS),
+        "minute": str(MINUTE_MS),
+        "day": str(DAY_MS),
+        "longest": str(LONGEST_MS),
+        "of_station": each(_OF_STATION, kept),
+        "of_all": each(_OF_ALL, kept),
+        "row_of_station": each(_OF_STATION, lambda name: f"{one[name]} AS {name}"),
+        "row_of_all": each(_OF_ALL, lambda name: f"{one[name]} AS {name}"),
+        "rows_of_station": summed(_OF_STATION, one.__getitem__),
+        "rows_of_all": summed(_OF_ALL, one.__getitem__),
+        "sums_of_station": summed(_OF_STATION, kept),
+        "sums_of_all": summed(_OF_ALL, kept),
+        "add_of_station": each(_OF_STATION, lambda name: f"{name} = held.{name} + excluded.{name}"),
+        "add_of_all": each(_OF_ALL, lambda name: f"{name} = held.{name} + excluded.{name}"),
+        "by_status": ", ".join([total("decisions"), *by_status, *map(total, _COMMON)]),
+        "buckets": ", ".join(map(total, _BUCKETS)),
+    }
+
+
+_PLAIN: Final = len(TotalCounts.__struct_fields__) - 1
+
+
+def total_of(row: Sequence[Any]) -> TotalCounts:
+    """A row of ``by_status`` and ``buckets``; its values are None where nothing was counted."""
+    values = [value or 0 for value in row] or [0] * (_PLAIN + len(BUCKETS_MS))
+    plain = dict(zip(TotalCounts.__struct_fields__, values[:_PLAIN], strict=False))
+    return TotalCounts(**plain, buckets=tuple(values[_PLAIN:]))

@@ -1,0 +1,171 @@
+"""How the databases go about the audit's queries: by an index, whatever the number of rows."""
+
+import asyncio
+import re
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from chargegate.engines.postgres.counts import PostgresCounts
+from chargegate.engines.postgres.ledger import PostgresLedger
+from chargegate.engines.postgres.statements import LEDGER_TABLES
+from chargegate.engines.postgres.store import PostgresStore
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.counts import SqliteCounts
+from chargegate.engines.sqlite.ledger import SqliteLedger
+from chargegate.engines.sqlite.statements import ALL_TABLES
+from chargegate.ledger.base import Ledger, LedgerUnavailable
+from chargegate.ledger.counts import HOUR_MS, DecisionCounts
+from chargegate.ledger.records import DecisionFilter
+from chargegate.model import Decision, Reason, Status, new_request_id
+from scenario import run as run_to_its_end
+
+START = 1_700_000_000_000
+STATION = "0a1b2c3d-0000-4000-8000-00000000000a"
+RANGE = {"since": START + 1, "until": START + 5 * HOUR_MS}
+
+Query = Callable[[Ledger, DecisionCounts], Awaitable[Any]]
+QUERIES: dict[str, Query] = {
+    "newest": lambda ledger, _: ledger.decisions(DecisionFilter(), 50, None),
+    "next_page": lambda ledger, _: ledger.decisions(DecisionFilter(), 50, (START + 9, "0")),
+    "station": lambda ledger, _: ledger.decisions(DecisionFilter(STATION, **RANGE), 50, (START + 9, "0")),
+    "status": lambda ledger, _: ledger.decisions(DecisionFilter(status="unknown", **RANGE), 50, None),
+    "timeouts": lambda ledger, _: ledger.decisions(DecisionFilter(reason=Reason.TIMEOUT, **RANGE), 50, None),
+    "timeouts_of_station": lambda ledger, _: ledger.decisions(
+        DecisionFilter(STATION, reason=Reason.TIMEOUT, **RANGE), 50, None
+    ),
+    "request": lambda ledger, _: ledger.find("0"),
+    "total": lambda _, counts: counts.total(START + 1, START + 900 * HOUR_MS + 1),
+    "series": lambda _, counts: counts.by_unit(HOUR_MS, START, None, 50, None),
+    "stations": lambda _, counts: counts.by_station(START + 1, START + 900 * HOUR_MS + 1, limit=50),
+    "one_station": lambda _, counts: counts.by_station(START + 1, START + 900 * HOUR_MS + 1, station_id=STATION),
+    "stats": lambda ledger, _: ledger.station_stats(None, None, limit=50),
+    "callbacks": lambda _, counts: counts.callbacks(START),
+}
+SMALL = r"SCAN (a USING INDEX audit_by_time$|CONSTANT ROW|[esuwp](?!\w)|edges|slots|wanted|page|stations|uncounted)"
+queries = pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
+
+
+async def fill(ledger: Ledger, counts: DecisionCounts) -> None:
+    decisions = [
+        Decision(
+            new_request_id(), f"{n % 40:08x}-0000-4000-8000-00000000000a", "0" * 16,
+            Status.UNKNOWN if n % 5 == 0 else Status.ALLOWED, Reason.TIMEOUT if n % 10 == 0 else "", n,
+            START + n * 400_000,
+        )
+        for n in range(4000)
+    ]  # fmt: skip
+    await asyncio.gather(*(ledger.record(decision, 0) for decision in decisions))
+    while await counts.count_more(1000):
+        pass
+
+
+@pytest.fixture(scope="module")
+def sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plans") / "plans.db"
+
+    async def made() -> None:
+        store = await SqliteStore.open(path, ALL_TABLES, exclusive=False)
+        await fill(SqliteLedger(store), SqliteCounts(store))
+        await store.close()
+
+    run_to_its_end(made(), 60)
+    return path
+
+
+@queries
+def test_sqlite_searches_and_never_scans_a_table(
+    query: Query, sqlite_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def traced(connect: Callable[..., sqlite3.Connection]) -> Callable[..., sqlite3.Connection]:
+        def connected(*arguments: Any) -> sqlite3.Connection:
+            connection = connect(*arguments)
+            connection.set_trace_callback(asked.append)
+            return connection
+
+        return connected
+
+    monkeypatch.setattr("chargegate.engines.sqlite.connection.connect", traced(sqlite3_connect()))
+
+    async def scenario() -> None:
+        store = await SqliteStore.open(sqlite_file, ALL_TABLES, exclusive=False)
+        await query(SqliteLedger(store), SqliteCounts(store))
+        await store.close()
+
+    run_to_its_end(scenario(), 20)
+    selects = [text for text in asked if re.search(r"\bFROM\b", text) and "sqlite_master" not in text]
+    assert selects
+    with closing(sqlite3.connect(sqlite_file)) as connection:
+        for select in selects:
+            plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + select)]
+            for step in plan:
+                # Rows in the order of an index end with the page; what has a virtual table, or is made by the query
+                # itself, is small.
+                assert not re.match(r"SCAN (\w+)", step) or re.match(SMALL, step), plan
+            if "FROM authorization_audit a WHERE" in select:
+                assert "USE TEMP B-TREE FOR ORDER BY" not in plan
+
+
+def sqlite3_connect() -> Callable[..., sqlite3.Connection]:
+    from chargegate.engines.sqlite.file import connect
+
+    return connect
+
+
+@pytest.fixture(scope="module")
+def postgres_filled(postgres_server: Any) -> str:
+    schema = "plans" + new_request_id().replace("-", "")
+    url = f"{postgres_server.url}?search_path={schema}"
+
+    async def made() -> None:
+        connection = await asyncpg.connect(postgres_server.url)
+        await connection.execute(f"CREATE SCHEMA {schema}")
+        store = await PostgresStore.open(url, LEDGER_TABLES, LedgerUnavailable)
+        await fill(PostgresLedger(store, "w"), PostgresCounts(store))
+        await store.close()
+        await connection.execute(f"SET search_path = {schema}; ANALYZE")
+        await connection.close()
+
+    run_to_its_end(made(), 60)
+    return url
+
+
+@queries
+def test_postgres_looks_at_few_rows(query: Query, postgres_filled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 4,000 decisions the planner may well scan; where scans are dear, it must have another way."""
+    asked: list[tuple[str, tuple[Any, ...]]] = []
+    read = PostgresStore.read
+
+    async def traced(store: PostgresStore, text: str, *values: Any, **options: Any) -> list[Any]:
+        asked.append((text, values))
+        return await read(store, text, *values, **options)
+
+    monkeypatch.setattr(PostgresStore, "read", traced)
+
+    async def scenario() -> None:
+        store = await PostgresStore.open(postgres_filled, LEDGER_TABLES, LedgerUnavailable)
+        await query(PostgresLedger(store, "w"), PostgresCounts(store))
+        await store.close()
+        connection = await asyncpg.connect(postgres_filled, statement_cache_size=0)
+        await connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+        for text, values in asked:
+            rows = await connection.fetch("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) " + text, *values)
+            plan = "\n".join(row[0] for row in rows)
+            assert not re.search(r"Seq Scan on (authorization_audit|station_counts|decision_counts|charging)", plan), (
+                plan
+            )
+            read_rows = [int(n) for n in re.findall(r"Index (?:Only )?Scan .* on \S+.*\(actual rows=(\d+) ", plan)]
+            assert max(read_rows, default=0) <= 400, plan
+            removed = [int(n) for n in re.findall(r"Rows Removed by Filter: (\d+)", plan)]
+            assert max(removed, default=0) <= 200, plan
+        await connection.close()
+
+    run_to_its_end(scenario(), 30)
+    assert asked
