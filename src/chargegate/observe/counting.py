@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.utils import floatToGoString as _shown
+from prometheus_client.utils import floatToGoString
 
 
 class Count:
@@ -66,7 +66,8 @@ class Distribution:
         buckets, total = [], 0
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             total += count
-            buckets.append((_shown(bound), float(total)))  # type: ignore[no-untyped-call]  # the library leaves it untyped
+            name = floatToGoString(bound)  # type: ignore[no-untyped-call]  # the library leaves it untyped
+            buckets.append((name, float(total)))
         family = HistogramMetricFamily(self._name, self._documentation)
         family.add_metric([], buckets, self._sum)
         yield family
