@@ -37,7 +37,7 @@ from chargegate.model import (
     valid_traceparent,
 )
 from chargegate.observe import log
-from chargegate.queues.envelope import wrap
+from chargegate.queues.envelope import carry, wrap
 
 PATH: Final = "/api/v1/charging-session"
 MAX_KEY: Final = 255
@@ -92,6 +92,7 @@ class _Whole(NamedTuple):
 
     exchange: Exchange
     request: ChargingRequest
+    target: CallbackTarget
     trace: bytes
     address: tuple[str, int] | None
 
@@ -186,7 +187,7 @@ class Intake:
             return None
         try:
             caller = self._admit(headers, "client")
-            station, token, url, _ = parse_body(body, self._target_fault)
+            station, token, url, target = parse_body(body, self._target_fault)
         except (Refused, Invalid):
             return None
         if not self._shares.admits_at_once(caller.name):
@@ -196,13 +197,13 @@ class Intake:
             trace = b""
         parent = valid_traceparent(headers[b"traceparent"].decode("latin-1")) if b"traceparent" in headers else ""
         request = ChargingRequest(new_request_id(), station, token, url, now_ms(), parent, caller.name)
-        return _Whole(exchange, request, trace, client)
+        return _Whole(exchange, request, target, trace, client)
 
     def accept(self, whole: _Whole) -> None:
         request = whole.request
         try:
             self._rate.take(request.client if request.client != ANONYMOUS.name else "", whole.address)
-            message = wrap(self._keyring, request)
+            message = carry(self._keyring, request, whole.target)
             self._shares.put_then(request.client, message, partial(self._stored, whole))
         except Exception as fault:  # noqa: BLE001 - as in ``__call__``
             self._refuse_whole(whole, fault)
