@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chargegate.api import intake
 from chargegate.api.access import Guard
 from chargegate.api.bodies import read_object
+from chargegate.api.direct import Surface
 from chargegate.api.errors import ClientGone, Refused, not_found, refusal, send_refusal
 from chargegate.api.headers import SECURITY, trace_id
 from chargegate.api.origins import PREFLIGHT, Origins
@@ -38,7 +39,7 @@ def build(parts: Parts) -> ASGIApp:
         else:
             await other(scope, receive, send)
 
-    return application
+    return Surface(application, hot)
 
 
 def build_monitoring(parts: Parts) -> ASGIApp:

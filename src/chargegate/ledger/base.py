@@ -20,6 +20,7 @@ from chargegate.ledger.records import (
     StationStats,
 )
 from chargegate.model import Decision
+from chargegate.storage.group_commit import Then
 from chargegate.storage.unavailable import RaisedAs, Unavailable
 
 
@@ -52,6 +53,11 @@ class DecisionLedger(Protocol):
 
     async def finish(self, finished: Finished) -> None:
         """The callback was delivered or given up."""
+
+    def finish_soon(self, finished: Finished, then: Then) -> None:
+        """As ``finish``, but nobody waits, and nothing is raised while the database does not answer: it is tried again
+        until it does. ``then`` is called in the event loop once it is on disk. What is written soon may be lost with
+        this process."""
 
     async def fail_lost(self, kept: Iterable[str], at: int) -> int:
         """This process's queue lost its messages: requests that this process decided and that are under way, other

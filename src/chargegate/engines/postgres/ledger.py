@@ -27,7 +27,7 @@ from chargegate.ledger.records import (
 )
 from chargegate.ledger.rows import dead_letter_of, decision_of, recorded_of, request_of
 from chargegate.model import Decision
-from chargegate.storage.group_commit import GroupCommit
+from chargegate.storage.group_commit import GroupCommit, Then
 
 _OLD_CLAIMS_DROPPED: Final = 200
 """For each new claim, at most so many old ones are dropped."""
@@ -76,6 +76,9 @@ class PostgresLedger:
 
     async def finish(self, finished: Finished) -> None:
         await self._finish.submit(msgspec.structs.astuple(finished))
+
+    def finish_soon(self, finished: Finished, then: Then) -> None:
+        self._finish.post(msgspec.structs.astuple(finished), then)
 
     async def fail_lost(self, kept: Iterable[str], at: int) -> int:
         """Of those that this writer decided."""
