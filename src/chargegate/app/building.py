@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp
 
-from chargegate.api import Parts, build, build_monitoring
+from chargegate.api import Parts, Sessions, build, build_monitoring
 from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
 from chargegate.app.opening import Opened
 from chargegate.app.reloading import Prepare, following_access_keys, following_access_list, following_secrets
@@ -26,6 +26,8 @@ from chargegate.http1 import HttpClient
 from chargegate.keys import AccessKeys
 from chargegate.ledger.retention import Dropping, RetentionLimits
 from chargegate.operations import health
+from chargegate.operations.busy_stations import BusyStations
+from chargegate.operations.overview import Overviews
 from chargegate.worker import Worker
 
 
@@ -79,6 +81,8 @@ def build_surface(
     access_keys: AccessKeys,
     draining: Callable[[], bool],
     no_file: Callable[[], bool],
+    *,
+    stack: AsyncExitStack,
 ) -> ASGIApp:
     """What this process answers over HTTP. ``working`` is None where no worker is in it. ``no_file``: whether not one
     more file or connection can be opened."""
@@ -90,12 +94,36 @@ def build_surface(
         if opened.cache is not None:
             opened.cache.forget(token_hashes)
 
+    components = _components(opened, working, no_file)
+    overview = sessions = None
+    if opened.role != "worker":
+        overview = Overviews(
+            queue=opened.queue,
+            ledger=database.ledger,
+            counts=database.counts,
+            metrics=opened.metrics,
+            components=components,
+            oldest_question_ms=lambda: 0 if working is None else working.worker.oldest_question_ms,
+            max_size=settings.queue.max_size,
+        )
+        stack.push_async_callback(overview.close)
+        if settings.dashboard.enabled:
+            sessions = Sessions(
+                keys=access_keys,
+                keyring=opened.keyring,
+                values=database.ledger,
+                idle_ms=settings.dashboard.session_idle_ms,
+                max_ms=settings.dashboard.session_max_ms,
+            )
     parts = Parts(
         queue=opened.queue,
         ledger=database.ledger,
         counts=database.counts,
         metrics=opened.metrics,
-        components=_components(opened, working, no_file),
+        components=components,
+        sessions=sessions,
+        overview=overview,
+        stations=BusyStations(database.counts),
         draining=draining,
         metrics_enabled=settings.monitoring.metrics.enabled,
         health_enabled=settings.monitoring.health_check.enabled,

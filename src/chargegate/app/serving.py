@@ -95,7 +95,7 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
     spare = SpareFile()
     watching = asyncio.create_task(spare.watch())
     stack.callback(watching.cancel)
-    surface = build_surface(opened, working, access_keys, draining, spare.lacking)
+    surface = build_surface(opened, working, access_keys, draining, spare.lacking, stack=stack)
     server, url = await _listen(settings, role, surface, max_connections, stack)
     # What is there now stays. The server leaves no cycles behind, so the collector finds little, and to look at every
     # object less often saves about 4 % of a request's whole cost. The last number stays Python's: a hundred times more
