@@ -24,6 +24,7 @@ RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "be
 LIMIT_MS = 30_000
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 HOSTILE = '<img src=x onerror="document.title=1"><b>note</b>'
+pytestmark = pytest.mark.servers  # it needs what `make servers` installs
 expect.set_options(timeout=LIMIT_MS)
 
 
