@@ -10,17 +10,20 @@ from typing import Any, Protocol
 import pytest
 
 from chargegate.engines.postgres.access_list import PostgresAccessList
+from chargegate.engines.postgres.anomalies import PostgresAnomalies
 from chargegate.engines.postgres.counts import PostgresCounts
 from chargegate.engines.postgres.ledger import PostgresLedger
 from chargegate.engines.postgres.retention import PostgresRetention
 from chargegate.engines.postgres.statements import LEDGER_TABLES
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.engines.sqlite.access_list import SqliteAccessList
+from chargegate.engines.sqlite.anomalies import SqliteAnomalies
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.counts import SqliteCounts
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.retention import SqliteRetention
 from chargegate.engines.sqlite.statements import ALL_TABLES
+from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable, Retention
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.records import AuditRow
@@ -37,6 +40,7 @@ class Database(Protocol):
     ledger: Callable[..., Ledger]
     access_list: Callable[[], AccessList]
     counts: Callable[[], DecisionCounts]
+    anomalies: Callable[[], Anomalies]
     retention: Callable[[], Retention]
 
     async def execute(self, statement: str) -> list[tuple[Any, ...]]: ...
@@ -53,6 +57,7 @@ class Sqlite:
         self._store = store
         self.access_list = partial(SqliteAccessList, store)
         self.counts = partial(SqliteCounts, store)
+        self.anomalies = partial(SqliteAnomalies, store)
         self.retention = partial(SqliteRetention, store)
 
     def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "") -> SqliteLedger:
@@ -80,6 +85,7 @@ class Postgres:
         self._store = store
         self.access_list = partial(PostgresAccessList, store)
         self.counts = partial(PostgresCounts, store)
+        self.anomalies = partial(PostgresAnomalies, store)
         self.retention = partial(PostgresRetention, store)
 
     def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "test") -> PostgresLedger:

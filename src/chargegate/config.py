@@ -135,6 +135,20 @@ class Audit(_Section, frozen=True):
     csv_path: str = "authorization_audit.log"
 
 
+class Analysis(_Section, frozen=True):
+    interval_ms: PositiveMs = 60000
+    timeouts_per_hour: Count = 100
+    station_error_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    station_min_decisions: Count = 20
+    silence_hours: Annotated[int, Meta(ge=1, le=24)] = 3
+    silence_min_usual: Count = 10
+    token_stations: Annotated[int, Meta(ge=2, le=1_000_000)] = 5
+    token_window_ms: Annotated[int, Meta(ge=1, le=3_600_000)] = 600_000
+    callback_failure_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    callback_min_ended: Count = 20
+    webhook_url: str = ""
+
+
 class Security(_Section, frozen=True):
     api_keys: list[str] = []
     allow_anonymous: bool = False
@@ -178,6 +192,7 @@ class Settings(_Section, frozen=True):
     authorization: Authorization = Authorization()
     callback: Callback = Callback()
     audit: Audit = Audit()
+    analysis: Analysis = Analysis()
     security: Security = Security()
     dashboard: Dashboard = Dashboard()
     monitoring: Monitoring = Monitoring()
@@ -191,7 +206,7 @@ class Settings(_Section, frozen=True):
 SECRET_KEYS = frozenset(
     {"callback.signing_secrets", "security.api_keys", "security.encryption_keys", "security.token_hash_key"}
 )
-URL_KEYS = frozenset({"queue.url", "database.url", "cache.url", "authorization.url"})
+URL_KEYS = frozenset({"queue.url", "database.url", "cache.url", "authorization.url", "analysis.webhook_url"})
 
 
 def load(file: str | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -223,6 +238,7 @@ def _check(settings: Settings) -> None:
     _check_door(settings)
     _check_server(settings.server)
     _check_authorization(settings.authorization)
+    _check_webhook(settings.analysis.webhook_url)
     for text in settings.callback.allowed_networks:
         try:
             ipaddress.ip_network(text)
@@ -335,6 +351,14 @@ def _check_authorization(authorization: Authorization) -> None:
         raise ConfigError("authorization.simulated_latency_ms: the first value must not exceed the second")
     if authorization.simulated_error_share + authorization.simulated_hang_share > 1:
         raise ConfigError("authorization.simulated_error_share: with simulated_hang_share it must not exceed 1")
+
+
+def _check_webhook(url: str) -> None:
+    if url:
+        try:
+            parse_callback_url(url)
+        except ValueError as error:
+            raise ConfigError(f"analysis.webhook_url: {error}") from None
 
 
 def _check_secrets(settings: Settings) -> None:

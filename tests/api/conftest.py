@@ -19,6 +19,7 @@ from chargegate.delivering.guard import AddressGuard
 from chargegate.engines.memory.queue import MemoryQueue
 from chargegate.engines.redis.cache import RedisCache
 from chargegate.engines.sqlite.access_list import SqliteAccessList
+from chargegate.engines.sqlite.anomalies import SqliteAnomalies
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.counts import SqliteCounts
 from chargegate.engines.sqlite.ledger import SqliteLedger
@@ -74,6 +75,7 @@ class Service:
             "queue": self.queue,
             "ledger": self.ledger,
             "counts": SqliteCounts(self.store),
+            "anomalies": SqliteAnomalies(self.store),
             "access_list": self.access_list,
             "keyring": self.keyring,
             "access_keys": keys,

@@ -139,7 +139,7 @@ def test_every_page_can_be_used_by_everybody(
 ) -> None:
     page = visit(open_gate, **LOOKS[look])
     heading(page, "Overview")
-    expect(page.locator(".tile")).to_have_count(6)
+    expect(page.locator(".tile")).to_have_count(7)
     page.get_by_text("As a table").first.click()
     accessible(page)
     for name in ("Requests", "Stations", "Dead letters", "Access list", "Anomalies"):

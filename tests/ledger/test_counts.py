@@ -2,12 +2,22 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chargegate.engines.postgres.counts import PostgresCounts
+from chargegate.engines.postgres.statements import LEDGER_TABLES
+from chargegate.engines.postgres.store import PostgresStore
+from chargegate.engines.postgres.target import PostgresTarget
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.statements import ALL_TABLES
+from chargegate.ledger.base import LedgerUnavailable
 from chargegate.ledger.counts import (
     BUCKETS_MS,
     DAY_MS,
@@ -22,8 +32,10 @@ from chargegate.ledger.counts import (
     quantile,
 )
 from chargegate.ledger.records import DecisionFilter, Finished, StationStats
+from chargegate.ledger.transfer import StoredRequest
 from chargegate.model import Decision, Reason, RequestStatus, Status, month_start, new_request_id
-from databases import Database, Run
+from databases import Database, Postgres, Run, Sqlite
+from scenario import run as run_to_its_end
 
 STATIONS = [f"{number:08x}-0000-4000-8000-00000000000a" for number in range(1, 6)]
 START = 1_700_000_000_000
@@ -276,6 +288,72 @@ def test_dropped_months_keep_their_counts_also_when_all_are_made_again(run: Run)
         assert (await counts.total(None, None)).total == 1201
 
     run(scenario)
+
+
+@pytest.mark.parametrize("name", ["sqlite", pytest.param("postgres", marks=pytest.mark.servers)])
+def test_decisions_of_an_older_release_are_counted(tmp_path: Path, request: pytest.FixtureRequest, name: str) -> None:
+    decisions = [made(number) for number in range(120)]
+    url = request.getfixturevalue("postgres_url") if name == "postgres" else ""
+
+    async def scenario() -> None:
+        if name == "sqlite":
+            tables, wrapped = ALL_TABLES, Sqlite
+
+            async def opening(migrations: Mapping[str, Sequence[str]]) -> Any:
+                return await SqliteStore.open(tmp_path / "old.db", migrations, exclusive=False)
+        else:
+            tables, wrapped = LEDGER_TABLES, Postgres
+
+            async def opening(migrations: Mapping[str, Sequence[str]]) -> Any:
+                return await PostgresStore.open(url, migrations, LedgerUnavailable)
+
+        store = await opening({**tables, "ledger": tables["ledger"][:3]})
+        await record(wrapped(store), decisions)
+        await store.close()
+        store = await opening(tables)
+        database = wrapped(store)
+        await check(database.counts(), decisions)
+        assert await count_all(database.counts(), 50) == 120
+        await check(database.counts(), decisions)
+        await store.close()
+
+    run_to_its_end(scenario(), 60)
+
+
+def test_decisions_that_were_copied_are_counted_once(postgres_url: str) -> None:
+    """Their numbers are those of another database, and come in the order of request ids."""
+    decisions = [made(number) for number in range(60)]
+
+    async def scenario() -> None:
+        store = await PostgresStore.open(postgres_url, LEDGER_TABLES, LedgerUnavailable)
+        target, counts = PostgresTarget(store), PostgresCounts(store)
+        stored = [
+            StoredRequest(
+                one.request_id,
+                one.station_id,
+                one,
+                "COMPLETED",
+                1,
+                1,
+                2,
+                1,
+                200,
+                None,
+                None,
+                "",
+                (number * 37) % 60 + 1,
+            )
+            for number, one in enumerate(decisions)
+        ]
+        for start in (0, 20, 0, 40):  # a page that is copied again changes nothing
+            await target.put_requests(stored[start : start + 20])
+            await counts.count_more(7)
+        await check(counts, decisions)
+        await count_all(counts)
+        await check(counts, decisions)
+        await store.close()
+
+    run_to_its_end(scenario(), 60)
 
 
 def test_callbacks_are_counted_once_for_each_end(run: Run) -> None:

@@ -20,6 +20,7 @@ from chargegate.api.parameters import read_parameters
 from chargegate.api.parts import Parts
 from chargegate.api.routes import (
     access_list,
+    anomalies,
     dashboard_session,
     dead_letters,
     decisions,
@@ -37,7 +38,7 @@ from chargegate.keys import AccessKey, Role
 def build(parts: Parts) -> ASGIApp:
     """The application. It speaks HTTP only, and has no lifespan."""
     routes: list[Route] = [intake.route(parts)]
-    for subject in (sessions, decisions, statistics, overview, dead_letters, access_list):
+    for subject in (sessions, decisions, statistics, overview, anomalies, dead_letters, access_list):
         routes += subject.route.declared
     if parts.sessions is not None:
         routes += dashboard_session.route.declared

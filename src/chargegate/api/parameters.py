@@ -14,6 +14,7 @@ from starlette.responses import Response
 from chargegate.api.routing import Call, Parameter, Schema, respond
 from chargegate.api.schemas import UUID
 from chargegate.keys import CLIENT_NAME_PATTERN, client_name_fault
+from chargegate.ledger.anomalies import AnomalyType
 from chargegate.model import MIN_DRIVER_TOKEN, UUID_RULE, Invalid, Status, from_iso, is_uuid
 from chargegate.operations.listing import Listing, Place
 from chargegate.operations.statistics import STEPS
@@ -104,6 +105,18 @@ def _status(text: str) -> str:
     return text.lower()
 
 
+def _anomaly_type(text: str) -> str:
+    if text not in list(AnomalyType):
+        raise ValueError("must be one of " + ", ".join(AnomalyType))
+    return text
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text == "true"
+
+
 def _step(text: str) -> str:
     if text not in STEPS:
         raise ValueError("must be one of " + ", ".join(STEPS))
@@ -178,6 +191,13 @@ REASON = _filter(
 )
 FROM = _filter("from", _TIME, "From this time on. A time without a zone is UTC; a date is its start.", from_iso)
 TO = _filter("to", _TIME, "Before this time.", from_iso)
+ANOMALY_TYPE = _filter(
+    "type",
+    {"type": "string", "enum": list(AnomalyType)},
+    "Only this type: " + ", ".join(AnomalyType) + ".",
+    _anomaly_type,
+)
+OPEN = _filter("open", {"type": "boolean"}, "true: only those that last. false: only those that ended.", _boolean)
 STEP = Parameter(
     "step",
     "query",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from chargegate.api.dashboard_sessions import Sessions
 from chargegate.keys import AccessKeys, Keyring
+from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, SharedClaims
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.model import IPAddress
@@ -29,6 +30,7 @@ class Parts:
     queue: Queue
     ledger: Ledger
     counts: DecisionCounts
+    anomalies: Anomalies
     access_list: AccessList
     keyring: Keyring
     metrics: Metrics

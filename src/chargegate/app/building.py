@@ -8,6 +8,7 @@ from typing import NamedTuple
 from starlette.types import ASGIApp
 
 from chargegate.api import Parts, Sessions, build, build_monitoring
+from chargegate.app.analysing import KEPT_MS, start_analysis
 from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
 from chargegate.app.opening import Opened
 from chargegate.app.reloading import Prepare, following_access_keys, following_access_list, following_secrets
@@ -71,7 +72,8 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
         requests_ms=settings.database.retention_ms,
     )
     stack.push_async_callback(Dropping(opened.database.retention, kept, opened.metrics).close)
-    stack.push_async_callback(Counting(opened.database.counts).close)
+    stack.push_async_callback(Counting(opened.database.counts, keep_ms=KEPT_MS).close)
+    start_analysis(opened, signer, stack)
     return Working(worker, signer, authorizer, remembered)
 
 
@@ -101,6 +103,7 @@ def build_surface(
             queue=opened.queue,
             ledger=database.ledger,
             counts=database.counts,
+            anomalies=database.anomalies,
             metrics=opened.metrics,
             components=components,
             oldest_question_ms=lambda: 0 if working is None else working.worker.oldest_question_ms,
@@ -119,6 +122,7 @@ def build_surface(
         queue=opened.queue,
         ledger=database.ledger,
         counts=database.counts,
+        anomalies=database.anomalies,
         metrics=opened.metrics,
         components=components,
         sessions=sessions,

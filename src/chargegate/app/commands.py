@@ -26,6 +26,7 @@ from chargegate.app.opening import (
 from chargegate.config import ConfigError, Settings, check_lease, check_url
 from chargegate.engines import EMBEDDED, ENGINES, Place, QueueLimits, engine_of
 from chargegate.keys import Keyring
+from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
 from chargegate.ledger.copying import copy
 from chargegate.ledger.counts import DecisionCounts
@@ -47,6 +48,7 @@ class Offline(msgspec.Struct, frozen=True):
 
     ledger: Ledger
     counts: DecisionCounts
+    anomalies: Anomalies
     access_list: AccessList
     keyring: Keyring
     open_queue: Callable[[], Awaitable[Queue]]
@@ -74,7 +76,9 @@ async def opened_store(settings: Settings, *, made: Callable[[Path], None] | Non
             return await open_queue(settings, place, keyring, stack)
 
         try:
-            yield Offline(database.ledger, database.counts, database.access_list, keyring, open_reachable)
+            yield Offline(
+                database.ledger, database.counts, database.anomalies, database.access_list, keyring, open_reachable
+            )
         except LedgerUnavailable as error:
             raise LedgerUnavailable(f"{database_place(settings)}: {error}") from None
 

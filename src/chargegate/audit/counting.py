@@ -7,6 +7,7 @@ from typing import Final
 
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.ledger.counts import STEP, DecisionCounts
+from chargegate.model import now_ms
 from chargegate.observe import log
 
 _LOOK_S: Final = 1.0
@@ -15,11 +16,20 @@ _PAUSE_FACTOR: Final = 2
 """Between two steps it waits this many times as long as a step took, so that others have the database meanwhile."""
 
 
-class Counting:
-    """A task that looks every second for rows that are not counted yet. Each process on a database may have one."""
+_DROPPED_AT_ONCE: Final = 500
+_DROP_S: Final = 600.0
+_JUMP_MS: Final = 60_000
 
-    def __init__(self, counts: DecisionCounts) -> None:
+
+class Counting:
+    """A task that looks every second for rows that are not counted yet, and now and then for counts that are older than
+    they are kept. Each process on a database may have one."""
+
+    def __init__(self, counts: DecisionCounts, *, keep_ms: int) -> None:
         self._counts = counts
+        self._keep_ms = keep_ms
+        self._dropped_at = float("-inf")
+        self._offset = _offset()
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
@@ -28,6 +38,8 @@ class Counting:
             try:
                 with contextlib.suppress(LedgerUnavailable):  # whoever needs it at once says so in the log
                     await self._catch_up()
+                    if time.monotonic() - self._dropped_at >= _DROP_S:
+                        await self._drop_old()
             except Exception:  # noqa: BLE001 - whatever it is: if this task ended, answers would become slow
                 log.exception("decisions cannot be counted")
 
@@ -38,7 +50,24 @@ class Counting:
                 return
             await asyncio.sleep(max(_PAUSE_S, _PAUSE_FACTOR * (time.monotonic() - started)))
 
+    async def _drop_old(self) -> None:
+        """Not while the clock may be wrong: one that was set forward would make all counts old."""
+        before, self._offset = self._offset, _offset()
+        self._dropped_at = time.monotonic()
+        if abs(self._offset - before) > _JUMP_MS:
+            log.warning("the clock was set; no old counts are dropped for now", by_ms=self._offset - before)
+            return
+        dropped = 1
+        while dropped:
+            dropped = await self._counts.drop_before(now_ms() - self._keep_ms, _DROPPED_AT_ONCE)
+            await asyncio.sleep(_PAUSE_S)
+
     async def close(self) -> None:
         """A step that is under way is committed or undone by the database."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+
+def _offset() -> int:
+    """By how much the wall clock is ahead of the monotonic one (ms)."""
+    return now_ms() - int(time.monotonic() * 1000)

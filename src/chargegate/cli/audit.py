@@ -11,9 +11,10 @@ from chargegate.cli.options import station as only_station
 from chargegate.cli.output import write_listing, write_object, write_rows
 from chargegate.cli.progress import counting
 from chargegate.cli.store import in_store
+from chargegate.ledger.anomalies import AnomalyType
 from chargegate.ledger.records import DecisionFilter, StationStats
 from chargegate.model import Status
-from chargegate.operations import decisions, statistics
+from chargegate.operations import anomalies, decisions, statistics
 from chargegate.operations.views import columns
 
 
@@ -27,6 +28,7 @@ def audit() -> None:
       chargegate audit stats --json
       chargegate audit prune --before 2026-01-01
       chargegate audit aggregate --rebuild
+      chargegate audit anomalies --open
     """
 
 
@@ -143,6 +145,29 @@ def prune(before: int, as_json: bool, config_file: str | None) -> None:
         write_object({"dropped": dropped})
     else:
         click.echo("dropped " + (", ".join(dropped) or "nothing: no month ended by then"))
+
+
+@audit.command("anomalies")
+@click.option("--type", "type_", type=click.Choice([str(kind) for kind in AnomalyType]), help="Only this type.")
+@click.option("--open", "open_", is_flag=True, help="Only those that have not ended.")
+@paging
+@as_json
+@config_file
+def list_anomalies(
+    *, type_: str | None, open_: bool, limit: int | None, as_json: bool, config_file: str | None
+) -> None:
+    """List what the analysis of the audit found, those that began last first.
+
+    \b
+    Example:
+      chargegate audit anomalies --open --json
+    """
+
+    async def write(store: app.Offline) -> None:
+        listing = anomalies.anomalies(store.anomalies, type_, open_ or None)
+        await write_listing(listing, limit=limit, as_json=as_json)
+
+    in_store(config_file, write)
 
 
 @audit.command()

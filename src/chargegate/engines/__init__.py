@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Protocol, cast
 
 import msgspec
 
+from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, Retention
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.records import AuditRow
@@ -96,6 +97,7 @@ class Database(Protocol):
     ledger: Ledger
     access_list: AccessList
     counts: DecisionCounts
+    anomalies: Anomalies
     retention: Retention
 
     async def close(self) -> None: ...

@@ -194,6 +194,12 @@ def parts_of(since: int | None, until: int | None, units: Sequence[int]) -> Part
     return Parts(spans, edges, *counted)
 
 
+def whole_days(rows_since: int) -> int:
+    """From when on counts can be made again, where the audit has its rows from ``rows_since`` on (Unix ms): a day of
+    which some rows are gone keeps its counts."""
+    return _up(rows_since, DAY_MS)
+
+
 def _up(at: int, unit: int) -> int:
     return -(-at // unit) * unit
 

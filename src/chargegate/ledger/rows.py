@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from msgspec.structs import astuple
 
+from chargegate.ledger.anomalies import Anomaly, AnomalyType, Change, Severity
 from chargegate.ledger.records import AccessEntry, CallbackRecord, Recorded, RequestRecord
 from chargegate.ledger.transfer import StoredRequest
 from chargegate.model import Decision, RequestStatus, Status
@@ -88,3 +89,14 @@ def entry_values(entry: AccessEntry) -> tuple[Any, ...]:
     for place in _SETS_AT:
         values[place] = json.dumps(sorted(values[place]))
     return tuple(values)
+
+
+def anomaly_of(row: Sequence[Any]) -> Anomaly:
+    id_, kind, severity, *rest = row
+    return Anomaly(id_, AnomalyType(kind), Severity(severity), *rest)
+
+
+def change_of(row: Sequence[Any]) -> Change:
+    """The change that comes next, from an anomaly and how far it was told."""
+    *anomaly, told = row
+    return Change(anomaly_of(anomaly), resolved=told == 1)

@@ -67,6 +67,12 @@ class Metrics:
         self.breaker_transitions = Counter(
             "circuit_breaker_transitions_total", "Changes of state.", ["name", "to"], registry=registry
         )
+        self.anomalies = Gauge(
+            "audit_anomalies",
+            "Anomalies of the audit that have not ended.",
+            ["type", "severity"],
+            registry=registry,
+        )
         self.dead_letters = Gauge("dead_letters", "Callbacks given up and not replayed.", registry=registry)
         self.dead_letters_dropped = Counter(
             "dead_letters_dropped_total",

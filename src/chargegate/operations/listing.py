@@ -24,7 +24,8 @@ class Listing(Generic[Item]):
     def __init__(
         self, record: type[Item], order: Sequence[str], fetch: Callable[[int, Place | None], Awaitable[Sequence[Item]]]
     ) -> None:
-        self.columns = tuple(dict.fromkeys((*order, *columns(record))))
+        visible = columns(record)
+        self.columns = tuple(dict.fromkeys((*(name for name in order if name in visible), *visible)))
         """The names of a record's fields that are shown, those of the order first."""
         self._order = order
         self._fetch = fetch

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import Ledger, LedgerUnavailable
 from chargegate.ledger.counts import HOUR_MS, MINUTE_MS, DecisionCounts, UnitCounts
 from chargegate.model import Millis, Status, now_ms
@@ -101,6 +102,7 @@ class Overview(msgspec.Struct, frozen=True):
     per_second: Rates
     now: Look
     in_flight: int
+    anomalies: int | None
     circuits: list[Circuit]
     sinks: list[Lag]
     hour: Series
@@ -116,6 +118,7 @@ class Overviews:
         queue: Queue,
         ledger: Ledger,
         counts: DecisionCounts,
+        anomalies: Anomalies,
         metrics: Metrics,
         components: Mapping[str, Check],
         oldest_question_ms: Callable[[], int],
@@ -124,6 +127,7 @@ class Overviews:
         self._queue = queue
         self._ledger = ledger
         self._counts = counts
+        self._anomalies = anomalies
         self._metrics = metrics
         self._components = components
         self._oldest_question_ms = oldest_question_ms
@@ -183,10 +187,12 @@ class Overviews:
         self._note(look)
         now = look.timestamp
         minutes: list[UnitCounts] = []
+        open_anomalies: int | None = None
         per_second: Mapping[str, float] = dict.fromkeys(Status, 0.0)
         with contextlib.suppress(LedgerUnavailable, TimeoutError):
             async with asyncio.timeout(_LOOK_S):
                 minutes = list(await self._counts.by_unit(MINUTE_MS, now - HOUR_MS, None, 70, None))
+                open_anomalies = sum((await self._anomalies.count_open()).values())
                 latest = await self._counts.total(now - _LAST_MS, None)
                 per_second = {name: round(getattr(latest, name) * 1000 / _LAST_MS, 2) for name in Status}
                 if time.monotonic() - self._day[0] >= _DAY_KEPT_S or not self._day[1]:
@@ -204,6 +210,7 @@ class Overviews:
             recent=recent,
             dead_letters=look.dead_letters,
             dead_letters_before=self._letters_before(now),
+            anomalies=open_anomalies,
         )
         return Overview(
             status=status,
@@ -216,6 +223,7 @@ class Overviews:
                 **{name.value: per_second[name] for name in Status},
             ),
             now=look,
+            anomalies=open_anomalies,
             in_flight=int(self._metrics.sampled("requests_in_flight").get("", 0)),
             circuits=[
                 Circuit(name, _STATES[int(value)])

@@ -44,11 +44,18 @@ class Seen(NamedTuple):
     recent: Sequence[UnitCounts]
     dead_letters: int | None
     dead_letters_before: int | None
+    anomalies: int | None
 
 
 def problems(seen: Seen) -> list[Problem]:
     """The worst first."""
-    found = [*_of_components(seen.components), *_of_queue(seen), *_of_authorizer(seen), *_of_callbacks(seen)]
+    found = [
+        *_of_components(seen.components),
+        *_of_queue(seen),
+        *_of_authorizer(seen),
+        *_of_callbacks(seen),
+        *_of_analysis(seen),
+    ]
     return sorted(found, key=lambda problem: problem.severity != "critical")
 
 
@@ -120,6 +127,12 @@ def _of_callbacks(seen: Seen) -> Iterator[Problem]:
         if more > 0:
             text = f"{_counted(more, 'callback')} {'was' if more == 1 else 'were'} given up in the last minutes."
             yield Problem("warning", "dead_letters", text, "/dashboard/dead-letters")
+
+
+def _of_analysis(seen: Seen) -> Iterator[Problem]:
+    if seen.anomalies:
+        text = f"{seen.anomalies} {'anomaly goes' if seen.anomalies == 1 else 'anomalies go'} on."
+        yield Problem("warning", "anomalies", text, "/dashboard/anomalies?open=true")
 
 
 def _counted(count: object, what: str) -> str:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from chargegate.api.parts import Parts
 from chargegate.api.routing import Answer, Call, Routes
+from chargegate.ledger.anomalies import SEVERITIES
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.observe import log
 from chargegate.queues.base import QueueUnavailable
@@ -23,7 +24,7 @@ route: Final = Routes("Operation", access="open")
     answers={200: Answer("The metrics.", schema={"type": "string"}, media_type="text/plain")},
 )
 async def get_metrics(_call: Call, parts: Parts) -> Response:
-    await asyncio.gather(_refresh_queue(parts), _refresh_dead_letters(parts))
+    await asyncio.gather(_refresh_queue(parts), _refresh_dead_letters(parts), _refresh_anomalies(parts))
     return Response(parts.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -36,6 +37,17 @@ async def _refresh_queue(parts: Parts) -> None:
         return
     parts.metrics.queue_depth.set(depth.waiting)
     parts.metrics.queue_oldest_age.set(depth.oldest_age_ms / 1000)
+
+
+async def _refresh_anomalies(parts: Parts) -> None:
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            counts = await parts.anomalies.count_open()
+    except (LedgerUnavailable, TimeoutError) as error:
+        log.warning("the number of anomalies is not known", error=type(error).__name__)
+        return
+    for kind, severity in SEVERITIES.items():
+        parts.metrics.anomalies.labels(kind.value, severity.value).set(counts.get(kind, 0))
 
 
 async def _refresh_dead_letters(parts: Parts) -> None:

@@ -2,6 +2,7 @@
 
 from chargegate.engines import Place, QueueLimits
 from chargegate.engines.postgres.access_list import PostgresAccessList
+from chargegate.engines.postgres.anomalies import PostgresAnomalies
 from chargegate.engines.postgres.counts import PostgresCounts
 from chargegate.engines.postgres.ledger import PostgresLedger
 from chargegate.engines.postgres.queue import PostgresQueue, own_options
@@ -11,6 +12,7 @@ from chargegate.engines.postgres.retention import PostgresRetention
 from chargegate.engines.postgres.statements import LEDGER_TABLES
 from chargegate.engines.postgres.store import MIGRATING_S, PostgresStore
 from chargegate.engines.postgres.target import PostgresTarget
+from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable, Retention
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.storage.budget import STORE_S
@@ -24,6 +26,7 @@ class PostgresDatabase:
         self.ledger: Ledger = PostgresLedger(store, writer, on_audit)
         self.access_list: AccessList = PostgresAccessList(store)
         self.counts: DecisionCounts = PostgresCounts(store)
+        self.anomalies: Anomalies = PostgresAnomalies(store)
         self.retention: Retention = PostgresRetention(store)
 
     async def close(self) -> None:

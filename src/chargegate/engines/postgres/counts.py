@@ -18,6 +18,7 @@ from chargegate.ledger.counts import (
     UnitCounts,
     parts_of,
     total_of,
+    whole_days,
 )
 
 _OF_ALL: Final = COUNTS["by_station"].replace("{page}", COUNTS["page_of_stations"]).replace("{compare}", ">")
@@ -120,7 +121,7 @@ async def count_rest(connection: Connection) -> None:
 
 async def _recount(connection: Connection, _repeated: bool) -> None:
     await count_rest(connection)
-    since = await connection.fetchval(COUNTS["rows_since"]) or 0
+    since = whole_days(await connection.fetchval(COUNTS["rows_since"]) or 0)
     for statement in ("take_back", "take_back_stations"):
         await connection.execute(COUNTS[statement], since)
     for statement in ("restore_all", "restore_stations"):

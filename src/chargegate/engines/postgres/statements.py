@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from chargegate.ledger.anomalies import Anomaly
 from chargegate.ledger.counts import HOUR_MS, count_columns
 from chargegate.ledger.records import CLAIM_MS, AccessEntry, Claim, DeadLetter
 from chargegate.ledger.rows import DECISION, RECORDED, REQUEST, STORED, columns
@@ -41,6 +42,13 @@ TARGET: Final = statements(
     decided=columns(_DECIDED),
     stored=columns(_STORED),
     excluded=columns(_STORED, "excluded"),
+)
+ANOMALIES: Final = statements(
+    __package__,
+    "anomalies.sql",
+    anomaly=columns(Anomaly.__struct_fields__),
+    values=", ".join(f"${n}" for n in range(1, len(Anomaly.__struct_fields__) + 1)),
+    hour=str(HOUR_MS),
 )
 COUNTS: Final = statements(
     __package__,

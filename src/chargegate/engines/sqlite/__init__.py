@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from chargegate.engines import EMBEDDED, Place, QueueLimits
 from chargegate.engines.sqlite.access_list import SqliteAccessList
+from chargegate.engines.sqlite.anomalies import SqliteAnomalies
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.counts import SqliteCounts
 from chargegate.engines.sqlite.file import read_once
@@ -14,6 +15,7 @@ from chargegate.engines.sqlite.queue import SqliteQueue
 from chargegate.engines.sqlite.retention import SqliteRetention
 from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.engines.sqlite.statements import ALL_TABLES, QUEUE_TABLES
+from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, Retention
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.records import AuditRow
@@ -61,6 +63,7 @@ class SqliteDatabase:
         self.ledger: Ledger = SqliteLedger(file.store, on_audit)
         self.access_list: AccessList = SqliteAccessList(file.store)
         self.counts: DecisionCounts = SqliteCounts(file.store)
+        self.anomalies: Anomalies = SqliteAnomalies(file.store)
         self.retention: Retention = SqliteRetention(file.store)
 
     async def close(self) -> None:

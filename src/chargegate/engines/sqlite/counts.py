@@ -22,6 +22,7 @@ from chargegate.ledger.counts import (
     UnitCounts,
     parts_of,
     total_of,
+    whole_days,
 )
 
 _OF_ALL: Final = COUNTS["by_station"].replace("{page}", COUNTS["page_of_stations"]).replace("{compare}", ">")
@@ -137,7 +138,7 @@ def _drop_some(connection: sqlite3.Connection, at: int, limit: int) -> int:
 
 def _recount(connection: sqlite3.Connection, _items: list[None]) -> None:
     row = connection.execute(COUNTS["rows_since"]).fetchone()
-    since = int(row[0]) if row else 0
+    since = whole_days(int(row[0]) if row else 0)
     while _count_some(connection, _ENDLESS >> 1):
         pass
     for statement in ("take_back", "take_back_stations"):

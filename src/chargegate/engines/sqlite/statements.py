@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from chargegate.ledger.counts import count_columns
+from chargegate.ledger.anomalies import Anomaly
+from chargegate.ledger.counts import HOUR_MS, count_columns
 from chargegate.ledger.records import AccessEntry, Claim, DeadLetter, Finished
 from chargegate.ledger.rows import DECISION, RECORDED, REQUEST, STORED, columns
 from chargegate.model import Status
@@ -49,6 +50,13 @@ SOURCE: Final = statements(
     of_request=columns(DECISION, "a", request_id="page.request_id", station_id="coalesce(r.station_id, a.station_id)"),
     stored=columns(STORED, "r", sequence="a.sequence", status="ifnull(r.status, '')"),
     claim=columns(_CLAIM),
+)
+ANOMALIES: Final = statements(
+    __package__,
+    "anomalies.sql",
+    anomaly=columns(Anomaly.__struct_fields__),
+    values=", ".join("?" for _ in Anomaly.__struct_fields__),
+    hour=str(HOUR_MS),
 )
 COUNTS: Final = statements(
     __package__,

@@ -74,7 +74,8 @@ export function show(content, { every, left, values, go }) {
       tile("Delivered within, p95", duration(now.p95_ms), `p50 ${duration(now.p50_ms)}, p99 ${duration(now.p99_ms)}`),
       tile("Waiting for a worker", number(now.waiting), now.waiting ? `the oldest for ${duration(now.oldest_age_ms)}` : ""),
       tile("Under way", number(latest.in_flight), parts.callbacks?.details.parked ? `${number(parts.callbacks.details.parked)} callbacks wait` : ""),
-      tile("Dead letters", number(now.dead_letters), "", "/dashboard/dead-letters"));
+      tile("Dead letters", number(now.dead_letters), "", "/dashboard/dead-letters"),
+      tile("Anomalies", number(latest.anomalies), latest.anomalies ? "go on" : "", "/dashboard/anomalies?open=true"));
     components.replaceChildren(...Object.entries(parts).map(([name, { status, details }]) =>
       make("div", {}, make("dt", {}, name, " ", chip(status)), make("dd", { class: "soft" }, told_of(details)))));
     circuits.replaceChildren(
