@@ -24,6 +24,7 @@ from chargegate.cli.options import config_file
 from chargegate.cli.queue import queue
 from chargegate.cli.replay import replay
 from chargegate.cli.settings import show_settings
+from chargegate.cli.top import TopError, top
 from chargegate.keys import CannotOpen, KeyFileError
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.observe import configure_logging
@@ -38,6 +39,7 @@ _EXPECTED = (
     LedgerUnavailable,
     QueueFull,
     QueueUnavailable,
+    TopError,
 )
 # Click's messages quote the arguments, and one of those may be a driver token, or a URL with a password.
 _could_be_token = re.compile(r"[\w.~-]{20,}|(?<=://)\S*(?=@)").sub
@@ -154,5 +156,5 @@ def run_demo(context: click.Context) -> None:
     context.exit(0 if uvloop.run(demo.run()) else 1)
 
 
-for command in (acl, audit, database, dead_letters, keys, queue, replay, show_settings):
+for command in (acl, audit, database, dead_letters, keys, queue, replay, show_settings, top):
     chargegate_command.add_command(command)
