@@ -548,8 +548,11 @@ def test_an_entry_is_found_blocked_and_imported(service: Callable[..., Service])
     again = gate.client.post("/api/v1/acl/import", json={"csv": csv}).json()
     assert (again["added"], again["changed"], again["unchanged"], again["items"]) == (0, 0, 2, [])
     wrong = gate.client.post("/api/v1/acl/import", json={"csv": csv + "short,\n", "store": True})
-    assert wrong.status_code == 400
-    assert "line 4" in wrong.json()["details"]["csv"]
+    assert wrong.json()["stored"] is False
+    assert wrong.json()["fault"].startswith("line 4: driver_token")
+    assert gate.client.get("/api/v1/acl").json()["items"][0]["note"] != "short"
+    ill = gate.client.post("/api/v1/acl/import", json={"csv": ["x"], "store": "yes"}).json()
+    assert ill["details"].keys() == {"csv", "store"}
     many = "driver_token\n" + "".join(f"many-{number:020d}\n" for number in range(3000))
     assert gate.client.post("/api/v1/acl/import", json={"csv": many}).json()["added"] == 3000
     assert gate.client.post("/api/v1/acl/import", json={"csv": "x" * 1_100_000}).status_code == 413

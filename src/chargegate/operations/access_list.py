@@ -8,7 +8,7 @@ from typing import BinaryIO, Final, Literal
 import msgspec
 
 from chargegate.authorizers.acl import judge
-from chargegate.authorizers.acl_entries import entry_from, read_csv
+from chargegate.authorizers.acl_entries import AclLineError, entry_from, read_csv
 from chargegate.keys import Keyring
 from chargegate.ledger.base import AccessList
 from chargegate.ledger.records import AccessEntry
@@ -87,12 +87,14 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What a CSV file does to the access list. ``items`` are the first of those that change something."""
+    """What a CSV file does to the access list. ``items`` are the first of those that change something. ``fault`` names
+    the line that breaks a rule, and which one: then nothing is stored, and nothing is counted."""
 
     added: int
     changed: int
     unchanged: int
     stored: bool
+    fault: str | None
     items: list[Change]
 
 
@@ -100,8 +102,11 @@ async def import_text(
     access_list: AccessList, keyring: Keyring, text: str, *, store: bool
 ) -> tuple[Changes, frozenset[str]]:
     """What the CSV file with this text changes, and the hashes of what it changed; it is stored only if told to. One
-    wrong line, and nothing is stored. Raises ``AclLineError``."""
-    entries = list(read_csv(io.StringIO(text, newline=""), keyring.token_hash))
+    wrong line, and nothing is stored."""
+    try:
+        entries = list(read_csv(io.StringIO(text, newline=""), keyring.token_hash))
+    except AclLineError as error:
+        return Changes(0, 0, 0, stored=False, fault=str(error), items=[]), frozenset()
     changes: dict[str, list[Change]] = {"added": [], "changed": [], "unchanged": []}
     for entry in entries:
         known = await access_list.entry(entry.driver_token_hash)
@@ -114,7 +119,9 @@ async def import_text(
         await access_list.put(entries)
     counts = {kind: len(found) for kind, found in changes.items()}
     hashes = frozenset(change.driver_token_hash for change in altering)
-    return Changes(**counts, stored=store, items=altering[:_CHANGES_SHOWN]), hashes if store else frozenset()
+    return Changes(
+        **counts, stored=store, fault=None, items=altering[:_CHANGES_SHOWN]
+    ), hashes if store else frozenset()
 
 
 async def import_csv(

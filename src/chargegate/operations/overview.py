@@ -162,7 +162,7 @@ class Overviews:
     def _note(self, look: Look) -> None:
         self._looks.append(look)
         if self._minutes and self._minutes[-1].timestamp // MINUTE_MS == look.timestamp // MINUTE_MS:
-            self._minutes[-1] = look
+            self._minutes[-1] = _worse(self._minutes[-1], look)
         else:
             self._minutes.append(look)
 
@@ -271,6 +271,16 @@ class Overviews:
 _SHARES: Final = (0.5, 0.95, 0.99)
 _STATES: Final = ("closed", "half_open", "open")
 _DAY_KEPT_S: Final = 60.0
+_MEASURED: Final = ("waiting", "oldest_age_ms", "dead_letters", "p50_ms", "p95_ms", "p99_ms")
+
+
+def _worse(one: Look, later: Look) -> Look:
+    """Two looks in one minute as one, so that no peak is lost."""
+
+    def worst(name: str) -> int | None:
+        return max((each for each in (getattr(one, name), getattr(later, name)) if each is not None), default=None)
+
+    return msgspec.structs.replace(later, **{name: worst(name) for name in _MEASURED})
 
 
 def _point(start: int, decided: Mapping[Status, int], accepted: int | None, looks: Sequence[Look]) -> Point:

@@ -9,9 +9,9 @@ from chargegate.api.parameters import PAGING, TOKEN_HASH, respond_page
 from chargegate.api.parts import Parts
 from chargegate.api.routing import Answer, Body, Call, Routes, respond
 from chargegate.api.schemas import EXAMPLE_STATION, EXAMPLE_TOKEN, TOKEN, UUID, page
-from chargegate.authorizers.acl_entries import MAX_NOTE, AclLineError
+from chargegate.authorizers.acl_entries import MAX_NOTE
 from chargegate.ledger.records import AccessEntry
-from chargegate.model import Invalid, broken, token_fault
+from chargegate.model import broken, token_fault
 from chargegate.operations import access_list
 from chargegate.operations.views import shown, view
 
@@ -158,7 +158,8 @@ async def block_access_entry(call: Call, parts: Parts) -> Response:
     "/api/v1/acl/import",
     "Add or replace the entries of a CSV file, or say what that would change",
     body=_FILE,
-    description="One wrong line, and nothing is stored. A file of more than 1 MiB is for `chargegate acl import`.",
+    description="One wrong line, and nothing is stored: the answer says which, in fault."
+    " A file of more than 1 MiB is for `chargegate acl import`.",
     answers={200: Answer("What changes, or would change.", access_list.Changes)},
 )
 async def import_access_entries(call: Call, parts: Parts) -> Response:
@@ -168,10 +169,7 @@ async def import_access_entries(call: Call, parts: Parts) -> Response:
         faults["store"] = "must be true or false"
     if faults:
         raise broken(faults)
-    try:
-        changes, hashes = await access_list.import_text(parts.access_list, parts.keyring, str(text), store=store)
-    except AclLineError as error:
-        raise Invalid("The file breaks a rule, and nothing of it was stored.", {"csv": str(error)}) from None
+    changes, hashes = await access_list.import_text(parts.access_list, parts.keyring, str(text), store=store)
     if hashes:
         parts.access_changed(hashes)
     return respond(changes)

@@ -123,6 +123,7 @@ function importing(reload) {
       const csv = await file.files[0].text();
       try {
         const changes = await post("/api/v1/acl/import", { csv, store: false });
+        if (changes.fault) { preview.replaceChildren(problem({ message: `Nothing can be imported: ${changes.fault}.` })); return; }
         const nothing = !changes.added && !changes.changed;
         preview.replaceChildren(
           make("p", {}, `This file would add ${number(changes.added)}, change ${number(changes.changed)} and leave ${number(changes.unchanged)} as they are.`),
@@ -141,6 +142,7 @@ function importing(reload) {
   async function store(csv) {
     try {
       const changes = await post("/api/v1/acl/import", { csv, store: true });
+      if (changes.fault) { preview.replaceChildren(problem({ message: `Nothing was imported: ${changes.fault}.` })); return; }
       say(`Imported: ${number(changes.added)} added, ${number(changes.changed)} changed.`);
       reload();
     } catch (error) {
