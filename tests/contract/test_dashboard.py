@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.contract.conftest import Reply, Service, Site
 
@@ -56,9 +56,22 @@ def shared(shared_service: Callable[..., Service], keys: dict[str, Key]) -> Serv
     return shared_service(security__api_keys=lines(keys), callback__retry_delay_ms=10)
 
 
+_clients: list[httpx.Client] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """A test's connections end with it."""
+    yield
+    while _clients:
+        _clients.pop().close()
+
+
 def client(service: Service, **headers: str) -> httpx.Client:
     """A browser's requests, as far as they matter here; cookies are kept."""
-    return httpx.Client(base_url=service.url, headers={**OWN, **headers}, trust_env=False, timeout=30)
+    made = httpx.Client(base_url=service.url, headers={**OWN, **headers}, trust_env=False, timeout=30)
+    _clients.append(made)
+    return made
 
 
 def signed_in(service: Service, key: Key) -> httpx.Client:

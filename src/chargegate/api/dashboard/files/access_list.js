@@ -7,7 +7,7 @@ const words = (text) => text.split(/[\s,;]+/).filter(Boolean);
 
 export async function show(content, { values, reload, left }) {
   const found = make("div", { "aria-live": "polite" });
-  const list = make("div", {}, make("p", { class: "soft" }, "…"));
+  const list = make("div", {}, make("p", { class: "soft loading" }, "…"));
   content.append(make("h1", {}, "Access list"),
     make("p", { class: "soft" }, "Tokens are kept as keyed hashes only. A token that is typed in here is sent in the body of a request, stands in no address, and is erased from the page at once."),
     section("Find a token", search(found), found), section("Add or replace an entry", adding(reload)),

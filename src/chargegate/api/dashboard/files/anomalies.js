@@ -8,7 +8,7 @@ const TYPES = ["HIGH_TIMEOUT_RATE", "STATION_HIGH_ERROR_RATE", "STATION_SILENT",
 export async function show(content, { values, go, left }) {
   const type = make("select", { name: "type" }, make("option", { value: "" }, "any"), TYPES.map((each) => make("option", { value: each, selected: each === values.type }, each)));
   const open = make("input", { type: "checkbox", name: "open", checked: values.open === "true" });
-  const list = make("div", { "aria-live": "polite" }, make("p", { class: "soft" }, "…"));
+  const list = make("div", { "aria-live": "polite" }, make("p", { class: "soft loading" }, "…"));
   content.append(make("h1", {}, "Anomalies"), make("section", { class: "card" }, make("h2", {}, "Filter"), make("form", {
     class: "fields",
     onsubmit: (event) => { event.preventDefault(); go(PATH + query({ type: type.value, open: open.checked ? "true" : "" })); },

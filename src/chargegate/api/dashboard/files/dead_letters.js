@@ -21,7 +21,7 @@ export async function show(content, { values, go, reload, left }) {
   const bar = make("progress", { max: 1, value: 0, "aria-label": "Progress" });
   const how = make("p", { role: "status" });
   const progress = make("div", { hidden: true }, how, bar);
-  const list = make("div", {}, make("p", { class: "soft" }, "…"));
+  const list = make("div", {}, make("p", { class: "soft loading" }, "…"));
   const marked = new Map();
   const buttons = ["replay", "discard"].map((verb) => make("button", { type: "button", class: verb === "discard" ? "danger" : null, disabled: true, onclick: () => some(verb) }, VERBS[verb].marked));
   const all = ["replay", "discard"].map((verb) => make("button", { type: "button", class: verb === "discard" ? "danger" : null, onclick: () => everything(verb) }, VERBS[verb].all));

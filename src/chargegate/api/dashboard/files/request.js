@@ -5,7 +5,7 @@ import { problem } from "./requests.js";
 const ENDED = ["COMPLETED", "FAILED", "TIMEOUT"];
 
 export function show(content, { id, visitor, every, left }) {
-  const body = make("div", {}, make("p", { class: "soft" }, "…"));
+  const body = make("div", {}, make("p", { class: "soft loading" }, "…"));
   content.append(make("h1", {}, "Request"), body);
   let told = "";
   let ended = false;

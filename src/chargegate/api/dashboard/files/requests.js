@@ -45,7 +45,7 @@ export async function show(content, { visitor, values, go, left }) {
   field("From", inputs.from), field("To", inputs.to),
   make("datalist", { id: "reasons" }, REASONS.map((reason) => make("option", { value: reason }))),
   make("div", { class: "row" }, make("button", { class: "main" }, "Filter"), make("a", { href: "/dashboard/requests" }, "Show all")));
-  const list = make("div", { "aria-live": "polite" }, make("p", { class: "soft" }, "…"));
+  const list = make("div", { "aria-live": "polite" }, make("p", { class: "soft loading" }, "…"));
   content.append(make("section", { class: "card" }, make("h2", {}, "Filter"), filter), make("section", { class: "card" }, list));
   const asked = Object.fromEntries(FILTERS.map((name) => [name, values[name]]));
   try {
@@ -72,6 +72,7 @@ export function problem(error) {
 
 export function pager(page, values, path) {
   const { cursor, ...rest } = values;
+  if (!cursor && !page.next_cursor) return "";
   return make("p", { class: "row" }, cursor ? make("a", { href: path + query(rest) }, "Newest") : null,
     page.next_cursor ? make("a", { href: path + query({ ...rest, cursor: page.next_cursor }) }, "Older") : null);
 }
