@@ -52,7 +52,10 @@ export function chart({ title, kind, series, format }) {
         values.forEach((each, at) => {
           if (each[which] === null || each[which] === undefined) { drawing = false; return; }
           const x = (at + 0.5) * step;
-          path += drawing ? `L${x.toFixed(1)} ${y(each[which]).toFixed(1)}` : `M${x.toFixed(1)} ${y(each[which]).toFixed(1)}h.01`;
+          const height = y(each[which]).toFixed(1);
+          if (drawing) path += `L${x.toFixed(1)} ${height}`;
+          else if ((values[at + 1]?.[which] ?? null) === null) path += `M${(x - step / 2).toFixed(1)} ${height}h${step.toFixed(1)}`;
+          else path += `M${x.toFixed(1)} ${height}`;
           drawing = true;
         });
         if (path) parts.push(drawn("path", { class: `line ${style}`, d: path }));
