@@ -112,6 +112,11 @@ class Worker:
         """Requests that this process could not open or handle. They stay in the queue and come back after a restart."""
         return self._unopened + self._concurrency.failed
 
+    @property
+    def oldest_question_ms(self) -> int:
+        """For how long the authorizer has not answered, where it owes an answer."""
+        return self._decider.oldest_question_ms
+
     def start(self) -> None:
         self._receiver = asyncio.create_task(self._receive())
         self._acker = asyncio.create_task(self._ack_finished())

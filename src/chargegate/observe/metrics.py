@@ -143,6 +143,12 @@ class Metrics:
 
         return changed
 
+    def sampled(self, name: str, label: str = "") -> dict[str, float]:
+        """The values of one metric by one of its labels; empty where there is no such metric."""
+        families = self.registry.restricted_registry([name]).collect()
+        samples = (sample for family in families for sample in family.samples if sample.name == name)
+        return {sample.labels.get(label, ""): sample.value for sample in samples}
+
     def text(self) -> bytes:
         """All metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
