@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo run servers test test-without-servers test-lowest check soak bench pictures lock clean
+.PHONY: help install demo run servers test test-without-servers test-lowest check soak bench pictures lock sbom clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ servers: install ## Provision the servers that the tests start
 test: servers ## Run the whole suite (ARGS="tests/cli -k acl" for a part of it)
 	@$(PYTEST) -m "not soak" $(ARGS)
 
-test-without-servers: install ## Run the tests that need no Redis, PostgreSQL, RabbitMQ or Kafka
+test-without-servers: install ## Run the tests that need no Redis, PostgreSQL, RabbitMQ, Kafka or InfluxDB
 	@$(PYTEST) -m "not soak and not servers" $(ARGS)
 
 test-lowest: ## Run these with the lowest versions that pyproject.toml allows
@@ -63,6 +63,9 @@ lock: install ## Write the requirements files anew (ARGS=--upgrade for newer ver
 		--all-extras -c requirements.txt pyproject.toml -o requirements-image.txt $(ARGS)
 	@echo hatchling | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.13 -c requirements.txt - -o requirements-build.txt $(ARGS)
+
+sbom: install ## Write a bill of materials, dist/sbom.cdx.json
+	@scripts/sbom $(VENV) dist/sbom.cdx.json
 
 clean: ## Remove the virtual environments and caches; data stay
 	@rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

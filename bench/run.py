@@ -1,4 +1,5 @@
-"""``make bench``: the service on one core, compared with its floor; then the distributed set-up (``engines.py``).
+"""``make bench``: the service on one core, compared with its floor; then the distributed set-up (``engines.py``) and
+the audit's sinks (``sinks.py``).
 
 In the first part the service, and each floor, runs alone on one core, and the load generator has the other cores.
 Compare the ratios: absolute numbers depend on the machine. Tables go to standard error, and all figures as JSON to
@@ -25,11 +26,12 @@ from rich.table import Table
 
 import engines
 import load
+import sinks
 from processes import DRIVERS, ENVIRONMENT, configure, cpu_seconds, free_port, new_folder
 
 HERE = Path(__file__).parent
 CORES = sorted(os.sched_getaffinity(0))
-PARTS = ("core", "engines", "workers")
+PARTS = ("core", "engines", "workers", "sinks")
 
 
 @contextmanager
@@ -210,8 +212,13 @@ def main(options: argparse.Namespace) -> bool:
         distributed.run_workers()
         figures["workers"] = distributed.workers
     distributed.show()
+    audit = sinks.Sinks(options.seconds, Console(stderr=True))
+    if "sinks" in options.only:
+        audit.run()
+        figures["sinks"] = audit.figures
+    audit.show()
     print(json.dumps(rounded(figures)))
-    return not distributed.failed
+    return not (distributed.failed or audit.failed)
 
 
 if __name__ == "__main__":

@@ -51,10 +51,10 @@ class Authority:
         )
         Path(self.file).write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(PEM))
 
-    def sign(self, name: str, password: bytes = b"") -> Files:
+    def sign(self, name: str, password: bytes = b"", *, days: int = 1) -> Files:
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        builder = self._builder(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]), key)
+        builder = self._builder(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]), key, days)
         signed = builder.add_extension(x509.SubjectAlternativeName(names), critical=False).add_extension(
             _usage(signs_certificates=False), critical=True
         )
@@ -64,7 +64,7 @@ class Authority:
         Path(files.key).write_bytes(key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, secret))
         return files
 
-    def _builder(self, name: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    def _builder(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, days: int = 1) -> x509.CertificateBuilder:
         now = dt.datetime.now(dt.UTC)
         return (
             x509.CertificateBuilder()
@@ -73,7 +73,7 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=days))
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )

@@ -73,11 +73,20 @@ KEYS: dict[str, Any] = {
     "callback.circuit.forget_after_ms": 9,
     "callback.require_https": True,
     "callback.allowed_networks": ["127.0.0.0/8", "fd00::/8"],
+    "callback.blocked_networks": ["192.0.2.0/24", "2001:db8:64::/96"],
     "callback.name_servers": ["192.0.2.53", "192.0.2.53:5353", "2001:db8::53", "[2001:db8::53]", "[2001:db8::53]:5353"],
     "callback.signing_secrets": [WEBHOOK, WEBHOOK],
     "callback.circuit.failure_threshold": 7,
     "callback.circuit.probe_interval_ms": 7,
     "audit.csv_path": "",
+    "audit.csv_shards": 10,
+    "audit.influx_url": "http://127.0.0.1:8086",
+    "audit.influx_database": "charging",
+    "audit.influx_user": "gate",
+    "audit.influx_password": "let-me-in",
+    "audit.influx_org": "example",
+    "audit.influx_bucket": "audit",
+    "audit.influx_token": "a-token-of-influx",
     "analysis.interval_ms": 500,
     "analysis.timeouts_per_hour": 7,
     "analysis.station_error_rate": 0.25,
@@ -103,7 +112,10 @@ BESIDE = {  # the keys that a key is not set without
     "server.tls_certificate": ["server.tls_key"],
     "server.tls_key": ["server.tls_certificate"],
     "server.tls_client_ca": ["server.tls_certificate", "server.tls_key"],
+    "audit.influx_url": ["audit.influx_database"],
 }
+OF_A_DATABASE = {"audit.influx_database", "audit.influx_user", "audit.influx_password"}
+OF_A_BUCKET = {"audit.influx_bucket", "audit.influx_org", "audit.influx_token"}
 
 
 def variable(key: str) -> str:
@@ -172,6 +184,7 @@ def test_the_contracts_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         "callback.max_attempts": 3, "callback.retry_delay_ms": 1000, "callback.deadline_ms": 60000,
         "callback.max_connections": 100, "callback.max_connections_per_destination": 20,
         "callback.require_https": False, "callback.allowed_networks": [], "callback.signing_secrets": [],
+        "callback.blocked_networks": [],
         "callback.circuit.probe_interval_ms": 5000, "audit.csv_path": "authorization_audit.log",
         "analysis.timeouts_per_hour": 100, "analysis.station_error_rate": 0.5, "analysis.webhook_url": "",
         "callback.dead_letter_retention_ms": 30 * 86_400_000, "callback.max_dead_letters": 100000,
@@ -278,6 +291,8 @@ def test_loopback_needs_no_keys(host: str) -> None:
         ("[database]\nretention_ms = 390_000\n[queue]\nmax_age_ms = 300_001", "queue.max_age_ms"),
         ("[callback]\nallowed_networks = ['10.0.0.1/8']", "callback.allowed_networks"),
         ("[callback]\nallowed_networks = '10.0.0.0/8'", "callback.allowed_networks"),
+        ("[callback]\nblocked_networks = ['10.0.0.1/8']", "callback.blocked_networks"),
+        ("[callback]\nblocked_networks = ['one\\u001bline']", "callback.blocked_networks"),
         ("[callback]\nname_servers = ['ns.example']", "callback.name_servers"),
         ("[callback]\nname_servers = ['192.0.2.53:']", "callback.name_servers"),
         ("[callback]\nname_servers = ['192.0.2.53:0']", "callback.name_servers"),
@@ -366,9 +381,7 @@ def test_white_space_around_a_value_is_dropped(key: str, margin: str, tmp_path: 
 
     value = KEYS[key]
     text = value if isinstance(value, str) else json.dumps(value)
-    # Some of TLS's files are refused without the others.
-    pair = {"server.tls_certificate", "server.tls_key"} if ".tls_" in key else set()
-    beside = {variable(other): "a.pem" for other in pair - {key}}
+    beside = {variable(other): KEYS[other] for other in BESIDE.get(key, ())}
     assert value_of(load(None, beside | {variable(key): margin + text + margin}), key) == value
     if isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], str)):
         file = tmp_path / "c.toml"
@@ -381,7 +394,7 @@ def test_white_space_around_a_value_is_dropped(key: str, margin: str, tmp_path: 
 
 @pytest.mark.parametrize("key", sorted(SECRET_KEYS | URL_KEYS))
 def test_a_secret_may_be_in_a_file(key: str, tmp_path: Path) -> None:
-    value = KEYS[key]
+    value, beside = KEYS[key], {variable(other): KEYS[other] for other in BESIDE.get(key, ())}
     file = tmp_path / "secret"
     text = value if isinstance(value, str) else "\n".join(value)
     link = tmp_path / "link"
@@ -389,13 +402,13 @@ def test_a_secret_may_be_in_a_file(key: str, tmp_path: Path) -> None:
     for content in (text, text + "\n", "\ufeff \r\n" + text + "\r\n"):
         file.write_text(content)
         for path in (f"{file}", f"{link}\n"):
-            assert value_of(load(None, {variable(key) + "_FILE": path}), key) == value
+            assert value_of(load(None, beside | {variable(key) + "_FILE": path}), key) == value
     message = fault(None, {variable(key) + "_FILE": str(file), variable(key): text})
     assert variable(key) + "_FILE" in message
     assert text not in message
     settings_file = tmp_path / "c.toml"
     settings_file.write_text(toml(key, json.dumps("" if isinstance(value, str) else [])))
-    assert value_of(load(str(settings_file), {variable(key) + "_FILE": str(file)}), key) == value
+    assert value_of(load(str(settings_file), beside | {variable(key) + "_FILE": str(file)}), key) == value
 
 
 def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -439,11 +452,15 @@ def test_any_file_is_settings_or_one_line(tmp_path: Path, values: dict[str, Any]
             assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
 
 
-def test_secrets_are_hidden_and_the_rest_is_shown() -> None:
-    environ = {variable(key): value if isinstance(value, str) else json.dumps(value) for key, value in KEYS.items()}
+@pytest.mark.parametrize("left_out", [OF_A_DATABASE, OF_A_BUCKET])
+def test_secrets_are_hidden_and_the_rest_is_shown(left_out: set[str]) -> None:
+    """InfluxDB's URL goes with either of these."""
+    kept = {key: value for key, value in KEYS.items() if key not in left_out}
+    environ = {variable(key): value if isinstance(value, str) else json.dumps(value) for key, value in kept.items()}
     values = shown(load(None, environ))
     text = json.dumps(values)
-    for secret in (KEY, ACCESS, ACCESS.rpartition(":")[2], WEBHOOK):
+    of_influx = {KEYS["audit.influx_password"], KEYS["audit.influx_token"]}
+    for secret in {KEY, ACCESS, ACCESS.rpartition(":")[2], WEBHOOK} | of_influx:
         assert secret not in text
     assert values["callback"]["signing_secrets"] == ["***", "***"]
     assert values["security"]["token_hash_key"] == "***"
@@ -455,6 +472,31 @@ def test_secrets_are_hidden_and_the_rest_is_shown() -> None:
         "encryption_keys": [],
         "token_hash_key": "",
     }
+
+
+INFLUX = {"CHARGEGATE_AUDIT__INFLUX_URL": "http://127.0.0.1:8086"}
+
+
+@pytest.mark.parametrize(
+    ("given_values", "named"),
+    [
+        ({}, "audit.influx_database"),
+        ({"influx_database": "a", "influx_bucket": "b"}, "audit.influx_database"),
+        ({"influx_database": "a", "influx_token": "t"}, "audit.influx_bucket"),
+        ({"influx_database": "a", "influx_org": "o"}, "audit.influx_bucket"),
+        ({"influx_bucket": "b", "influx_user": "u"}, "audit.influx_database"),
+        ({"influx_database": "a", "influx_password": "p"}, "audit.influx_user"),
+        ({"influx_bucket": "b", "influx_token": "a\nb"}, "audit.influx_token"),
+        ({"influx_bucket": "b", "influx_token": "\u00fc"}, "audit.influx_token"),
+        ({"influx_bucket": "b", "influx_url": "http://u:p@h"}, "audit.influx_url"),
+        ({"influx_bucket": "b", "influx_url": "http://h?db=x"}, "audit.influx_url"),
+        ({"influx_bucket": "b", "influx_url": "influx"}, "audit.influx_url"),
+        ({"csv_shards": "0"}, "audit.csv_shards"),
+    ],
+)
+def test_what_names_no_place_in_influxdb_is_refused(given_values: dict[str, str], named: str) -> None:
+    environ = INFLUX | {variable(f"audit.{name}"): value for name, value in given_values.items()}
+    assert named in fault(None, environ)
 
 
 def test_credentials_in_a_url_are_hidden() -> None:

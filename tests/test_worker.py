@@ -357,16 +357,17 @@ def test_a_malformed_request_without_a_usable_url_is_a_dead_letter(run: Run) -> 
     run(scenario)
 
 
-def test_a_sealed_body_that_is_no_request_is_a_dead_letter(run: Run) -> None:
+def test_a_sealed_body_that_is_no_request_is_nothing_to_send_again(run: Run) -> None:
     async def scenario(scene: Scene) -> None:
         scene.work()
-        request_id = new_request_id()
-        await scene.queue.put(Message(request_id, STATION, now_ms(), KEYRING.seal(b"\xc1", request_id)))
+        request_id, at = new_request_id(), now_ms()
+        sealed = KEYRING.seal(b"\xc1", request_id, "message", STATION, str(at))
+        await scene.queue.put(Message(request_id, STATION, at, sealed))
         record = await scene.ended(request_id)
         assert record.status is RequestStatus.FAILED
         assert record.decision is not None
         assert record.decision.reason == "malformed_request"
-        assert await scene.ledger.dead_letter(request_id) is not None
+        assert await scene.ledger.dead_letter(request_id) is None
 
     run(scenario)
 

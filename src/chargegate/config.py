@@ -26,6 +26,12 @@ DEFAULT_FILE = Path("chargegate.toml")
 _NAME_SERVER = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([1-9][0-9]{0,4}))?").fullmatch
 
 _NAME = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_INFLUX_NEEDS = {
+    "influx_user": "influx_database",
+    "influx_password": "influx_user",
+    "influx_org": "influx_bucket",
+    "influx_token": "influx_bucket",
+}
 _HOST = re.compile(rf"{_NAME}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*").fullmatch
 _ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{_NAME}/?").fullmatch
 
@@ -124,6 +130,7 @@ class Callback(_Section, frozen=True):
     max_parked: Count = 50000
     require_https: bool = False
     allowed_networks: list[str] = []
+    blocked_networks: list[str] = []
     name_servers: list[str] = []
     signing_secrets: list[str] = []
     dead_letter_retention_ms: PositiveLongMs = 2_592_000_000
@@ -133,6 +140,14 @@ class Callback(_Section, frozen=True):
 
 class Audit(_Section, frozen=True):
     csv_path: str = "authorization_audit.log"
+    csv_shards: Annotated[int, Meta(ge=1, le=256)] = 1
+    influx_url: str = ""
+    influx_database: str = ""
+    influx_user: str = ""
+    influx_password: str = ""
+    influx_org: str = ""
+    influx_bucket: str = ""
+    influx_token: str = ""
 
 
 class Analysis(_Section, frozen=True):
@@ -175,6 +190,16 @@ class Monitoring(_Section, frozen=True):
     health_check: HealthCheck = HealthCheck()
 
 
+class Tracing(_Section, frozen=True):
+    """Traces go to a collector. Without an endpoint there are none."""
+
+    otlp_endpoint: str = ""
+    protocol: Literal["http/protobuf", "grpc"] = "http/protobuf"
+    sample_ratio: Share = 0.1
+    max_requested_per_second: Annotated[int, Meta(ge=0, le=1_000_000)] = 50
+    station_ids: bool = False
+
+
 class Logging(_Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
@@ -197,6 +222,7 @@ class Settings(_Section, frozen=True):
     dashboard: Dashboard = Dashboard()
     monitoring: Monitoring = Monitoring()
     logging: Logging = Logging()
+    tracing: Tracing = Tracing()
 
     @property
     def data_path(self) -> Path:
@@ -204,9 +230,18 @@ class Settings(_Section, frozen=True):
 
 
 SECRET_KEYS = frozenset(
-    {"callback.signing_secrets", "security.api_keys", "security.encryption_keys", "security.token_hash_key"}
+    {
+        "audit.influx_password",
+        "audit.influx_token",
+        "callback.signing_secrets",
+        "security.api_keys",
+        "security.encryption_keys",
+        "security.token_hash_key",
+    }
 )
-URL_KEYS = frozenset({"queue.url", "database.url", "cache.url", "authorization.url", "analysis.webhook_url"})
+URL_KEYS = frozenset(
+    {"queue.url", "database.url", "cache.url", "authorization.url", "audit.influx_url", "analysis.webhook_url"}
+)
 
 
 def load(file: str | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -238,12 +273,10 @@ def _check(settings: Settings) -> None:
     _check_door(settings)
     _check_server(settings.server)
     _check_authorization(settings.authorization)
+    _check_networks("callback.allowed_networks", settings.callback.allowed_networks)
+    _check_networks("callback.blocked_networks", settings.callback.blocked_networks)
+    _check_influx(settings.audit)
     _check_webhook(settings.analysis.webhook_url)
-    for text in settings.callback.allowed_networks:
-        try:
-            ipaddress.ip_network(text)
-        except ValueError:
-            raise ConfigError(f"callback.allowed_networks: {text!r} is not a network such as '10.0.0.0/8'") from None
     for text in settings.callback.name_servers:
         if not _is_name_server(text):
             raise ConfigError(
@@ -251,6 +284,15 @@ def _check(settings: Settings) -> None:
                 " '192.0.2.53:5353' or '[2001:db8::53]:5353'"
             )
     _check_secrets(settings)
+    _check_collector(settings.tracing.otlp_endpoint)
+
+
+def _check_networks(key: str, networks: list[str]) -> None:
+    for text in networks:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            raise ConfigError(f"{key}: {one_line(text)!r} is not a network such as '10.0.0.0/8'") from None
 
 
 def _is_name_server(text: str) -> bool:
@@ -351,6 +393,43 @@ def _check_authorization(authorization: Authorization) -> None:
         raise ConfigError("authorization.simulated_latency_ms: the first value must not exceed the second")
     if authorization.simulated_error_share + authorization.simulated_hang_share > 1:
         raise ConfigError("authorization.simulated_error_share: with simulated_hang_share it must not exceed 1")
+
+
+def _check_collector(endpoint: str) -> None:
+    if not endpoint:
+        return
+    try:
+        path = parse_callback_url(endpoint).path
+    except ValueError as error:
+        raise ConfigError(f"tracing.otlp_endpoint: {error}") from None
+    if "?" in path:
+        raise ConfigError("tracing.otlp_endpoint: must have no query")
+
+
+def _check_influx(audit: Audit) -> None:
+    """A database (1.x) or a bucket (2.x and 3.x), with nothing beside it that belongs to the other."""
+    if not (audit.influx_token.isprintable() and audit.influx_token.isascii()):  # it stands in a header as it is
+        raise ConfigError("audit.influx_token: must be one line of printable ASCII characters")
+    if not audit.influx_url:
+        return
+    _check_influx_url(audit.influx_url)
+    if bool(audit.influx_database) == bool(audit.influx_bucket):
+        raise ConfigError(
+            "audit.influx_database: either this (InfluxDB 1.x) or audit.influx_bucket (2.x, 3.x) must be set, because"
+            " audit.influx_url is"
+        )
+    for name, needed in _INFLUX_NEEDS.items():
+        if getattr(audit, name) and not getattr(audit, needed):
+            raise ConfigError(f"audit.{needed}: is required, because audit.{name} is set")
+
+
+def _check_influx_url(url: str) -> None:
+    try:
+        path = parse_callback_url(url).path
+    except ValueError as error:
+        raise ConfigError(f"audit.influx_url: {error}") from None
+    if "?" in path:
+        raise ConfigError("audit.influx_url: must have no query")
 
 
 def _check_webhook(url: str) -> None:

@@ -30,7 +30,7 @@ from chargegate.model import ChargingRequest, Decision, RequestStatus, Status, n
 from chargegate.observe import Metrics
 from chargegate.operations.health import Component
 from chargegate.queues.base import Message, Queue
-from chargegate.queues.envelope import wrap
+from chargegate.queues.envelope import seal_dead_letter
 
 T = TypeVar("T")
 
@@ -146,7 +146,7 @@ class Service:
         """A dead letter in the ledger."""
         decision = self.decide(at=at)
         request = ChargingRequest(decision.request_id, STATION, TOKEN, BODY["callback_url"], at)
-        sealed = wrap(self.keyring, request).body
+        sealed = seal_dead_letter(self.keyring, request, decision)
         self.run(
             self.ledger.finish(
                 Finished(decision.request_id, RequestStatus.FAILED, 3, 500, "status_500", at + 9, sealed)

@@ -65,6 +65,7 @@ def test_a_request_from_queued_to_completed(service: Service, client: httpx.Clie
         "last_status_code": 204,
         "last_error": None,
         "delivered_at": to_iso(AT + 40),
+        "history": [],
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from chargegate.audit.csv_file import CsvFile
+from chargegate.audit.csv_shards import CsvShards
 from chargegate.audit.feed import AuditFeed
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
@@ -31,7 +31,7 @@ class Audited:
 
     def __init__(self, store: SqliteStore, path: Path) -> None:
         self.metrics = Metrics()
-        self.feed = AuditFeed(CsvFile(path), self.metrics)
+        self.feed = AuditFeed(CsvShards(path), self.metrics)
         self.ledger = SqliteLedger(store, self.feed.offer)
 
     async def record(self, *decisions: Decision) -> None:
@@ -146,7 +146,7 @@ def test_a_log_that_was_renamed_while_running_loses_nothing(tmp_path: Path, deci
 
 
 def test_recording_never_fails_for_the_sink(tmp_path: Path, decide: Decide) -> None:
-    class Broken(CsvFile):
+    class Broken(CsvShards):
         def write(self, rows: list[AuditRow]) -> None:
             raise OSError(5, "Input/output error")
 
@@ -169,7 +169,7 @@ def test_recording_never_fails_for_the_sink(tmp_path: Path, decide: Decide) -> N
 DYING = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from chargegate.audit.csv_file import CsvFile
+from chargegate.audit.csv_shards import CsvShards
 from chargegate.audit.feed import AuditFeed
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.statements import ALL_TABLES
@@ -179,13 +179,13 @@ from chargegate.observe import Metrics
 
 folder, moment = Path(sys.argv[1]), sys.argv[2]
 
-class Dying(CsvFile):
+class Dying(CsvShards):
     writes = 0
     def write(self, rows):
         self.writes += 1
         if self.writes == 4:
             if moment == "torn":
-                os.write(self._file, b"2026-01-01T00:00:00.123Z,half-a-request-id")
+                os.write(self._files[0]._file, b"2026-01-01T00:00:00.123Z,half-a-request-id")
             if moment == "part":
                 super().write(rows[:1])
             if moment == "after":

@@ -178,7 +178,8 @@ TestCacheMachine.settings = settings(max_examples=200, stateful_step_count=40, d
 
 def test_a_hit_is_marked_and_asks_nobody(scripted: Script, make_request: MakeRequest) -> None:
     inner = scripted(Verdict(Status.NOT_ALLOWED, "token_blocked"))
-    authorizer = Cached(inner, DecisionCache(ttl_ms=60_000))
+    looks: list[bool] = []
+    authorizer = Cached(inner, DecisionCache(ttl_ms=60_000), looks.append)
 
     async def scenario() -> list[Verdict]:
         return [
@@ -192,10 +193,20 @@ def test_a_hit_is_marked_and_asks_nobody(scripted: Script, make_request: MakeReq
     assert [verdict.cached for verdict in verdicts] == [False, True, False, False]
     assert {(verdict.status, verdict.reason) for verdict in verdicts} == {(Status.NOT_ALLOWED, "token_blocked")}
     assert inner.calls == 3
+    assert looks == [False, True, False, False]
+
+
+def test_a_cache_beneath_counts_as_a_hit(scripted: Script, make_request: MakeRequest) -> None:
+    looks: list[bool] = []
+    found = Verdict(Status.ALLOWED, "", cached=True)
+    authorizer = Cached(scripted(found), DecisionCache(ttl_ms=60_000), looks.append)
+    asyncio.run(authorizer.decide(make_request(), HASH))
+    assert looks == [True]
 
 
 def test_a_failure_is_not_kept(scripted: Script, make_request: MakeRequest) -> None:
-    authorizer = Cached(scripted(AuthorizationError("no"), ALLOWED), DecisionCache(ttl_ms=60_000))
+    looks: list[bool] = []
+    authorizer = Cached(scripted(AuthorizationError("no"), ALLOWED), DecisionCache(ttl_ms=60_000), looks.append)
 
     async def scenario() -> None:
         with pytest.raises(AuthorizationError):
@@ -205,6 +216,7 @@ def test_a_failure_is_not_kept(scripted: Script, make_request: MakeRequest) -> N
         await authorizer.close()
 
     asyncio.run(scenario())
+    assert looks == [False, False]
 
 
 def test_a_change_while_a_decision_is_under_way_keeps_it_out(make_request: MakeRequest) -> None:

@@ -13,7 +13,7 @@ import pytest
 from chargegate.app import Offline
 from chargegate.ledger.records import Finished
 from chargegate.model import ChargingRequest, Decision, RequestStatus, Status, to_iso
-from chargegate.queues.envelope import wrap
+from chargegate.queues.envelope import seal_dead_letter
 from outside import Reply, sites
 
 Run = Callable[..., Any]
@@ -37,8 +37,8 @@ def give_up(in_store: Callable[..., Any], token: str) -> GiveUp:
             for number in numbers:
                 at = START + number * 1000
                 request = ChargingRequest(request_id(number), STATION, token, url, at)
-                sealed = wrap(store.keyring, request).body
                 decision = Decision(request.request_id, STATION, "0123456789abcdef", Status.ALLOWED, "", 1, at)
+                sealed = seal_dead_letter(store.keyring, request, decision)
                 await store.ledger.record(decision, at)
                 await store.ledger.finish(
                     Finished(request.request_id, RequestStatus.FAILED, 3, 503, "HTTP 503", at + 1, sealed)

@@ -34,7 +34,7 @@ def said(service: Service) -> str:
     ("files", "settings", "names"),
     [
         (64, {}, ["callback.max_connections"]),
-        (64, {"callback.max_connections": 1, "queue.consumer_concurrency": 1}, ["callback.max_connections"]),
+        (24, {"callback.max_connections": 1, "queue.consumer_concurrency": 1}, ["callback.max_connections"]),
         (256, {"callback.max_connections": 400}, ["callback.max_connections = 400"]),
         (
             256,

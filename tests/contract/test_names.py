@@ -70,7 +70,7 @@ def test_a_name_that_stays_silent_costs_no_attempt(
     caller = service(callback__name_servers=[names.address], callback__deadline_ms=4000)
     ended = caller.finished(caller.ask("http://silent-1.example/hook"))
     assert (ended["status"], ended["callback"]["attempts"]) == ("FAILED", 0)
-    assert ended["callback"]["last_error"] == "name_not_resolved"
+    assert ended["callback"]["last_error"] == "no_usable_address"
     eventually(lambda: 'circuit_breaker_state{name="callbacks"} 0.0' in caller.client.get("/metrics").text)
 
 

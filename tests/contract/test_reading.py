@@ -74,7 +74,7 @@ def test_one_request(kept: Service, asked: list[Asked]) -> None:
     assert (found["request_id"], found["station_id"]) == (asked[1].request_id, asked[1].station_id)
     assert found["status"] == "COMPLETED"
     assert found["decision"].keys() == {"status", "reason", "processing_time_ms", "timestamp"}
-    assert found["callback"].keys() == {"attempts", "last_status_code", "last_error", "delivered_at"}
+    assert found["callback"].keys() == {"attempts", "last_status_code", "last_error", "delivered_at", "history"}
     assert ISO(found["created_at"])
     assert ISO(found["processed_at"])
     assert ISO(found["callback"]["delivered_at"])

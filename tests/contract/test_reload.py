@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from certificates import Authority, Files
@@ -308,6 +310,19 @@ def test_certificates(https: Https, eventually: Callable[..., Any]) -> None:
         assert https.shown() == "first"
         assert answered(before)
     assert not events(https.service, "these changes need a restart")
+
+
+def test_the_metrics_tell_when_the_new_certificate_expires(https: Https, eventually: Callable[..., Any]) -> None:
+    def days_left() -> float:
+        with httpx.Client(verify=https.authority.context(), trust_env=False) as client:
+            text = client.get(f"https://127.0.0.1:{https.service.port}/metrics").text
+        (end,) = re.findall(r"^tls_certificate_expiration_timestamp_seconds (\S+)$", text, re.MULTILINE)
+        return (float(end) - time.time()) / 86400
+
+    assert 0.9 < days_left() <= 1
+    https.put(https.authority.sign("later", days=9))
+    reload(https.service, eventually)
+    assert 8.9 < days_left() <= 9
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import ssl
 from pathlib import Path
@@ -208,3 +209,13 @@ def is_event(line: str) -> bool:
         return "event" in json.loads(line)
     except ValueError:
         return False
+
+
+def test_the_metrics_tell_when_the_certificate_expires(gate: Service, authority: Authority) -> None:
+    with httpx.Client(base_url=f"https://127.0.0.1:{gate.port}", verify=authority.context(), trust_env=False) as client:
+        text = client.get("/metrics").text
+    with connected(gate, authority.context()) as connection:
+        shown = connection.getpeercert()
+    assert shown is not None
+    (value,) = re.findall(r"^tls_certificate_expiration_timestamp_seconds (\S+)$", text, re.MULTILINE)
+    assert float(value) == ssl.cert_time_to_seconds(shown["notAfter"])

@@ -38,7 +38,7 @@ REFUSED = Attempt(Outcome.UNREACHABLE, None, "connection_refused")
 ERROR = Attempt(Outcome.FAILED, 500, "http_500")
 GONE = Attempt(Outcome.GONE, 410, "http_410")
 NOT_SENT = Attempt(Outcome.NOT_SENT, None, "no_socket")
-NAME_NEEDED = Attempt(Outcome.NAME_NEEDED, None, "name_not_resolved")
+NAME_NEEDED = Attempt(Outcome.NAME_NEEDED, None, "no_usable_address")
 
 
 def asks_to_wait(seconds: int) -> Attempt:
@@ -449,7 +449,7 @@ def test_the_deadline_ends_what_waits_for_its_name() -> None:
         scene.ways["a.example"] = None
         callback = await scene.parked(A, deadline_in=100)
         await scene.until(lambda: scene.ended)
-        assert (callback.attempts, callback.error) == (0, "name_not_resolved")
+        assert (callback.attempts, callback.error) == (0, "no_usable_address")
 
     run(scenario)
 

@@ -95,6 +95,60 @@ def test_networks_can_be_opened() -> None:
         assert blocked(address, opened)
 
 
+def isatap(address: IPv4Address, prefix: int) -> list[IPv6Address]:
+    """The forms that RFC 5214 gives an address, for one that is public and for one that is not."""
+    return [IPv6Address((prefix << 64) | (form << 32) | int(address)) for form in (0x00005EFE, 0x02005EFE)]
+
+
+public_prefixes = st.integers(0x2A00 << 48, (0x2A01 << 48) - 1)
+
+
+@given(blocked_v4, public_prefixes)
+def test_isatap_does_not_open_a_blocked_address(address: IPAddress, prefix: int) -> None:
+    assert isinstance(address, IPv4Address)
+    assert all(blocked(wrapped) for wrapped in isatap(address, prefix))
+
+
+def test_isatap_of_a_public_address_needs_a_public_prefix() -> None:
+    public, private = IPv4Address("8.8.8.8"), int(IPv4Address("10.0.0.1"))
+    assert not any(map(blocked, isatap(public, 0x2A00 << 48)))
+    assert all(map(blocked, isatap(public, 0xFE80 << 48)))
+    assert all(map(blocked, isatap(public, (0x2002 << 48) | (private << 16))))
+
+
+@given(st.integers(0, 2**32 - 1).map(IPv4Address), public_prefixes, st.integers(0, 2**80 - 1))
+def test_a_network_that_was_blocked_is_blocked_in_every_wrapping(address: IPv4Address, prefix: int, low: int) -> None:
+    """Whatever else is allowed."""
+    closed = AddressGuard(["0.0.0.0/0", "::/0"], [f"{address}/32"])
+    value = int(address)
+    teredo = 0x20010000 << 96
+    others = [
+        IPv6Address(value),
+        IPv6Address((0xFFFF << 48) | value),
+        IPv6Address((0x64FF9B0001 << 80) | value),
+        IPv6Address(teredo | (value << 64) | (low & 0xFFFFFFFF)),
+        IPv6Address(teredo | (low & (2**64 - 1)) << 32 | (~value & 0xFFFFFFFF)),
+    ]
+    for wrapped in (address, *wrappings(address, low), *isatap(address, prefix), *others):
+        assert blocked(wrapped, closed)
+    assert not blocked(IPv4Address(value ^ 1), closed)
+
+
+def test_what_is_allowed_and_blocked_is_blocked() -> None:
+    guarded = AddressGuard(["127.0.0.0/8", "fd00::/8"], ["127.9.0.0/16", "fd09::/16", "8.8.8.0/24"])
+    for text in ("127.9.0.1", "fd09::1", "8.8.8.8", "10.0.0.1"):
+        assert blocked(ip_address(text), guarded)
+    for text in ("127.8.0.1", "fd08::1", "8.8.9.8"):
+        assert not blocked(ip_address(text), guarded)
+
+
+def test_a_network_of_mapped_addresses_blocks_what_they_stand_for() -> None:
+    guarded = AddressGuard([], ["::ffff:8.8.8.0/120"])
+    for text in ("8.8.8.8", "::ffff:8.8.8.8", "2002:808:808::1"):
+        assert blocked(ip_address(text), guarded)
+    assert not blocked(ip_address("8.8.9.8"), guarded)
+
+
 def test_an_ipv6_network_opens_what_lies_in_it() -> None:
     opened = AddressGuard(["::ffff:127.0.0.0/104"])
     assert not blocked(ip_address("::ffff:127.0.0.1"), opened)

@@ -37,7 +37,8 @@ ANSWERS = [
     Attempt(Outcome.REFUSED, 429, "http_429"),
     Attempt(Outcome.REFUSED, 503, "http_503", "9"),
     Attempt(Outcome.NOT_SENT, None, "no_socket"),
-    Attempt(Outcome.NAME_NEEDED, None, "name_not_resolved"),
+    Attempt(Outcome.NAME_NEEDED, None, "no_usable_address"),
+    Attempt(Outcome.NO_ADDRESS, None, "no_usable_address"),
 ]
 KNOWN: Way = [ip_address("192.0.2.1")]
 WAYS: list[Way | None] = [KNOWN, KNOWN, None, NotSent("name_not_resolved"), ConnectFailed("name_not_resolved")]

@@ -14,6 +14,7 @@ from chargegate.ledger.accepted import MAX_WAITING
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
 from chargegate.ledger.records import (
     CLAIM_MS,
+    AttemptRecord,
     AuditRow,
     CallbackRecord,
     Claim,
@@ -23,6 +24,7 @@ from chargegate.ledger.records import (
     RequestRecord,
     StationStats,
 )
+from chargegate.ledger.rows import attempts_of, history_text
 from chargegate.model import Decision, RequestStatus, Status, new_request_id
 
 
@@ -43,6 +45,9 @@ Decide = Callable[..., Decision]
 HERE = "123e4567-e89b-12d3-a456-426614174000"
 THERE = "00000000-0000-4000-8000-00000000000b"
 ANY = DecisionFilter()
+
+
+ATTEMPTS = (AttemptRecord(2_001, None, "timeout", 1_000), AttemptRecord(2_990, 200, None, 10))
 
 
 def delivered(request_id: str, at: int = 3_000, attempts: int = 1) -> Finished:
@@ -92,11 +97,11 @@ def test_what_was_recorded_survives_a_reopen(run: Run, decide: Decide) -> None:
     async def write(database: Database) -> None:
         ledger = database.ledger()
         await ledger.record(decision, 1_000)
-        await ledger.attempted(decision.request_id, 1, 500, "http_500")
+        await ledger.attempted(decision.request_id, 1, 500, "http_500", history_text(ATTEMPTS[:1]))
 
     async def read(database: Database) -> None:
         recorded = await database.ledger().recorded(decision.request_id)
-        assert recorded == Recorded(decision, 1, 2_000, None)
+        assert recorded == Recorded(decision, 1, 2_000, None, history_text(ATTEMPTS[:1]))
 
     run(write)
     run(read)
@@ -120,6 +125,27 @@ def test_audit_rows_are_told_in_the_order_of_their_numbers_before_anyone_is_woke
     run(scenario)
 
 
+def test_the_audit_between_two_times_but_for_what_a_sink_is_still_to_get(run: Run, decide: Decide) -> None:
+    told: list[AuditRow] = []
+
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger(told.extend)
+        for at in (1_000, 3_000, 2_000, 3_000, 4_000):
+            await ledger.record(msgspec.structs.replace(decide(), timestamp=at), 0)
+        by_time = sorted(told, key=lambda row: (row.decision.timestamp, row.decision.request_id))
+        assert await ledger.audit_between("", None, None, None, 10) == by_time
+        assert await ledger.audit_between("csv", None, None, None, 10) == by_time
+        assert await ledger.audit_between("", 2_000, 4_000, None, 10) == by_time[1:4]
+        assert await ledger.audit_between("", 2_000, 4_000, None, 2) == by_time[1:3]
+        after = (by_time[2].decision.timestamp, by_time[2].decision.request_id)
+        assert await ledger.audit_between("", 2_000, 4_000, after, 10) == by_time[3:4]
+        await ledger.save_sink_position("csv", 2)
+        assert await ledger.audit_between("csv", None, None, None, 10) == [told[0], told[1]]
+        assert await ledger.audit_between("influx", None, None, None, 10) == by_time
+
+    run(scenario)
+
+
 def test_the_way_of_a_request_as_a_reader_sees_it(run: Run, decide: Decide) -> None:
     async def scenario(database: Database) -> None:
         ledger = database.ledger()
@@ -132,15 +158,37 @@ def test_the_way_of_a_request_as_a_reader_sees_it(run: Run, decide: Decide) -> N
         assert (record.status, record.created_at, record.processed_at) == (RequestStatus.PROCESSING, 1_000, None)
         assert record.decision == decision
         assert record.callback is None
-        await ledger.attempted(request_id, 1, None, "timeout")
+        await ledger.attempted(request_id, 1, None, "timeout", history_text(ATTEMPTS[:1]))
         record = await ledger.find(request_id)
         assert record is not None
-        assert record.callback == CallbackRecord(1, None, "timeout", None)
-        await ledger.finish(delivered(request_id, 3_000, attempts=2))
+        assert record.callback == CallbackRecord(1, None, "timeout", None, ATTEMPTS[:1])
+        ended = delivered(request_id, 3_000, attempts=2)
+        await ledger.finish(msgspec.structs.replace(ended, history=history_text(ATTEMPTS)))
         record = await ledger.find(request_id)
         assert record is not None
         assert (record.status, record.processed_at) == (RequestStatus.COMPLETED, 3_000)
-        assert record.callback == CallbackRecord(2, 200, None, 3_000)
+        assert record.callback == CallbackRecord(2, 200, None, 3_000, ATTEMPTS)
+        await ledger.restart(request_id, 4_000)
+        recorded = await ledger.recorded(request_id)
+        assert recorded is not None
+        assert (recorded.attempts, attempts_of(recorded.history)) == (0, ATTEMPTS)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("error", ["address_blocked", "name_not_resolved"])
+def test_what_the_last_release_told_of_names_inside_is_told_no_more(run: Run, decide: Decide, error: str) -> None:
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        request_id = decide().request_id
+        await ledger.record(decide(request_id=request_id), 1_000)
+        await ledger.finish(msgspec.structs.replace(given_up(request_id), error=error))
+        record, letter = await ledger.find(request_id), await ledger.dead_letter(request_id)
+        [listed] = await ledger.dead_letters(None, None, 10, None)
+        assert record is not None
+        assert record.callback is not None
+        assert letter == listed
+        assert record.callback.last_error == listed.last_error == "no_usable_address"
 
     run(scenario)
 

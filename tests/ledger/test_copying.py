@@ -98,7 +98,7 @@ def test_every_request_comes_along_as_it_stands(run: Run, decide: Callable[..., 
         for decision in decisions:
             await both.ours.record(decision, decision.timestamp - 500, "north")
         under_way, dead, timed_out, done = (decision.request_id for decision in decisions)
-        await both.ours.attempted(under_way, 2, 503, "http_503")
+        await both.ours.attempted(under_way, 2, 503, "http_503", '[[1,503,"http_503",9]]')
         await both.ours.finish(Finished(dead, RequestStatus.FAILED, 3, 500, "http_500", january + 9, b"sealed"))
         await both.ours.finish(Finished(timed_out, RequestStatus.TIMEOUT, 1, 200, None, march + 8, None))
         await both.ours.finish(Finished(done, RequestStatus.COMPLETED, 1, 204, None, march + 9, None))

@@ -1,4 +1,5 @@
 import asyncio
+import datetime as dt
 import io
 import json
 import logging
@@ -7,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -293,3 +295,39 @@ def test_a_circuits_state_and_changes_are_counted() -> None:
         assert value("circuit_breaker_state", {"name": "authorization"}) == state
     assert value("circuit_breaker_transitions_total", {"name": "authorization", "to": "open"}) == 2
     assert value("circuit_breaker_transitions_total", {"name": "authorization", "to": "closed"}) == 1
+
+
+def test_a_cache_that_is_looked_into_counts_hits_and_misses() -> None:
+    metrics = Metrics()
+    value = metrics.registry.get_sample_value
+    assert value("decision_cache_total", {"outcome": "hit"}) == value("decision_cache_total", {"outcome": "miss"}) == 0
+    for hit in (True, False, True):
+        metrics.cache_looked(hit)
+    assert value("decision_cache_total", {"outcome": "hit"}) == 2
+    assert value("decision_cache_total", {"outcome": "miss"}) == 1
+
+
+def test_the_end_of_a_certificate_is_there_once_it_is_known() -> None:
+    metrics = Metrics()
+    name = "tls_certificate_expiration_timestamp_seconds"
+    metrics.certificate_in_use(None)
+    assert metrics.registry.get_sample_value(name) is None
+    for year in (2030, 2031):
+        end = dt.datetime(year, 1, 1, tzinfo=dt.UTC)
+        metrics.certificate_in_use(end)
+        assert metrics.registry.get_sample_value(name) == end.timestamp()
+
+
+def test_disks_are_measured_again_and_one_that_is_away_keeps_its_last_values(tmp_path: Path) -> None:
+    metrics = Metrics()
+    folder = tmp_path / "data"
+    folder.mkdir()
+    metrics.disks.watch("data", folder)
+    expected = os.statvfs(folder)
+    value = metrics.registry.get_sample_value
+    assert value("disk_size_bytes", {"folder": "data"}) == expected.f_blocks * expected.f_frsize
+    assert 0 < (value("disk_free_bytes", {"folder": "data"}) or 0) <= expected.f_blocks * expected.f_frsize
+    folder.rmdir()
+    metrics.disks.refresh()
+    eventually(lambda: not any(thread.name == "disks" for thread in threading.enumerate()))
+    assert value("disk_size_bytes", {"folder": "data"}) == expected.f_blocks * expected.f_frsize

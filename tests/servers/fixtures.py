@@ -1,4 +1,5 @@
-"""``redis_server``, ``postgres_server``, ``rabbitmq_server``, ``kafka_server``: each is a ``Server`` for the whole run.
+"""``redis_server``, ``postgres_server``, ``rabbitmq_server``, ``kafka_server``, ``influxdb_server``: each is a
+``Server`` for the whole run.
 
 A server is started when the first test asks for it. CHARGEGATE_TEST_REDIS_URL and the like name a running server to use
 instead. Where the machine lacks a server, its tests are skipped, or fail where CI is set.
@@ -13,6 +14,7 @@ import asyncpg
 import pytest
 
 from servers.engines import Kafka, Postgres, Rabbitmq, Redis
+from servers.influxdb import Influxdb, query
 from servers.server import GivenServer, Server
 
 started: list[Server] = []
@@ -83,6 +85,19 @@ def rabbitmq_server() -> Iterator[Server | GivenServer]:
 @pytest.fixture(scope="session")
 def kafka_server() -> Iterator[Server | GivenServer]:
     yield from provide(Kafka)
+
+
+@pytest.fixture(scope="session")
+def influxdb_server() -> Iterator[Server | GivenServer]:
+    yield from provide(Influxdb)
+
+
+@pytest.fixture
+def influx_database(influxdb_server: Server | GivenServer) -> str:
+    """The name of a new and empty database of InfluxDB."""
+    name = f"t{uuid4().hex}"
+    query(influxdb_server.url, f'CREATE DATABASE "{name}"')
+    return name
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ import redis
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from servers.fixtures import provide
+from servers.influxdb import query
 from servers.server import GivenServer, Server, free_port
 
 pytestmark = pytest.mark.servers  # most of them start one themselves
@@ -106,6 +108,17 @@ def read_kafka(url: str) -> bool:
         consumer.close()
 
 
+def write_influxdb(url: str) -> None:
+    query(url, "CREATE DATABASE kept")
+    with urllib.request.urlopen(f"{url}/write?db=kept", b"kept value=1i 1", timeout=20) as answer:
+        assert answer.status == 204
+
+
+def read_influxdb(url: str) -> bool:
+    databases = [row["name"] for row in query(url, "SHOW DATABASES")]
+    return "kept" in databases and bool(query(url, "SELECT value FROM kept", "kept"))
+
+
 class Client(NamedTuple):
     write: Callable[[str], None]
     read: Callable[[str], bool]
@@ -116,11 +129,17 @@ CLIENTS = {
     "postgres": Client(write_postgres, read_postgres),
     "rabbitmq": Client(write_rabbitmq, read_rabbitmq),
     "kafka": Client(write_kafka, read_kafka),
+    "influxdb": Client(write_influxdb, read_influxdb),
 }
 
 
 # Tests of the tests' own servers. The slow ones are started and wiped by every other suite anyway.
-SLOW_LATER = ["redis", "postgres", *(pytest.param(each, marks=pytest.mark.soak) for each in ("rabbitmq", "kafka"))]
+SLOW_LATER = [
+    "redis",
+    "postgres",
+    "influxdb",
+    *(pytest.param(each, marks=pytest.mark.soak) for each in ("rabbitmq", "kafka")),
+]
 
 
 @pytest.fixture(params=CLIENTS)

@@ -9,7 +9,7 @@ from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, SharedClaims
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.model import IPAddress
-from chargegate.observe import Metrics
+from chargegate.observe import NO_TRACING, Metrics, Tracing
 from chargegate.operations.busy_stations import BusyStations
 from chargegate.operations.health import Component
 from chargegate.operations.overview import Overviews
@@ -53,3 +53,4 @@ class Parts:
     sessions: Sessions | None = None
     overview: Overviews | None = None
     stations: BusyStations | None = None
+    tracing: Tracing = NO_TRACING

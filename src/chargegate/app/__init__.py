@@ -1,6 +1,7 @@
 """Builds the parts and joins them. The only place that does, and beside the command line the only one with settings."""
 
 from chargegate.app.authorization import check_acl_file
+from chargegate.app.backfilling import SinkName, backfill_sink
 from chargegate.app.commands import (
     Offline,
     check_queue,
@@ -10,6 +11,7 @@ from chargegate.app.commands import (
     opened_store,
     prune_audit,
     replay_from,
+    tell_story,
 )
 from chargegate.app.opening import StartError
 from chargegate.app.process import Role
@@ -18,7 +20,9 @@ from chargegate.app.serving import serve
 __all__ = [
     "Offline",
     "Role",
+    "SinkName",
     "StartError",
+    "backfill_sink",
     "check_acl_file",
     "check_queue",
     "check_target",
@@ -28,4 +32,5 @@ __all__ = [
     "prune_audit",
     "replay_from",
     "serve",
+    "tell_story",
 ]

@@ -78,7 +78,7 @@ def build_authorizer(
         return authorizer
     if shared is not None:
         authorizer = SharedVerdicts(authorizer, shared)
-    return Cached(authorizer, remembered)
+    return Cached(authorizer, remembered, metrics.cache_looked)
 
 
 async def apply_acl_file(name: str, access_list: AccessList, ledger: Ledger, keyring: Keyring) -> None:

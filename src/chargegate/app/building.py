@@ -26,6 +26,7 @@ from chargegate.engines import engine_of
 from chargegate.http1 import HttpClient
 from chargegate.keys import AccessKeys
 from chargegate.ledger.retention import Dropping, RetentionLimits
+from chargegate.observe import Tracing
 from chargegate.operations import health
 from chargegate.operations.busy_stations import BusyStations
 from chargegate.operations.overview import Overviews
@@ -41,7 +42,7 @@ class Working(NamedTuple):
     remembered: DecisionCache
 
 
-async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
+async def build_worker(opened: Opened, tracing: Tracing, stack: AsyncExitStack) -> Working:
     settings, access_list, ledger = opened.settings, opened.database.access_list, opened.database.ledger
     await apply_acl_file(settings.authorization.acl_file, access_list, ledger, opened.keyring)
     remembered = DecisionCache(ttl_ms=settings.authorization.cache_ttl_ms)
@@ -50,7 +51,7 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
     authorizer = build_authorizer(settings, access_list, remembered, opened.cache, opened.metrics)
     stack.push_async_callback(authorizer.close)
     callback = settings.callback
-    guard = AddressGuard(callback.allowed_networks)
+    guard = AddressGuard(callback.allowed_networks, callback.blocked_networks)
     client = HttpClient(
         max_connections=callback.max_connections, check_address=guard.check, name_servers=callback.name_servers
     )
@@ -65,6 +66,7 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
         limits=_callback_limits(callback),
         concurrency=settings.queue.consumer_concurrency,
         metrics=opened.metrics,
+        tracing=tracing,
     )
     kept = RetentionLimits(
         dead_letters_ms=callback.dead_letter_retention_ms,
@@ -81,14 +83,16 @@ def build_surface(
     opened: Opened,
     working: Working | None,
     access_keys: AccessKeys,
+    *,
+    tracing: Tracing,
     draining: Callable[[], bool],
     no_file: Callable[[], bool],
-    *,
     stack: AsyncExitStack,
 ) -> ASGIApp:
     """What this process answers over HTTP. ``working`` is None where no worker is in it. ``no_file``: whether not one
     more file or connection can be opened."""
     settings, database = opened.settings, opened.database
+    opened.metrics.queue_max_size.set(settings.queue.max_size)
 
     def access_changed(token_hashes: frozenset[str]) -> None:
         if working is not None:
@@ -124,6 +128,7 @@ def build_surface(
         counts=database.counts,
         anomalies=database.anomalies,
         metrics=opened.metrics,
+        tracing=tracing,
         components=components,
         sessions=sessions,
         overview=overview,
@@ -134,7 +139,7 @@ def build_surface(
         access_list=database.access_list,
         keyring=opened.keyring,
         access_keys=access_keys,
-        check_address=AddressGuard(settings.callback.allowed_networks).check,
+        check_address=AddressGuard(settings.callback.allowed_networks, settings.callback.blocked_networks).check,
         access_changed=access_changed,
         claims=opened.cache,
         queue_size=settings.queue.max_size,
@@ -175,7 +180,7 @@ def _components(
         components["authorization"] = partial(health.authorization, working.authorizer, settings.authorization.backend)
         callbacks = partial(health.callbacks, working.worker)
         components["callbacks"] = partial(health.needing_files, callbacks, no_file)
-        components["audit"] = partial(health.audit, opened.feed)
+        components["audit"] = partial(health.audit, opened.feeds)
     backend = scheme(settings.database.url)
     components["database"] = partial(health.database, ledger, backend, needed=opened.role != "api")
     if opened.clocks is not None:

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from chargegate.app.auditing import SinkError, audited, build_feeds, start_feeds
 from chargegate.app.clocks import ClockWatch
 from chargegate.app.presence import Presence
 from chargegate.app.process import Role, process_name
-from chargegate.audit.csv_file import CsvFile
-from chargegate.audit.feed import AuditFeed
+from chargegate.audit.base import Feed
 from chargegate.config import Settings
 from chargegate.engines import Database, Engine, Place, QueueLimits, Registry, engine_of
 from chargegate.keys import SEALED_PREFIX, KeyFileError, Keyring, open_keyring
@@ -28,7 +28,7 @@ class StartError(Exception):
 
 
 class Opened(NamedTuple):
-    """What a process holds open. ``feed`` is None where it keeps no audit file, ``cache`` where it shares none,
+    """What a process holds open. ``feeds`` are the audit sinks that it keeps. ``cache`` is None where it shares none,
     ``presence`` where it has no name, and ``clocks`` where no server is there to compare with. ``keys_checked`` is
     False where the database was away: see ``check_keys``."""
 
@@ -38,7 +38,7 @@ class Opened(NamedTuple):
     keyring: Keyring
     database: Database
     keys_checked: bool
-    feed: AuditFeed | None
+    feeds: list[Feed]
     queue: Queue
     cache: Any
     presence: Presence | None
@@ -50,14 +50,16 @@ async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> O
     ``LedgerUnavailable`` where the database fails while it is asked."""
     metrics = Metrics()
     folder = made_folder(settings)
+    metrics.disks.watch("data", folder)
     registries = _open_registries(settings, stack)
     presence = await _present(settings, role, registries, stack)
     place = Place(folder=folder, exclusive=role != "api", process="" if presence is None else presence.name)
     clocks = await _compared(registries, metrics, stack)
     keyring = open_keys(settings)
-    feed = None if role == "api" else _audit_file(settings, place, metrics)
+    with naming_sink():
+        feeds = [] if role == "api" else build_feeds(settings.audit, place, metrics)
     needed = role != "api" or engine_of(settings.database.url).in_folder
-    on_audit = partial(_audited, metrics, feed)
+    on_audit = partial(audited, metrics, feeds)
     url = settings.database.url
     database = await database_at("database.url", url, place, stack, on_audit=on_audit, needed=needed)
     keys_checked = True
@@ -68,11 +70,11 @@ async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> O
             raise
         keys_checked = False
         log.warning("the database is away; requests are accepted without it", error=str(error))
-    if feed is not None:
-        await _start_feed(feed, settings.audit.csv_path, database.ledger, stack)
+    with naming_sink():
+        await start_feeds(feeds, database.ledger, stack)
     queue = await _open_service_queue(settings, place, database, keyring, stack)
     cache = _open_cache(settings, stack)
-    return Opened(settings, role, metrics, keyring, database, keys_checked, feed, queue, cache, presence, clocks)
+    return Opened(settings, role, metrics, keyring, database, keys_checked, feeds, queue, cache, presence, clocks)
 
 
 def made_folder(settings: Settings) -> Path:
@@ -179,6 +181,10 @@ async def check_keys(keyring: Keyring, ledger: Ledger) -> None:
 
 def _refuse_unknown_keys(keyring: Keyring, prefixes: frozenset[bytes], what: str) -> None:
     for prefix in prefixes:
+        if len(prefix) < SEALED_PREFIX:  # no service sealed that, so that no key is missing for it
+            continue
+        if not keyring.knows_form(prefix):
+            raise StartError(f"{what} are sealed in a form that this release does not know")
         if not keyring.knows(prefix):
             raise StartError(
                 f"security.encryption_keys: {what} are sealed with the key {prefix[1:].hex()}, which is missing;"
@@ -289,25 +295,10 @@ def _where(key: str, engine: Engine, folder: Path) -> str:
     return f"data_dir: {folder / engine.file}" if engine.in_folder else key
 
 
-def _audit_file(settings: Settings, place: Place, metrics: Metrics) -> AuditFeed | None:
-    if not settings.audit.csv_path:
-        return None
-    path = Path(settings.audit.csv_path)
+@contextmanager
+def naming_sink() -> Iterator[None]:
+    """Where an audit sink cannot be opened, a ``StartError`` that names its key."""
     try:
-        return AuditFeed(CsvFile(path, place.folder / f"{place.process or 'serve'}.csv-notes"), metrics)
-    except OSError as error:
-        raise StartError(f"audit.csv_path: {path}: {error.strerror}") from None
-
-
-def _audited(metrics: Metrics, feed: AuditFeed | None, rows: list[AuditRow]) -> None:
-    metrics.audit_entries.labels("database").inc(len(rows))
-    if feed is not None:
-        feed.offer(rows)
-
-
-async def _start_feed(feed: AuditFeed, path: str, ledger: Ledger, stack: AsyncExitStack) -> None:
-    try:
-        await feed.start(ledger)
-    except OSError as error:
-        raise StartError(f"audit.csv_path: {path}: cannot be read back: {error.strerror}") from None
-    stack.push_async_callback(feed.close)
+        yield
+    except SinkError as error:
+        raise StartError(str(error)) from None

@@ -23,7 +23,10 @@ RESERVE: Final = 64
 """Open files for the database, the audit file, sockets that listen, and connections that are being turned away."""
 
 FEWEST: Final = 16
-"""Connections of clients."""
+"""Connections that clients may hold at any rate, though they then share files with the service itself."""
+
+LEAST: Final = 28
+"""Open files of a process that has nothing to do, and two connections of clients."""
 
 _WATCH_S: Final = 1.0
 _WHERE_UNLIMITED: Final = 10_240  # macOS takes no more
@@ -100,14 +103,14 @@ class Files(NamedTuple):
 
 
 def open_files(outgoing: int) -> Files:
-    """Raise the soft limit of open files to the hard one, and share it out, so that ``outgoing`` connections can always
-    be made."""
+    """Raise the soft limit of open files to the hard one, and share it out, so that ``outgoing`` connections can be
+    made beside those of clients. With few more than are needed they may have to wait for each other."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else max(soft, _WHERE_UNLIMITED)
     with contextlib.suppress(OSError, ValueError):  # then it stays as it is
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
-    return Files(soft - outgoing - RESERVE, soft, outgoing + RESERVE + FEWEST)
+    return Files(max(FEWEST, soft - outgoing - RESERVE), soft, outgoing + LEAST)
 
 
 class SpareFile:

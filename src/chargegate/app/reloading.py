@@ -9,12 +9,12 @@ import msgspec
 from chargegate.api.server import Server
 from chargegate.app.authorization import apply_acl_file, check_acl_file
 from chargegate.app.opening import Opened, StartError
-from chargegate.app.tls import server_context
+from chargegate.app.tls import certificate_end, server_context
 from chargegate.config import ConfigError, Settings
 from chargegate.delivering.signing import Signer
 from chargegate.keys import AccessKeys
 from chargegate.ledger.base import LedgerUnavailable
-from chargegate.observe import log
+from chargegate.observe import Metrics, log
 
 _OF_TLS: Final = frozenset({"server.tls_certificate", "server.tls_key", "server.tls_client_ca"})
 FOLLOWED: Final = _OF_TLS | {"security.api_keys", "callback.signing_secrets", "authorization.acl_file"}
@@ -83,15 +83,17 @@ def following_secrets(signer: Signer) -> Prepare:
     return prepare
 
 
-def following_certificates(server: Server) -> Prepare:
+def following_certificates(server: Server, metrics: Metrics) -> Prepare:
     """The files are read again also where their names are the same. HTTPS neither begins nor ends."""
 
     async def prepare(settings: Settings) -> Apply:
         context = await asyncio.to_thread(server_context, settings.server)
+        end = await asyncio.to_thread(certificate_end, settings.server)
 
         async def apply() -> None:
             if context is not None and server.scheme == "https":
                 server.use_tls(context)
+                metrics.certificate_in_use(end)
                 log.info("TLS certificates read again, for new connections")
 
         return apply

@@ -12,9 +12,10 @@ from chargegate.api.server import Server
 from chargegate.app.building import build_surface, build_worker, followers
 from chargegate.app.opening import Opened, StartError, check_keys, naming_database, open_parts
 from chargegate.app.presence import Presence
-from chargegate.app.process import FEWEST, RESERVE, Role, Signals, SpareFile, open_files
+from chargegate.app.process import LEAST, Role, Signals, SpareFile, open_files
 from chargegate.app.reloading import Prepare, Reloading, following_certificates
-from chargegate.app.tls import server_context
+from chargegate.app.tls import certificate_end, server_context
+from chargegate.app.tracing import LastSpans, check_tracing, open_tracing
 from chargegate.config import Settings, scheme
 from chargegate.engines import ENGINES, engine_of
 from chargegate.keys import AccessKeys
@@ -33,6 +34,7 @@ class _Started(NamedTuple):
     opened: Opened
     worker: Worker | None
     followers: list[Prepare]
+    last_spans: LastSpans
 
 
 async def serve(
@@ -80,6 +82,7 @@ async def serve(
                 following.cancel()
             grace_ms = settings.server.shutdown_grace_ms if stop.is_set() else 0
             log.info("draining", grace_ms=grace_ms)
+            started.last_spans.begin(grace_ms / 1000)
             if worker is not None:
                 await _drain(worker, grace_ms / 1000, signals.at_once)
             if not stop.is_set():
@@ -89,14 +92,27 @@ async def serve(
 
 async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining: Callable[[], bool]) -> _Started:
     max_connections = _room_for_clients(settings, role)
+    check_tracing(settings)
     opened = await open_parts(settings, role, stack)
-    working = None if role == "api" else await build_worker(opened, stack)
+    tracing = open_tracing(settings, role, opened.metrics)
+    last_spans = LastSpans(tracing)
+    stack.push_async_callback(last_spans.close)
+    working = None if role == "api" else await build_worker(opened, tracing, stack)
     access_keys = AccessKeys(settings.security.api_keys)
     spare = SpareFile()
     watching = asyncio.create_task(spare.watch())
     stack.callback(watching.cancel)
-    surface = build_surface(opened, working, access_keys, draining, spare.lacking, stack=stack)
+    surface = build_surface(
+        opened,
+        working,
+        access_keys,
+        tracing=tracing,
+        draining=draining,
+        no_file=spare.lacking,
+        stack=stack,
+    )
     server, url = await _listen(settings, role, surface, max_connections, stack)
+    opened.metrics.certificate_in_use(None if role == "worker" else certificate_end(settings.server))
     # What is there now stays. The server leaves no cycles behind, so the collector finds little, and to look at every
     # object less often saves about 4 % of a request's whole cost. The last number stays Python's: a hundred times more
     # would save 2 % more, and would keep what cycles of others hold for hours.
@@ -113,8 +129,11 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
         max_connections=max_connections,
     )
     # The access list is the last, because the database may be away.
-    follow = [*([] if role == "worker" else [following_certificates(server)]), *followers(opened, working, access_keys)]
-    return _Started(url, opened, None if working is None else working.worker, follow)
+    follow = [
+        *([] if role == "worker" else [following_certificates(server, opened.metrics)]),
+        *followers(opened, working, access_keys),
+    ]
+    return _Started(url, opened, None if working is None else working.worker, follow, last_spans)
 
 
 def _room_for_clients(settings: Settings, role: Role) -> int:
@@ -123,12 +142,14 @@ def _room_for_clients(settings: Settings, role: Role) -> int:
     outgoing = {} if role == "api" else {"callback.max_connections": settings.callback.max_connections}
     if outgoing and settings.authorization.backend == "http":
         outgoing["queue.consumer_concurrency"] = settings.queue.consumer_concurrency
+    if outgoing and settings.audit.csv_shards > 1:
+        outgoing["audit.csv_shards"] = 2 * settings.audit.csv_shards  # each has its notes beside it
     files = open_files(sum(outgoing.values()))
     if files.allowed < files.needed:
         settings_need = "".join(f"{key} = {number}, " for key, number in outgoing.items())
         raise StartError(
-            f"open files: {files.allowed} are allowed and {files.needed} needed ({settings_need}{RESERVE} of the"
-            f" service's own, {FEWEST} for clients); raise the hard limit (ulimit -Hn)"
+            f"open files: {files.allowed} are allowed and {files.needed} needed ({settings_need}{LEAST} of the"
+            f" service's own); raise the hard limit (ulimit -Hn)"
             f"{' or lower ' + ' or '.join(outgoing) if outgoing else ''}"
         )
     return files.inbound

@@ -1,9 +1,12 @@
 """The TLS context of the HTTP interface, from the files that the settings name."""
 
+import datetime as dt
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from cryptography import x509
 
 from chargegate.app.opening import StartError
 from chargegate.config import Server
@@ -26,6 +29,17 @@ def server_context(settings: Server) -> ssl.SSLContext | None:
             context.load_verify_locations(settings.tls_client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def certificate_end(settings: Server) -> dt.datetime | None:
+    """When the server's own certificate expires, which is the first in its file. None where there is none, or where it
+    is of a form that OpenSSL takes and ``cryptography`` does not."""
+    if not settings.tls_certificate:
+        return None
+    try:
+        return x509.load_pem_x509_certificate(Path(settings.tls_certificate).read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return None
 
 
 def _no_password() -> str:

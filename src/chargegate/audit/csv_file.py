@@ -7,7 +7,7 @@ import os
 import stat
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -86,8 +86,14 @@ class CsvFile:
         note = self._notes.read()
         return (note.sequence, note.request_id) if note is not None and note.request_id else None
 
-    def resume(self, saved: int = 0, *, remembered: bool = False) -> int:
-        """Removes also what a crash left unfinished at the end of the file."""
+    def resume(self, saved: int = 0, *, remembered: bool = False, earliest: int = 0) -> int:
+        """Prepare for the first ``write``. Returns the sequence of the row after which rows may be missing.
+
+        It removes also what a crash left unfinished at the end of the file.
+
+        ``saved`` is the position that the ledger has. ``remembered``: the ledger has the row that ``last_written``
+        told. ``earliest``: rows up to this one are none of this file's, even if it has lost its end.
+        """
         note = self._notes.read() if remembered else None
         with self._locked() as size:
             start = max(0, size - TAIL_BYTES)
@@ -106,7 +112,7 @@ class CsvFile:
                     self._before = note.before
                 elif self._head in (0, note.head):
                     # Our file has lost its end, after the crash or with it. What it lacks is written again.
-                    self._sequence = self._before = note.before if not start else max(note.before, saved)
+                    self._sequence = self._before = max(note.before, saved if start else earliest)
             if self._sequence == note.sequence:
                 self._request_id = note.request_id
                 self._note()  # that it is open again
@@ -122,25 +128,13 @@ class CsvFile:
     def held(self) -> frozenset[str]:
         """From the end of the file, and of those beside it that were perhaps this one before they were renamed, copied
         or compressed."""
-        with self._locked() as size:
-            start = max(0, size - TAIL_BYTES)
-            found = set(request_ids(os.pread(self._file, size - start, start)))
-        for path in self._relatives():
-            with contextlib.suppress(OSError, EOFError, zlib.error):
-                found.update(request_ids(tail_of(path)))
-        return frozenset(found)
+        return held_in([self._path, *self.relatives()])
 
-    def _relatives(self) -> list[Path]:
-        """The newest files beside this one whose names begin like its own, or that the newest note is about."""
+    def relatives(self, others: Collection[Path] = ()) -> list[Path]:
+        """The newest files beside this one whose names begin like its own, or that the newest note is about, but for
+        ``others``, which are logs of their own."""
         note = self._notes.read()
-        inode = note.inode if note is not None else -1
-        found = []
-        with contextlib.suppress(OSError), os.scandir(self._path.parent) as entries:
-            for entry in entries:
-                like = entry.name.startswith(self._path.stem) or entry.inode() == inode
-                if like and entry.name != self._path.name and entry.is_file(follow_symlinks=False):
-                    found.append((entry.stat(follow_symlinks=False).st_mtime, entry.path))
-        return [Path(path) for _, path in sorted(found, reverse=True)[:_RELATIVES]]
+        return relatives_of(self._path, note.inode if note is not None else -1, others)
 
     def write(self, rows: list[AuditRow]) -> None:
         try:
@@ -228,6 +222,27 @@ class CsvFile:
                 os.close(file)
             self._left.clear()
             self._file = -1
+
+
+def relatives_of(path: Path, inode: int = -1, others: Collection[Path] = ()) -> list[Path]:
+    """The newest files beside a log whose names begin like its own, or that have this inode, but for ``others``."""
+    found = []
+    names = {path.name, *(other.name for other in others)}
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            like = entry.name.startswith(path.stem) or entry.inode() == inode
+            if like and entry.name not in names and entry.is_file(follow_symlinks=False):
+                found.append((entry.stat(follow_symlinks=False).st_mtime, entry.path))
+    return [Path(name) for _, name in sorted(found, reverse=True)[:_RELATIVES]]
+
+
+def held_in(paths: Iterable[Path]) -> frozenset[str]:
+    """The request ids in the ends of those logs that can be read."""
+    found: set[str] = set()
+    for path in paths:
+        with contextlib.suppress(OSError, EOFError, zlib.error):
+            found.update(request_ids(tail_of(path)))
+    return frozenset(found)
 
 
 def _sync_folder(path: Path) -> None:

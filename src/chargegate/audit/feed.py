@@ -1,4 +1,4 @@
-"""Copies the ledger's audit rows into a sink: at once while all is well, and later from the ledger after a failure."""
+"""Copies the ledger's audit rows into files: at once while all is well, and later from the ledger after a failure."""
 
 import asyncio
 import contextlib
@@ -8,6 +8,7 @@ from typing import Final
 from chargegate.audit.base import AuditSink
 from chargegate.ledger.base import AuditSource
 from chargegate.ledger.records import AuditRow
+from chargegate.model import now_ms
 from chargegate.observe import Metrics, log
 
 _PAGE: Final = 1000
@@ -26,26 +27,40 @@ class AuditFeed:
     def __init__(self, sink: AuditSink, metrics: Metrics) -> None:
         self._sink = sink
         self._written = metrics.audit_entries.labels(sink.name)
+        metrics.audit_lag.labels(sink.name).set_function(lambda: self.lag_s)
         self._lock = threading.Lock()
         self._position = 0
         self._saved = 0
         self._offered = 0
         self._behind = True
         self._failure: str | None = None
+        self._waiting_since: int | None = None  # when the oldest row was decided that the sink lacks
         self._source: AuditSource | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        return self._sink.name
 
     @property
     def failure(self) -> str | None:
         """Why the sink refuses rows at the moment, or None."""
         return self._failure
 
+    @property
+    def lag_s(self) -> float:
+        """The age in seconds of the oldest row that the sink has yet to write; 0 where it has all."""
+        since = self._waiting_since
+        return 0.0 if since is None else max(0, now_ms() - since) / 1000
+
     async def start(self, source: AuditSource) -> None:
         """Bring the sink up to date, and keep it so. Raises ``OSError`` if the sink cannot resume."""
         self._source = source
         self._saved = await source.sink_position(self._sink.name)
-        remembered = await self._confirms(source, self._sink.last_written())
-        self._position = await asyncio.to_thread(self._sink.resume, self._saved, remembered=remembered)
+        confirmed = [each for each in self._sink.last_written() if await self._confirms(source, *each)]
+        self._position = await asyncio.to_thread(self._sink.resume, self._saved, confirmed)
+        if not self._saved:  # A backfill leaves to the feed what it has yet to write, which this tells.
+            await source.save_sink_position(self._sink.name, 0)
         known: frozenset[str] = frozenset()
         if await source.audit_after(self._position, 1):
             known = await asyncio.to_thread(self._sink.held)
@@ -54,11 +69,8 @@ class AuditFeed:
         self._task = asyncio.create_task(self._follow(source, known))
 
     @staticmethod
-    async def _confirms(source: AuditSource, written: tuple[int, str] | None) -> bool:
+    async def _confirms(source: AuditSource, sequence: int, request_id: str) -> bool:
         """Whether the ledger has the row that the sink remembers: not after a restore of either of them."""
-        if written is None:
-            return False
-        sequence, request_id = written
         rows = await source.audit_after(sequence - 1, 1)
         return bool(rows) and (rows[0].sequence, rows[0].decision.request_id) == (sequence, request_id)
 
@@ -68,6 +80,7 @@ class AuditFeed:
             self._offered = rows[-1].sequence
             if self._behind or rows[0].sequence != self._position + 1:
                 self._behind = True
+                self._waiting_since = self._waiting_since or rows[0].decision.timestamp
                 return
             with contextlib.suppress(OSError):
                 self._write(rows)
@@ -77,6 +90,7 @@ class AuditFeed:
             self._sink.write(rows)
         except OSError as error:
             self._behind = True
+            self._waiting_since = self._waiting_since or rows[0].decision.timestamp
             if self._failure is None:
                 log.error("audit sink failed, its rows wait in the ledger", sink=self._sink.name, error=str(error))
             self._failure = error.strerror or str(error)
@@ -94,6 +108,8 @@ class AuditFeed:
 
     def _write_missing(self, rows: list[AuditRow], known: frozenset[str]) -> None:
         with self._lock:
+            if rows:
+                self._waiting_since = rows[0].decision.timestamp
             missing = [row for row in rows if row.decision.request_id not in known]
             if missing:
                 self._write(missing)
@@ -101,6 +117,7 @@ class AuditFeed:
                 self._position = rows[-1].sequence
             elif self._offered <= self._position:
                 self._behind = False
+                self._waiting_since = None
 
     async def _follow(self, source: AuditSource, known: frozenset[str]) -> None:
         turns = 0

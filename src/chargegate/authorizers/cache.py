@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from chargegate.authorizers.base import Authorizer
+from chargegate.authorizers.base import AuthorizationError, Authorizer
 from chargegate.model import ChargingRequest, Status, Verdict, now_ms
 
 _CACHEABLE: Final = (Status.ALLOWED, Status.NOT_ALLOWED)
@@ -89,19 +89,29 @@ class DecisionCache:
 class Cached:
     """Answers from the cache, or asks the authorizer and keeps its answer.
 
-    The caller owns the cache, and tells it what to forget.
+    The caller owns the cache, and tells it what to forget. ``on_look`` is told of each request whether the verdict came
+    from this cache, or from another one beneath it.
     """
 
-    def __init__(self, inner: Authorizer, cache: DecisionCache) -> None:
+    def __init__(
+        self, inner: Authorizer, cache: DecisionCache, on_look: Callable[[bool], object] = lambda _hit: None
+    ) -> None:
         self._inner = inner
         self._cache = cache
+        self._on_look = on_look
 
     async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:
         cached = self._cache.get(token_hash, request.station_id)
         if cached is not None:
+            self._on_look(True)
             return cached
         epoch = self._cache.epoch
-        verdict = await self._inner.decide(request, token_hash)
+        try:
+            verdict = await self._inner.decide(request, token_hash)
+        except AuthorizationError:
+            self._on_look(False)
+            raise
+        self._on_look(verdict.cached)
         self._cache.put(token_hash, request.station_id, verdict, epoch)
         return verdict
 

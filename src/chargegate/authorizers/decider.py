@@ -5,7 +5,7 @@ import time
 from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Authorizer, CircuitOpen
 from chargegate.keys import SHORT_HASH, Keyring
 from chargegate.model import ChargingRequest, Decision, Reason, Status, Verdict, now_ms
-from chargegate.observe import Metrics, log
+from chargegate.observe import Metrics, log, trace_field
 
 
 class Decider:
@@ -56,7 +56,7 @@ class Decider:
         first = next(iter(self._asked.values()), None)
         return 0 if first is None else round((time.perf_counter() - first) * 1000)
 
-    def count(self, decision: Decision) -> None:
+    def count(self, decision: Decision, traceparent: str) -> None:
         """Count and log a decision. To be called once it is recorded."""
         self._decided[decision.status].inc()
         log.info(
@@ -66,6 +66,7 @@ class Decider:
             status=decision.status,
             reason=decision.reason,
             processing_time_ms=decision.processing_time_ms,
+            **trace_field(traceparent),
         )
 
 
@@ -74,5 +75,7 @@ def _reason(request: ChargingRequest, error: AuthorizationError) -> Reason:
         return Reason.CIRCUIT_OPEN
     if isinstance(error, AuthorizationTimeout):
         return Reason.TIMEOUT
-    log.warning("authorization failed", request_id=request.request_id, error=str(error))
+    log.warning(
+        "authorization failed", request_id=request.request_id, error=str(error), **trace_field(request.traceparent)
+    )
     return Reason.ERROR

@@ -24,9 +24,11 @@ from chargegate.cli.options import config_file
 from chargegate.cli.queue import queue
 from chargegate.cli.replay import replay
 from chargegate.cli.settings import show_settings
-from chargegate.cli.top import TopError, top
+from chargegate.cli.top import top
+from chargegate.cli.trace import trace
 from chargegate.keys import CannotOpen, KeyFileError
 from chargegate.ledger.base import LedgerUnavailable
+from chargegate.model import one_line
 from chargegate.observe import configure_logging
 from chargegate.queues.base import QueueFull, QueueUnavailable
 
@@ -39,7 +41,6 @@ _EXPECTED = (
     LedgerUnavailable,
     QueueFull,
     QueueUnavailable,
-    TopError,
 )
 # Click's messages quote the arguments, and one of those may be a driver token, or a URL with a password.
 _could_be_token = re.compile(r"[\w.~-]{20,}|(?<=://)\S*(?=@)").sub
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int = 1) -> int:
-    click.echo("chargegate: " + " ".join(message.split()), err=True)
+    click.echo("chargegate: " + one_line(" ".join(message.split())), err=True)
     return code
 
 
@@ -156,5 +157,5 @@ def run_demo(context: click.Context) -> None:
     context.exit(0 if uvloop.run(demo.run()) else 1)
 
 
-for command in (acl, audit, database, dead_letters, keys, queue, replay, show_settings, top):
+for command in (acl, audit, database, dead_letters, keys, queue, replay, show_settings, top, trace):
     chargegate_command.add_command(command)

@@ -1,8 +1,10 @@
 """``chargegate audit``: what was decided."""
 
 from collections.abc import AsyncIterator, Sequence
+from typing import get_args
 
 import click
+import msgspec
 import uvloop
 
 from chargegate import app, config
@@ -13,7 +15,7 @@ from chargegate.cli.progress import counting
 from chargegate.cli.store import in_store
 from chargegate.ledger.anomalies import AnomalyType
 from chargegate.ledger.records import DecisionFilter, StationStats
-from chargegate.model import Status
+from chargegate.model import Status, one_line
 from chargegate.operations import anomalies, decisions, statistics
 from chargegate.operations.views import columns
 
@@ -27,6 +29,7 @@ def audit() -> None:
       chargegate audit list --status not_allowed --from 2026-01-31
       chargegate audit stats --json
       chargegate audit prune --before 2026-01-01
+      chargegate audit backfill --sink influx --from 2026-01-01
       chargegate audit aggregate --rebuild
       chargegate audit anomalies --open
     """
@@ -144,7 +147,52 @@ def prune(before: int, as_json: bool, config_file: str | None) -> None:
     if as_json:
         write_object({"dropped": dropped})
     else:
-        click.echo("dropped " + (", ".join(dropped) or "nothing: no month ended by then"))
+        click.echo("dropped " + (one_line(", ".join(dropped)) or "nothing: no month ended by then"))
+
+
+@audit.command()
+@click.option("--sink", "sink", type=click.Choice(get_args(app.SinkName)), required=True, help="Which copy to fill.")
+@time_range
+@click.option("--dry-run", is_flag=True, help="Only say what would be written.")
+@as_json
+@config_file
+def backfill(
+    *,
+    sink: app.SinkName,
+    since: int | None,
+    until: int | None,
+    dry_run: bool,
+    as_json: bool,
+    config_file: str | None,
+) -> None:
+    """Give a copy of the audit the decisions of a time range again, from the database.
+
+    Each decision is there once afterwards, however often this is run, also beside a running service. CSV files get the
+    lines that are in none of the files beside them. InfluxDB gets all points, and those that it had stay as they were.
+
+    \b
+    Example:
+      chargegate audit backfill --sink influx --from 2026-01-01 --to 2026-02-01
+    """
+    settings = config.load(config_file)
+    with counting("reading") as show:
+        filled = uvloop.run(
+            app.backfill_sink(
+                settings,
+                sink,
+                since,
+                until,
+                dry_run=dry_run,
+                on_total=lambda total: show(total=total),
+                on_read=show,
+            )
+        )
+    if as_json:
+        write_object({"sink": sink, "dry_run": dry_run, **msgspec.structs.asdict(filled)})
+    else:
+        verb = "would be written" if dry_run else "written"
+        refused = f", {filled.refused} refused for good" if filled.refused else ""
+        click.echo(f"{sink}: {filled.decisions} decisions, {filled.written} {verb}{refused}")
 
 
 @audit.command("anomalies")

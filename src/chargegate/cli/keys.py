@@ -8,6 +8,7 @@ from chargegate import config
 from chargegate.cli.options import as_json, config_file, name_of_key
 from chargegate.cli.output import write_object
 from chargegate.keys import Role, new_access_key
+from chargegate.model import one_line
 
 
 @click.group(no_args_is_help=False)
@@ -42,4 +43,6 @@ def create(role: Role, name: str, as_json: bool, config_file: str | None) -> Non
         write_object({"role": role, "key": key, "hash": hashed} | ({"name": name} if name else {}))
         return
     click.echo(f"The key, shown this once:\n\n  {key}\n")
-    click.echo(f'The line for security.api_keys in {config_file or config.DEFAULT_FILE}:\n\n  "{hashed}"\n')
+    click.echo(
+        f'The line for security.api_keys in {one_line(str(config_file or config.DEFAULT_FILE))}:\n\n  "{hashed}"\n'
+    )

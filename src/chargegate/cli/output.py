@@ -1,6 +1,5 @@
 """How results are written: tables for people, tab-separated lines for pipes, JSON lines for machines."""
 
-import json
 import sys
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chargegate.model import to_iso
+from chargegate.model import printable_json, to_iso
 from chargegate.operations.listing import Listing
 from chargegate.operations.views import shown
 
@@ -59,11 +58,8 @@ def _write_json(rows: Sequence[Row]) -> None:
 
 
 def _json(row: Row) -> str:
-    """One line of JSON, in which everything that does not print is escaped: it could change what a terminal shows."""
-    text = msgspec.json.encode(row).decode()
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] if c != "\x7f" else "\\u007f" for c in text)
+    """One line of JSON. What does not print is escaped, because it could change what a terminal shows."""
+    return printable_json(msgspec.json.encode(row).decode())
 
 
 def _write_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
@@ -95,5 +91,9 @@ def _cell(column: str, value: Any) -> str:
         return to_iso(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    text = ";".join(value) if isinstance(value, list) else str(value)
+    return printable(";".join(value) if isinstance(value, list) else str(value))
+
+
+def printable(text: str) -> str:
+    """What could move the cursor or break a line is a blank."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -9,6 +9,7 @@ import click
 from chargegate import app, config
 from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import write_object
+from chargegate.model import one_line, printable_json
 
 
 @click.group("config", no_args_is_help=False)
@@ -54,14 +55,14 @@ def check(as_json: bool, config_file: str | None) -> None:
     if as_json:
         write_object({"status": "ok", "file": file})
     else:
-        click.echo(f"ok: {file or 'no file, the defaults'}")
+        click.echo(one_line(f"ok: {file or 'no file, the defaults'}"))
 
 
 def _toml(values: dict[str, Any], section: str = "") -> Iterator[str]:
     """Keys before sections, as TOML wants them. Its strings, lists, numbers and booleans are written as JSON's are."""
     for key, value in values.items():
         if not isinstance(value, dict):
-            yield f"{key} = {json.dumps(value)}"
+            yield f"{key} = {printable_json(json.dumps(value))}"
     for key, value in values.items():
         if isinstance(value, dict):
             name = f"{section}.{key}" if section else key

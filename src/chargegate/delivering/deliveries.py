@@ -14,8 +14,9 @@ from chargegate.concurrency import ConcurrencyLimit
 from chargegate.delivering.dispatch import Dispatch
 from chargegate.delivering.sender import Attempt, Outcome, Sender
 from chargegate.delivering.states import Callback, CallbackLimits, Event
+from chargegate.ledger.records import MAX_HISTORY, AttemptRecord
 from chargegate.model import now_ms
-from chargegate.observe import Metrics, log
+from chargegate.observe import NO_SPAN, Metrics, log, trace_field
 
 _LATE_S: Final = 0.001  # the loop's clock and the monotonic clock differ by less, so that no timer rings too early
 _TOO_LATE: Final = "deadline_exceeded"
@@ -107,6 +108,7 @@ class Deliveries:
             self._give_up_late(callback, None)
             self._dispatch.give_back(callback, reachable=None)
             return
+        at, began = now_ms(), self._loop.time()
         connection = callback.connection
         way = connection.way if connection is not None else None
         try:
@@ -118,15 +120,23 @@ class Deliveries:
             self._dispatch.give_back(callback, reachable=None)
             raise
         outcome = attempt.outcome
+        if callback.span is not NO_SPAN:  # the name of an enum's member is slow
+            took_s = self._loop.time() - began
+            callback.span.attempted(outcome.name.lower(), attempt.status_code, attempt.error, took_s)
         callback.error = attempt.error
         if outcome is _DELIVERED:
             callback.last_status_code = attempt.status_code
-            callback.attempts += 1
+            self._count(callback, attempt, at, began)
             self._dispatch.apply(_SUCCEEDED, callback)
             self._dispatch.give_back(callback, reachable=True)
             self._delivered.inc()
             await self._on_end(callback)
-            log.info("callback delivered", request_id=callback.request_id, attempts=callback.attempts)
+            log.info(
+                "callback delivered",
+                request_id=callback.request_id,
+                attempts=callback.attempts,
+                **trace_field(callback.traceparent),
+            )
             return
         in_time = time.monotonic() < callback.deadline
         if outcome is Outcome.NOT_SENT or (outcome is Outcome.NAME_NEEDED and not in_time):
@@ -140,7 +150,15 @@ class Deliveries:
         if outcome is Outcome.REFUSED:
             await self._refused(callback, attempt, in_time=in_time)
         else:
-            await self._failed(callback, attempt, in_time=in_time)
+            await self._failed(callback, attempt, at, began, in_time=in_time)
+
+    def _count(self, callback: Callback, attempt: Attempt, at: int, began: float) -> None:
+        """An attempt was made. ``at`` and ``began``: when, in Unix ms and by the clock of the event loop."""
+        callback.attempts += 1
+        # The time that a look-up takes would tell clients which names exist inside.
+        took = 0 if attempt.outcome is Outcome.NO_ADDRESS else round((self._loop.time() - began) * 1000)
+        callback.history.append(AttemptRecord(at, attempt.status_code, attempt.error, took))
+        del callback.history[:-MAX_HISTORY]
 
     async def _was_not_sent(self, callback: Callback, *, in_time: bool) -> None:
         self._not_sent.inc()
@@ -163,14 +181,16 @@ class Deliveries:
         if not in_time:
             await self._give_up(callback)
 
-    async def _failed(self, callback: Callback, attempt: Attempt, *, in_time: bool) -> None:
-        reachable = attempt.outcome is not Outcome.UNREACHABLE
+    async def _failed(self, callback: Callback, attempt: Attempt, at: int, began: float, *, in_time: bool) -> None:
         probe = callback.connection is not None and callback.connection.probe
+        reachable: bool | None = attempt.outcome is not Outcome.UNREACHABLE
+        if attempt.outcome is Outcome.NO_ADDRESS:  # nobody was called, and no circuit keeps others from it
+            reachable = False if probe else None
         if probe and not reachable and in_time:  # a failed probe counts as no attempt
             self._dispatch.line_up(Event.HELD_BACK, callback)
             self._dispatch.give_back(callback, reachable=False)
             return
-        callback.attempts += 1
+        self._count(callback, attempt, at, began)
         wait_ms = None
         if in_time and attempt.outcome is not Outcome.GONE:
             wait_ms = self._limits.retries.wait_ms(callback.attempts, attempt.retry_after, now_ms(), self._rng)
@@ -186,6 +206,7 @@ class Deliveries:
             attempts=callback.attempts,
             error=callback.error,
             wait_ms=wait_ms,
+            **trace_field(callback.traceparent),
         )
         await self._on_retry(callback)
         self._dispatch.apply(Event.RECORDED, callback)
@@ -217,5 +238,6 @@ class Deliveries:
             request_id=callback.request_id,
             attempts=callback.attempts,
             error=callback.error,
+            **trace_field(callback.traceparent),
         )
         await self._on_end(callback)

@@ -10,11 +10,11 @@ from collections.abc import Callable, ValuesView
 from typing import Final
 
 from chargegate.delivering.lines import Destination
+from chargegate.model import NO_USABLE_ADDRESS
 from chargegate.observe import log
 
 _MAX_REMEMBERED: Final = 10_000
 _PROVEN_FOR_S: Final = 300.0
-_NAME_NOT_RESOLVED: Final = "name_not_resolved"
 _LATE_S: Final = 0.001  # the loop's clock counts milliseconds, and no timer may ring too early
 
 
@@ -117,7 +117,7 @@ class Destinations:
         """The error that holds the destination's callbacks back, if that is a pause or its name."""
         if destination.paused_until > self._loop.time():
             return destination.paused_by
-        return destination.unresolved or (_NAME_NOT_RESOLVED if destination.nameless else None)
+        return destination.unresolved or (NO_USABLE_ADDRESS if destination.nameless else None)
 
     def forget_if_idle(self, destination: Destination) -> None:
         """Forget a destination that has nothing to do. The last 10,000 that answered are remembered, and as many that

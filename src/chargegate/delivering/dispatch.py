@@ -13,7 +13,7 @@ from typing import Final
 from chargegate.delivering.destinations import Destinations
 from chargegate.delivering.lines import Client, Destination
 from chargegate.delivering.lookups import LookUps
-from chargegate.delivering.sender import Sender, Way
+from chargegate.delivering.sender import Sender, Way, told
 from chargegate.delivering.shares import Shares
 from chargegate.delivering.states import PARKED, TRANSITIONS, Callback, CallbackLimits, Connection, Event, State
 from chargegate.http1 import CallFailed, NotSent
@@ -184,7 +184,7 @@ class Dispatch:
             self._look_ups.ask(callback.client, destination, callback.target, proven=proven)
         else:
             self._not_sent.inc()
-            self._destinations.unresolved(destination, self._unsent_ms(self._rng) / 1000, failure.reason)
+            self._destinations.unresolved(destination, self._unsent_ms(self._rng) / 1000, told(failure))
 
     def _connect(
         self, callback: Callback, client: Client, destination: Destination, way: Way, *, proven: bool, now: float

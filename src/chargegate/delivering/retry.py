@@ -1,11 +1,11 @@
 """How long a failed callback waits for its next attempt, and when it gets none."""
 
 import random
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 import msgspec
+
+from chargegate.http1 import asked_wait_ms
 
 _JITTER: Final = 0.25
 _PAUSE_MS: Final = 1_000  # where a receiver does not say how long it wants to wait
@@ -33,7 +33,7 @@ class RetryPolicy(msgspec.Struct, frozen=True):
 
     def pause_ms(self, retry_after: str | None, now: int) -> int:
         """How long a receiver that refuses wants to be left alone, one second if it does not say."""
-        asked = _asked_ms(retry_after, now)
+        asked = asked_wait_ms(retry_after, now)
         return max(_SHORTEST_MS, min(_PAUSE_MS if asked is None else asked, self.max_retry_after_ms))
 
     def unsent_ms(self, rng: random.Random) -> int:
@@ -43,22 +43,9 @@ class RetryPolicy(msgspec.Struct, frozen=True):
 
 def retry_after_ms(value: str, now: int) -> int:
     """A ``Retry-After`` header, seconds or a date, as ms from ``now``; 0 where it says nothing of use."""
-    return _asked_ms(value, now) or 0
+    return asked_wait_ms(value, now) or 0
 
 
 def says_when(retry_after: str | None) -> bool:
     """Whether a ``Retry-After`` header is there, and can be read."""
-    return _asked_ms(retry_after, 0) is not None
-
-
-def _asked_ms(value: str | None, now: int) -> int | None:
-    value = (value or "").strip()
-    if value.isascii() and value.isdigit():
-        return int(value[:9]) * 1000
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, IndexError, TypeError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0, round((moment - datetime.fromtimestamp(now / 1000, UTC)).total_seconds() * 1000))
+    return asked_wait_ms(retry_after, 0) is not None

@@ -11,17 +11,20 @@ import msgspec
 from chargegate.delivering.retry import says_when
 from chargegate.delivering.signing import Signer
 from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, NameNeeded, NotSent, TimedOut
-from chargegate.model import CallbackTarget, IPAddress, now_ms
-from chargegate.observe import Metrics
+from chargegate.model import NO_USABLE_ADDRESS, CallbackTarget, IPAddress, now_ms
+from chargegate.observe import Metrics, log
+
+_NO_ADDRESS: Final = frozenset({"address_blocked", "name_not_resolved"})
 
 
 class Outcome(Enum):
     """How an attempt ended.
 
-    ``UNREACHABLE``: it could not be connected to, or did not answer in time. ``REFUSED``: the receiver wants to be left
-    alone for a while (429, or 503 with ``Retry-After``), ``GONE``: for ever (410). ``NOT_SENT``: nothing was sent, for
-    a reason that is not the receiver's. ``NAME_NEEDED``: nothing was sent, because the connection that was kept is gone
-    and its name is not known any more. ``FAILED``: it answered anything else that is no success.
+    ``UNREACHABLE``: it could not be connected to, or did not answer in time. ``NO_ADDRESS``: its name has no address
+    that may be called. ``REFUSED``: the receiver wants to be left alone for a while (429, or 503 with ``Retry-After``),
+    ``GONE``: for ever (410). ``NOT_SENT``: nothing was sent, for a reason that is not the receiver's. ``NAME_NEEDED``:
+    nothing was sent, because the connection that was kept is gone and its name is not known any more. ``FAILED``: it
+    answered anything else that is no success.
     """
 
     DELIVERED = 0
@@ -31,6 +34,7 @@ class Outcome(Enum):
     GONE = 4
     NOT_SENT = 5
     NAME_NEEDED = 6
+    NO_ADDRESS = 7
 
 
 Way = Sequence[IPAddress] | CallFailed
@@ -77,26 +81,42 @@ class Sender:
     ) -> Attempt:
         """Try once, on the way that was found before. This never raises for what the receiver or the network does."""
         if isinstance(way, CallFailed):
-            return Attempt(Outcome.UNREACHABLE, None, way.reason)
+            return _not_called(way, request_id)
         headers = self._signer.headers(request_id, now_ms() // 1000, body)
         if traceparent:
             headers += b"traceparent: " + traceparent.encode() + b"\r\n"
         started = time.perf_counter()
         try:
             answer = await self._client.post(target, headers, body, self._timeout, way)
-        except NameNeeded as failure:
-            return Attempt(Outcome.NAME_NEEDED, None, failure.reason)
-        except NotSent as failure:
-            return Attempt(Outcome.NOT_SENT, None, failure.reason)
         except CallFailed as failure:
-            unreachable = isinstance(failure, ConnectFailed | TimedOut)
-            return Attempt(Outcome.UNREACHABLE if unreachable else Outcome.FAILED, None, failure.reason)
+            return _not_called(failure, request_id)
         finally:
             self._observe(time.perf_counter() - started)
         status, retry_after = answer.status, answer.retry_after
         if 200 <= status < 300:
             return Attempt(_DELIVERED, status, None)
         return Attempt(_refusal(status, retry_after), status, f"http_{status}", retry_after)
+
+
+def told(failure: CallFailed) -> str:
+    """The failure's code as clients see it: not whether a name has no address, or only one that may not be called."""
+    return NO_USABLE_ADDRESS if failure.reason in _NO_ADDRESS else failure.reason
+
+
+def _not_called(failure: CallFailed, request_id: str) -> Attempt:
+    """What it means that there was no answer."""
+    error = told(failure)
+    if isinstance(failure, NameNeeded):
+        return Attempt(Outcome.NAME_NEEDED, None, error)
+    if error is NO_USABLE_ADDRESS:
+        log.info("callback has no usable address", request_id=request_id, why=failure.reason)
+    if isinstance(failure, NotSent):
+        return Attempt(Outcome.NOT_SENT, None, error)
+    if error is NO_USABLE_ADDRESS:
+        return Attempt(Outcome.NO_ADDRESS, None, error)
+    return Attempt(
+        Outcome.UNREACHABLE if isinstance(failure, ConnectFailed | TimedOut) else Outcome.FAILED, None, error
+    )
 
 
 def _refusal(status: int, retry_after: str | None) -> Outcome:

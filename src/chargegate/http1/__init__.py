@@ -13,6 +13,7 @@ from chargegate.http1.connection import (
     Response,
     TimedOut,
 )
+from chargegate.http1.retry_after import asked_wait_ms
 from chargegate.http1.tls import tls_context
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "NotSent",
     "Response",
     "TimedOut",
+    "asked_wait_ms",
     "tls_context",
 ]

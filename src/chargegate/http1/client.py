@@ -37,7 +37,7 @@ _NO_PORT_LEFT: Final = (errno.EADDRNOTAVAIL, 4)  # with IPv6 it may also mean th
 
 
 class HttpClient:
-    """Posts JSON. It is for use on one event loop; the caller limits how many posts run at once.
+    """Posts bodies of one ``content_type``. It is for use on one event loop; the caller limits how many run at once.
 
     It keeps at most ``max_connections`` connections, idle ones for at most ``idle_s`` seconds; posts beyond that
     number still run. ``check_address`` raises ``AddressBlocked`` for an address that may not be dialled.
@@ -53,6 +53,7 @@ class HttpClient:
         check_address: Callable[[IPAddress], None] | None = None,
         ssl_context: ssl.SSLContext | None = None,
         user_agent: str = f"chargegate/{__version__}",
+        content_type: str = "application/json",
         name_servers: Sequence[str] = (),
     ) -> None:
         self._max_connections = max_connections
@@ -60,7 +61,7 @@ class HttpClient:
         self._max_answer = max_answer_bytes
         self._check_address = check_address
         self._ssl_context = ssl_context
-        self._fixed = f"user-agent: {user_agent}\r\ncontent-type: application/json\r\ncontent-length: "
+        self._fixed = f"user-agent: {user_agent}\r\ncontent-type: {content_type}\r\ncontent-length: "
         self._open: set[Connection] = set()
         self._idle: dict[str, list[Connection]] = {}
         self._closing: set[asyncio.Future[None]] = set()

@@ -5,19 +5,25 @@ import hmac
 import os
 from typing import Final
 
+import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 SHORT_HASH: Final = 16
-_VERSION: Final = b"\x01"
+_VERSION: Final = b"\x02"
+_RELEASED: Final = b"\x01"  # 0.1.0 bound what it sealed to the request id alone
+_UNLIKE_TEXT: Final = b"\xff" + _VERSION  # no text in UTF-8 has this byte, so no request id of 0.1.0 is bound alike
 _ID_BYTES: Final = 4
 _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
 SEALED_PREFIX: Final = 1 + _ID_BYTES
 
 
+_encode = msgspec.msgpack.Encoder().encode
+
+
 class CannotOpen(Exception):
-    """The data was not sealed by this service, or it was damaged: no key opens it."""
+    """The data was not sealed by this service for this place, or it was damaged: no key opens it."""
 
 
 class KeyMissing(CannotOpen):
@@ -46,27 +52,37 @@ class Keyring:
         """A keyed hash of several strings, for idempotency keys and bodies. It never equals the hash of a token."""
         return hmac.digest(self._hash_key, b"\x00" + "\x00".join(parts).encode(), "sha256").hex()
 
-    def seal(self, plain: bytes, bound_to: str) -> bytes:
-        """Encrypt with the newest key (AES-256-GCM). ``open`` needs the same request id in ``bound_to``."""
+    def seal(self, plain: bytes, *bound_to: str) -> bytes:
+        """Encrypt with the newest key (AES-256-GCM). ``open`` needs the same ``bound_to``: the request id, and whatever
+        else stands beside the sealed data and must stay as it is."""
         nonce = os.urandom(_NONCE_BYTES)
-        return self._prefix + nonce + self._newest.encrypt(nonce, plain, bound_to.encode())
+        return self._prefix + nonce + self._newest.encrypt(nonce, plain, _UNLIKE_TEXT + _encode(bound_to))
 
-    def open(self, sealed: bytes, bound_to: str) -> bytes:
-        """Decrypt what ``seal`` returned. Raises ``KeyMissing``, or another ``CannotOpen``."""
-        key_id, rest = sealed[1:SEALED_PREFIX], sealed[SEALED_PREFIX:]
-        if sealed[:1] != _VERSION or len(rest) < _NONCE_BYTES + _TAG_BYTES:
+    def open(self, sealed: bytes, *bound_to: str) -> bytes:
+        """Decrypt what ``seal`` returned. What release 0.1.0 sealed is bound to the first of ``bound_to`` alone. Raises
+        ``KeyMissing``, or another ``CannotOpen``."""
+        version, key_id, rest = sealed[:1], sealed[1:SEALED_PREFIX], sealed[SEALED_PREFIX:]
+        if version not in (_VERSION, _RELEASED) or len(rest) < _NONCE_BYTES + _TAG_BYTES:
             raise CannotOpen("not sealed by this service")
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             raise KeyMissing(f"sealed with the key {key_id.hex()}, which is not among the encryption keys")
         try:
-            return cipher.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], bound_to.encode())
+            bound = _UNLIKE_TEXT + _encode(bound_to) if version == _VERSION else bound_to[0].encode()
+            return cipher.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], bound)
         except (InvalidTag, ValueError):
-            raise CannotOpen(f"sealed with the key {key_id.hex()}, but damaged") from None
+            raise CannotOpen(
+                f"sealed with the key {key_id.hex()}, but it, or what it is bound to, was changed"
+            ) from None
+
+    @staticmethod
+    def knows_form(sealed_prefix: bytes) -> bool:
+        """Whether this release, or an earlier one, seals data that begins so."""
+        return sealed_prefix[:1] in (_VERSION, _RELEASED)
 
     def knows(self, sealed_prefix: bytes) -> bool:
         """Whether there is a key for sealed data. ``sealed_prefix`` is its first ``SEALED_PREFIX`` bytes."""
-        return sealed_prefix[:1] == _VERSION and sealed_prefix[1:SEALED_PREFIX] in self._ciphers
+        return self.knows_form(sealed_prefix) and sealed_prefix[1:SEALED_PREFIX] in self._ciphers
 
     @property
     def hash_key_id(self) -> str:

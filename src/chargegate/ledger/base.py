@@ -45,7 +45,9 @@ class DecisionLedger(Protocol):
     async def restart(self, request_id: str, at: int) -> None:
         """A dead letter is being replayed: attempts start again at none."""
 
-    async def attempted(self, request_id: str, attempts: int, status_code: int | None, error: str | None) -> None:
+    async def attempted(
+        self, request_id: str, attempts: int, status_code: int | None, error: str | None, history: str = ""
+    ) -> None:
         """A callback attempt failed and another will follow."""
 
     async def finish(self, finished: Finished) -> None:
@@ -127,6 +129,17 @@ class AuditSource(Protocol):
     async def sink_position(self, sink: str) -> int: ...
 
     async def save_sink_position(self, sink: str, sequence: int) -> None: ...
+
+
+class AuditHistory(Protocol):
+    """Audit rows of every writer, by their time."""
+
+    async def audit_between(
+        self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int
+    ) -> list[AuditRow]:
+        """Oldest first, after the ``(time, request_id)`` of one of them. Rows that a writer has yet to give to
+        ``sink``, by its saved position, are left out."""
+        ...
 
 
 class AuditRetention(Protocol):
@@ -214,6 +227,7 @@ class Ledger(
     RequestReader,
     DeadLetters,
     AuditSource,
+    AuditHistory,
     AuditRetention,
     IdempotencyClaims,
     NamedValues,

@@ -9,22 +9,38 @@ from chargegate.model import Decision, Hidden, Moment, RequestStatus, ShortHash,
 CLAIM_MS: Final = 3_600_000
 """How long an idempotency key is remembered."""
 
+MAX_HISTORY: Final = 20
+"""How many attempts at a callback are kept: the newest."""
+
 
 class AuditRow(msgspec.Struct, frozen=True):
-    """A decision with its place in the ledger: ``sequence`` grows with each commit."""
+    """A decision with its place in the ledger: ``sequence`` grows with each commit of a writer, whose name is empty
+    where the database has only one."""
 
     sequence: int
     decision: Decision
+    writer: str = ""
+
+
+class AttemptRecord(msgspec.Struct, frozen=True):
+    """One attempt at a callback: when it began, and what came of it. ``error`` is None where it was delivered."""
+
+    at: Moment
+    status_code: int | None
+    error: str | None
+    duration_ms: int
 
 
 class Recorded(msgspec.Struct, frozen=True):
     """A decision that is in the ledger, with how far its callback has come. ``started_at`` is when delivering began:
-    the decision's time, or that of the last replay. ``finished_at`` is None while it goes on."""
+    the decision's time, or that of the last replay. ``finished_at`` is None while it goes on. ``history`` is that of
+    all attempts, as ``rows.history_text`` writes it."""
 
     decision: Decision
     attempts: int
     started_at: int
     finished_at: int | None
+    history: str = ""
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -37,15 +53,17 @@ class Finished(msgspec.Struct, frozen=True):
     error: str | None
     at: int
     sealed: bytes | None
+    history: str = ""
 
 
 class CallbackRecord(msgspec.Struct, frozen=True):
-    """How a request's callback stands."""
+    """How a request's callback stands. ``attempts`` are those since the last replay; ``history`` is of all."""
 
     attempts: int
     last_status_code: int | None
     last_error: str | None
     delivered_at: Moment | None
+    history: tuple[AttemptRecord, ...] = ()
 
 
 class RequestRecord(msgspec.Struct, frozen=True):

@@ -8,12 +8,13 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import astuple
 
 from chargegate.ledger.anomalies import Anomaly, AnomalyType, Change, Severity
-from chargegate.ledger.records import AccessEntry, CallbackRecord, Recorded, RequestRecord
+from chargegate.ledger.records import AccessEntry, AttemptRecord, CallbackRecord, DeadLetter, Recorded, RequestRecord
 from chargegate.ledger.transfer import StoredRequest
-from chargegate.model import Decision, RequestStatus, Status
+from chargegate.model import NO_USABLE_ADDRESS, Decision, RequestStatus, Status
 
 DECISION: Final = Decision.__struct_fields__
 RECORDED: Final = tuple(name for name in Recorded.__struct_fields__ if name != "decision")
@@ -30,6 +31,12 @@ REQUEST: Final = _OF_REQUEST + _OF_CALLBACK
 
 STORED: Final = tuple(name for name in StoredRequest.__struct_fields__ if name not in {*_SHARED, "decision"})
 """What follows a decision in a row that is a ``StoredRequest``."""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(list[tuple[int, int | None, str | None, int]]).decode
+# What 0.1.0 recorded told clients which names exist inside.
+_RELEASED_ERRORS: Final = frozenset({"address_blocked", "name_not_resolved"})
+_LETTERS_ERROR: Final = DeadLetter.__struct_fields__.index("last_error")
 
 _SETS: Final = ("allowed_stations", "denied_stations")  # a JSON list in the database
 _SETS_AT: Final = tuple(AccessEntry.__struct_fields__.index(name) for name in _SETS)
@@ -56,6 +63,8 @@ def request_of(row: Sequence[Any]) -> RequestRecord:
     values = dict(zip(("request_id", "station_id"), row, strict=False))
     values.update(zip(REQUEST, row[len(DECISION) :], strict=True))
     callback = {name: values.pop(name) for name in _OF_CALLBACK}
+    callback["history"] = attempts_of(callback["history"])
+    callback["last_error"] = _error(callback["last_error"])
     status = values["status"] = RequestStatus(values["status"])
     processed_at = values["processed_at"]
     delivered = status in (RequestStatus.COMPLETED, RequestStatus.TIMEOUT)
@@ -68,8 +77,28 @@ def request_of(row: Sequence[Any]) -> RequestRecord:
     )
 
 
+def history_text(attempts: Sequence[AttemptRecord]) -> str:
+    """Attempts as a database keeps them: a JSON list with a list for each, empty where there were none."""
+    return _encode([astuple(attempt) for attempt in attempts]).decode() if attempts else ""
+
+
+def attempts_of(history: str) -> tuple[AttemptRecord, ...]:
+    """The attempts that ``history_text`` wrote."""
+    return tuple(AttemptRecord(*values) for values in _decode(history)) if history else ()
+
+
 def stored_of(row: Sequence[Any]) -> StoredRequest:
     return StoredRequest(row[0], row[1], _decision_or_none(row), *row[len(DECISION) :])
+
+
+def dead_letter_of(row: Sequence[Any]) -> DeadLetter:
+    values = list(row)
+    values[_LETTERS_ERROR] = _error(values[_LETTERS_ERROR])
+    return DeadLetter(*values)
+
+
+def _error(recorded: str | None) -> str | None:
+    return NO_USABLE_ADDRESS if recorded in _RELEASED_ERRORS else recorded
 
 
 def _decision_or_none(row: Sequence[Any]) -> Decision | None:

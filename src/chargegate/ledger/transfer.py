@@ -32,6 +32,7 @@ class StoredRequest(msgspec.Struct, frozen=True):
     last_error: str | None
     sealed: bytes | None
     client: str
+    history: str
     sequence: int | None
 
 

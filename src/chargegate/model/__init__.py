@@ -9,6 +9,7 @@ from chargegate.model.callback_url import (
 )
 from chargegate.model.decision import (
     AUDIT_COLUMNS,
+    NO_USABLE_ADDRESS,
     CallbackPayload,
     Decision,
     Reason,
@@ -32,7 +33,7 @@ from chargegate.model.request import (
     valid_traceparent,
 )
 from chargegate.model.shown import Hidden, Iso, Millis, Moment, ShortHash, TokenHash, Without
-from chargegate.model.text import one_line
+from chargegate.model.text import one_line, printable_json
 from chargegate.model.times import clock, from_iso, machine_ms, month_start, now_ms, to_iso
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "MAX_CALLBACK_URL",
     "MAX_DRIVER_TOKEN",
     "MIN_DRIVER_TOKEN",
+    "NO_USABLE_ADDRESS",
     "OTHER_SPELLINGS",
     "UUID_PATTERN",
     "UUID_RULE",
@@ -75,6 +77,7 @@ __all__ = [
     "one_line",
     "parse_body",
     "parse_callback_url",
+    "printable_json",
     "station_fault",
     "to_iso",
     "token_fault",

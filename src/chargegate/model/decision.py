@@ -33,6 +33,11 @@ class Reason(StrEnum):
     MALFORMED = "malformed_request"
 
 
+NO_USABLE_ADDRESS: Final = "no_usable_address"
+"""The error of a callback whose host has no address that may be called. Whether there is none, or only one inside, is
+for the log: clients would learn from it which names exist inside."""
+
+
 class RequestStatus(StrEnum):
     """Where a request stands. The last three are final, until a dead letter is replayed."""
 

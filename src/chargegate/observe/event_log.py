@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final, Literal
 
 import msgspec
 
-from chargegate.model import one_line, to_iso
+from chargegate.model import one_line, printable_json, to_iso
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _MAX_LINES: Final = 10_000
@@ -27,7 +27,11 @@ _COLOURS: Final = {"warning": "33", "error": "31"}
 def _to_json(level: str, event: str, fields: dict[str, Any]) -> bytes:
     line = {"timestamp": to_iso(time.time_ns() // 1_000_000), "level": level, "event": event, **fields}
     try:
-        return _encode(line) + b"\n"
+        text = _encode(line)
+        # Asking for this is cheap; what is ASCII is written as it is, but for one character.
+        if not text.isascii() or b"\x7f" in text:
+            text = printable_json(text.decode()).encode()
+        return text + b"\n"
     except UnicodeEncodeError:  # a lone surrogate
         return _encode({name: ascii(value) for name, value in line.items()}) + b"\n"
 

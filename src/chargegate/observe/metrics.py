@@ -1,5 +1,6 @@
 """Every metric, named once. No label has unbounded values."""
 
+import datetime as dt
 from collections.abc import Callable
 
 from prometheus_client import (
@@ -12,6 +13,8 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+
+from chargegate.observe.disks import Disks
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
@@ -41,6 +44,18 @@ class Metrics:
         self.audit_entries = Counter(
             "audit_log_entries_total", "Decisions written, by audit sink.", ["sink"], registry=registry
         )
+        self.audit_refused = Counter(
+            "audit_sink_refused_total",
+            "Decisions that an audit sink's server will never take, such as those older than it keeps any.",
+            ["sink"],
+            registry=registry,
+        )
+        self.audit_lag = Gauge(
+            "audit_sink_lag_seconds",
+            "Age of the oldest decision that an audit sink has yet to write; 0 where it has all.",
+            ["sink"],
+            registry=registry,
+        )
         self.deliveries = Counter(
             "callback_deliveries_total",
             "Callback attempts by how they ended: delivered, retry (will be tried again), dead_letter (given up), "
@@ -54,10 +69,20 @@ class Metrics:
         self.end_to_end = Histogram(
             "end_to_end_seconds", "From accepted to callback delivered.", buckets=_LONG, registry=registry
         )
+        decision_cache = Counter(
+            "decision_cache_total",
+            "Looks for a cached decision, in this process or in the cache that processes share: hit or miss.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._cache_hit, self._cache_miss = decision_cache.labels("hit"), decision_cache.labels("miss")
         self.in_flight = Gauge(
             "requests_in_flight", "Requests taken from the queue and not finished, parked ones too.", registry=registry
         )
         self.queue_depth = Gauge("queue_depth", "Requests that no worker has taken yet.", registry=registry)
+        self.queue_max_size = Gauge(
+            "queue_max_size", "Requests that may wait; further ones are refused.", registry=registry
+        )
         self.queue_oldest_age = Gauge(
             "queue_oldest_age_seconds", "Age of the oldest request that no worker has taken.", registry=registry
         )
@@ -83,11 +108,36 @@ class Metrics:
         self.requests_dropped = Counter(
             "requests_dropped_total", "Finished requests that were dropped because they were old.", registry=registry
         )
+        self.trace_spans = Counter(
+            "trace_spans_total",
+            "Spans of traces: sent to the collector, or lost because it did not take them.",
+            ["outcome"],
+            registry=registry,
+        )
         self.clock_skew = Gauge(
             "clock_skew_seconds",
             "How much this machine's clock is ahead of the server's that all processes ask; 0 without one.",
             registry=registry,
         )
+        self.disks = Disks(registry)
+        self._certificate_end: Gauge | None = None
+
+    def cache_looked(self, hit: bool) -> None:
+        """A cached decision was looked for, and found or not."""
+        (self._cache_hit if hit else self._cache_miss).inc()
+
+    def certificate_in_use(self, end: dt.datetime | None) -> None:
+        """The server shows a TLS certificate that is valid until ``end``; None: it shows none, or the end is not known.
+        The metric is there once an end was known."""
+        if end is None:
+            return
+        if self._certificate_end is None:
+            self._certificate_end = Gauge(
+                "tls_certificate_expiration_timestamp_seconds",
+                "Unix time at which the certificate that the server shows expires.",
+                registry=self.registry,
+            )
+        self._certificate_end.set(end.timestamp())
 
     def circuit(self, name: str) -> Callable[[str], None]:
         """What a circuit breaker calls with each new state: ``closed``, ``half_open`` or ``open``."""

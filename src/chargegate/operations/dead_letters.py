@@ -8,13 +8,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from chargegate.keys import Keyring
+from chargegate.keys import CannotOpen, Keyring
 from chargegate.ledger.base import DeadLetters
 from chargegate.ledger.records import DeadLetter
 from chargegate.model import now_ms
+from chargegate.observe import log
 from chargegate.operations.listing import Listing, Place
-from chargegate.queues.base import Message, Queue
-from chargegate.queues.envelope import unwrap, wrap
+from chargegate.queues.base import Queue
+from chargegate.queues.envelope import BoundTo, open_dead_letter, wrap
 
 _SIDE_BY_SIDE: Final = 100
 
@@ -31,11 +32,14 @@ def dead_letters(
 
 
 async def replay(queue: Queue, keyring: Keyring, letter: DeadLetter) -> None:
-    """Put a dead letter back into the queue. Raises ``CannotOpen``, ``QueueFull`` or ``QueueUnavailable``."""
+    """Put a dead letter back into the queue. Raises ``CannotOpen`` also for one that is not as it was given up, and
+    ``QueueFull`` or ``QueueUnavailable``."""
     # It is not the time of now: if another replay is delivered meanwhile, this one has nothing to send.
     replayed_at = letter.failed_at + 1
-    sealed = Message(letter.request_id, letter.station_id, max(now_ms(), replayed_at), letter.sealed)
-    request, _ = unwrap(keyring, sealed)
+    bound = BoundTo(
+        letter.request_id, letter.station_id, letter.driver_token_hash, letter.status, letter.reason, letter.client
+    )
+    request = open_dead_letter(keyring, letter.sealed, bound, max(now_ms(), replayed_at))
     await queue.put(wrap(keyring, request, replayed_at=replayed_at))
 
 
@@ -49,7 +53,8 @@ async def replay_range(
     client: str | None = None,
     on_replayed: Callable[[int], None] = lambda _: None,
 ) -> int:
-    """Put all dead letters of a range back into the queue, and return how many there were.
+    """Put all dead letters of a range back into the queue, and return how many there were. One that cannot be opened is
+    logged and passed over.
 
     ``on_replayed`` is told how many are back, also before what ``replay`` raises ends it. To do it again does no harm.
     """
@@ -58,8 +63,10 @@ async def replay_range(
         outcomes = await asyncio.gather(*(replay(queue, keyring, letter) for letter in page), return_exceptions=True)
         replayed += outcomes.count(None)
         on_replayed(replayed)
-        for outcome in outcomes:
-            if outcome is not None:
+        for letter, outcome in zip(page, outcomes, strict=True):
+            if isinstance(outcome, CannotOpen):
+                log.error("dead letter cannot be opened", request_id=letter.request_id, why=str(outcome))
+            elif outcome is not None:
                 raise outcome
     return replayed
 

@@ -1,12 +1,12 @@
 """What each component says of itself."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
-from chargegate.audit.feed import AuditFeed
+from chargegate.audit.base import Feed
 from chargegate.authorizers.base import AuthorizationError, Authorizer, CircuitOpen
 from chargegate.ledger.base import Ledger, LedgerUnavailable
 from chargegate.observe import log
@@ -14,6 +14,9 @@ from chargegate.queues.base import Queue, QueueUnavailable
 from chargegate.storage.budget import ANSWER_S
 
 ComponentStatus = Literal["UP", "DEGRADED", "DOWN"]
+
+LONGEST_LAG_S: Final = 15.0
+"""How far an audit sink may be behind before somebody should look."""
 
 
 class Component(msgspec.Struct, frozen=True):
@@ -120,11 +123,17 @@ async def needing_files(part: Callable[[], Awaitable[Component]], no_file: Calla
     return Component(status, {"error": "too many open files", **component.details})
 
 
-async def audit(feed: AuditFeed | None) -> Component:
-    """DEGRADED while the sink does not take rows; they wait in the database."""
-    if feed is None:
-        return Component("UP", {"csv": "off"})
-    return Component("DEGRADED" if feed.failure else "UP", {"csv": feed.failure or "on"})
+async def audit(feeds: Sequence[Feed]) -> Component:
+    """DEGRADED while a sink takes no rows, or is far behind; they wait in the database."""
+    details = {"csv": "off"}
+    degraded = False
+    for feed in feeds:
+        lag_s = feed.lag_s
+        late = lag_s > LONGEST_LAG_S
+        degraded = degraded or late or feed.failure is not None
+        said = [feed.failure] if feed.failure else []
+        details[feed.name] = "; ".join([*said, f"behind by {lag_s:.0f} s"] if late else said) or "on"
+    return Component("DEGRADED" if degraded else "UP", details)
 
 
 async def database(ledger: Ledger, backend: str, *, needed: bool) -> Component:

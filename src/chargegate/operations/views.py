@@ -1,7 +1,7 @@
 """What a record looks like outside of the service. JSON, the OpenAPI document and the command line follow from the
 record's own fields and their annotations (``model.shown``)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -47,6 +47,14 @@ def view(
     return msgspec.defstruct(name, fields, namespace={"__doc__": record.__doc__})
 
 
+def _view_of(record: type[msgspec.Struct], without: tuple[str, ...]) -> type[msgspec.Struct]:
+    return view(record.__name__.removesuffix("Record") + "View", record, without)
+
+
+def _all_shown(without: tuple[str, ...], records: Iterable[msgspec.Struct]) -> list[dict[str, Any]]:
+    return [_shown(without, record) for record in records]
+
+
 def _shown(without: tuple[str, ...], record: msgspec.Struct) -> dict[str, Any]:
     values = {}
     for name, _, show in _fields(type(record), without):
@@ -73,9 +81,12 @@ def _field(name: str, hint: Any) -> _Field | None:
         outside, show = IsoTime, to_iso
     elif kind == frozenset[str]:
         outside, show = list[str], sorted
+    elif get_origin(kind) is tuple:  # any number of records
+        item = get_args(kind)[0]
+        outside, show = list[_view_of(item, ())], partial(_all_shown, ())  # type: ignore[misc]  # made at run time
     elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         without = next((one.fields for one in annotations if isinstance(one, Without)), ())
-        outside, show = view(kind.__name__.removesuffix("Record") + "View", kind, without), partial(_shown, without)
+        outside, show = _view_of(kind, without), partial(_shown, without)
     return _Field(name, outside | None if optional and show else outside, show)
 
 

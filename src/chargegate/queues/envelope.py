@@ -1,4 +1,11 @@
-"""Wraps a request as a message: what routes it stays readable, and what nobody on the way may read is sealed."""
+"""Wraps a request as a message: what routes it stays readable, and what nobody on the way may read is sealed.
+
+The sealed part is bound to all that stands in the clear beside it, so that a message in which somebody changed the
+station or the time cannot be opened. What a dead letter keeps is bound to its request and its decision. Neither can
+stand in for the other.
+"""
+
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -6,6 +13,7 @@ from chargegate.keys import CannotOpen, KeyMissing, Keyring
 from chargegate.model import (
     CallbackTarget,
     ChargingRequest,
+    Decision,
     Invalid,
     parse_callback_url,
     station_fault,
@@ -20,19 +28,34 @@ class _Sealed(msgspec.Struct, array_like=True):
     traceparent: str = ""
     replayed_at: int = 0
     client: str = ""
+    traced: bool = False
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """A message taken apart by a worker. ``target`` is None where no callback can be sent; ``sealed`` is what a dead
-    letter may keep of the message: None where no key opens it."""
+    """A message taken apart by a worker. ``target`` is None where no callback can be sent. ``known`` is False where the
+    message holds no request that could be sent again, and ``fault`` then says why, without what is in it."""
 
     request: ChargingRequest
     replayed_at: int
     target: CallbackTarget | None
     malformed: bool
-    sealed: bytes | None
+    known: bool = True
+    fault: str = ""
 
 
+class BoundTo(NamedTuple):
+    """What stands in the clear beside the sealed part of a dead letter."""
+
+    request_id: str
+    station_id: str
+    driver_token_hash: str
+    status: str
+    reason: str
+    client: str
+
+
+_MESSAGE: Final = "message"
+_DEAD_LETTER: Final = "dead letter"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Sealed).decode
 
@@ -40,10 +63,9 @@ _decode = msgspec.msgpack.Decoder(_Sealed).decode
 def wrap(keyring: Keyring, request: ChargingRequest, replayed_at: int = 0) -> Message:
     """Seal a request. ``replayed_at`` (Unix ms) marks a replay: the decision that was made is sent again, unless its
     callback was delivered, or given up, at that time or later."""
-    plain = _encode(
-        _Sealed(request.driver_token, request.callback_url, request.traceparent, replayed_at, request.client)
+    body = keyring.seal(
+        _plain(request, replayed_at), request.request_id, _MESSAGE, request.station_id, str(request.accepted_at)
     )
-    body = keyring.seal(plain, request.request_id)
     return Message(request.request_id, request.station_id, request.accepted_at, body, request.traceparent)
 
 
@@ -53,19 +75,64 @@ def unwrap(keyring: Keyring, message: Message) -> tuple[ChargingRequest, int]:
     Raises ``KeyMissing`` where the key is not at hand, another ``CannotOpen`` where no key will do, and ``Invalid``
     where the content is not a request.
     """
-    plain = keyring.open(message.body, message.request_id)
+    plain = keyring.open(message.body, message.request_id, _MESSAGE, message.station_id, str(message.accepted_at))
+    return _read(plain, message.request_id, message.station_id, message.accepted_at)
+
+
+def seal_dead_letter(keyring: Keyring, request: ChargingRequest, decision: Decision) -> bytes:
+    """What a dead letter keeps, to send the request's decision again."""
+    bound = BoundTo(
+        request.request_id,
+        request.station_id,
+        decision.driver_token_hash,
+        decision.status.value,
+        str(decision.reason),
+        request.client,
+    )
+    return keyring.seal(_plain(request, 0), *_texts(bound))
+
+
+def open_dead_letter(keyring: Keyring, sealed: bytes, bound: BoundTo, accepted_at: int) -> ChargingRequest:
+    """The request of a dead letter, as one that is accepted at this time (Unix ms). Raises ``CannotOpen`` also where
+    something beside the sealed part was changed."""
+    plain = keyring.open(sealed, *_texts(bound))
+    try:
+        return _read(plain, bound.request_id, bound.station_id, accepted_at)[0]
+    except Invalid as error:
+        raise CannotOpen(str(error)) from None
+
+
+def _texts(bound: BoundTo) -> tuple[str, ...]:
+    return bound.request_id, _DEAD_LETTER, *bound[1:]
+
+
+def _plain(request: ChargingRequest, replayed_at: int) -> bytes:
+    return _encode(
+        _Sealed(
+            request.driver_token,
+            request.callback_url,
+            request.traceparent,
+            replayed_at,
+            request.client,
+            request.traced,
+        )
+    )
+
+
+def _read(plain: bytes, request_id: str, station_id: str, accepted_at: int) -> tuple[ChargingRequest, int]:
     try:
         sealed = _decode(plain)
     except msgspec.DecodeError:
         raise Invalid("The sealed part is not a request.") from None
     request = ChargingRequest(
-        message.request_id,
-        message.station_id,
+        request_id,
+        station_id,
         sealed.driver_token,
         sealed.callback_url,
-        message.accepted_at,
+        accepted_at,
         sealed.traceparent,
         sealed.client,
+        sealed.traced,
     )
     return request, sealed.replayed_at
 
@@ -97,14 +164,12 @@ def examine(request: ChargingRequest) -> tuple[CallbackTarget | None, dict[str, 
 def open_message(keyring: Keyring, message: Message) -> Opened:
     """What is to be done for a message. One that no key opens, or that holds no request, is a malformed request.
     Raises ``KeyMissing`` where another process may have the key."""
-    replayed_at, sealed = 0, message.body
     try:
         request, replayed_at = unwrap(keyring, message)
     except KeyMissing:
         raise
     except (CannotOpen, Invalid) as error:
         request = ChargingRequest(message.request_id, message.station_id, "", "", message.accepted_at)
-        if isinstance(error, CannotOpen):
-            return Opened(request, 0, None, True, None)
+        return Opened(request, 0, None, True, known=False, fault=str(error))
     target, broken = examine(request)
-    return Opened(request, replayed_at, target, bool(broken), sealed)
+    return Opened(request, replayed_at, target, bool(broken))

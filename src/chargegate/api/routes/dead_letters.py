@@ -10,8 +10,10 @@ from chargegate.api.parameters import CLIENT, FROM, PAGING, REQUEST_ID, TO, resp
 from chargegate.api.parts import Parts
 from chargegate.api.routing import Answer, Body, Call, Routes, respond
 from chargegate.api.schemas import page
+from chargegate.keys import CannotOpen
 from chargegate.ledger.records import DeadLetter
 from chargegate.model import Millis, now_ms
+from chargegate.observe import log
 from chargegate.operations import dead_letters
 from chargegate.operations.views import view
 
@@ -64,8 +66,8 @@ async def list_dead_letters(call: Call, parts: Parts) -> Response:
     body=_NO_FIELDS,
     strict=True,
     description="from and to are about failed_at; without them all are sent. Any other parameter is refused,"
-    " because a misspelt one would send all. If it ends in 503, some may have been put back"
-    " already; sending it again does no harm.",
+    " because a misspelt one would send all. What was changed in the database cannot be opened and is passed over."
+    " If it ends in 503, some may have been put back already; sending it again does no harm.",
     answers={202: Answer("How many were put back into the queue.", RangeReplayed)},
 )
 async def replay_dead_letters(call: Call, parts: Parts) -> Response:
@@ -89,7 +91,11 @@ async def replay_dead_letter(call: Call, parts: Parts) -> Response:
     letter = await parts.ledger.dead_letter(call[REQUEST_ID])
     if letter is None:
         raise not_found("There is no dead letter with this id.")
-    await dead_letters.replay(parts.queue, parts.keyring, letter)
+    try:
+        await dead_letters.replay(parts.queue, parts.keyring, letter)
+    except CannotOpen as error:
+        log.error("dead letter cannot be opened", request_id=letter.request_id, why=str(error))
+        raise not_found("This dead letter cannot be opened: the log says why.") from None
     return respond(Replayed("accepted", _MESSAGE, letter.request_id, now_ms()), 202)
 
 

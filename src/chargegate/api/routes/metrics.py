@@ -24,6 +24,7 @@ route: Final = Routes("Operation", access="open")
     answers={200: Answer("The metrics.", schema={"type": "string"}, media_type="text/plain")},
 )
 async def get_metrics(_call: Call, parts: Parts) -> Response:
+    parts.metrics.disks.refresh()
     await asyncio.gather(_refresh_queue(parts), _refresh_dead_letters(parts), _refresh_anomalies(parts))
     return Response(parts.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 

@@ -29,6 +29,7 @@ _EXAMPLE: Final = {
         "last_status_code": 200,
         "last_error": None,
         "delivered_at": "2026-01-31T12:00:00.140Z",
+        "history": [{"at": "2026-01-31T12:00:00.128Z", "status_code": 200, "error": None, "duration_ms": 12}],
     },
 }
 

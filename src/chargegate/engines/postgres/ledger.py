@@ -25,7 +25,7 @@ from chargegate.ledger.records import (
     RequestRecord,
     StationStats,
 )
-from chargegate.ledger.rows import decision_of, recorded_of, request_of
+from chargegate.ledger.rows import dead_letter_of, decision_of, recorded_of, request_of
 from chargegate.model import Decision
 from chargegate.storage.group_commit import GroupCommit
 
@@ -69,8 +69,10 @@ class PostgresLedger:
     async def restart(self, request_id: str, at: int) -> None:
         await self._restart.submit((request_id, at))
 
-    async def attempted(self, request_id: str, attempts: int, status_code: int | None, error: str | None) -> None:
-        await self._attempted.submit((request_id, attempts, status_code, error))
+    async def attempted(
+        self, request_id: str, attempts: int, status_code: int | None, error: str | None, history: str = ""
+    ) -> None:
+        await self._attempted.submit((request_id, attempts, status_code, error, history))
 
     async def finish(self, finished: Finished) -> None:
         await self._finish.submit(msgspec.structs.astuple(finished))
@@ -115,11 +117,11 @@ class PostgresLedger:
         client: str | None = None,
     ) -> Sequence[DeadLetter]:
         rows = await self._list("dead_letters", since, until, *(after or (None, None)), limit, client)
-        return [DeadLetter(*row) for row in rows]
+        return [dead_letter_of(row) for row in rows]
 
     async def dead_letter(self, request_id: str) -> DeadLetter | None:
         rows = await self._store.read(LEDGER["dead_letter"], request_id)
-        return DeadLetter(*rows[0]) if rows else None
+        return dead_letter_of(rows[0]) if rows else None
 
     async def latest_delivered(self, since: int, limit: int) -> Sequence[int]:
         return [int(row[0]) for row in await self._store.read(LEDGER["latest_delivered"], since, limit)]
@@ -133,7 +135,13 @@ class PostgresLedger:
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
         """This writer's."""
         rows = await self._store.read(LEDGER["audit_after"], self._writer, sequence, limit)
-        return [audit_row_of(row) for row in rows]
+        return [audit_row_of(row, self._writer) for row in rows]
+
+    async def audit_between(
+        self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int
+    ) -> list[AuditRow]:
+        rows = await self._list("audit_between", sink, since, until, *(after or (None, None)), limit)
+        return [audit_row_of(row[:-1], row[-1]) for row in rows]
 
     async def sink_position(self, sink: str) -> int:
         """This writer's."""

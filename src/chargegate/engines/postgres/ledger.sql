@@ -27,6 +27,14 @@ SELECT greatest(0, (SELECT max(sequence) FROM authorization_audit WHERE writer =
 -- name: audit_after
 SELECT {decision}, sequence FROM authorization_audit WHERE writer = $1 AND sequence > $2 ORDER BY sequence LIMIT $3
 
+-- name: audit_between
+SELECT {decision}, sequence, writer FROM authorization_audit a
+WHERE ($2::bigint IS NULL OR timestamp >= $2) AND ($3::bigint IS NULL OR timestamp < $3)
+    AND ($4::bigint IS NULL OR timestamp >= $4 AND (timestamp, request_id) > ($4, $5::text))
+    AND NOT EXISTS (SELECT FROM sink_positions p
+        WHERE p.writer = a.writer AND p.sink = $1::text AND p.sequence < a.sequence)
+ORDER BY timestamp, request_id LIMIT $6
+
 -- name: old_months
 -- A partition that somebody else attached has another name.
 SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
@@ -57,27 +65,17 @@ UPDATE charging_requests SET status = 'PROCESSING', started_at = d.at, processed
 FROM unnest($1::text[], $2::bigint[]) AS d (id, at) WHERE request_id = d.id
 
 -- name: attempted
-UPDATE charging_requests SET attempts = d.attempts, last_status_code = d.code, last_error = d.error
-FROM unnest($1::text[], $2::integer[], $3::integer[], $4::text[]) AS d (id, attempts, code, error)
+UPDATE charging_requests SET attempts = d.attempts, last_status_code = d.code, last_error = d.error,
+    history = d.history
+FROM unnest($1::text[], $2::integer[], $3::integer[], $4::text[], $5::text[]) AS d (id, attempts, code, error, history)
 WHERE request_id = d.id
 
 -- name: finish
--- A row that holds the same end already is left out: an earlier commit, whose answer was lost, has counted it.
-WITH ended AS (
-    UPDATE charging_requests r SET status = d.status, attempts = d.attempts, last_status_code = d.code,
-        last_error = d.error, processed_at = d.at, sealed = d.sealed
-    FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::bigint[], $7::bytea[])
-        AS d (id, status, attempts, code, error, at, sealed)
-    WHERE r.request_id = d.id
-        AND (r.status, r.attempts, r.processed_at) IS DISTINCT FROM (d.status, d.attempts, d.at)
-    RETURNING d.at, r.client, d.status, d.error
-)
-INSERT INTO callback_counts AS held (start, client, slot, delivered, failed)
-SELECT at - at % {hour_ms}, client, pg_backend_pid() % 16, count(*) FILTER (WHERE status <> 'FAILED'),
-    count(*) FILTER (WHERE status = 'FAILED')
-FROM ended WHERE coalesce(error, '') <> 'malformed_request' GROUP BY 1, 2 ORDER BY 1, 2
-ON CONFLICT (start, client, slot) DO UPDATE
-SET delivered = held.delivered + excluded.delivered, failed = held.failed + excluded.failed
+UPDATE charging_requests SET status = d.status, attempts = d.attempts, last_status_code = d.code,
+    last_error = d.error, processed_at = d.at, sealed = d.sealed, history = d.history
+FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::bigint[], $7::bytea[], $8::text[])
+    AS d (id, status, attempts, code, error, at, sealed, history)
+WHERE request_id = d.id
 
 -- name: fail_lost
 UPDATE charging_requests r SET status = 'FAILED', processed_at = $3, last_error = 'lost_with_the_queue'

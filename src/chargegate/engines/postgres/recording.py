@@ -86,7 +86,8 @@ class Recorder:
             held[request_id] = Recorded(decision, 0, decision.timestamp, None)
         if others := [request_id for request_id in first if request_id not in held]:
             held |= {row[0]: recorded_of(row) for row in await connection.fetch(LEDGER["recorded"], others)}
-        new = [AuditRow(number, held[request_id].decision) for request_id, number in numbers.items()]
+        writer = self._writer
+        new = [AuditRow(number, held[request_id].decision, writer) for request_id, number in numbers.items()]
         return _Written(
             [held[entry.decision.request_id] for entry in entries],
             lost + sorted(new, key=lambda row: row.sequence),
@@ -106,9 +107,9 @@ class Recorder:
         if stored <= reported:  # less where the database was emptied
             return reported, []
         lost = await connection.fetch(LEDGER["audit_after"], self._writer, reported, stored - reported)
-        return stored, [audit_row_of(row) for row in lost]
+        return stored, [audit_row_of(row, self._writer) for row in lost]
 
 
-def audit_row_of(row: Sequence[Any]) -> AuditRow:
+def audit_row_of(row: Sequence[Any], writer: str) -> AuditRow:
     *decision, sequence = row
-    return AuditRow(sequence, decision_of(decision))
+    return AuditRow(sequence, decision_of(decision), writer)

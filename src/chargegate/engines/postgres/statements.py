@@ -29,7 +29,6 @@ LEDGER: Final = statements(
     dead_letter=columns(DeadLetter.__struct_fields__, status="decision", failed_at="processed_at"),
     claim=columns(Claim.__struct_fields__),
     claim_ms=str(CLAIM_MS),
-    hour_ms=str(HOUR_MS),
 )
 ACCESS_LIST: Final = statements(
     __package__, "access_list.sql", entry=columns(_ENTRY), excluded=columns(_ENTRY, "excluded")

@@ -2,7 +2,7 @@
 INSERT INTO charging_requests AS held ({stored})
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
     $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::integer[], $13::integer[], $14::text[], $15::bytea[],
-    $16::text[])
+    $16::text[], $17::text[])
 ON CONFLICT (request_id) DO UPDATE SET ({stored}) = ROW({excluded})
 WHERE held.decision IS NULL AND excluded.decision IS NOT NULL
     OR (held.decision, held.decided_at) = (excluded.decision, excluded.decided_at)

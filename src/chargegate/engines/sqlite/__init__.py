@@ -104,7 +104,7 @@ async def waiting_in_folder(place: Place, *, decided: bool = False) -> frozenset
 
 
 async def sealed_prefixes_in_folder(place: Place, length: int) -> frozenset[bytes]:
-    query = f"SELECT DISTINCT substr(body, 1, {length:d}) FROM queue"  # noqa: S608 - a number
+    query = f"SELECT DISTINCT ifnull(substr(CAST(body AS BLOB), 1, {length:d}), x'') FROM queue"  # noqa: S608 - a number
     return await asyncio.to_thread(_in_folder, place, query, {"queue"})
 
 

@@ -9,21 +9,22 @@ SELECT max(sequence), count(*) FROM (
     SELECT sequence FROM authorization_audit WHERE sequence BETWEEN ? AND ? ORDER BY sequence LIMIT ?)
 
 -- name: count_stations
+-- Where two hours fall into one unit, the second one is added to the first.
 INSERT INTO station_counts AS held (unit, start, station_id, {of_station})
-SELECT u.value, g.at - g.at % u.value, g.station_id, {sums_of_station}
+SELECT u.value, g.at - g.at % u.value, g.station_id, {of_station}
 FROM (SELECT timestamp - timestamp % {hour} AS at, lower(station_id) AS station_id, {rows_of_station}
     FROM authorization_audit WHERE sequence BETWEEN ? AND ? AND +timestamp >= ? GROUP BY 1, 2) g
 CROSS JOIN json_each(?) u
-GROUP BY 1, 2, 3
+WHERE true
 ON CONFLICT DO UPDATE SET {add_of_station}
 
 -- name: count_all
 INSERT INTO decision_counts AS held (unit, start, status, {of_all})
-SELECT u.value, g.at - g.at % u.value, g.status, {sums_of_all}
+SELECT u.value, g.at - g.at % u.value, g.status, {of_all}
 FROM (SELECT timestamp - timestamp % {minute} AS at, status, {rows_of_all}
     FROM authorization_audit WHERE sequence BETWEEN ? AND ? AND +timestamp >= ? GROUP BY 1, 2) g
 CROSS JOIN json_each(?) u
-GROUP BY 1, 2, 3
+WHERE true
 ON CONFLICT DO UPDATE SET {add_of_all}
 
 -- name: know_stations

@@ -23,7 +23,7 @@ from chargegate.ledger.records import (
     RequestRecord,
     StationStats,
 )
-from chargegate.ledger.rows import decision_of, request_of
+from chargegate.ledger.rows import dead_letter_of, decision_of, request_of
 from chargegate.model import Decision, Reason, month_start, now_ms, to_iso
 
 # An audit row does not say whose it is; its request does.
@@ -64,8 +64,10 @@ class SqliteLedger:
     async def restart(self, request_id: str, at: int) -> None:
         await self._store.write(writes.RESTART, (at, request_id))
 
-    async def attempted(self, request_id: str, attempts: int, status_code: int | None, error: str | None) -> None:
-        await self._store.write(writes.ATTEMPTED, (attempts, status_code, error, request_id))
+    async def attempted(
+        self, request_id: str, attempts: int, status_code: int | None, error: str | None, history: str = ""
+    ) -> None:
+        await self._store.write(writes.ATTEMPTED, (attempts, status_code, error, history, request_id))
 
     async def finish(self, finished: Finished) -> None:
         await self._store.write(writes.FINISH, finished)
@@ -124,11 +126,11 @@ class SqliteLedger:
         if after is not None:
             conditions["(r.processed_at, r.request_id) < (?, ?)"] = after
         query, values = _where(LEDGER["dead_letters"], conditions)
-        return await self._store.scan(select(_dead_letter, query, (*values, limit)))
+        return await self._store.scan(select(dead_letter_of, query, (*values, limit)))
 
     async def dead_letter(self, request_id: str) -> DeadLetter | None:
         query, values = _where(LEDGER["dead_letters"], {"r.request_id = ?": (request_id,)})
-        return await self._store.read(select_one(_dead_letter, query, (*values, 1)))
+        return await self._store.read(select_one(dead_letter_of, query, (*values, 1)))
 
     async def latest_delivered(self, since: int, limit: int) -> Sequence[int]:
         return await self._store.read(select(_first, LEDGER["latest_delivered"], (since, limit)))
@@ -145,9 +147,19 @@ class SqliteLedger:
         return failed
 
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
-        return await self._store.read(
-            select(lambda row: AuditRow(row[0], decision_of(row[1:])), LEDGER["audit_after"], (sequence, limit))
-        )
+        return await self._store.read(select(_audit_row, LEDGER["audit_after"], (sequence, limit)))
+
+    async def audit_between(
+        self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int
+    ) -> list[AuditRow]:
+        conditions: dict[str, Sequence[Any]] = {
+            "a.sequence <= ifnull((SELECT sequence FROM sink_positions WHERE sink = ?), a.sequence)": (sink,)
+        }
+        conditions |= _matching(DecisionFilter(since=since, until=until))
+        if after is not None:
+            conditions["(a.timestamp, a.request_id) > (?, ?)"] = after
+        query, values = _where(LEDGER["audit_between"], conditions)
+        return list(await self._store.scan(select(_audit_row, query, (*values, limit))))
 
     async def drop_audit_before(self, at: int) -> list[str]:
         """Some rows at a time, so that others write in between. A request's decision is only in its audit row, so that
@@ -200,10 +212,6 @@ def _first(row: Sequence[Any]) -> Any:
     return row[0]
 
 
-def _dead_letter(row: Sequence[Any]) -> DeadLetter:
-    return DeadLetter(*row)
-
-
 def _matching(which: DecisionFilter) -> dict[str, Sequence[Any]]:
     """Conditions on audit rows, with their values."""
     wanted = {
@@ -219,6 +227,10 @@ def _matching(which: DecisionFilter) -> dict[str, Sequence[Any]]:
         del conditions["a.reason = ?"]
         conditions[f"a.reason = '{Reason.TIMEOUT}'"] = ()
     return conditions
+
+
+def _audit_row(row: Sequence[Any]) -> AuditRow:
+    return AuditRow(row[0], decision_of(row[1:]))
 
 
 def _where(query: str, conditions: dict[str, Sequence[Any]]) -> tuple[str, list[Any]]:

@@ -28,12 +28,12 @@ UPDATE charging_requests SET status = 'PROCESSING', started_at = ?, processed_at
 WHERE request_id = ?
 
 -- name: attempted
-UPDATE charging_requests SET attempts = ?, last_status_code = ?, last_error = ? WHERE request_id = ?
+UPDATE charging_requests SET attempts = ?, last_status_code = ?, last_error = ?, history = ? WHERE request_id = ?
 
 -- name: finish
 WITH done ({finished}) AS (VALUES {rows})
 UPDATE charging_requests SET status = done.status, processed_at = done.at, attempts = done.attempts,
-    last_status_code = done.status_code, last_error = done.error, sealed = done.sealed
+    last_status_code = done.status_code, last_error = done.error, sealed = done.sealed, history = done.history
 FROM done WHERE charging_requests.request_id = done.request_id
 
 -- name: fail_lost
@@ -68,11 +68,13 @@ SELECT ifnull(sum(letters), 0) FROM dead_letter_counts
 UPDATE charging_requests SET sealed = NULL WHERE request_id = ? AND status = 'FAILED' AND sealed NOTNULL
 
 -- name: sealed_prefixes
-SELECT DISTINCT substr(sealed_with, 1, ?) FROM dead_letter_counts WHERE letters > 0
+SELECT DISTINCT ifnull(substr(CAST(sealed_with AS BLOB), 1, ?), x'') FROM dead_letter_counts WHERE letters > 0
 
 -- name: audit_after
 SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE a.sequence > ? ORDER BY a.sequence LIMIT ?
 
+-- name: audit_between
+SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE {conditions} ORDER BY a.timestamp, a.request_id LIMIT ?
 -- name: old_rows
 -- Rows that are not counted yet stay.
 SELECT a.timestamp, a.sequence, a.request_id, r.request_id ISNULL OR r.processed_at NOTNULL AND r.sealed ISNULL

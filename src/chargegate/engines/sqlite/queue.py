@@ -122,8 +122,8 @@ class SqliteQueue:
             if self._window or self._cursor >= self._newest:
                 return
             cursor, newest = self._cursor, self._newest
-            rows = await self._store.read(select(tuple, QUEUE["page"], (cursor, newest, _PAGE)))
-            self._window.extend(Delivery(Message(*row), seq, fresh=seq > self._opened_at) for seq, *row in rows)
+            rows = await self._store.read(select(_numbered, QUEUE["page"], (cursor, newest, _PAGE)))
+            self._window.extend(Delivery(message, seq, fresh=seq > self._opened_at) for seq, message in rows)
             self._cursor = rows[-1][0] if rows else newest
 
     async def ack(self, delivery: Delivery) -> None:
@@ -134,7 +134,7 @@ class SqliteQueue:
         if row is None:
             return None
         first_waiting = self._window[0].handle if self._window else self._cursor + 1
-        return Waiting(row[1], row[2], row[0] < first_waiting, row[3])
+        return Waiting(_text(row[1]), row[2], row[0] < first_waiting, row[3])
 
     async def depth(self) -> Depth:
         oldest: int | None = None
@@ -161,6 +161,15 @@ class SqliteQueue:
             await asyncio.gather(self._watcher, return_exceptions=True)
             if self._on_close is not None:
                 await self._on_close()
+
+
+def _numbered(row: tuple[int, bytes, bytes, int, bytes]) -> tuple[int, Message]:
+    number, request_id, station_id, accepted_at, body = row
+    return number, Message(_text(request_id), _text(station_id), accepted_at, body)
+
+
+def _text(stored: bytes) -> str:
+    return stored.decode(errors="replace")
 
 
 def _insert(connection: sqlite3.Connection, messages: list[Message]) -> Sequence[int]:

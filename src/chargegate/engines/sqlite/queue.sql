@@ -12,10 +12,12 @@ SELECT count(*), ifnull(max(seq), 0) FROM queue
 SELECT seq FROM sqlite_sequence WHERE name = 'queue'
 
 -- name: page
-SELECT seq, {message} FROM queue WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
+-- A value of another type, or text that is not UTF-8, can only come from somebody else, and must not stop the others.
+SELECT seq, CAST(request_id AS BLOB), CAST(station_id AS BLOB), CAST(accepted_at AS INTEGER), CAST(body AS BLOB)
+FROM queue WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
 
 -- name: find
-SELECT seq, station_id, accepted_at, body FROM queue WHERE request_id = ? ORDER BY seq LIMIT 1
+SELECT seq, CAST(station_id AS BLOB), CAST(accepted_at AS INTEGER), CAST(body AS BLOB) FROM queue WHERE request_id = ? ORDER BY seq LIMIT 1
 
 -- name: oldest
-SELECT accepted_at FROM queue WHERE seq > ? ORDER BY seq LIMIT 1
+SELECT CAST(accepted_at AS INTEGER) FROM queue WHERE seq > ? ORDER BY seq LIMIT 1

@@ -9,7 +9,7 @@ LEFT JOIN charging_requests r USING (request_id) LEFT JOIN authorization_audit a
 ORDER BY page.request_id
 
 -- name: waiting
-SELECT seq, request_id, station_id, accepted_at, body FROM queue WHERE seq > ? ORDER BY seq LIMIT ?
+SELECT seq, request_id, station_id, accepted_at, CAST(body AS BLOB) FROM queue WHERE seq > ? ORDER BY seq LIMIT ?
 
 -- name: claims
 SELECT key_digest, {claim} FROM idempotency_keys

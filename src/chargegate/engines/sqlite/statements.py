@@ -30,13 +30,19 @@ LEDGER: Final = statements(
         RECORDED,
         "r",
         attempts="ifnull(r.attempts, 0)",
+        history="ifnull(r.history, '')",
         started_at="ifnull(r.started_at, a.timestamp)",
         finished_at="iif(r.request_id ISNULL, a.timestamp, r.processed_at)",
     ),
     request=columns(REQUEST, "r"),
     finished=columns(Finished.__struct_fields__),
     dead_letter=columns(
-        DeadLetter.__struct_fields__, "r", status="a.status", reason="a.reason", failed_at="r.processed_at"
+        DeadLetter.__struct_fields__,
+        "r",
+        status="a.status",
+        reason="a.reason",
+        failed_at="r.processed_at",
+        sealed="CAST(r.sealed AS BLOB)",
     ),
     counts=", ".join(f"sum(a.status = '{status}')" for status in Status),
     claim=columns(_CLAIM),
@@ -48,7 +54,7 @@ SOURCE: Final = statements(
     __package__,
     "source.sql",
     of_request=columns(DECISION, "a", request_id="page.request_id", station_id="coalesce(r.station_id, a.station_id)"),
-    stored=columns(STORED, "r", sequence="a.sequence", status="ifnull(r.status, '')"),
+    stored=columns(STORED, "r", sequence="a.sequence", status="ifnull(r.status, '')", history="ifnull(r.history, '')"),
     claim=columns(_CLAIM),
 )
 ANOMALIES: Final = statements(

@@ -1,0 +1,61 @@
+"""Opens what ``chargegate audit backfill`` uses."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal
+
+from chargegate.app.auditing import influx_sink
+from chargegate.app.commands import Offline, opened_store
+from chargegate.app.opening import StartError
+from chargegate.audit.base import SinkUnavailable
+from chargegate.audit.filling import CsvFilling, InfluxFilling
+from chargegate.config import Audit, Settings
+from chargegate.ledger.base import LedgerUnavailable
+from chargegate.operations.backfilling import Fillable, Filled, backfill
+
+SinkName = Literal["csv", "influx"]
+_KEYS: Final[dict[SinkName, str]] = {"csv": "audit.csv_path", "influx": "audit.influx_url"}
+
+
+async def backfill_sink(
+    settings: Settings,
+    name: SinkName,
+    since: int | None,
+    until: int | None,
+    *,
+    dry_run: bool,
+    on_total: Callable[[int], None],
+    on_read: Callable[[int], None],
+) -> Filled:
+    """Give a sink of the settings what it lacks of a range (Unix ms). ``on_total`` is told how many decisions that is
+    about, where the database counts them soon. A running service goes on meanwhile. Raises ``StartError`` and
+    ``LedgerUnavailable``."""
+    key = _KEYS[name]
+    if not (settings.audit.csv_path if name == "csv" else settings.audit.influx_url):
+        raise StartError(f"{key}: is not set, so that there is nothing to fill")
+    async with opened_store(settings) as store:
+        try:
+            sink = _opened(name, settings.audit, since, until)
+            try:
+                await _count(store, since, until, on_total)
+                return await backfill(store.ledger, sink, since, until, dry_run=dry_run, on_read=on_read)
+            finally:
+                await sink.close()
+        except OSError as error:
+            raise StartError(f"{key}: {error.filename or settings.audit.csv_path}: {error.strerror}") from None
+        except (SinkUnavailable, ValueError) as error:
+            raise StartError(f"{key}: {error}") from None
+
+
+def _opened(name: SinkName, audit: Audit, since: int | None, until: int | None) -> Fillable:
+    if name == "csv":
+        return CsvFilling(Path(audit.csv_path), audit.csv_shards, since, until)
+    return InfluxFilling(influx_sink(audit))
+
+
+async def _count(store: Offline, since: int | None, until: int | None, on_total: Callable[[int], None]) -> None:
+    try:
+        stations = await store.ledger.station_stats(since, until)
+    except LedgerUnavailable:  # It takes too long to count so many.
+        return
+    on_total(sum(station.total for station in stations))

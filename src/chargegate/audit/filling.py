@@ -1,0 +1,74 @@
+"""Sinks that are given decisions of the past."""
+
+import gzip
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from chargegate.audit.csv_lines import request_ids
+from chargegate.audit.csv_shards import CsvShards, shard_paths
+from chargegate.audit.influx import InfluxSink
+from chargegate.ledger.records import AuditRow
+from chargegate.model import to_iso
+
+
+class CsvFilling:
+    """The CSV files, which get the lines that neither they have nor those beside them that were rotated away.
+
+    The request ids of the range are kept in memory, about 150 bytes for each.
+    """
+
+    follower = "csv"
+
+    def __init__(self, path: Path, shards: int, since: int | None, until: int | None) -> None:
+        """Raises ``OSError`` where a file cannot be read, and ``ValueError`` where one is compressed in a way that it
+        does not know."""
+        self._files = CsvShards(path, shards)
+        self._held = set(_held(_logs(path, shards), since, until))
+
+    def lacking(self, rows: list[AuditRow]) -> list[AuditRow]:
+        return [row for row in rows if row.decision.request_id not in self._held]
+
+    async def write(self, rows: list[AuditRow]) -> int:
+        """Append to the files. Raises ``OSError``."""
+        self._files.write(rows)
+        self._held.update(row.decision.request_id for row in rows)
+        return 0
+
+    async def close(self) -> None:
+        try:
+            self._files.sync()
+        finally:
+            self._files.close()
+
+
+class InfluxFilling:
+    """InfluxDB, where writing a decision again changes nothing."""
+
+    follower = ""
+
+    def __init__(self, sink: InfluxSink) -> None:
+        self._sink = sink
+        self.write = sink.write
+        self.close = sink.close
+
+    def lacking(self, rows: list[AuditRow]) -> list[AuditRow]:
+        return rows
+
+
+def _logs(path: Path, shards: int) -> list[Path]:
+    """The files of the log in this layout and in any other, and those that they were renamed to."""
+    names = {each.stem for each in (path, *shard_paths(path, shards), *shard_paths(path, 2))}
+    beginnings = tuple(name.rpartition("_shard_")[0] or name for name in names)
+    return sorted(each for each in path.parent.iterdir() if each.name.startswith(beginnings) and each.is_file())
+
+
+def _held(paths: Iterable[Path], since: int | None, until: int | None) -> Iterator[str]:
+    first = b"" if since is None else to_iso(since).encode()
+    end = b"\xff" if until is None else to_iso(until).encode()
+    for path in paths:
+        if path.suffix == ".zst":
+            raise ValueError(f"{path} is compressed, so that its lines cannot be seen; unpack it first")
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            for line in lines:
+                if first <= line[:24] < end:
+                    yield from request_ids(line)

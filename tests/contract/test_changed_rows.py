@@ -1,0 +1,254 @@
+"""Rows that somebody with access to the database changed: what was sealed there sends no token elsewhere, and turns no
+refusal into an ``allowed``."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import subprocess
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.contract.conftest import Asked, Reply, Service, Site
+
+STATION, OTHER = "0a1b2c3d-0000-4000-8000-00000000000a", "0a1b2c3d-0000-4000-8000-00000000000b"
+
+
+def rows(service: Service, statement: str, *values: Any) -> list[Any]:
+    """Run a statement on the service's database, as any program on the machine could."""
+    with contextlib.closing(sqlite3.connect(service.data / "chargegate.db", timeout=20)) as database, database:
+        return database.execute(statement, values).fetchall()
+
+
+def flip(body: bytes, place: int) -> bytes:
+    changed = bytearray(body)
+    changed[place] ^= 1
+    return bytes(changed)
+
+
+def waiting(
+    service: Callable[..., Service], authorizer: Site, reply: type[Reply], url: str, eventually: Callable[..., Any]
+) -> tuple[Service, Asked]:
+    """A service that was killed while it held a request for a driver who may charge at ``OTHER``, and asks at
+    ``STATION``."""
+    caller = service(authorization__backend="http", authorization__url=authorizer.url("/decide"))
+    token = caller.allow(denied_stations=[STATION])
+    authorizer.plan(token, reply(how="held"))
+    asked = caller.ask(url, station_id=STATION, driver_token=token)
+    eventually(lambda: any(token.encode() in call.body for call in authorizer.calls))
+    caller.kill()
+    caller.configure(**{"authorization.backend": "acl"})
+    return caller, asked
+
+
+CHANGES = {
+    "station_id": "UPDATE queue SET station_id = '" + OTHER + "'",
+    "spelling of station_id": "UPDATE queue SET station_id = upper(station_id)",
+    "accepted_at": "UPDATE queue SET accepted_at = accepted_at + 1",
+    "request_id": "UPDATE queue SET request_id = '0198c0de-0000-7000-8000-000000000001'",
+    "station and version": "UPDATE queue SET station_id = '"
+    + OTHER
+    + "', body = CAST(x'01' || substr(body, 2) AS BLOB)",
+    "version": "UPDATE queue SET body = CAST(x'01' || substr(body, 2) AS BLOB)",
+    "type of body": "UPDATE queue SET body = CAST(body AS TEXT) || 'x'",
+    "text for a body": "UPDATE queue SET body = 'x'",
+    "type of station_id": "UPDATE queue SET station_id = CAST(station_id AS BLOB) || x'ff'",
+    "text that is not UTF-8": "UPDATE queue SET station_id = CAST(x'ff' AS TEXT)",
+    "text for a time": "UPDATE queue SET accepted_at = 'soon'",
+    "a time before all": "UPDATE queue SET accepted_at = -1",
+    "length": "UPDATE queue SET body = substr(body, 1, length(body) - 1)",
+    "nothing left": "UPDATE queue SET body = x''",
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, 5, 16, 17, 40, -1])
+def test_a_changed_row_of_the_queue_is_invalid(
+    service: Callable[..., Service],
+    authorizer: Site,
+    receiver: Site,
+    reply: type[Reply],
+    eventually: Callable[..., Any],
+    change: str | int,
+) -> None:
+    url = receiver.url()
+    caller, asked = waiting(service, authorizer, reply, url, eventually)
+    if isinstance(change, str):
+        rows(caller, CHANGES[change])
+    else:
+        [(body,)] = rows(caller, "SELECT body FROM queue")
+        rows(caller, "UPDATE queue SET body = ?", flip(body, change))
+    [(request_id,)] = rows(caller, "SELECT request_id FROM queue")
+    caller.start()
+    ended = caller.finished(asked._replace(request_id=request_id))
+    assert (ended["status"], ended["decision"]["status"]) == ("FAILED", "invalid")
+    assert ended["decision"]["reason"] == "malformed_request"
+    assert [(status, reason) for _, status, reason in caller.audit_rows()] == [("invalid", "malformed_request")]
+    assert not receiver.calls_to(url)
+    eventually(lambda: request_id in caller.log)
+    assert asked.driver_token not in caller.log
+    assert caller.client.get("/api/v1/dead-letters").json()["items"] == []
+
+
+@pytest.mark.parametrize("place", [0, 1, 4])
+def test_a_form_or_a_key_that_is_not_known_stops_the_start(
+    service: Callable[..., Service],
+    authorizer: Site,
+    receiver: Site,
+    reply: type[Reply],
+    eventually: Callable[..., Any],
+    place: int,
+) -> None:
+    """It may be of another release, or its key may be missing. Nothing is decided until that is clear."""
+    url = receiver.url()
+    caller, asked = waiting(service, authorizer, reply, url, eventually)
+    [(body,)] = rows(caller, "SELECT body FROM queue")
+    before = caller.log
+    rows(caller, "UPDATE queue SET body = ?", flip(body, place) if place else b"\x07" + body[1:])
+    caller.spawn()
+    assert caller.ended() == 1
+    said = caller.log.removeprefix(before).splitlines()[-1]
+    assert said.startswith("chargegate: ")
+    assert "waiting requests" in said
+    rows(caller, "UPDATE queue SET body = ?", body)
+    caller.start()
+    assert caller.finished(asked)["decision"]["status"] == "not_allowed"
+
+
+def test_a_row_that_was_not_changed_gets_its_decision(
+    service: Callable[..., Service],
+    authorizer: Site,
+    receiver: Site,
+    reply: type[Reply],
+    eventually: Callable[..., Any],
+) -> None:
+    url = receiver.url()
+    caller, asked = waiting(service, authorizer, reply, url, eventually)
+    caller.start()
+    assert caller.finished(asked)["decision"]["status"] == "not_allowed"
+    assert [call.json["status"] for call in receiver.calls_to(url)] == ["not_allowed"]
+
+
+def test_bodies_of_two_rows_do_not_change_places(
+    service: Callable[..., Service],
+    authorizer: Site,
+    receiver: Site,
+    reply: type[Reply],
+    eventually: Callable[..., Any],
+) -> None:
+    url = receiver.url()
+    caller, asked = waiting(service, authorizer, reply, url, eventually)
+    [(number, body)] = rows(caller, "SELECT seq, body FROM queue")
+    other = str(uuid.uuid4())
+    rows(
+        caller,
+        "INSERT INTO queue (request_id, station_id, accepted_at, body) SELECT ?, ?, accepted_at, ? FROM queue",
+        *(other, OTHER, body),
+    )
+    rows(caller, "DELETE FROM queue WHERE seq = ?", number)
+    caller.start()
+    assert caller.finished(asked._replace(request_id=other))["decision"]["status"] == "invalid"
+    assert not receiver.calls_to(url)
+
+
+def replay_by_hand(command: str, service: Service, asked: Asked) -> subprocess.CompletedProcess[str]:
+    arguments = ("dead-letters", "replay", asked.request_id, "--config", "chargegate.toml")
+    return subprocess.run([command, *arguments], cwd=service.folder, capture_output=True, text=True, check=False)
+
+
+def letters(service: Service) -> set[str]:
+    return {item["request_id"] for item in service.client.get("/api/v1/dead-letters").json()["items"]}
+
+
+LETTER_CHANGES = {
+    "station_id": "UPDATE charging_requests SET station_id = '" + OTHER + "' WHERE request_id = ?",
+    "token": "UPDATE charging_requests SET driver_token_hash = '0123456789abcdef' WHERE request_id = ?",
+    "client": "UPDATE charging_requests SET client = 'somebody' WHERE request_id = ?",
+    "no client": "UPDATE charging_requests SET client = '' WHERE request_id = ?",
+    "version": "UPDATE charging_requests SET sealed = CAST(x'01' || substr(sealed, 2) AS BLOB) WHERE request_id = ?",
+    "length": "UPDATE charging_requests SET sealed = substr(sealed, 1, 40) WHERE request_id = ?",
+    "a letter's URL": "UPDATE charging_requests SET sealed = (SELECT sealed FROM charging_requests o"
+    " WHERE o.request_id != charging_requests.request_id AND o.sealed NOTNULL) WHERE request_id = ?",
+    "status": "UPDATE authorization_audit SET status = 'allowed' WHERE request_id = ?",
+    "type": "UPDATE charging_requests SET sealed = CAST(sealed AS TEXT) || 'x' WHERE request_id = ?",
+    "reason": "UPDATE authorization_audit SET reason = '' WHERE request_id = ?",
+}
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+@pytest.mark.parametrize("change", LETTER_CHANGES)
+def test_a_changed_dead_letter_is_not_sent(
+    service: Callable[..., Service],
+    receiver: Site,
+    reply: type[Reply],
+    command: str,
+    eventually: Callable[..., Any],
+    change: str,
+    *,
+    running: bool,
+) -> None:
+    caller = service(callback__retry_delay_ms=1)
+    urls = [receiver.planned(*[reply(500)] * 3, reply()) for _ in range(2)]
+    first, second = (caller.ask(url, station_id=STATION) for url in urls)
+    for asked in (first, second):
+        assert caller.finished(asked)["status"] == "FAILED"
+    assert letters(caller) == {first.request_id, second.request_id}
+    if not running:
+        assert caller.stop() == 0
+    rows(caller, LETTER_CHANGES[change], first.request_id)
+    if not running:
+        caller.start()
+    one = caller.client.post(f"/api/v1/dead-letters/{first.request_id}/replay")
+    assert (one.status_code, one.json()["status"]) == (404, "not_found")
+    by_hand = replay_by_hand(command, caller, first)
+    assert (by_hand.returncode, by_hand.stdout) == (1, "")
+    assert by_hand.stderr.count("\n") == 1
+    everything = caller.client.post("/api/v1/dead-letters/replay")
+    assert (everything.status_code, everything.json()["replayed"]) == (202, 1)
+    eventually(lambda: caller.session(second.request_id)["status"] == "COMPLETED")
+    calls = [receiver.calls_to(url) for url in urls]
+    assert [len(each) for each in calls] == [3, 4]
+    assert {call.json["status"] for each in calls for call in each} == {"not_allowed"}
+    assert first.request_id in letters(caller)
+    texts = (caller.log, one.text, by_hand.stderr)
+    assert not [asked for asked in (first, second) if any(asked.driver_token in text for text in texts)]
+
+
+def test_a_dead_letter_goes_out_once_the_change_is_undone(
+    service: Callable[..., Service], receiver: Site, reply: type[Reply], eventually: Callable[..., Any]
+) -> None:
+    caller = service(callback__retry_delay_ms=1)
+    url = receiver.planned(*[reply(500)] * 3, reply())
+    asked = caller.ask(url, station_id=STATION)
+    assert caller.finished(asked)["status"] == "FAILED"
+    for station, status in ((OTHER, 404), (STATION, 202)):
+        rows(caller, "UPDATE charging_requests SET station_id = ? WHERE request_id = ?", station, asked.request_id)
+        assert caller.client.post(f"/api/v1/dead-letters/{asked.request_id}/replay").status_code == status
+    eventually(lambda: caller.session(asked.request_id)["status"] == "COMPLETED")
+    [*_, last] = receiver.calls_to(url)
+    assert (last.json["station_id"], last.json["driver_token"]) == (STATION, asked.driver_token)
+
+
+def test_a_changed_replay_leaves_the_dead_letter(
+    service: Callable[..., Service], receiver: Site, reply: type[Reply], command: str, eventually: Callable[..., Any]
+) -> None:
+    """The replay waits in the queue of a service that is stopped; the decision is still known, and sent to nobody."""
+    caller = service(callback__retry_delay_ms=1)
+    url = receiver.planned(*[reply(500)] * 3, reply())
+    asked = caller.ask(url, station_id=STATION)
+    assert caller.finished(asked)["status"] == "FAILED"
+    assert caller.stop() == 0
+    replayed = replay_by_hand(command, caller, asked)
+    assert replayed.returncode == 0, replayed.stderr
+    rows(caller, "UPDATE queue SET station_id = ?", OTHER)
+    caller.start()
+    eventually(lambda: "is not as it was accepted" in caller.log)
+    assert caller.finished(asked)["status"] == "FAILED"
+    assert letters(caller) == {asked.request_id}
+    assert len(receiver.calls_to(url)) == 3
+    assert caller.client.post(f"/api/v1/dead-letters/{asked.request_id}/replay").status_code == 202
+    eventually(lambda: caller.session(asked.request_id)["status"] == "COMPLETED")
