@@ -5,7 +5,11 @@ back if this process dies.
 """
 
 import asyncio
+import contextlib
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, TypeVar, TypeVarTuple
 
 import msgspec
@@ -20,7 +24,7 @@ from chargegate.ledger.base import DecisionLedger, LedgerUnavailable
 from chargegate.ledger.records import Finished, Recorded
 from chargegate.ledger.rows import attempts_of, history_text
 from chargegate.model import CallbackPayload, ChargingRequest, Decision, Reason, RequestStatus, now_ms
-from chargegate.observe import Metrics, log
+from chargegate.observe import NO_SPAN, NO_TRACING, Metrics, Tracing, log, trace_field
 from chargegate.queues.base import Delivery, Queue, QueueUnavailable
 from chargegate.queues.envelope import Opened, open_message, seal_dead_letter
 
@@ -59,12 +63,14 @@ class Worker:
         limits: CallbackLimits,
         concurrency: int,
         metrics: Metrics,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """``concurrency``: how many decisions and attempts at callbacks run at once."""
         self._queue = queue
         self._ledger = ledger
         self._decider = decider
         self._keyring = keyring
+        self._tracing = tracing
         self._deadline_ms = limits.deadline_ms
         self._end_to_end = metrics.end_to_end
         self._room = asyncio.Event()
@@ -78,6 +84,10 @@ class Worker:
             on_end=self._record_end,
         )
         self._in_flight: dict[str, _InFlight] = {}
+        self._finishing = 0  # callbacks that were delivered, until their messages are acked
+        self._finished: deque[_InFlight] = deque()  # those of them whose end is on disk
+        self._any_finished, self._none_finishing = asyncio.Event(), asyncio.Event()
+        self._acker: asyncio.Task[None] | None = None
         self._unopened = 0
         self._receiver: asyncio.Task[None] | None = None
         metrics.in_flight.set_function(lambda: len(self._in_flight))
@@ -102,16 +112,30 @@ class Worker:
         """Requests that this process could not open or handle. They stay in the queue and come back after a restart."""
         return self._unopened + self._concurrency.failed
 
+    @property
+    def oldest_question_ms(self) -> int:
+        """For how long the authorizer has not answered, where it owes an answer."""
+        return self._decider.oldest_question_ms
+
     def start(self) -> None:
         self._receiver = asyncio.create_task(self._receive())
+        self._acker = asyncio.create_task(self._ack_finished())
 
     async def drain(self, grace_s: float) -> None:
         """Take nothing more, let what runs end within the time, and cancel the rest. What has no end stays queued."""
+        self._concurrency.stop()
         if self._receiver is not None:
             self._receiver.cancel()
             await asyncio.gather(self._receiver, return_exceptions=True)
+        ends = time.monotonic() + grace_s
         await self._concurrency.drain(grace_s)
         self._deliveries.close()
+        if self._finishing:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._none_finishing.wait(), max(0.0, ends - time.monotonic()))
+        if self._acker is not None:
+            self._acker.cancel()
+            await asyncio.gather(self._acker, return_exceptions=True)
         if self._in_flight:
             log.info("left in the queue", requests=len(self._in_flight))
 
@@ -155,6 +179,7 @@ class Worker:
             return
         if opened.fault:
             log.warning("request is not as it was accepted: malformed", request_id=message.request_id, why=opened.fault)
+        self._tracing.received(opened.request, message.accepted_at)
         recorded = await self._decide(work, opened)
         if recorded is None:
             await self._ack(work)
@@ -169,14 +194,16 @@ class Worker:
             await self._persist(self._ledger.finish, ended)
             await self._ack(work)
             return
+        span = self._tracing.delivering(request)
         callback = Callback(
             request.request_id,
             target,
             _encode(CallbackPayload(request.station_id, request.driver_token, recorded.decision.status)),
-            request.traceparent,
+            span.traceparent or request.traceparent,
             recorded.attempts,
             recorded.started_at + self._deadline_ms,
             client=request.client,
+            span=span,
             history=list(attempts_of(recorded.history)),
         )
         await self._deliveries.deliver(callback)
@@ -188,13 +215,19 @@ class Worker:
         if opened.replayed_at or not work.delivery.fresh:
             recorded = await self._persist(self._ledger.recorded, request.request_id)
             if recorded is None and opened.replayed_at:
-                log.warning("not sent again: the decision is no longer known", request_id=request.request_id)
+                log.warning(
+                    "not sent again: the decision is no longer known",
+                    request_id=request.request_id,
+                    **trace_field(request.traceparent),
+                )
                 return None
         if recorded is None:
-            decision = await self._decider.decide(request, malformed=opened.malformed)
+            decision = await self._ask(request, malformed=opened.malformed)
+            span = self._tracing.recording(request)
             recorded = await self._persist(self._ledger.record, decision, request.accepted_at, request.client)
+            span.ended()
             if recorded.decision == decision:
-                self._decider.count(decision)
+                self._decider.count(decision, request.traceparent)
         if recorded.finished_at is None:
             return recorded
         if opened.replayed_at <= recorded.finished_at:
@@ -202,6 +235,15 @@ class Worker:
         started_at = work.created_at = now_ms()
         await self._persist(self._ledger.restart, request.request_id, started_at)
         return Recorded(recorded.decision, 0, started_at, None, recorded.history)
+
+    async def _ask(self, request: ChargingRequest, *, malformed: bool) -> Decision:
+        """The decider's decision. The authorizer is told of the span that it works in, where there is one."""
+        span = self._tracing.deciding(request)
+        if span is not NO_SPAN:
+            request = msgspec.structs.replace(request, traceparent=span.traceparent)
+        decision = await self._decider.decide(request, malformed=malformed)
+        span.decided(decision.status, decision.reason)
+        return decision
 
     async def _record_attempt(self, callback: Callback) -> None:
         await self._persist(
@@ -217,6 +259,7 @@ class Worker:
         work = self._in_flight[callback.request_id]
         status, sealed = RequestStatus.COMPLETED, None
         delivered = callback.state is State.DELIVERED
+        callback.span.ended(None if delivered else callback.error)
         if not delivered:
             status, sealed = RequestStatus.FAILED, seal_dead_letter(self._keyring, work.request, work.decision)
         elif work.decision.reason == Reason.TIMEOUT:
@@ -231,10 +274,34 @@ class Worker:
             sealed,
             history_text(callback.history),
         )
-        await self._persist(self._ledger.finish, ended)
-        await self._ack(work)
         if delivered:
-            self._end_to_end.observe((now_ms() - work.created_at) / 1000)
+            # Nobody waits for this: a crash before it is on disk repeats the callback.
+            self._finishing += 1
+            self._none_finishing.clear()
+            self._ledger.finish_soon(ended, partial(self._is_finished, work))
+            self._end_to_end.observe((ended.at - work.created_at) / 1000)
+        else:
+            await self._persist(self._ledger.finish, ended)
+            await self._ack(work)
+
+    def _is_finished(self, work: _InFlight) -> None:
+        self._finished.append(work)
+        self._any_finished.set()
+
+    async def _ack_finished(self) -> None:
+        """Ack the messages whose callback's end is on disk, many at a time."""
+        while True:
+            await self._any_finished.wait()
+            self._any_finished.clear()
+            while self._finished:
+                work = self._finished.popleft()
+                try:
+                    await self._ack(work)
+                except Exception:  # noqa: BLE001 - as in a step: one message's defect must not keep the others
+                    log.exception("request left in the queue by a defect")
+                self._finishing -= 1
+            if not self._finishing:
+                self._none_finishing.set()
 
     async def _ack(self, work: _InFlight) -> None:
         await self._queue.ack(work.delivery)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -146,6 +147,24 @@ def test_the_audit_between_two_times_but_for_what_a_sink_is_still_to_get(run: Ru
     run(scenario)
 
 
+def test_an_end_that_nobody_waits_for_is_told_once_it_is_on_disk(run: Run, decide: Decide) -> None:
+    decisions = [decide(number) for number in range(1, 30)]
+
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        for decision in decisions:
+            await ledger.record(decision, 1_000)
+        told: asyncio.Queue[str] = asyncio.Queue()
+        for decision in decisions:
+            ledger.finish_soon(delivered(decision.request_id), partial(told.put_nowait, decision.request_id))
+        for _ in decisions:
+            record = await ledger.find(await told.get())
+            assert record is not None
+            assert record.status is RequestStatus.COMPLETED
+
+    run(scenario)
+
+
 def test_the_way_of_a_request_as_a_reader_sees_it(run: Run, decide: Decide) -> None:
     async def scenario(database: Database) -> None:
         ledger = database.ledger()
@@ -221,6 +240,25 @@ def test_a_dead_letter_keeps_what_is_sealed_until_its_replay_is_delivered(run: R
         await ledger.finish(delivered(request_id, 5_000))
         assert await ledger.count_dead_letters() == 0
         assert await database.execute("SELECT count(*) FROM charging_requests WHERE sealed IS NOT NULL") == [(0,)]
+
+    run(scenario)
+
+
+def test_how_long_the_latest_delivered_took(run: Run, decide: Decide) -> None:
+    made = [decide(2_000 + number) for number in range(4)]
+
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        for decision in made:
+            await ledger.record(decision, 1_000)
+        await ledger.finish(delivered(made[0].request_id, at=1_500))
+        await ledger.finish(delivered(made[1].request_id, at=4_000))
+        await ledger.finish(delivered(made[2].request_id, at=5_000))
+        await ledger.finish(given_up(made[3].request_id, at=6_000))
+        assert list(await ledger.latest_delivered(2_000, 10)) == [4_000, 3_000]
+        assert list(await ledger.latest_delivered(0, 1)) == [4_000]
+        await ledger.discard([made[3].request_id])
+        assert list(await ledger.latest_delivered(5_001, 10)) == []
 
     run(scenario)
 

@@ -10,6 +10,7 @@ from chargegate.app.commands import (
     move_queue,
     opened_store,
     replay_from,
+    tell_story,
 )
 from chargegate.app.life import audit_heads, audit_life
 from chargegate.app.opening import StartError
@@ -32,4 +33,5 @@ __all__ = [
     "opened_store",
     "replay_from",
     "serve",
+    "tell_story",
 ]

@@ -26,6 +26,8 @@ from chargegate.cli.options import config_file
 from chargegate.cli.queue import queue
 from chargegate.cli.replay import replay
 from chargegate.cli.settings import show_settings
+from chargegate.cli.top import top
+from chargegate.cli.trace import trace
 from chargegate.keys import CannotOpen, KeyFileError
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.model import one_line
@@ -159,5 +161,5 @@ def run_demo(context: click.Context) -> None:
 
 for command in (*audit_life.COMMANDS, verify):
     audit.add_command(command)
-for command in (acl, audit, database, dead_letters, keys, queue, replay, show_settings):
+for command in (acl, audit, database, dead_letters, keys, queue, replay, show_settings, top, trace):
     chargegate_command.add_command(command)

@@ -28,6 +28,7 @@ class _Sealed(msgspec.Struct, array_like=True):
     traceparent: str = ""
     replayed_at: int = 0
     client: str = ""
+    traced: bool = False
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -40,6 +41,13 @@ class Opened(msgspec.Struct, frozen=True):
     malformed: bool
     known: bool = True
     fault: str = ""
+
+
+class Carried(Message, frozen=True):
+    """A message that still has what was sealed in it, so that a worker in the same process need not open it. What is
+    stored and sent of it is what is stored and sent of any message."""
+
+    opened: Opened | None = None
 
 
 class BoundTo(NamedTuple):
@@ -66,6 +74,15 @@ def wrap(keyring: Keyring, request: ChargingRequest, replayed_at: int = 0) -> Me
         _plain(request, replayed_at), request.request_id, _MESSAGE, request.station_id, str(request.accepted_at)
     )
     return Message(request.request_id, request.station_id, request.accepted_at, body, request.traceparent)
+
+
+def carry(keyring: Keyring, request: ChargingRequest, target: CallbackTarget) -> Message:
+    """As ``wrap``, for a request that was just validated. ``target`` is what its callback URL says."""
+    message = wrap(keyring, request)
+    opened = Opened(request, 0, target, False)
+    return Carried(
+        message.request_id, message.station_id, message.accepted_at, message.body, message.traceparent, opened
+    )
 
 
 def unwrap(keyring: Keyring, message: Message) -> tuple[ChargingRequest, int]:
@@ -107,7 +124,14 @@ def _texts(bound: BoundTo) -> tuple[str, ...]:
 
 def _plain(request: ChargingRequest, replayed_at: int) -> bytes:
     return _encode(
-        _Sealed(request.driver_token, request.callback_url, request.traceparent, replayed_at, request.client)
+        _Sealed(
+            request.driver_token,
+            request.callback_url,
+            request.traceparent,
+            replayed_at,
+            request.client,
+            request.traced,
+        )
     )
 
 
@@ -124,6 +148,7 @@ def _read(plain: bytes, request_id: str, station_id: str, accepted_at: int) -> t
         accepted_at,
         sealed.traceparent,
         sealed.client,
+        sealed.traced,
     )
     return request, sealed.replayed_at
 
@@ -155,6 +180,8 @@ def examine(request: ChargingRequest) -> tuple[CallbackTarget | None, dict[str, 
 def open_message(keyring: Keyring, message: Message) -> Opened:
     """What is to be done for a message. One that no key opens, or that holds no request, is a malformed request.
     Raises ``KeyMissing`` where another process may have the key."""
+    if type(message) is Carried and message.opened is not None:
+        return message.opened
     try:
         request, replayed_at = unwrap(keyring, message)
     except KeyMissing:
