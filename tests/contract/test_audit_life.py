@@ -250,6 +250,21 @@ def test_an_archive_that_is_away_or_refuses_costs_nothing(
     assert not list(running.folder.glob("*.zst"))
 
 
+def test_health_says_while_old_files_cannot_be_dealt_with(service: Callable[..., Service], bucket: Bucket) -> None:
+    nobody = "s3://nobody/x?endpoint=http://127.0.0.1:9"
+    running = service(environ=bucket.environ, audit__archive_url=nobody, audit__archive_after_ms=4)
+
+    def audit() -> dict[str, Any]:
+        return running.client.get("/health").json()["components"]["audit"]
+
+    outside.eventually(lambda: audit()["status"] == "DEGRADED", 90)
+    assert "life" in audit()["details"]
+    assert running.stop() == 0
+    running.configure(**{"audit.archive_url": bucket.url, "audit.archive_after_ms": 4})
+    running.start()
+    assert audit()["status"] == "UP"
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -55,9 +55,9 @@ def audit_heads(settings: Settings) -> Heads:
     return Heads(made_folder(settings), audit_chain(open_keys(settings)))
 
 
-async def keep_audit(opened: Opened, stack: AsyncExitStack) -> None:
-    """Carry out what is due from now on, until the stack is closed. A process without audit files has no part in it,
-    and of several on the same folder one does it. Raises ``StartError``."""
+async def keep_audit(opened: Opened, stack: AsyncExitStack) -> Schedule:
+    """Carry out what is due from now on, until the stack is closed. Of several processes on the same folder one does
+    it. Raises ``StartError``."""
     settings, ledger, links = opened.settings, opened.database.ledger, opened.database.chain
     life = await asyncio.to_thread(audit_life, settings) if settings.audit.csv_path else None
     statements = Statements(audit_heads(settings), ledger)
@@ -72,6 +72,7 @@ async def keep_audit(opened: Opened, stack: AsyncExitStack) -> None:
     )
     schedule.start()
     stack.push_async_callback(schedule.close)
+    return schedule
 
 
 def _turn_s(settings: Settings) -> float:

@@ -17,7 +17,7 @@ _NAMES: Final = {
     "queue": "The queue",
     "authorization": "The authorizer",
     "callbacks": "Callbacks",
-    "audit": "The audit file",
+    "audit": "The audit",
     "database": "The database",
     "clock": "The clock",
     "cache": "The shared cache",
@@ -90,7 +90,11 @@ def _why(component: Component) -> str:
         return f"it is {ahead} ms ahead of the server's"
     if details.get("waiting") is not None and details.get("waiting") == details.get("max_size"):
         return "it is full"
-    return str(details["csv"]) if "csv" in details else ""
+    said = [str(details[part]) for part in _PARTS_OF_AUDIT if details.get(part, "on") not in {"on", "off"}]
+    return said[0] if said else ""
+
+
+_PARTS_OF_AUDIT: Final = ("csv", "influx", "life")
 
 
 def _of_queue(seen: Seen) -> Iterator[Problem]:
