@@ -137,6 +137,7 @@ def test_from_the_log_to_the_archive_and_back_to_nothing(
     assert int(attributes["size"]) == len(bucket.files()[f"audit/{archived['to']}"])
     assert len(attributes["sha256"]) == 64
     assert everywhere(running, bucket) == Counter(ids)
+    assert audit(running, "backfill", "--sink", "csv")[0]["written"] == 0
     listed = audit(running, "archive", "list")
     assert [place["state"] for place in listed] == ["archived", "written"]
     assert audit(running, "prune")[0]["files"] == []
