@@ -316,8 +316,13 @@ def test_dead_letters_of_an_older_release_are_counted(postgres_url: str, decide:
         made = [decide() for _ in range(4)]
         for decision in made:
             await old.record(decision, 1_000, "north")
-        for decision in made[:3]:
-            await old.finish(Finished(decision.request_id, RequestStatus.FAILED, 3, 503, "http_503", 3_000, b"sealed"))
+        await before.transaction(
+            lambda connection, _: connection.execute(  # as the older release did, which kept no history
+                "UPDATE charging_requests SET status = 'FAILED', attempts = 3, last_status_code = 503,"
+                " last_error = 'http_503', processed_at = 3000, sealed = 'sealed' WHERE request_id = ANY($1::text[])",
+                [decision.request_id for decision in made[:3]],
+            )
+        )
         async with opened(postgres_url) as store:
             ledger = PostgresLedger(store, "new")
             assert await ledger.count_dead_letters() == 3
