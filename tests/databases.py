@@ -11,6 +11,7 @@ import pytest
 
 from chargegate.engines.postgres.access_list import PostgresAccessList
 from chargegate.engines.postgres.anomalies import PostgresAnomalies
+from chargegate.engines.postgres.chain import PostgresChain
 from chargegate.engines.postgres.counts import PostgresCounts
 from chargegate.engines.postgres.ledger import PostgresLedger
 from chargegate.engines.postgres.retention import PostgresRetention
@@ -18,6 +19,7 @@ from chargegate.engines.postgres.statements import LEDGER_TABLES
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.anomalies import SqliteAnomalies
+from chargegate.engines.sqlite.chain import SqliteChain
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.counts import SqliteCounts
 from chargegate.engines.sqlite.ledger import SqliteLedger
@@ -25,6 +27,7 @@ from chargegate.engines.sqlite.retention import SqliteRetention
 from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable, Retention
+from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision, Status, new_request_id
@@ -42,6 +45,7 @@ class Database(Protocol):
     counts: Callable[[], DecisionCounts]
     anomalies: Callable[[], Anomalies]
     retention: Callable[[], Retention]
+    chain: Callable[..., AuditChain]
 
     async def execute(self, statement: str) -> list[tuple[Any, ...]]: ...
 
@@ -59,6 +63,7 @@ class Sqlite:
         self.counts = partial(SqliteCounts, store)
         self.anomalies = partial(SqliteAnomalies, store)
         self.retention = partial(SqliteRetention, store)
+        self.chain = lambda _writer="": SqliteChain(store)
 
     def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "") -> SqliteLedger:
         """Of one process, and so of one writer, whatever its name."""
@@ -87,6 +92,7 @@ class Postgres:
         self.counts = partial(PostgresCounts, store)
         self.anomalies = partial(PostgresAnomalies, store)
         self.retention = partial(PostgresRetention, store)
+        self.chain = lambda writer="test": PostgresChain(store, writer)
 
     def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "test") -> PostgresLedger:
         return PostgresLedger(self._store, writer, on_audit)

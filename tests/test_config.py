@@ -18,6 +18,7 @@ ACCESS = new_access_key("admin")[1]
 WEBHOOK = "whsec_" + KEY
 
 # Every key with a value that is not its default, where it has another.
+DAY = 86_400_000
 KEYS: dict[str, Any] = {
     "data_dir": "elsewhere",
     "server.host": "::1",
@@ -98,6 +99,13 @@ KEYS: dict[str, Any] = {
     "analysis.callback_failure_rate": 0.25,
     "analysis.callback_min_ended": 7,
     "analysis.webhook_url": "https://ops.example/anomalies",
+    "audit.chain": True,
+    "audit.rotate_after_ms": 7,
+    "audit.rotate_bytes": 7,
+    "audit.compress_after_ms": 7,
+    "audit.archive_url": "s3://bucket/folder",
+    "audit.archive_after_ms": 7,
+    "audit.retention_ms": 7,
     "security.api_keys": [ACCESS],
     "security.allow_anonymous": True,
     "security.encryption_keys": [KEY],
@@ -187,6 +195,8 @@ def test_the_contracts_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         "callback.blocked_networks": [],
         "callback.circuit.probe_interval_ms": 5000, "audit.csv_path": "authorization_audit.log",
         "analysis.timeouts_per_hour": 100, "analysis.station_error_rate": 0.5, "analysis.webhook_url": "",
+        "audit.chain": False, "audit.rotate_after_ms": DAY, "audit.rotate_bytes": 0, "audit.compress_after_ms": 7 * DAY,
+        "audit.archive_url": "", "audit.archive_after_ms": 30 * DAY, "audit.retention_ms": 730 * DAY,
         "callback.dead_letter_retention_ms": 30 * 86_400_000, "callback.max_dead_letters": 100000,
         "database.retention_ms": 2 * 365 * 86_400_000,
         "security.api_keys": [], "security.allow_anonymous": False, "security.encryption_keys": [],

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from chargegate.audit.life.address import parse_address
 from chargegate.config_text import ConfigError as ConfigError  # noqa: PLC0414 - others find it here
 from chargegate.config_text import apply_environment, converted, read_file, without_secrets
 from chargegate.engines import ENGINES, Engine, engine_of
@@ -141,6 +142,13 @@ class Callback(_Section, frozen=True):
 class Audit(_Section, frozen=True):
     csv_path: str = "authorization_audit.log"
     csv_shards: Annotated[int, Meta(ge=1, le=256)] = 1
+    chain: bool = False
+    rotate_after_ms: LongMs = 86_400_000
+    rotate_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 0
+    compress_after_ms: LongMs = 604_800_000
+    archive_url: str = ""
+    archive_after_ms: LongMs = 2_592_000_000
+    retention_ms: LongMs = 63_072_000_000
     influx_url: str = ""
     influx_database: str = ""
     influx_user: str = ""
@@ -240,7 +248,15 @@ SECRET_KEYS = frozenset(
     }
 )
 URL_KEYS = frozenset(
-    {"queue.url", "database.url", "cache.url", "authorization.url", "audit.influx_url", "analysis.webhook_url"}
+    {
+        "queue.url",
+        "database.url",
+        "cache.url",
+        "authorization.url",
+        "audit.influx_url",
+        "audit.archive_url",
+        "analysis.webhook_url",
+    }
 )
 
 
@@ -283,8 +299,17 @@ def _check(settings: Settings) -> None:
                 f"callback.name_servers: {text!r} is not an address with an optional port, such as '192.0.2.53',"
                 " '192.0.2.53:5353' or '[2001:db8::53]:5353'"
             )
+    _check_archive(settings.audit)
     _check_secrets(settings)
     _check_collector(settings.tracing.otlp_endpoint)
+
+
+def _check_archive(audit: Audit) -> None:
+    if audit.archive_url:
+        try:
+            parse_address(audit.archive_url)
+        except ValueError as error:
+            raise ConfigError(f"audit.archive_url: {error}") from None
 
 
 def _check_networks(key: str, networks: list[str]) -> None:

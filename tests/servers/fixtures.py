@@ -1,5 +1,5 @@
-"""``redis_server``, ``postgres_server``, ``rabbitmq_server``, ``kafka_server``, ``influxdb_server``: each is a
-``Server`` for the whole run.
+"""``redis_server``, ``postgres_server``, ``rabbitmq_server``, ``kafka_server``, ``influxdb_server``,
+``s3_server``: each is a ``Server`` for the whole run.
 
 A server is started when the first test asks for it. CHARGEGATE_TEST_REDIS_URL and the like name a running server to use
 instead. Where the machine lacks a server, its tests are skipped, or fail where CI is set.
@@ -13,7 +13,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from servers.engines import Kafka, Postgres, Rabbitmq, Redis
+from servers.engines import S3, Kafka, Postgres, Rabbitmq, Redis
 from servers.influxdb import Influxdb, query
 from servers.server import GivenServer, Server
 
@@ -88,6 +88,10 @@ def kafka_server() -> Iterator[Server | GivenServer]:
 
 
 @pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server | GivenServer]:
+    yield from provide(S3)
+
+
 def influxdb_server() -> Iterator[Server | GivenServer]:
     yield from provide(Influxdb)
 

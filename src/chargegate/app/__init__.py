@@ -9,10 +9,10 @@ from chargegate.app.commands import (
     move_database,
     move_queue,
     opened_store,
-    prune_audit,
     replay_from,
     tell_story,
 )
+from chargegate.app.life import audit_heads, audit_life
 from chargegate.app.opening import StartError
 from chargegate.app.process import Role
 from chargegate.app.serving import serve
@@ -22,6 +22,8 @@ __all__ = [
     "Role",
     "SinkName",
     "StartError",
+    "audit_heads",
+    "audit_life",
     "backfill_sink",
     "check_acl_file",
     "check_queue",
@@ -29,7 +31,6 @@ __all__ = [
     "move_database",
     "move_queue",
     "opened_store",
-    "prune_audit",
     "replay_from",
     "serve",
     "tell_story",

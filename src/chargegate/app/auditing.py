@@ -4,6 +4,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from chargegate.audit.base import Feed
+from chargegate.audit.chain import Chain
 from chargegate.audit.csv_shards import CsvShards, shard_paths
 from chargegate.audit.feed import AuditFeed
 from chargegate.audit.influx import InfluxSink, InfluxTarget, bucket_target, database_target
@@ -11,6 +12,7 @@ from chargegate.audit.remote_feed import RemoteFeed
 from chargegate.config import Audit
 from chargegate.engines import Place
 from chargegate.http1 import HttpClient
+from chargegate.keys import Keyring
 from chargegate.ledger.base import AuditSource
 from chargegate.ledger.records import AuditRow
 from chargegate.model import parse_callback_url
@@ -21,11 +23,11 @@ class SinkError(Exception):
     """A sink cannot be opened. The message is one line and names its key."""
 
 
-def build_feeds(audit: Audit, place: Place, metrics: Metrics) -> list[Feed]:
+def build_feeds(audit: Audit, place: Place, metrics: Metrics, keyring: Keyring) -> list[Feed]:
     """One for each sink that is turned on. Raises ``SinkError``."""
     feeds: list[Feed] = []
     if audit.csv_path:
-        feeds.append(AuditFeed(_csv_files(audit, place, metrics), metrics))
+        feeds.append(AuditFeed(_csv_files(audit, place, metrics, keyring), metrics))
     if audit.influx_url:
         feeds.append(RemoteFeed(influx_sink(audit), metrics))
     return feeds
@@ -36,12 +38,22 @@ def csv_paths(audit: Audit) -> list[Path]:
     return shard_paths(Path(audit.csv_path), audit.csv_shards)
 
 
-def _csv_files(audit: Audit, place: Place, metrics: Metrics) -> CsvShards:
+def audit_chain(keyring: Keyring) -> Chain:
+    """The chain of the audit, under a key of its own."""
+    return Chain(keyring.derived("audit chain"))
+
+
+def csv_chain(audit: Audit, keyring: Keyring) -> Chain | None:
+    """That of the CSV files, where it is turned on."""
+    return audit_chain(keyring) if audit.chain else None
+
+
+def _csv_files(audit: Audit, place: Place, metrics: Metrics, keyring: Keyring) -> CsvShards:
     path = Path(audit.csv_path)
     metrics.disks.watch("audit", path.absolute().parent)
     notes = place.folder / f"{place.process or 'serve'}.csv-notes"
     try:
-        return CsvShards(path, audit.csv_shards, notes)
+        return CsvShards(path, audit.csv_shards, notes, csv_chain(audit, keyring))
     except OSError as error:
         raise SinkError(f"audit.csv_path: {error.filename or audit.csv_path}: {error.strerror}") from None
 

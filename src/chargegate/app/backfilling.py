@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
-from chargegate.app.auditing import influx_sink
+from chargegate.app.auditing import csv_chain, influx_sink
 from chargegate.app.commands import Offline, opened_store
 from chargegate.app.opening import StartError
 from chargegate.audit.base import SinkUnavailable
 from chargegate.audit.filling import CsvFilling, InfluxFilling
+from chargegate.audit.life.compressing import Damaged
 from chargegate.config import Audit, Settings
+from chargegate.keys import Keyring
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.operations.backfilling import Fillable, Filled, backfill
 
@@ -35,7 +37,7 @@ async def backfill_sink(
         raise StartError(f"{key}: is not set, so that there is nothing to fill")
     async with opened_store(settings) as store:
         try:
-            sink = _opened(name, settings.audit, since, until)
+            sink = _opened(name, settings.audit, since, until, store.keyring)
             try:
                 await _count(store, since, until, on_total)
                 return await backfill(store.ledger, sink, since, until, dry_run=dry_run, on_read=on_read)
@@ -43,13 +45,13 @@ async def backfill_sink(
                 await sink.close()
         except OSError as error:
             raise StartError(f"{key}: {error.filename or settings.audit.csv_path}: {error.strerror}") from None
-        except (SinkUnavailable, ValueError) as error:
+        except (SinkUnavailable, Damaged) as error:
             raise StartError(f"{key}: {error}") from None
 
 
-def _opened(name: SinkName, audit: Audit, since: int | None, until: int | None) -> Fillable:
+def _opened(name: SinkName, audit: Audit, since: int | None, until: int | None, keyring: Keyring) -> Fillable:
     if name == "csv":
-        return CsvFilling(Path(audit.csv_path), audit.csv_shards, since, until)
+        return CsvFilling(Path(audit.csv_path), audit.csv_shards, since, until, csv_chain(audit, keyring))
     return InfluxFilling(influx_sink(audit))
 
 

@@ -28,6 +28,7 @@ from chargegate.engines import EMBEDDED, ENGINES, Place, QueueLimits, engine_of
 from chargegate.keys import Keyring
 from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
+from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.copying import copy
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.transfer import WaitingRequest
@@ -51,6 +52,7 @@ class Offline(msgspec.Struct, frozen=True):
     counts: DecisionCounts
     anomalies: Anomalies
     access_list: AccessList
+    chain: AuditChain
     keyring: Keyring
     open_queue: Callable[[], Awaitable[Queue]]
 
@@ -78,7 +80,13 @@ async def opened_store(settings: Settings, *, made: Callable[[Path], None] | Non
 
         try:
             yield Offline(
-                database.ledger, database.counts, database.anomalies, database.access_list, keyring, open_reachable
+                database.ledger,
+                database.counts,
+                database.anomalies,
+                database.access_list,
+                database.chain,
+                keyring,
+                open_reachable,
             )
         except LedgerUnavailable as error:
             raise LedgerUnavailable(f"{database_place(settings)}: {error}") from None
@@ -89,13 +97,6 @@ async def tell_story(settings: Settings, request_id: str, lines: Iterable[dict[s
     in_reach = not engine_of(settings.queue.url).within_process
     async with opened_store(settings) as store:
         return await story_of(store.ledger, store.open_queue if in_reach else None, store.keyring, request_id, lines)
-
-
-async def prune_audit(settings: Settings, before: int) -> list[str]:
-    """Drop the months of the audit that ended by then (Unix ms), and return their tables' names. Raises ``StartError``
-    and ``LedgerUnavailable``."""
-    async with opened_store(settings) as store:
-        return await store.ledger.drop_audit_before(before)
 
 
 async def replay_from(settings: Settings, start: int | datetime, on_read: Callable[[Replayed], None]) -> None:

@@ -57,7 +57,7 @@ async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> O
     clocks = await _compared(registries, metrics, stack)
     keyring = open_keys(settings)
     with naming_sink():
-        feeds = [] if role == "api" else build_feeds(settings.audit, place, metrics)
+        feeds = [] if role == "api" else build_feeds(settings.audit, place, metrics, keyring)
     needed = role != "api" or engine_of(settings.database.url).in_folder
     on_audit = partial(audited, metrics, feeds)
     url = settings.database.url

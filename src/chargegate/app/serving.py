@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from chargegate.api.server import Server
 from chargegate.app.building import build_surface, build_worker, followers
+from chargegate.app.life import keep_audit
 from chargegate.app.opening import Opened, StartError, check_keys, naming_database, open_parts
 from chargegate.app.presence import Presence
 from chargegate.app.process import LEAST, Role, Signals, SpareFile, open_files
@@ -98,6 +99,8 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
     last_spans = LastSpans(tracing)
     stack.push_async_callback(last_spans.close)
     working = None if role == "api" else await build_worker(opened, tracing, stack)
+    if role != "api":
+        await keep_audit(opened, stack)
     access_keys = AccessKeys(settings.security.api_keys)
     spare = SpareFile()
     watching = asyncio.create_task(spare.watch())

@@ -5,27 +5,36 @@ import errno
 import fcntl
 import os
 import stat
-import zlib
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from chargegate.audit.chain import Chain, Link
 from chargegate.audit.csv_lines import (
+    CHAINED_HEADER,
     HEADER,
+    HEADERS,
     TAIL_BYTES,
+    UNREADABLE,
     as_lines,
     checksum_of_head,
     end_of_lines,
+    last_link,
     request_ids,
     tail_of,
 )
 from chargegate.audit.csv_notes import Note, Notes
+from chargegate.audit.life.heads import newest_link
+from chargegate.audit.life.rotating import rotate
 from chargegate.ledger.records import AuditRow
+from chargegate.model import now_ms
 
 _HEAD_BYTES: Final = 2048
+_LINK_BYTES: Final = 8192  # more than the longest line
 _MOST_LEFT_OPEN: Final = 32
 _RELATIVES: Final = 8
+_RENAMES: Final = 3  # more of them within one write would be no rotations
 
 
 class CsvFile:
@@ -37,10 +46,13 @@ class CsvFile:
 
     name = "csv"
 
-    def __init__(self, path: Path, notes: Path | None = None) -> None:
-        """``notes`` is where this writer, and no other, notes how far it came. Raises ``OSError`` if the file cannot be
-        opened for appending."""
+    def __init__(self, path: Path, notes: Path | None = None, chain: Chain | None = None) -> None:
+        """``notes`` is where this writer, and no other, notes how far it came. With a ``chain`` each row gets its link
+        in it. Raises ``OSError`` if the file cannot be opened for appending."""
         self._path = path
+        self._chain = chain
+        self._header = HEADER if chain is None else CHAINED_HEADER
+        self._last: Link | None = None  # of the row before ours, where it is known
         self._notes = Notes(notes)
         self._left: deque[int] = deque()  # files that were renamed, open until they are synced
         self._file = -1
@@ -61,6 +73,12 @@ class CsvFile:
         if stat.S_ISFIFO(status.st_mode):  # which would hold up decisions once nobody reads it
             os.close(file)
             raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+        if status.st_size > 0 and self._is_other_kind(file):
+            os.close(file)
+            rotate(Path(os.path.realpath(self._path)), now_ms())
+            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o640)
+            status = os.fstat(file)
+        self._last = self._link_before()
         if self._file >= 0:
             self._leave(self._file)
         self._file = file
@@ -70,6 +88,24 @@ class CsvFile:
         self._begin_with(status.st_size)
         with contextlib.suppress(OSError):  # If the disk is full, the first line says so.
             self._append("")
+
+    def _is_other_kind(self, file: int) -> bool:
+        """Whether a log has rows with the chain, and ours have none, or the other way round."""
+        return os.pread(file, len(CHAINED_HEADER), 0).startswith(b"timestamp,") and not os.pread(
+            file, len(self._header), 0
+        ).startswith(self._header.encode())
+
+    def _link_before(self) -> Link | None:
+        """The link of the last row before a new file: in the one that we wrote until now, and after a start in the
+        newest one beside it. None without a chain."""
+        if self._chain is None:
+            return None
+        if self._file >= 0:
+            size = os.fstat(self._file).st_size
+            link = last_link(os.pread(self._file, _LINK_BYTES, max(0, size - _LINK_BYTES)))
+            if link.number:
+                return link
+        return newest_link(self._path)
 
     def _leave(self, file: int) -> None:
         """Keep a file open until ``sync``, so that no decision waits for the disk."""
@@ -101,13 +137,14 @@ class CsvFile:
             end = start + end_of_lines(text, only_whole=note is None or not note.closed)
             if end < size:
                 os.ftruncate(self._file, end)
+                self._last = self._link_before()  # what was cut off may have had a link
         self._size = end
         self._head = checksum_of_head(os.pread(self._file, _HEAD_BYTES, 0))
         self._sequence = self._before = saved
         if note is not None:
             position = max(saved, note.sequence)
             self._sequence = self._before = position
-            if (note.device, note.inode) == (self._device, self._inode) and text != HEADER.encode():
+            if (note.device, note.inode) == (self._device, self._inode) and text not in HEADERS:
                 if note.closed or self._holds(note, end):
                     self._before = note.before
                 elif self._head in (0, note.head):
@@ -137,13 +174,13 @@ class CsvFile:
         return relatives_of(self._path, note.inode if note is not None else -1, others)
 
     def write(self, rows: list[AuditRow]) -> None:
-        try:
-            renamed = os.stat(self._path).st_ino != self._inode  # noqa: PTH116 - Path.stat costs more than the call
-        except FileNotFoundError:
-            renamed = True
-        if renamed:
+        lines = as_lines(rows)
+        for _ in range(_RENAMES):
+            if self._append(lines, named=True):
+                break
             self._open()
-        self._append(as_lines(rows))
+        else:
+            self._append(lines)
         newest = rows[-1]
         self._sequence, self._request_id = newest.sequence, newest.decision.request_id
         if not self._head:
@@ -166,14 +203,20 @@ class CsvFile:
             )
         )
 
-    def _append(self, lines: str) -> None:
+    def _append(self, lines: str, *, named: bool = False) -> bool:
+        """With ``named`` only where the file still has its name: who renames it under its lock knows that nothing is
+        written into it any more."""
         file = self._file
         fcntl.flock(file, fcntl.LOCK_EX)  # not with _locked, which costs as much as the write
         try:
+            if named and not self._has_its_name():
+                return False
             size = os.lseek(file, 0, os.SEEK_END)
             if size < self._size:
                 self._begin_with(size)
-            content = (lines if size else HEADER + lines).encode()
+            if self._chain is not None:
+                lines, last = self._linked(self._chain, lines, size)
+            content = (lines if size else self._header + lines).encode()
             try:
                 if os.write(file, content) != len(content):
                     raise OSError("the disk took only a part")
@@ -182,8 +225,26 @@ class CsvFile:
                     os.ftruncate(file, size)
                 raise
             self._size = size + len(content)
+            if self._chain is not None:
+                self._last = last
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
+        return True
+
+    def _linked(self, chain: Chain, lines: str, size: int) -> tuple[str, Link]:
+        """Under the lock: who wrote the row before ours may have been another process."""
+        last = self._last
+        if size != self._size or last is None:
+            found = last_link(os.pread(self._file, _LINK_BYTES, max(0, size - _LINK_BYTES)))
+            if found.number or last is None:
+                last = found
+        return chain.chained(lines, last, first_of_file=size <= len(self._header))
+
+    def _has_its_name(self) -> bool:
+        try:
+            return os.stat(self._path).st_ino == self._inode  # noqa: PTH116 - Path.stat costs more than the call
+        except FileNotFoundError:
+            return False
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
@@ -240,7 +301,7 @@ def held_in(paths: Iterable[Path]) -> frozenset[str]:
     """The request ids in the ends of those logs that can be read."""
     found: set[str] = set()
     for path in paths:
-        with contextlib.suppress(OSError, EOFError, zlib.error):
+        with contextlib.suppress(*UNREADABLE):
             found.update(request_ids(tail_of(path)))
     return frozenset(found)
 

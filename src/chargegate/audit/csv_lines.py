@@ -12,15 +12,22 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
+from chargegate.audit.chain import BEGINNING, COLUMN, Link, link_of
+from chargegate.audit.zst import MAGIC, zstd
 from chargegate.ledger.records import AuditRow
-from chargegate.model import AUDIT_COLUMNS, Decision, Status, to_iso
+from chargegate.model import AUDIT_COLUMNS, Decision, Status, from_iso, to_iso
 
 HEADER: Final = ",".join(AUDIT_COLUMNS) + "\n"
+CHAINED_HEADER: Final = ",".join((*AUDIT_COLUMNS, COLUMN)) + "\n"
+HEADERS: Final = (HEADER.encode(), CHAINED_HEADER.encode())
 _LINE: Final = ",".join(["%s"] * len(AUDIT_COLUMNS)) + "\n"
 _PLAIN: Final = "(?:[A-Za-z0-9_][A-Za-z0-9_.:-]*+)?+"
 _FORMULA: Final = frozenset("=+-@\t\r\n")
 TAIL_BYTES: Final = 16 * 1024 * 1024
 """More than is written between two saves of the position, five seconds apart."""
+
+UNREADABLE: Final = (OSError, EOFError, zlib.error, zstd.ZstdError)
+"""What reading a compressed file may raise."""
 
 _CHUNK: Final = 1024 * 1024
 _MOST_UNPACKED: Final = 16 * TAIL_BYTES
@@ -31,7 +38,7 @@ _plain_lines = re.compile(f"(?:{','.join([_PLAIN] * len(AUDIT_COLUMNS))}\n)*+").
 
 _ANY_FIELD: Final = rb'(?:"(?:[^"\n]|"")*+"|[^",\x00-\x1f\x7f]*+)'
 _whole_line = re.compile(
-    rb"\d{4}-\d\d-\d\dT[0-9:.]+Z,%s,(?:%s),%s,-?\d+\n"
+    rb"\d{4}-\d\d-\d\dT[0-9:.]+Z,%s,(?:%s),%s,-?\d+(?:,[0-9a-f-]+)?\n"
     % (b",".join([_ANY_FIELD] * 3), "|".join(Status).encode(), _ANY_FIELD)
 ).fullmatch
 
@@ -79,7 +86,7 @@ def end_of_lines(text: bytes, *, only_whole: bool) -> int:
     while only_whole and end:
         start = text.rfind(b"\n", 0, end - 1) + 1
         line = text[start:end]
-        if _whole_line(line) or line == HEADER.encode():
+        if _whole_line(line) or line in HEADERS:
             return end
         end = start
     return finished if text.strip(b"\x00\t\r\n ") or not only_whole else 0
@@ -92,20 +99,41 @@ def checksum_of_head(text: bytes) -> int:
 
 
 def tail_of(path: Path) -> bytes:
-    """The end of a log, which may be compressed with gzip. Raises ``OSError``, ``EOFError`` and ``zlib.error``."""
+    """The end of a log, which may be compressed. Raises one of ``UNREADABLE``."""
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(file, "rb") as raw:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             return b""
-        if raw.read(2) != b"\x1f\x8b":
+        magic = raw.read(4)
+        if magic[:2] != b"\x1f\x8b" and magic != MAGIC:
             raw.seek(max(0, status.st_size - TAIL_BYTES))
             return raw.read(TAIL_BYTES)
         raw.seek(0)
         chunks: deque[bytes] = deque(maxlen=TAIL_BYTES // _CHUNK)
         read = 0
-        with gzip.GzipFile(fileobj=raw) as unpacked:
+        with zstd.ZstdFile(raw) if magic == MAGIC else gzip.GzipFile(fileobj=raw) as unpacked:
             while read < _MOST_UNPACKED and (chunk := unpacked.read(_CHUNK)):
                 chunks.append(chunk)
                 read += len(chunk)
         return b"".join(chunks)
+
+
+def first_time(text: bytes) -> int | None:
+    """The time of the first row in the beginning of a log (Unix ms). None where it has none that can be read."""
+    for line in text.split(b"\n")[:3]:
+        if line[:1].isdigit():
+            try:
+                return from_iso(line.partition(b",")[0].decode("ascii", "replace"))
+            except ValueError:
+                return None
+    return None
+
+
+def last_link(text: bytes) -> Link:
+    """The link of the last row in the end of a chained log; the beginning where it has no row with one."""
+    for line in reversed(text.decode("utf-8", "replace").splitlines()):
+        found = link_of(line)
+        if found is not None:
+            return found[1]
+    return BEGINNING

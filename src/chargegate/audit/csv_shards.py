@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from chargegate.audit.chain import Chain
 from chargegate.audit.csv_file import CsvFile, held_in, relatives_of
 from chargegate.audit.csv_notes import Notes
 from chargegate.ledger.records import AuditRow
@@ -56,11 +57,12 @@ class CsvShards:
 
     name = "csv"
 
-    def __init__(self, path: Path, shards: int = 1, notes: Path | None = None) -> None:
-        """``notes``: see ``CsvFile``; further files are made beside it. Raises ``OSError`` if a file cannot be opened
-        for appending."""
+    def __init__(self, path: Path, shards: int = 1, notes: Path | None = None, chain: Chain | None = None) -> None:
+        """``notes`` and ``chain``: see ``CsvFile``; further notes are made beside the first. Raises ``OSError`` if a
+        file cannot be opened for appending."""
         self._path = path
         self._notes = notes
+        self._chain = chain
         self._files: list[CsvFile] = []
         self._floors = [0] * shards
         self._certain = 0  # later rows are in no file
@@ -68,7 +70,7 @@ class CsvShards:
         self._dirty: set[int] = set()
         try:
             for shard, file in enumerate(shard_paths(path, shards)):
-                self._files.append(CsvFile(file, self._notes_of(shard, shards)))
+                self._files.append(CsvFile(file, self._notes_of(shard, shards), chain))
         except OSError:
             self.close()
             raise
@@ -127,7 +129,7 @@ class CsvShards:
             floor = max(saved, last[0]) if last in confirmed and last else saved
             with contextlib.suppress(OSError):
                 if path.exists():
-                    file = CsvFile(path, self._notes_of(shard, layout.shards))
+                    file = CsvFile(path, self._notes_of(shard, layout.shards), self._chain)
                     try:
                         floor = file.resume(saved, remembered=last in confirmed, earliest=layout.since)
                     finally:

@@ -1,12 +1,14 @@
 """Sinks that are given decisions of the past."""
 
-import gzip
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+from chargegate.audit.chain import Chain
 from chargegate.audit.csv_lines import request_ids
 from chargegate.audit.csv_shards import CsvShards, shard_paths
 from chargegate.audit.influx import InfluxSink
+from chargegate.audit.life.compressing import opened
 from chargegate.ledger.records import AuditRow
 from chargegate.model import to_iso
 
@@ -19,11 +21,11 @@ class CsvFilling:
 
     follower = "csv"
 
-    def __init__(self, path: Path, shards: int, since: int | None, until: int | None) -> None:
-        """Raises ``OSError`` where a file cannot be read, and ``ValueError`` where one is compressed in a way that it
-        does not know."""
-        self._files = CsvShards(path, shards)
-        self._held = set(_held(_logs(path, shards), since, until))
+    def __init__(self, path: Path, shards: int, since: int | None, until: int | None, chain: Chain | None) -> None:
+        """``chain``: see ``CsvFile``. Raises ``OSError`` where a file cannot be read, and ``Damaged`` where one cannot
+        be unpacked."""
+        self._files = CsvShards(path, shards, chain=chain)
+        self._held = set(_held(path, shards, since, until))
 
     def lacking(self, rows: list[AuditRow]) -> list[AuditRow]:
         return [row for row in rows if row.decision.request_id not in self._held]
@@ -62,13 +64,20 @@ def _logs(path: Path, shards: int) -> list[Path]:
     return sorted(each for each in path.parent.iterdir() if each.name.startswith(beginnings) and each.is_file())
 
 
-def _held(paths: Iterable[Path], since: int | None, until: int | None) -> Iterator[str]:
+def _held(path: Path, shards: int, since: int | None, until: int | None) -> Iterator[str]:
+    """It looks again for files that were renamed or compressed meanwhile."""
+    read: set[Path] = set()
+    while new := [each for each in _logs(path, shards) if each not in read]:
+        for each in new:
+            with contextlib.suppress(FileNotFoundError):
+                yield from _held_in(each, since, until)
+            read.add(each)
+
+
+def _held_in(path: Path, since: int | None, until: int | None) -> Iterator[str]:
     first = b"" if since is None else to_iso(since).encode()
     end = b"\xff" if until is None else to_iso(until).encode()
-    for path in paths:
-        if path.suffix == ".zst":
-            raise ValueError(f"{path} is compressed, so that its lines cannot be seen; unpack it first")
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-            for line in lines:
-                if first <= line[:24] < end:
-                    yield from request_ids(line)
+    with opened(path.resolve()) as lines:
+        for line in lines:
+            if first <= line[:24] < end:
+                yield from request_ids(line)

@@ -8,14 +8,14 @@ import msgspec
 import uvloop
 
 from chargegate import app, config
-from chargegate.cli.options import as_json, before, client, config_file, paging, time_range
+from chargegate.cli.options import as_json, client, config_file, paging, time_range
 from chargegate.cli.options import station as only_station
 from chargegate.cli.output import write_listing, write_object, write_rows
 from chargegate.cli.progress import counting
 from chargegate.cli.store import in_store
 from chargegate.ledger.anomalies import AnomalyType
 from chargegate.ledger.records import DecisionFilter, StationStats
-from chargegate.model import Status, one_line
+from chargegate.model import Status
 from chargegate.operations import anomalies, decisions, statistics
 from chargegate.operations.views import columns
 
@@ -126,28 +126,6 @@ def stats(
         await write_rows(_one_page(counted), columns(StationStats), as_json=as_json)
 
     in_store(config_file, write)
-
-
-@audit.command()
-@before
-@as_json
-@config_file
-def prune(before: int, as_json: bool, config_file: str | None) -> None:
-    """Drop whole months of the audit, for good.
-
-    Of the months that ended by then, the rows go; their counts and CSV files stay. With PostgreSQL each month is a
-    table of its own, and requests keep their decisions. The embedded database has a decision only in its audit row, so
-    that requests that have ended go too. Beside a running service.
-
-    \b
-    Example:
-      chargegate audit prune --before 2026-01-01
-    """
-    dropped = uvloop.run(app.prune_audit(config.load(config_file), before))
-    if as_json:
-        write_object({"dropped": dropped})
-    else:
-        click.echo("dropped " + (one_line(", ".join(dropped)) or "nothing: no month ended by then"))
 
 
 @audit.command()

@@ -51,7 +51,9 @@ as_json = click.option("--json", "as_json", is_flag=True, help="For machines: JS
 client = click.option("--client", metavar="NAME", callback=_client, help="Only this client: the name of its keys.")
 station = click.option("--station", metavar="UUID", callback=_station, help="Only this station.")
 
-before = click.option("--before", metavar="TIME", required=True, callback=_moment, help="ISO 8601, such as 2026-01-31.")
+before = click.option("--before", metavar="TIME", callback=_moment, help="ISO 8601, such as 2026-01-31.")
+dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+at = click.option("--at", metavar="TIME", callback=_moment, help="As if it were this time.  [default: now]")
 
 
 def time_range(command: Command) -> Command:

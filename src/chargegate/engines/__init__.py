@@ -15,6 +15,7 @@ import msgspec
 
 from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, Retention
+from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.records import AuditRow
 from chargegate.ledger.transfer import LedgerSource, LedgerTarget
@@ -99,6 +100,7 @@ class Database(Protocol):
     counts: DecisionCounts
     anomalies: Anomalies
     retention: Retention
+    chain: AuditChain
 
     async def close(self) -> None: ...
 

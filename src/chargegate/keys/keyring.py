@@ -57,6 +57,10 @@ class Keyring:
         mac.update(b"\x00" + "\x00".join(parts).encode())
         return mac.hexdigest()
 
+    def derived(self, purpose: str) -> bytes:
+        """A key of its own for another purpose, from which this one cannot be found (HKDF's expand, RFC 5869)."""
+        return hmac.digest(self._hash_key, b"\x01derived\x00" + purpose.encode() + b"\x01", "sha256")
+
     def seal(self, plain: bytes, *bound_to: str) -> bytes:
         """Encrypt with the newest key (AES-256-GCM). ``open`` needs the same ``bound_to``: the request id, and whatever
         else stands beside the sealed data and must stay as it is."""

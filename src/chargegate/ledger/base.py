@@ -4,7 +4,7 @@ Every method raises ``LedgerUnavailable`` when the database does not answer. Wha
 Lists are newest first, and continue after the ``(time, request_id)`` of the last item. Times are Unix milliseconds.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from chargegate.ledger.records import (
@@ -13,6 +13,7 @@ from chargegate.ledger.records import (
     Claim,
     DeadLetter,
     DecisionFilter,
+    DroppedAudit,
     DroppedLetters,
     Finished,
     Recorded,
@@ -151,10 +152,16 @@ class AuditHistory(Protocol):
 class AuditRetention(Protocol):
     """How old audit rows go."""
 
-    async def drop_audit_before(self, at: int) -> list[str]:
-        """Drop the months of audit rows that ended by ``at``, and return the names of their tables, or what these would
-        be called. Nobody who writes waits for it, their counts stay, and so do decisions of requests that have not
-        ended. Raises ``LedgerUnavailable`` also while someone reads the audit for long."""
+    async def audit_before(self, at: int) -> DroppedAudit:
+        """What ``drop_audit_before`` would drop now."""
+        ...
+
+    async def drop_audit_before(self, at: int, on_dropped: Callable[[int], None] | None = None) -> DroppedAudit:
+        """Drop audit rows that were decided before ``at``, and before now: where each month is a table, the months that
+        ended by then, else row by row, a few in each transaction. Nobody who writes waits for it for long. What is not
+        counted yet is counted first, and the counts stay. Decisions of requests that have not ended stay, and so do
+        those of dead letters. ``on_dropped`` is told how many rows went. Raises ``LedgerUnavailable`` also while
+        someone reads the audit for long."""
         ...
 
 

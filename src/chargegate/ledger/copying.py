@@ -58,6 +58,10 @@ async def copy(
     while claims := await read(source.claims(key, _PAGE, since)):
         key = claims[-1].key_digest
         on_copied("idempotency_keys", await write(target.put_claims(claims)))
+    number = 0
+    while links := await read(source.links(number, _PAGE)):
+        number = links[-1].number
+        await write(target.put_links(links))
     # These come last, because one of them says that a file's entries are in the access list.
     await write(target.put_values(await read(source.values())))
 

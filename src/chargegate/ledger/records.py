@@ -98,6 +98,13 @@ class DeadLetter(msgspec.Struct, frozen=True):
     client: str = ""
 
 
+class DroppedAudit(msgspec.Struct, frozen=True):
+    """What was dropped of the audit: tables that were a month each, and single rows."""
+
+    tables: list[str]
+    rows: int
+
+
 class DroppedLetters(msgspec.Struct, frozen=True):
     """How many dead letters a step dropped because they were too old, and because there were too many."""
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from chargegate.ledger.base import AccessList
+from chargegate.ledger.chain import RowLink
 from chargegate.ledger.records import Claim
 from chargegate.model import Decision
 
@@ -70,6 +71,10 @@ class LedgerSource(Protocol):
 
     async def values(self) -> Sequence[tuple[str, str]]: ...
 
+    async def links(self, after: int, limit: int) -> Sequence[RowLink]:
+        """Of the chain of the audit rows, after a number."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -88,5 +93,7 @@ class LedgerTarget(Protocol):
     async def put_claims(self, claims: Sequence[KeptClaim]) -> int: ...
 
     async def put_values(self, values: Sequence[tuple[str, str]]) -> int: ...
+
+    async def put_links(self, links: Sequence[RowLink]) -> int: ...
 
     async def close(self) -> None: ...

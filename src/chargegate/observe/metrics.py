@@ -42,6 +42,12 @@ class Metrics:
         self.audit_entries = Counter(
             "audit_log_entries_total", "Decisions written, by audit sink.", ["sink"], registry=registry
         )
+        self.audit_life = Counter(
+            "audit_life_total",
+            "Audit files that were rotated, compressed, archived or pruned, by how that ended: done or failed.",
+            ["step", "outcome"],
+            registry=registry,
+        )
         self.audit_refused = Counter(
             "audit_sink_refused_total",
             "Decisions that an audit sink's server will never take, such as those older than it keeps any.",

@@ -3,6 +3,7 @@
 from chargegate.engines import Place, QueueLimits
 from chargegate.engines.postgres.access_list import PostgresAccessList
 from chargegate.engines.postgres.anomalies import PostgresAnomalies
+from chargegate.engines.postgres.chain import PostgresChain
 from chargegate.engines.postgres.counts import PostgresCounts
 from chargegate.engines.postgres.ledger import PostgresLedger
 from chargegate.engines.postgres.queue import PostgresQueue, own_options
@@ -14,6 +15,7 @@ from chargegate.engines.postgres.store import MIGRATING_S, PostgresStore
 from chargegate.engines.postgres.target import PostgresTarget
 from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable, Retention
+from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.storage.budget import STORE_S
 
@@ -28,6 +30,7 @@ class PostgresDatabase:
         self.counts: DecisionCounts = PostgresCounts(store)
         self.anomalies: Anomalies = PostgresAnomalies(store)
         self.retention: Retention = PostgresRetention(store)
+        self.chain: AuditChain = PostgresChain(store, writer)
 
     async def close(self) -> None:
         await self.ledger.close()

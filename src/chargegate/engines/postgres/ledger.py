@@ -1,6 +1,6 @@
 """The ledger in PostgreSQL, for any number of processes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -8,7 +8,7 @@ import msgspec
 
 from chargegate.engines.postgres.connection import Connection
 from chargegate.engines.postgres.counts import PostgresCounts, count_rest
-from chargegate.engines.postgres.months import Months
+from chargegate.engines.postgres.months import Months, limit_of
 from chargegate.engines.postgres.recording import OnAudit, Recorder, audit_row_of
 from chargegate.engines.postgres.statements import LEDGER, arrays
 from chargegate.engines.postgres.store import PostgresStore
@@ -20,6 +20,7 @@ from chargegate.ledger.records import (
     Claim,
     DeadLetter,
     DecisionFilter,
+    DroppedAudit,
     Finished,
     Recorded,
     RequestRecord,
@@ -154,11 +155,21 @@ class PostgresLedger:
     async def save_sink_position(self, sink: str, sequence: int) -> None:
         await self._store.execute(LEDGER["save_sink_position"], self._writer, sink, sequence)
 
-    async def drop_audit_before(self, at: int) -> list[str]:
+    async def audit_before(self, at: int) -> DroppedAudit:
+        return DroppedAudit([row[0] for row in await self._list("old_months", limit_of(at))], 0)
+
+    async def drop_audit_before(
+        self,
+        at: int,
+        on_dropped: Callable[[int], None] | None = None,  # noqa: ARG002 - the protocol's
+    ) -> DroppedAudit:
         while await self._counts.count_more(STEP):
             pass
-        return await self._store.transaction(
-            lambda connection, _: self._months.drop(connection, at, count_rest), within=_LIST_S
+        return DroppedAudit(
+            await self._store.transaction(
+                lambda connection, _: self._months.drop(connection, at, count_rest), within=_LIST_S
+            ),
+            0,
         )
 
     async def claim(self, key_digest: str, claim: Claim) -> Claim:

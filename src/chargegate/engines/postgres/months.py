@@ -48,8 +48,7 @@ class Months:
     ) -> list[str]:
         """Drop the months that ended by ``at`` (Unix ms) and by now, and return their tables' names. ``count_rest`` is
         awaited once nobody writes to them any more. Raises ``Unavailable`` while someone reads them."""
-        limit, start, _ = _month(min(at, now_ms()) // _DAY_MS)
-        dropped = [row[0] for row in await connection.fetch(LEDGER["old_months"], limit)]
+        dropped = [row[0] for row in await connection.fetch(LEDGER["old_months"], limit_of(at))]
         if not dropped:
             return []
         await connection.execute("SET LOCAL lock_timeout = '1s'")  # all writers wait behind it
@@ -60,9 +59,20 @@ class Months:
                 await connection.execute(f"DROP TABLE IF EXISTS {name}")
         except LockNotAvailableError:
             raise Unavailable("the audit is being read for long, and nothing was dropped") from None
-        await connection.execute(LEDGER["put_value"], ROWS_SINCE, str(start))
+        earlier = int(await connection.fetchval(LEDGER["value"], ROWS_SINCE) or 0)
+        await connection.execute(LEDGER["put_value"], ROWS_SINCE, str(max(first_kept(at), earlier)))
         self._known.difference_update(dropped)
         return dropped
+
+
+def first_kept(at: int) -> int:
+    """The first moment (Unix ms) of the first month that has not ended by then, or by now."""
+    return _month(min(at, now_ms()) // _DAY_MS)[1]
+
+
+def limit_of(at: int) -> str:
+    """The first month that has not ended by then (Unix ms), or by now."""
+    return _month(min(at, now_ms()) // _DAY_MS)[0]
 
 
 @lru_cache(maxsize=100)

@@ -34,6 +34,7 @@ ACCESS_LIST: Final = statements(
     __package__, "access_list.sql", entry=columns(_ENTRY), excluded=columns(_ENTRY, "excluded")
 )
 RETENTION: Final = statements(__package__, "retention.sql")
+CHAIN: Final = statements(__package__, "chain.sql")
 TARGET: Final = statements(
     __package__,
     "target.sql",

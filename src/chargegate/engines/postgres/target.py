@@ -9,12 +9,14 @@ from msgspec.structs import astuple
 from chargegate.engines.postgres.access_list import PostgresAccessList
 from chargegate.engines.postgres.connection import Connection
 from chargegate.engines.postgres.months import Months
-from chargegate.engines.postgres.statements import LEDGER, TARGET, arrays
+from chargegate.engines.postgres.statements import CHAIN, LEDGER, TARGET, arrays
 from chargegate.engines.postgres.store import PostgresStore, rows_changed
 from chargegate.ledger.base import AccessList
+from chargegate.ledger.chain import RowLink
 from chargegate.ledger.transfer import KeptClaim, StoredRequest, WaitingRequest
 
 _PAGE_S: Final = 60.0
+_WRITER: Final = "embedded"  # as in put_audit
 _NO_DECISION: Final = (None,) * 5
 
 
@@ -60,6 +62,10 @@ class PostgresTarget:
 
     async def put_values(self, values: Sequence[tuple[str, str]]) -> int:
         return await self._insert(TARGET["put_values"], values)
+
+    async def put_links(self, links: Sequence[RowLink]) -> int:
+        rows = [astuple(link) for link in links]
+        return await self._store.execute(CHAIN["add"], _WRITER, *arrays(rows), within=_PAGE_S) if rows else 0
 
     async def _insert(self, statement: str, rows: Sequence[Sequence[Any]]) -> int:
         return await self._store.execute(statement, *arrays(rows), within=_PAGE_S) if rows else 0

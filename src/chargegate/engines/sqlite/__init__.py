@@ -7,6 +7,7 @@ from typing import Any, Final
 from chargegate.engines import EMBEDDED, Place, QueueLimits
 from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.anomalies import SqliteAnomalies
+from chargegate.engines.sqlite.chain import SqliteChain
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.counts import SqliteCounts
 from chargegate.engines.sqlite.file import read_once
@@ -17,6 +18,7 @@ from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.engines.sqlite.statements import ALL_TABLES, QUEUE_TABLES
 from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, Retention
+from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.records import AuditRow
 
@@ -65,6 +67,7 @@ class SqliteDatabase:
         self.counts: DecisionCounts = SqliteCounts(file.store)
         self.anomalies: Anomalies = SqliteAnomalies(file.store)
         self.retention: Retention = SqliteRetention(file.store)
+        self.chain: AuditChain = SqliteChain(file.store)
 
     async def close(self) -> None:
         if not self._closed:

@@ -18,13 +18,14 @@ from chargegate.ledger.records import (
     Claim,
     DeadLetter,
     DecisionFilter,
+    DroppedAudit,
     Finished,
     Recorded,
     RequestRecord,
     StationStats,
 )
 from chargegate.ledger.rows import dead_letter_of, decision_of, request_of
-from chargegate.model import Decision, Reason, month_start, now_ms, to_iso
+from chargegate.model import Decision, Reason, now_ms
 from chargegate.storage.group_commit import Then
 
 # An audit row does not say whose it is; its request does.
@@ -165,18 +166,24 @@ class SqliteLedger:
         query, values = _where(LEDGER["audit_between"], conditions)
         return list(await self._store.scan(select(_audit_row, query, (*values, limit))))
 
-    async def drop_audit_before(self, at: int) -> list[str]:
+    async def audit_before(self, at: int) -> DroppedAudit:
+        rows = await self._store.scan(select(_first, LEDGER["count_old"], (min(at, now_ms()),)))
+        return DroppedAudit([], rows[0])
+
+    async def drop_audit_before(self, at: int, on_dropped: Callable[[int], None] | None = None) -> DroppedAudit:
         """Some rows at a time, so that others write in between. A request's decision is only in its audit row, so that
         its own row goes too; what has not ended, and dead letters, stay whole."""
         while await self._counts.count_more(STEP):
             pass
-        limit, months = month_start(min(at, now_ms())), set[str]()
+        limit, rows = min(at, now_ms()), 0
         after: tuple[int, int] | None = (-1, -1)
         while after is not None:
             dropped: writes.DroppedRows = await self._store.write(writes.DROP_ROWS, (limit, after))
             after = dropped.last
-            months.update(f"authorization_audit_{to_iso(time)[:7].replace('-', '_')}" for time in dropped.times)
-        return sorted(months)
+            rows += dropped.rows
+            if on_dropped is not None:
+                on_dropped(rows)
+        return DroppedAudit([], rows)
 
     async def sink_position(self, sink: str) -> int:
         return await self._store.read(select_one(_first, LEDGER["sink_position"], (sink,))) or 0

@@ -75,6 +75,11 @@ SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE a.sequence > ? OR
 
 -- name: audit_between
 SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE {conditions} ORDER BY a.timestamp, a.request_id LIMIT ?
+
+-- name: count_old
+SELECT count(*) FROM authorization_audit a LEFT JOIN charging_requests r USING (request_id)
+WHERE a.timestamp < ? AND (r.request_id ISNULL OR r.processed_at NOTNULL AND r.sealed ISNULL)
+
 -- name: old_rows
 -- Rows that are not counted yet stay.
 SELECT a.timestamp, a.sequence, a.request_id, r.request_id ISNULL OR r.processed_at NOTNULL AND r.sealed ISNULL

@@ -6,8 +6,9 @@ from typing import Any
 from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.connection import SqliteStore, StorePart
 from chargegate.engines.sqlite.queries import select
-from chargegate.engines.sqlite.statements import SOURCE
+from chargegate.engines.sqlite.statements import CHAIN, SOURCE
 from chargegate.ledger.base import AccessList, ledger_unavailable
+from chargegate.ledger.chain import RowLink
 from chargegate.ledger.records import Claim
 from chargegate.ledger.rows import stored_of
 from chargegate.ledger.transfer import KeptClaim, StoredRequest, WaitingRequest
@@ -34,10 +35,17 @@ class SqliteSource:
     async def values(self) -> Sequence[tuple[str, str]]:
         return await self._store.read(select(lambda row: (row[0], row[1]), SOURCE["values"]))
 
+    async def links(self, after: int, limit: int) -> Sequence[RowLink]:
+        return await self._store.read(select(_row_link, CHAIN["links"], (after, limit)))
+
     async def close(self) -> None:
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             await on_close()
+
+
+def _row_link(row: Sequence[Any]) -> RowLink:
+    return RowLink(*row)
 
 
 def _waiting(row: Sequence[Any]) -> WaitingRequest:

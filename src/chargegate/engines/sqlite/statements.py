@@ -50,6 +50,7 @@ LEDGER: Final = statements(
     excluded_claim=columns(_CLAIM, "excluded"),
 )
 RETENTION: Final = statements(__package__, "retention.sql")
+CHAIN: Final = statements(__package__, "chain.sql")
 SOURCE: Final = statements(
     __package__,
     "source.sql",

@@ -120,9 +120,9 @@ def _fail_lost(connection: sqlite3.Connection, items: list[tuple[int, str]]) -> 
 
 
 class DroppedRows(msgspec.Struct, frozen=True):
-    """The times (Unix ms) of audit rows that were dropped, and the last one that was looked at, None at the end."""
+    """How many audit rows were dropped, and the last one that was looked at, None at the end."""
 
-    times: list[int]
+    rows: int
     last: tuple[int, int] | None
 
 
@@ -136,8 +136,9 @@ def _drop_some_rows(connection: sqlite3.Connection, limit: int, after: tuple[int
     run_many(connection, LEDGER["drop_requests"], [(row[2],) for row in ended])
     run_many(connection, LEDGER["drop_rows"], [(row[1],) for row in ended])
     if ended:
-        connection.execute(LEDGER["put_value"], (ROWS_SINCE, str(limit)))
-    return DroppedRows([row[0] for row in ended], rows[-1][:2] if len(rows) == _ROWS_DROPPED else None)
+        earlier = connection.execute(LEDGER["value"], (ROWS_SINCE,)).fetchone()
+        connection.execute(LEDGER["put_value"], (ROWS_SINCE, str(max(limit, int(earlier[0]) if earlier else 0))))
+    return DroppedRows(len(ended), rows[-1][:2] if len(rows) == _ROWS_DROPPED else None)
 
 
 ACCEPT: Final = Operation(_accept)

@@ -1,0 +1,244 @@
+"""Follows the audit rows of this process in the database with a chain, and verifies such chains."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from chargegate.audit.chain import START, Chain, Link
+from chargegate.audit.csv_lines import as_lines
+from chargegate.audit.life.heads import Heads, Statement
+from chargegate.ledger.base import AuditSource, LedgerUnavailable, NamedValues
+from chargegate.ledger.chain import AuditChain, RowLink
+from chargegate.ledger.records import AuditRow
+from chargegate.model import now_ms
+from chargegate.observe import log
+
+_PAGE: Final = 1000
+_FOLLOW_S: Final = 0.5
+_PAUSE_S: Final = 0.02
+_TURNS_BETWEEN_HEADS: Final = 100
+_KINDS: Final = ("head", "start")
+
+
+def mac_of(chain: Chain, before: str, number: int, row: AuditRow) -> str:
+    return chain.mac(before, number, f"{row.sequence},{as_lines([row]).rstrip()}")
+
+
+def log_of(writer: str) -> str:
+    """What statements call the chain of a writer's rows."""
+    return f"authorization_audit@{writer}"
+
+
+class RowChain:
+    """A task that gives each audit row of this process its link, half a second after its commit at the latest, but for
+    a backlog. After a kill it goes on where it was."""
+
+    def __init__(self, source: AuditSource, links: AuditChain, statements: "Statements") -> None:
+        self._source = source
+        self._links = links
+        self._statements = statements
+        self._chain = statements.heads.chain
+        self._last: RowLink | None = None
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        turns = 0
+        while True:
+            await asyncio.sleep(_FOLLOW_S)
+            try:
+                await self._catch_up()
+                turns += 1
+                if turns % _TURNS_BETWEEN_HEADS == 1:
+                    await self._sign()
+            except LedgerUnavailable:
+                self._last = None  # the commit may have arrived
+            except Exception:  # noqa: BLE001 - whatever it is, the rows are safe, and their links are made later
+                log.exception("the chain of the audit rows")
+                self._last = None
+
+    async def _catch_up(self) -> None:
+        if self._last is None:
+            self._last = await self._links.last_link() or RowLink(0, 0, bytes.fromhex(START))
+        while rows := await self._source.audit_after(self._last.sequence, _PAGE):
+            links = await asyncio.to_thread(self._made, rows, self._last)
+            await self._links.add(links)
+            self._last = links[-1]
+            if len(rows) < _PAGE:
+                return
+            await asyncio.sleep(_PAUSE_S)
+
+    def _made(self, rows: Sequence[AuditRow], last: RowLink) -> list[RowLink]:
+        number, mac = last.number, last.mac.hex()
+        links = []
+        for row in rows:
+            number += 1
+            mac = mac_of(self._chain, mac, number, row)
+            links.append(RowLink(number, row.sequence, bytes.fromhex(mac)))
+        return links
+
+    async def _sign(self) -> None:
+        if self._last is not None and self._last.number:
+            await self._statements.sign("head", self._links.writer, self._last)
+
+    async def close(self) -> None:
+        """Give the last rows their links, and sign how many there are."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            self._last = None
+            await self._catch_up()
+            await self._sign()
+        except LedgerUnavailable as error:
+            log.warning("the newest audit rows have no link yet", error=str(error))
+        except OSError as error:
+            log.warning("the chain's head was not signed", error=error.strerror)
+
+
+class Statements:
+    """The signed statements about the chains of rows. The newest are in the database, where every process finds them,
+    and what this one signed is in its ``data_dir`` as well."""
+
+    def __init__(self, heads: Heads, values: NamedValues) -> None:
+        self.heads = heads
+        self._values = values
+
+    async def sign(self, kind: Any, writer: str, link: RowLink) -> None:
+        """Raises ``OSError`` and ``LedgerUnavailable``."""
+        name = log_of(writer)
+        await asyncio.to_thread(self.heads.add, kind, name, Link(link.number, link.mac.hex()), now_ms())
+        known = await self._kept(kind, name)
+        if known is None or known.number < link.number:
+            signed = Statement(kind, name, link.number, link.mac.hex(), now_ms()).signed(self.heads.chain)
+            await self._values.put_value(_named(kind, name), msgspec.json.encode(signed).decode())
+
+    async def of(self, writer: str) -> list[Statement]:
+        name = log_of(writer)
+        here = [each for each in await asyncio.to_thread(self.heads.statements) if each.log == name]
+        return here + [kept for kind in _KINDS if (kept := await self._kept(kind, name)) is not None]
+
+    async def _kept(self, kind: str, name: str) -> Statement | None:
+        text = await self._values.value(_named(kind, name))
+        if text is None:
+            return None
+        try:
+            statement = msgspec.json.decode(text, type=Statement)
+        except msgspec.DecodeError:
+            return None
+        return statement if statement == statement.signed(self.heads.chain) else None
+
+
+def _named(kind: str, name: str) -> str:
+    return f"audit chain {kind} {name}"
+
+
+async def drop_links(links: AuditChain, statements: Statements, at: int, drop_rows: Callable[[], Any]) -> Any:
+    """Drop rows by ``drop_rows``, after it was signed where the chains begin then, and the links of the rows. Returns
+    what ``drop_rows`` did."""
+    old = await links.old_links(at)
+    for writer, link in old:
+        await statements.sign("start", writer, link)
+    dropped = await drop_rows()
+    for writer, link in old:
+        await links.drop(writer, link)
+    return dropped
+
+
+class RowProblem(msgspec.Struct, frozen=True):
+    """As ``life.verifying.Problem``, for a row of a writer. ``sequence`` is the row's."""
+
+    what: str
+    writer: str
+    sequence: int | None
+    number: int | None
+    request_id: str
+    detail: str
+
+
+class VerifiedRows(msgspec.Struct, frozen=True):
+    """``waiting``: rows that are so new that they have no link yet."""
+
+    rows: int
+    waiting: int
+    head: str
+    problems: list[RowProblem]
+
+
+class RowVerifier:
+    """Verifies the chain of one writer's rows."""
+
+    def __init__(self, links: AuditChain, writer: str, chain: Chain, statements: Sequence[Statement]) -> None:
+        self._links = links
+        self._writer = writer
+        self._chain = chain
+        self._start = max((s.number for s in statements if s.kind == "start"), default=0)
+        self._told = {s.number: s for s in statements}
+        self._problems: list[RowProblem] = []
+        self._count = 0
+
+    def _found(self, what: str, row: AuditRow | None, link: RowLink | None, detail: str = "") -> None:
+        sequence = row.sequence if row else link.sequence if link else None
+        request_id = row.decision.request_id if row else ""
+        number = link.number if link else None
+        self._problems.append(RowProblem(what, self._writer, sequence, number, request_id, detail))
+
+    async def verify(self, on_row: Callable[[int], None]) -> VerifiedRows:
+        """``on_row`` is told how many rows are done. Raises ``LedgerUnavailable``."""
+        rows = self._each_row()
+        row = await anext(rows, None)
+        last = RowLink(0, 0, bytes.fromhex(START))
+        async for link in self._each_link():
+            while row is not None and row.sequence < link.sequence:
+                if link.number > 1 or self._start:
+                    self._found("not_in_chain", row, None, "it was put in between")
+                row = await anext(rows, None)
+            known = self._follows(last, link)
+            if row is None or row.sequence > link.sequence:
+                if link.number > self._start:
+                    self._found("missing", None, link, "the row was removed")
+            else:
+                if known and mac_of(self._chain, last.mac.hex(), link.number, row) != link.mac.hex():
+                    self._found("changed", row, link)
+                self._count += 1
+                if not self._count % _PAGE:
+                    on_row(self._count)
+                row = await anext(rows, None)
+            last = link
+        self._ended(last)
+        waiting = 0
+        while row is not None:
+            waiting += 1
+            row = await anext(rows, None)
+        return VerifiedRows(self._count, waiting, f"{last.number}-{last.mac.hex()}", self._problems)
+
+    def _follows(self, last: RowLink, link: RowLink) -> bool:
+        """Whether the link before is at hand, so that this one's MAC can be verified."""
+        told = self._told.get(link.number)
+        if told is not None and told.mac != link.mac.hex():
+            self._found("changed", None, link, "another row was there")
+        if link.number == last.number + 1:
+            return True
+        first = max(last.number, self._start) + 1
+        if link.number > first:
+            self._found("missing", None, link, f"rows {first} to {link.number - 1} before it were removed")
+        return False
+
+    def _ended(self, last: RowLink) -> None:
+        most = max(self._told, default=0)
+        if most > last.number and most > self._start:
+            self._found("end_missing", None, None, f"rows {last.number + 1} to {most} were there")
+
+    async def _each_row(self) -> AsyncIterator[AuditRow]:
+        after = 0
+        while page := await self._links.rows(self._writer, after, _PAGE):
+            for row in page:
+                yield row
+            after = page[-1].sequence
+
+    async def _each_link(self) -> AsyncIterator[RowLink]:
+        after = 0
+        while page := await self._links.links(self._writer, after, _PAGE):
+            for link in page:
+                yield link
+            after = page[-1].number

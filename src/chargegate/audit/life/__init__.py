@@ -1,0 +1,1 @@
+"""What becomes of CSV audit files: rotated, compressed, archived, and deleted in the end."""

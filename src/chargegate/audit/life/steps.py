@@ -1,0 +1,258 @@
+"""The steps of a file's life: rotate, compress, archive, prune. Each can be killed anywhere, and run again.
+
+What a step makes is written beside, synced and read back before it counts, and only then the step removes what it was
+made from. While a process is dead between the two, both are there with the same name; the next run recognises them and
+goes on. The times are arguments, so that nothing depends on when the steps run.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+from chargegate.audit.chain import BEGINNING, Link
+from chargegate.audit.life import rotating
+from chargegate.audit.life.archive import Archive
+from chargegate.audit.life.compressing import Content, Damaged, compress, content_of
+from chargegate.audit.life.files import COMPRESSED, LogFile, LogFiles, remove
+from chargegate.audit.life.heads import Heads, link_at_end, note_link
+from chargegate.audit.life.names import ArchivedFile, archived, key_of
+
+T = TypeVar("T")
+
+Step = Literal["rotate", "compress", "archive", "prune"]
+STEPS: Final[tuple[Step, ...]] = ("rotate", "prune", "compress", "archive")
+"""In this order: what is to go is not compressed or uploaded before."""
+
+SETTLE_S: Final = 10.0
+"""How long a rotated file stays in its folder at least. By then the sinks' positions cover its rows, so that after a
+power cut nobody looks for them there."""
+
+
+class Ages(msgspec.Struct, frozen=True):
+    """When a step is due, in milliseconds; 0 for ``rotate_bytes``, ``rotate_ms`` and ``keep_ms`` is never."""
+
+    rotate_ms: int
+    rotate_bytes: int
+    compress_ms: int
+    archive_ms: int
+    keep_ms: int
+
+
+class Item(msgspec.Struct, frozen=True):
+    """What a step works on: a file that is written, one that was rotated, or one that is archived."""
+
+    step: Step
+    subject: Path | LogFile | ArchivedFile
+
+    @property
+    def name(self) -> str:
+        """The file as people know it."""
+        match self.subject:
+            case Path():
+                return self.subject.name
+            case LogFile():
+                return self.subject.path.name
+            case _:
+                return self.subject.key
+
+    @property
+    def size(self) -> int:
+        if isinstance(self.subject, Path):
+            try:
+                return self.subject.stat().st_size
+            except OSError:
+                return 0
+        return self.subject.size
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What a step did, or with ``--dry-run`` would do. ``to`` is the new name; empty where the file is gone."""
+
+    step: Step
+    file: str
+    to: str
+    bytes: int
+
+
+class Life:
+    """The files of one log and its archive. Who carries out steps holds ``files.locked()``."""
+
+    def __init__(
+        self,
+        files: LogFiles,
+        ages: Ages,
+        archive: Archive | None,
+        origin: str,
+        *,
+        heads: Heads | None = None,
+        settle_s: float = SETTLE_S,
+    ) -> None:
+        """``heads``: where it is signed which rows of a chain were deleted because they were old."""
+        self.files = files
+        self._heads = heads
+        self.archive = archive
+        self._ages = ages
+        self._origin = origin
+        self._settle_s = settle_s
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """End what is under way in another thread: it raises ``Stopped``."""
+        self._stop.set()
+
+    async def due(self, step: Step, now: int, *, every: bool = False, before: int | None = None) -> list[Item]:
+        """What a step has to do now (Unix ms), oldest first. With ``every`` it does not matter how old a file is.
+        ``before``: for ``prune``, instead of the age. Raises ``OSError`` and ``ArchiveUnavailable``."""
+        match step:
+            case "rotate":
+                subjects: list[Any] = await self._in_thread(self._to_rotate, now, every)
+            case "compress":
+                files = await self._in_thread(self.files.rotated)
+                subjects = [
+                    f for f in files if not f.compressed and self._is_old(f, now, self._ages.compress_ms, every)
+                ]
+            case "archive":
+                files = await self._in_thread(self.files.rotated) if self.archive else []
+                subjects = [f for f in files if self._is_old(f, now, self._ages.archive_ms, every)]
+            case "prune":
+                subjects = await self._to_prune(now, before)
+        return [Item(step, subject) for subject in subjects]
+
+    def _to_rotate(self, now: int, every: bool) -> list[Path]:
+        ages = self._ages
+        return [
+            path
+            for path in self.files.written()
+            if (rotating.has_rows(path) if every else rotating.is_due(path, now, ages.rotate_ms, ages.rotate_bytes))
+        ]
+
+    @staticmethod
+    def _is_old(file: LogFile, now: int, age_ms: int, every: bool) -> bool:
+        return every or now - file.rotated_at >= age_ms
+
+    async def _to_prune(self, now: int, before: int | None) -> list[LogFile | ArchivedFile]:
+        if before is None:
+            if not self._ages.keep_ms:
+                return []
+            before = now - self._ages.keep_ms
+        limit = min(before, now)
+        old: list[LogFile | ArchivedFile] = [
+            file for file in await self._in_thread(self.files.rotated) if file.rotated_at < limit
+        ]
+        return old + [file for file in await self.archived_here() if file.last < limit]
+
+    async def archived_here(self) -> list[ArchivedFile]:
+        """What this service has put into the archive, of this log. Raises ``ArchiveUnavailable``."""
+        files = await self.archived(f"{self._origin}/")
+        return [file for file in files if self.is_own(file) and self.files.is_log(file.log)]
+
+    def is_own(self, file: ArchivedFile) -> bool:
+        """Whether this service has archived it."""
+        return file.origin == self._origin
+
+    async def archived(self, below: str = "") -> list[ArchivedFile]:
+        """What anybody has. Raises ``ArchiveUnavailable``."""
+        if self.archive is None:
+            return []
+        return [file for item in await self.archive.objects(below) if (file := archived(item))]
+
+    async def carry_out(self, item: Item, now: int) -> Done | None:
+        """None where somebody else has done it meanwhile. Raises ``OSError``, ``Damaged``, ``Stopped`` and
+        ``ArchiveUnavailable``; then nothing is lost, and the next run goes on."""
+        subject, size = item.subject, item.size
+        match item.step, subject:
+            case "rotate", Path():
+                target = await self._in_thread(rotating.rotate, subject, now)
+                return Done("rotate", item.name, target.name, size) if target else None
+            case "compress", LogFile():
+                target = await self._in_thread(compress, subject, self._stop)
+                return Done("compress", item.name, target.name, target.stat().st_size)
+            case "archive", LogFile():
+                key, content = await self._archive(subject)
+                return Done("archive", item.name, key, content.size)
+            case "prune", LogFile():
+                link = await self._in_thread(self._kept_link, subject.log, subject.path)
+                await self._in_thread(_remove_both, subject)
+                self._started(subject.log, link, now)
+            case "prune", ArchivedFile() if self.archive is not None:
+                said = await self.archive.attributes(subject.key) or {}
+                await self.archive.delete(subject.key)
+                self._started(subject.log, _link(said), now)
+        return Done(item.step, item.name, "", size)
+
+    def _kept_link(self, log: str, path: Path) -> Link:
+        """The last link in a file that goes from its folder, noted so that the next row can follow it."""
+        link = link_at_end(path)
+        if link.number:
+            note_link(self.files.folder / log, link)
+        return link
+
+    def _started(self, log: str, link: Link, now: int) -> None:
+        if self._heads is not None and link.number:
+            self._heads.add("start", log, link, now)
+
+    def sign_heads(self, now: int) -> None:
+        """Sign how far each log has come. Raises ``OSError``."""
+        if self._heads is not None:
+            for path in self.files.written():
+                link = link_at_end(path)
+                if link.number:
+                    self._heads.add("head", path.name, link, now)
+
+    async def _archive(self, file: LogFile) -> tuple[str, Content]:
+        if self.archive is None:
+            raise Damaged("there is no archive")  # never: due() gave nothing then
+        if file.compressed:
+            path = file.path
+        else:
+            path = await self._in_thread(compress, file, self._stop)
+        content = await self._in_thread(content_of, path, self._stop)
+        link = await self._in_thread(self._kept_link, file.log, path)
+        key = await self._uploaded(self.archive, file, path, content, link)
+        await self._settled(path)
+        await self._in_thread(remove, path)
+        return key, content
+
+    async def _uploaded(self, archive: Archive, file: LogFile, path: Path, content: Content, link: Link) -> str:
+        """The key under which the archive holds exactly this content, which was read back."""
+        said = {"sha256": content.sha256, "size": str(content.size), "rows": str(content.rows)}
+        if link.number:
+            said["link"] = f"{link.number}-{link.mac}"
+        for key in (key_of(self._origin, file, content), key_of(self._origin, file, content, other=True)):
+            held = await archive.attributes(key)
+            if held is None:
+                await archive.put(key, path, said)
+                held = await archive.attributes(key)
+            if held is None or held.get("sha256") != content.sha256:
+                continue  # another object has this name
+            if await archive.sha256(key) != content.sha256:
+                await archive.put(key, path, said, replace=True)
+                if await archive.sha256(key) != content.sha256:
+                    raise Damaged(f"{key}: the archive gives back something else than was put there")
+            return key
+        raise Damaged(f"{path.name}: other objects have its names in the archive")
+
+    async def _settled(self, path: Path) -> None:
+        """Compression keeps the time of the last write."""
+        age = time.time() - (await self._in_thread(path.stat)).st_mtime
+        if 0 <= age < self._settle_s:
+            await asyncio.sleep(self._settle_s - age)
+
+    async def _in_thread(self, work: Callable[..., T], *values: Any) -> T:
+        return await asyncio.to_thread(work, *values)
+
+
+def _link(said: dict[str, str]) -> Link:
+    number, _, mac = said.get("link", "").partition("-")
+    return Link(int(number), mac) if number.isdigit() and mac else BEGINNING
+
+
+def _remove_both(file: LogFile) -> None:
+    """Also what a killed process left beside it, compressed or not."""
+    remove(file.path.with_name(file.name + COMPRESSED))
+    remove(file.path.with_name(file.name))

@@ -1,0 +1,97 @@
+"""``chargegate audit verify``: whether the audit is as it was written."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import uvloop
+
+from chargegate import app, config
+from chargegate.audit.chaining import RowProblem, RowVerifier, Statements, VerifiedRows
+from chargegate.audit.life.archive import ArchiveUnavailable
+from chargegate.audit.life.heads import Heads
+from chargegate.audit.life.verifying import Problem, Verified
+from chargegate.audit.life.verifying import verify as verify_files
+from chargegate.cli.options import as_json, config_file
+from chargegate.cli.output import write_object, write_rows
+from chargegate.cli.progress import advancing, counting
+from chargegate.cli.store import in_store
+from chargegate.operations.views import columns
+
+
+@click.command()
+@click.option("--rows/--no-rows", default=True, help="Verify the database too.  [default: yes]")
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@as_json
+@config_file
+@click.pass_context
+def verify(
+    context: click.Context, *, files: tuple[Path, ...], rows: bool, as_json: bool, config_file: str | None
+) -> None:
+    """Verify that no row was changed, removed, put in between or moved.
+
+    In the database, and in all CSV files here and in the archive; or only in FILES. Exits 0 if all is as it was
+    written, else 1 after naming each row at fault. Needs the keys of the service. Lines from before audit.chain was
+    switched on are only counted.
+
+    \b
+    Examples:
+      chargegate audit verify
+      chargegate audit verify --json authorization_audit.log.20260131T000000.000Z
+    """
+    settings = config.load(config_file)
+    heads = app.audit_heads(settings)
+    of_files = _files(settings, heads, files) if settings.audit.csv_path else Verified(0, 0, 0, {}, [])
+    of_rows = _rows(config_file, heads) if rows and not files else {}
+    row_problems = [problem for each in of_rows.values() for problem in each.problems]
+    if as_json:
+        write_object(msgspec.to_builtins(of_files) | {"database": msgspec.to_builtins(of_rows)})
+    else:
+        uvloop.run(_write(of_files, of_rows, row_problems))
+    context.exit(1 if of_files.problems or row_problems else 0)
+
+
+def _files(settings: config.Settings, heads: Heads, files: Sequence[Path]) -> Verified:
+    life = app.audit_life(settings)
+    with advancing("verifying files") as show:
+        try:
+            return uvloop.run(verify_files(life, heads, show, only=files))
+        except ArchiveUnavailable as error:
+            raise click.ClickException(f"audit.archive_url: {error}") from None
+        except OSError as error:
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from None
+
+
+def _rows(config_file: str | None, heads: Heads) -> dict[str, VerifiedRows]:
+    """By writer."""
+    with counting("verifying rows") as show:
+
+        async def verify(store: app.Offline) -> dict[str, VerifiedRows]:
+            statements = Statements(heads, store.ledger)
+            return {
+                writer: await RowVerifier(store.chain, writer, heads.chain, await statements.of(writer)).verify(show)
+                for writer in await store.chain.writers()
+            }
+
+        return in_store(config_file, verify)
+
+
+async def _write(of_files: Verified, of_rows: dict[str, VerifiedRows], row_problems: list[RowProblem]) -> None:
+    if of_files.problems:
+        await write_rows(_one_page(of_files.problems), columns(Problem), as_json=False)
+    if row_problems:
+        await write_rows(_one_page(row_problems), columns(RowProblem), as_json=False)
+    before = f", and {of_files.unchained} from before the chain" if of_files.unchained else ""
+    found = f"{len(of_files.problems) or 'no'} problems"
+    click.echo(f"{of_files.rows} lines in {of_files.files} files{before}: {found}")
+    for log, head in of_files.head.items():
+        click.echo(f"head of {log}: {head}")
+    for writer, each in of_rows.items():
+        click.echo(f"{each.rows} rows of {writer} in the database: {len(each.problems) or 'no'} problems")
+        click.echo(f"head of the rows of {writer}: {each.head}")
+
+
+async def _one_page(records: Sequence[Any]) -> AsyncIterator[Sequence[Any]]:
+    yield records

@@ -1,0 +1,122 @@
+"""Carries out the steps of the life of audit files, for a command or on a schedule."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+import msgspec
+
+from chargegate.audit.chaining import Statements, drop_links
+from chargegate.audit.life.archive import ArchiveUnavailable
+from chargegate.audit.life.compressing import Damaged
+from chargegate.audit.life.names import ArchivedFile
+from chargegate.audit.life.steps import Done, Item, Life, Step
+from chargegate.ledger.base import AuditRetention
+from chargegate.ledger.chain import AuditChain
+from chargegate.ledger.records import DroppedAudit
+from chargegate.model import Moment
+
+
+class Watcher(Protocol):
+    """Who is told how far it is. ``planned``: so many items are due in this step."""
+
+    def planned(self, step: Step, count: int) -> None: ...
+
+    def done(self, done: Done) -> None: ...
+
+    def failed(self, step: Step, file: str, error: str) -> None: ...
+
+
+async def carry_out(
+    life: Life,
+    steps: Sequence[Step],
+    now: int,
+    watcher: Watcher,
+    *,
+    every: bool = False,
+    before: int | None = None,
+    dry_run: bool = False,
+) -> None:
+    """What fails is told, and the rest goes on; but an archive that is away ends its step. See ``Life.due`` for
+    ``every`` and ``before``. Raises ``LifeBusy``, ``Stopped``, and ``OSError`` where the folder cannot be used."""
+    if dry_run:
+        for step in steps:
+            await _step(life, step, now, watcher, every=every, before=before, dry_run=True)
+        return
+    with life.files.locked():
+        life.files.remove_parts()
+        for step in steps:
+            await _step(life, step, now, watcher, every=every, before=before, dry_run=False)
+
+
+async def _step(
+    life: Life, step: Step, now: int, watcher: Watcher, *, every: bool, before: int | None, dry_run: bool
+) -> None:
+    try:
+        items = await life.due(step, now, every=every, before=before)
+    except ArchiveUnavailable as error:
+        watcher.failed(step, "", str(error))
+        return
+    watcher.planned(step, len(items))
+    for item in items:
+        if dry_run:
+            watcher.done(Done(step, item.name, "", item.size))
+        elif not await _carried_out(life, item, now, watcher):
+            return
+
+
+async def _carried_out(life: Life, item: Item, now: int, watcher: Watcher) -> bool:
+    """Whether the step may go on with the next item."""
+    try:
+        done = await life.carry_out(item, now)
+    except ArchiveUnavailable as error:
+        watcher.failed(item.step, item.name, str(error))
+        return False
+    except (OSError, Damaged) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        watcher.failed(item.step, item.name, reason or str(error))
+        return True
+    if done is not None:
+        watcher.done(done)
+    return True
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a part of the audit is: ``state`` is ``written``, ``rotated``, ``compressed`` or ``archived``. ``first``
+    and ``last`` are Unix ms, and None where only a reading of the file would tell."""
+
+    state: str
+    file: str
+    origin: str
+    first: Moment | None
+    last: Moment | None
+    bytes: int
+
+
+async def places(life: Life) -> list[Place]:
+    """All files of this log, and all that the archive has, oldest first. Raises ``ArchiveUnavailable``."""
+    found = [_archived_place(file) for file in await life.archived()]
+    for file in life.files.rotated():
+        state = "compressed" if file.compressed else "rotated"
+        found.append(Place(state, file.path.name, "", None, file.rotated_at, file.size))
+    found.sort(key=lambda place: (place.last or 0, place.file))
+    return found + [Place("written", path.name, "", None, None, path.stat().st_size) for path in life.files.written()]
+
+
+def _archived_place(file: ArchivedFile) -> Place:
+    return Place("archived", file.key, file.origin, file.first, file.last, file.size)
+
+
+async def drop_chained_rows(
+    ledger: AuditRetention,
+    links: AuditChain,
+    statements: Statements,
+    before: int,
+    on_dropped: Callable[[int], None],
+) -> DroppedAudit:
+    """As ``AuditRetention.drop_audit_before``, and what remains of the chains of the rows begins with a signed start.
+    Raises ``LedgerUnavailable`` and ``OSError``."""
+    dropped: DroppedAudit = await drop_links(
+        links, statements, before, partial(ledger.drop_audit_before, before, on_dropped)
+    )
+    return dropped

@@ -1,0 +1,124 @@
+"""Carries out the life of the audit on a schedule, in a process that serves."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from chargegate.audit.life.compressing import Stopped
+from chargegate.audit.life.files import LifeBusy
+from chargegate.audit.life.steps import STEPS, Done, Life, Step
+from chargegate.ledger.base import LedgerUnavailable
+from chargegate.model import now_ms
+from chargegate.observe import Metrics, log
+from chargegate.operations.audit_life import carry_out
+
+_JUMP_MS: Final = 60_000
+_PRUNE_S: Final = 600.0
+
+
+class Schedule:
+    """Looks every ``turn_s`` seconds what is due.
+
+    Nothing is deleted, compressed or archived in a turn in which the wall clock ran apart from the monotonic one: a
+    clock that was set forward by mistake would make everything old.
+    """
+
+    def __init__(
+        self,
+        life: Life | None,
+        drop_rows: Callable[[int], Awaitable[object]],
+        metrics: Metrics,
+        *,
+        keep_ms: int,
+        turn_s: float,
+    ) -> None:
+        """``life`` is None where this process has no files; then only rows of the database are dropped, by
+        ``drop_rows``, which is told a time (Unix ms)."""
+        self._life = life
+        self._drop_rows = drop_rows
+        self._metrics = metrics
+        self._keep_ms = keep_ms
+        self._turn_s = turn_s
+        self._task: asyncio.Task[None] | None = None
+        self._failing: dict[Step, str] = {}
+        self._failed_now: set[Step] = set()
+        self._offset = _offset()
+        self._pruned_at = float("-inf")
+
+    @property
+    def failure(self) -> str | None:
+        """What does not work at the moment, or None."""
+        return next((f"{step}: {error}" for step, error in self._failing.items()), None)
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """End what is under way; another run goes on with it."""
+        if self._life is not None:
+            self._life.stop()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._life is not None:
+            with contextlib.suppress(OSError):  # the last one that was signed stands
+                await asyncio.to_thread(self._life.sign_heads, now_ms())
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._turn_s)
+            try:
+                await self._turn()
+            except (LifeBusy, Stopped):
+                continue  # another process does it, or this one ends
+            except LedgerUnavailable as error:
+                log.warning("old audit rows were not dropped", error=str(error))
+            except OSError as error:
+                self.failed("rotate", "", error.strerror or str(error))
+            except Exception:  # noqa: BLE001 - whatever it is, the files are as they were, and the next turn tries again
+                log.exception("the life of the audit")
+
+    async def _turn(self) -> None:
+        jumped = self._clock_jumped()
+        pruning = time.monotonic() - self._pruned_at >= max(min(_PRUNE_S, self._keep_ms / 10_000), self._turn_s)
+        steps = [step for step in STEPS if step == "rotate" or not (jumped or (step == "prune" and not pruning))]
+        if self._life is not None:
+            self._failed_now = set()
+            await carry_out(self._life, steps, now_ms(), self)
+            await asyncio.to_thread(self._life.sign_heads, now_ms())
+            for step in set(steps) & self._failing.keys() - self._failed_now:
+                del self._failing[step]
+                log.info("the life of the audit goes on", step=step)
+        if pruning and not jumped:
+            self._pruned_at = time.monotonic()
+            if self._keep_ms:
+                await self._drop_rows(now_ms() - self._keep_ms)
+
+    def _clock_jumped(self) -> bool:
+        before, self._offset = self._offset, _offset()
+        if abs(self._offset - before) <= _JUMP_MS:
+            return False
+        log.warning("the clock was set; nothing of the audit is deleted in this turn", by_ms=self._offset - before)
+        return True
+
+    def planned(self, step: Step, count: int) -> None:
+        """Nobody watches."""
+
+    def done(self, done: Done) -> None:
+        self._metrics.audit_life.labels(done.step, "done").inc()
+        log.info("audit file", step=done.step, file=done.file, to=done.to, bytes=done.bytes)
+
+    def failed(self, step: Step, file: str, error: str) -> None:
+        """Tell it once, as long as it is the same."""
+        self._metrics.audit_life.labels(step, "failed").inc()
+        self._failed_now.add(step)
+        if self._failing.get(step) != error:
+            self._failing[step] = error
+            log.error("the life of the audit does not go on", step=step, file=file, error=error)
+
+
+def _offset() -> int:
+    """By how much the wall clock is ahead of the monotonic one (ms)."""
+    return now_ms() - int(time.monotonic() * 1000)

@@ -1,0 +1,212 @@
+"""The chain of the database's rows: one a writer, through kills, retention and a move to another database."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from chargegate.audit.chain import Chain
+from chargegate.audit.chaining import RowChain, RowVerifier, Statements, VerifiedRows, drop_links
+from chargegate.audit.life.heads import Heads
+from chargegate.engines.postgres.chain import PostgresChain
+from chargegate.engines.postgres.ledger import PostgresLedger
+from chargegate.engines.postgres.statements import LEDGER_TABLES
+from chargegate.engines.postgres.store import PostgresStore
+from chargegate.engines.postgres.target import PostgresTarget
+from chargegate.engines.sqlite.chain import SqliteChain
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.ledger import SqliteLedger
+from chargegate.engines.sqlite.source import SqliteSource
+from chargegate.engines.sqlite.statements import ALL_TABLES
+from chargegate.ledger.base import LedgerUnavailable
+from chargegate.ledger.copying import copy
+from chargegate.ledger.records import Finished
+from chargegate.model import RequestStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from chargegate.ledger.base import Ledger
+    from chargegate.ledger.chain import AuditChain
+    from chargegate.ledger.records import DroppedAudit
+    from chargegate.model import Decision
+    from databases import Database, Run
+
+    Decide = Callable[..., Decision]
+
+DAY = 86_400_000
+KEY = b"k" * 32
+
+
+async def recorded(ledger: Ledger, decide: Decide, *times: int) -> None:
+    """With callbacks that were delivered."""
+    for at in times:
+        made = decide(timestamp=at)
+        await ledger.record(made, at)
+        await ledger.finish(Finished(made.request_id, RequestStatus.COMPLETED, 1, 200, None, at, None))
+
+
+async def followed(ledger: Ledger, chain: AuditChain, statements: Statements) -> None:
+    """All rows have a link now, and the head is signed."""
+    await RowChain(ledger, chain, statements).close()
+
+
+async def verified(chain: AuditChain, statements: Statements, writer: str) -> VerifiedRows:
+    told = await statements.of(writer)
+    return await RowVerifier(chain, writer, statements.heads.chain, told).verify(lambda _: None)
+
+
+def statements_in(folder: Path, ledger: Ledger) -> Statements:
+    return Statements(Heads(folder, Chain(KEY)), ledger)
+
+
+def test_a_chain_goes_on_after_whatever_ended_its_process(run: Run, decide: Decide, tmp_path: Path) -> None:
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        statements = statements_in(tmp_path, ledger)
+        for _ in range(3):
+            await recorded(ledger, decide, *range(1000, 1005))
+            killed = RowChain(ledger, chain, statements)
+            await asyncio.sleep(0)
+            killed._task.cancel()
+            await followed(ledger, chain, statements)
+        found = await verified(chain, statements, chain.writer)
+        assert (found.rows, found.waiting, found.problems) == (15, 0, [])
+        assert await chain.writers() == [chain.writer]
+        again = Statements(Heads(tmp_path, Chain(b"other" * 8)), ledger)
+        assert await again.of(chain.writer) == []  # signed with another key
+        assert len((await verified(chain, again, chain.writer)).problems) == 15
+
+    run(scenario)
+
+
+def test_retention_signs_where_the_rest_begins(run: Run, decide: Decide, tmp_path: Path) -> None:
+    """Also where the process dies between the rows and their links."""
+
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        statements = statements_in(tmp_path, ledger)
+        old, kept = range(40 * DAY, 45 * DAY, DAY), range(70 * DAY, 74 * DAY, DAY)
+        await recorded(ledger, decide, *old, *kept)
+        await followed(ledger, chain, statements)
+        limit = 59 * DAY  # the first of March 1970
+
+        async def drop() -> DroppedAudit:
+            return await ledger.drop_audit_before(limit)
+
+        async def drop_and_die() -> None:
+            await drop()
+            raise InterruptedError
+
+        try:
+            await drop_links(chain, statements, limit, drop_and_die)
+        except InterruptedError:
+            found = await verified(chain, statements, chain.writer)
+            assert (found.rows, found.problems) == (4, [])
+        await recorded(ledger, decide, 75 * DAY)
+        await drop_links(chain, statements, limit, drop)
+        await followed(ledger, chain, statements)
+        found = await verified(chain, statements, chain.writer)
+        assert (found.rows, found.problems) == (5, [])
+        await database.execute(f"DELETE FROM authorization_audit WHERE timestamp = {70 * DAY}")
+        found = await verified(chain, statements, chain.writer)
+        assert [problem.what for problem in found.problems] == ["missing"]
+
+    run(scenario)
+
+
+def test_young_rows_among_old_ones_stay_and_are_verified(run: Run, decide: Decide, tmp_path: Path) -> None:
+    """The order of commits is not that of the times, and what has not ended stays in the embedded database."""
+
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        statements = statements_in(tmp_path, ledger)
+        limit = 59 * DAY
+        await recorded(ledger, decide, 40 * DAY, 70 * DAY, 41 * DAY, 71 * DAY, 72 * DAY)
+        await ledger.record(decide(timestamp=42 * DAY), 0)
+        await recorded(ledger, decide, 43 * DAY, 73 * DAY)
+        await followed(ledger, chain, statements)
+        for _ in range(2):
+            await drop_links(chain, statements, limit, lambda: ledger.drop_audit_before(limit))
+        found = await verified(chain, statements, chain.writer)
+        assert found.problems == []
+        waiting = await database.execute(f"SELECT count(*) FROM authorization_audit WHERE timestamp < {limit}")
+        assert found.rows == 4 + waiting[0][0]
+        await recorded(ledger, decide, 74 * DAY)
+        await followed(ledger, chain, statements)
+        for at in (70, 71, 72, 73, 74):
+            change = "UPDATE authorization_audit SET reason = '{}' WHERE timestamp = " + str(at * DAY)
+            await database.execute(change.format("changed"))
+            found = await verified(chain, statements, chain.writer)
+            assert [problem.what for problem in found.problems] == ["changed"]
+            await database.execute(change.format(""))
+        assert (await verified(chain, statements, chain.writer)).problems == []
+
+    run(scenario)
+
+
+def test_a_chain_of_which_all_is_dropped_goes_on(run: Run, decide: Decide, tmp_path: Path) -> None:
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        statements = statements_in(tmp_path, ledger)
+        limit = 59 * DAY
+        await recorded(ledger, decide, *range(40 * DAY, 45 * DAY, DAY))
+        await followed(ledger, chain, statements)
+        await drop_links(chain, statements, limit, lambda: ledger.drop_audit_before(limit))
+        await recorded(ledger, decide, 70 * DAY, 71 * DAY)
+        await followed(ledger, chain, statements)
+        found = await verified(chain, statements, chain.writer)
+        assert (found.rows, found.problems, found.head.partition("-")[0]) == (2, [], "7")
+        await database.execute(f"DELETE FROM authorization_audit WHERE timestamp = {70 * DAY}")
+        found = await verified(chain, statements, chain.writer)
+        assert [problem.what for problem in found.problems] == ["missing"]
+
+    run(scenario)
+
+
+def test_each_writer_has_a_chain_of_its_own(postgres_run: Run, decide: Decide, tmp_path: Path) -> None:
+    async def scenario(database: Database) -> None:
+        names = ["one", "two"]
+        ledgers = {name: database.ledger(writer=name) for name in names}
+
+        async def work(name: str) -> Statements:
+            statements = statements_in(tmp_path, ledgers[name])
+            for _ in range(3):
+                await asyncio.gather(*(ledgers[name].record(decide(timestamp=at), at) for at in range(20)))
+            await followed(ledgers[name], database.chain(name), statements)
+            return statements
+
+        statements = (await asyncio.gather(*map(work, names)))[0]
+        assert await database.chain().writers() == names
+        for name in names:
+            found = await verified(database.chain(name), statements, name)
+            assert (found.rows, found.problems) == (60, [])
+        await database.execute("UPDATE authorization_audit SET writer = 'two' WHERE writer = 'one' AND sequence = 60")
+        assert {problem.what for problem in (await verified(database.chain(), statements, "one")).problems} == {
+            "missing"
+        }
+
+    postgres_run(scenario)
+
+
+def test_a_chain_moves_with_its_rows(postgres_url: str, decide: Decide, tmp_path: Path) -> None:
+    async def main() -> Any:
+        source = await SqliteStore.open(tmp_path / "ledger.db", ALL_TABLES, exclusive=False)
+        target = await PostgresStore.open(postgres_url, LEDGER_TABLES, LedgerUnavailable)
+        ledger, chain = SqliteLedger(source), SqliteChain(source)
+        statements = statements_in(tmp_path, ledger)
+        await recorded(ledger, decide, *range(1000, 1030))
+        await followed(ledger, chain, statements)
+        for _ in range(2):
+            await copy(SqliteSource(source), PostgresTarget(target), lambda _kind, _more: None)
+        (tmp_path / "elsewhere").mkdir()
+        there = statements_in(tmp_path / "elsewhere", PostgresLedger(target))
+        assert await there.of("embedded")  # the signed head came along
+        found = await verified(PostgresChain(target, "x"), there, "embedded")
+        await source.close()
+        await target.close()
+        return found
+
+    found = asyncio.run(main())
+    assert (found.rows, found.problems) == (30, [])
