@@ -113,12 +113,12 @@ def service(roles: Sequence[Role], settings: Mapping[str, Any]) -> Iterator[Serv
                 )
             stack.callback(stop, process)
             started.append((role, process, folder / "log"))
-        ports = {role: _ready(role, process, log) for role, process, log in started}
+        ports = {role: ready_port(role, process, log) for role, process, log in started}
         pids = [(role, process.pid) for role, process, _ in started]
         yield Service(ports["serve" if "serve" in ports else "api"], pids, [log for *_, log in started])
 
 
-def _ready(role: Role, process: subprocess.Popen[bytes], log: Path) -> int:
+def ready_port(role: Role, process: subprocess.Popen[bytes], log: Path) -> int:
     """Wait until the process logs that it is ready. Returns its port."""
     limit = time.monotonic() + START_S
     while True:

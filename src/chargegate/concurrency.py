@@ -36,7 +36,7 @@ class ConcurrencyLimit:
         return self.count - self._running - len(self._steps)
 
     def run(self, step: Step, argument: Any) -> None:
-        """Run ``step(argument)``, now or when a task is free. After ``drain`` was called it is not run any more."""
+        """Run ``step(argument)``, now or when a task is free. Not after ``stop`` or ``drain``."""
         self._steps.append((step, argument))
         if self._idle:
             waiter = self._idle.pop()
@@ -63,12 +63,16 @@ class ConcurrencyLimit:
             finally:
                 self._running -= 1
 
-    async def drain(self, grace_s: float) -> None:
-        """Run no further step, let those that run end within ``grace_s`` seconds, and cancel the rest."""
+    def stop(self) -> None:
+        """Run no further step."""
         self._draining = True
         for waiter in self._idle:
             waiter.cancel()
         self._idle.clear()
+
+    async def drain(self, grace_s: float) -> None:
+        """Run no further step, let those that run end within ``grace_s`` seconds, and cancel the rest."""
+        self.stop()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)
         running = set(self._tasks)

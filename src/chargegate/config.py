@@ -171,6 +171,12 @@ class Security(_Section, frozen=True):
     token_hash_key: str = ""
 
 
+class Dashboard(_Section, frozen=True):
+    enabled: bool = True
+    session_idle_ms: PositiveMs = 1_800_000
+    session_max_ms: PositiveMs = 43_200_000
+
+
 class Metrics(_Section, frozen=True):
     enabled: bool = True
 
@@ -213,6 +219,7 @@ class Settings(_Section, frozen=True):
     audit: Audit = Audit()
     analysis: Analysis = Analysis()
     security: Security = Security()
+    dashboard: Dashboard = Dashboard()
     monitoring: Monitoring = Monitoring()
     logging: Logging = Logging()
     tracing: Tracing = Tracing()

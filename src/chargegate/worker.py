@@ -5,7 +5,11 @@ back if this process dies.
 """
 
 import asyncio
+import contextlib
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, TypeVar, TypeVarTuple
 
 import msgspec
@@ -80,6 +84,10 @@ class Worker:
             on_end=self._record_end,
         )
         self._in_flight: dict[str, _InFlight] = {}
+        self._finishing = 0  # callbacks that were delivered, until their messages are acked
+        self._finished: deque[_InFlight] = deque()  # those of them whose end is on disk
+        self._any_finished, self._none_finishing = asyncio.Event(), asyncio.Event()
+        self._acker: asyncio.Task[None] | None = None
         self._unopened = 0
         self._receiver: asyncio.Task[None] | None = None
         metrics.in_flight.set_function(lambda: len(self._in_flight))
@@ -104,16 +112,30 @@ class Worker:
         """Requests that this process could not open or handle. They stay in the queue and come back after a restart."""
         return self._unopened + self._concurrency.failed
 
+    @property
+    def oldest_question_ms(self) -> int:
+        """For how long the authorizer has not answered, where it owes an answer."""
+        return self._decider.oldest_question_ms
+
     def start(self) -> None:
         self._receiver = asyncio.create_task(self._receive())
+        self._acker = asyncio.create_task(self._ack_finished())
 
     async def drain(self, grace_s: float) -> None:
         """Take nothing more, let what runs end within the time, and cancel the rest. What has no end stays queued."""
+        self._concurrency.stop()
         if self._receiver is not None:
             self._receiver.cancel()
             await asyncio.gather(self._receiver, return_exceptions=True)
+        ends = time.monotonic() + grace_s
         await self._concurrency.drain(grace_s)
         self._deliveries.close()
+        if self._finishing:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._none_finishing.wait(), max(0.0, ends - time.monotonic()))
+        if self._acker is not None:
+            self._acker.cancel()
+            await asyncio.gather(self._acker, return_exceptions=True)
         if self._in_flight:
             log.info("left in the queue", requests=len(self._in_flight))
 
@@ -252,10 +274,34 @@ class Worker:
             sealed,
             history_text(callback.history),
         )
-        await self._persist(self._ledger.finish, ended)
-        await self._ack(work)
         if delivered:
-            self._end_to_end.observe((now_ms() - work.created_at) / 1000)
+            # Nobody waits for this: a crash before it is on disk repeats the callback.
+            self._finishing += 1
+            self._none_finishing.clear()
+            self._ledger.finish_soon(ended, partial(self._is_finished, work))
+            self._end_to_end.observe((ended.at - work.created_at) / 1000)
+        else:
+            await self._persist(self._ledger.finish, ended)
+            await self._ack(work)
+
+    def _is_finished(self, work: _InFlight) -> None:
+        self._finished.append(work)
+        self._any_finished.set()
+
+    async def _ack_finished(self) -> None:
+        """Ack the messages whose callback's end is on disk, many at a time."""
+        while True:
+            await self._any_finished.wait()
+            self._any_finished.clear()
+            while self._finished:
+                work = self._finished.popleft()
+                try:
+                    await self._ack(work)
+                except Exception:  # noqa: BLE001 - as in a step: one message's defect must not keep the others
+                    log.exception("request left in the queue by a defect")
+                self._finishing -= 1
+            if not self._finishing:
+                self._none_finishing.set()
 
     async def _ack(self, work: _InFlight) -> None:
         await self._queue.ack(work.delivery)

@@ -270,3 +270,36 @@ def test_all_of_them_together_as_the_service_joins_them(
         await authorizer.close()
 
     asyncio.run(scenario())
+
+
+def test_an_entry_is_kept_until_a_change_of_it_is_followed() -> None:
+    cache = DecisionCache(ttl_ms=1000)
+    cache.keep_entry(AccessEntry("a"), cache.epoch)
+    cache.keep_entry(AccessEntry("b"), cache.epoch)
+    assert cache.entry("a") == AccessEntry("a")
+
+    cache.forget(["a"])
+    assert cache.entry("a") is None
+    assert cache.entry("b") is not None
+
+    cache.forget_all()
+    assert cache.entry("b") is None
+
+
+def test_an_entry_that_was_looked_up_before_a_change_is_not_kept_after_it() -> None:
+    cache = DecisionCache(ttl_ms=1000)
+    before = cache.epoch
+    cache.forget(["another"])
+    cache.keep_entry(AccessEntry("a"), before)
+    assert cache.entry("a") is None
+
+
+def test_kept_entries_are_bounded_in_number_and_in_size() -> None:
+    cache = DecisionCache(ttl_ms=1000)
+    cache.keep_entry(AccessEntry("large", denied_stations=frozenset(map(str, range(1000)))), cache.epoch)
+    assert cache.entry("large") is None
+    for number in range(30_000):
+        cache.keep_entry(AccessEntry(f"{number}"), cache.epoch)
+    kept = [number for number in range(30_000) if cache.entry(f"{number}") is not None]
+    assert 0 < len(kept) < 30_000
+    assert kept[-1] == 29_999

@@ -7,9 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chargegate.keys import CannotOpen, Keyring
-from chargegate.model import ChargingRequest, Decision, Invalid, Status
+from chargegate.model import ChargingRequest, Decision, Invalid, Status, parse_callback_url
 from chargegate.queues.base import Message
-from chargegate.queues.envelope import BoundTo, examine, open_dead_letter, seal_dead_letter, unwrap, wrap
+from chargegate.queues.envelope import (
+    BoundTo,
+    carry,
+    examine,
+    open_dead_letter,
+    open_message,
+    seal_dead_letter,
+    unwrap,
+    wrap,
+)
 
 KEYRING = Keyring([os.urandom(32)], os.urandom(32))
 REQUEST = ChargingRequest(
@@ -186,3 +195,11 @@ def test_examine_names_every_field_at_fault_and_keeps_the_target_if_it_can() -> 
     assert set(broken) == {"driver_token", "station_id", "callback_url"}
     assert target is None
     assert not any("short" in rule or "nowhere" in rule or "client.example" in rule for rule in broken.values())
+
+
+def test_a_request_that_is_carried_is_what_opening_its_message_gives() -> None:
+    carried = carry(KEYRING, REQUEST, parse_callback_url(REQUEST.callback_url))
+    stored = Message(carried.request_id, carried.station_id, carried.accepted_at, carried.body)
+
+    assert open_message(KEYRING, carried) == open_message(KEYRING, stored)
+    assert REQUEST.driver_token.encode() not in carried.body

@@ -46,6 +46,7 @@ class Connection(asyncio.Protocol):
     """One connection, and the exchange on it, if any. Each state has its limit of bytes and of time."""
 
     __slots__ = (
+        "_answered_blocked",
         "_client_done",
         "_counted",
         "_deadline",
@@ -74,6 +75,7 @@ class Connection(asyncio.Protocol):
         self._counted = 0  # bytes of the body, of what is discarded, or of what comes while lingering
         self._paused = False
         self._client_done = False
+        self._answered_blocked = False
         self._exchange: Exchange | None = None
         self._deadline = Deadline(server.loop, self._time_is_over)
         self.blocked: asyncio.Event | None = None
@@ -119,6 +121,9 @@ class Connection(asyncio.Protocol):
         self._unblock()
         if self._state is State.ANSWER:
             self._deadline.clear()
+        if self._answered_blocked:
+            self._answered_blocked = False
+            self.answered()
 
     def _unblock(self) -> None:
         blocked, self.blocked = self.blocked, None
@@ -197,6 +202,15 @@ class Connection(asyncio.Protocol):
             self._refuse(400, exchange.fault)
             return False
         self._counted = 0
+        direct = self._server.direct
+        if direct is not None and 0 < exchange.remaining <= len(self._received) and direct.path == exchange.url:
+            whole = direct.examine(exchange, bytes(self._received[: exchange.remaining]), self.client)
+            if whole is not None:
+                del self._received[: exchange.remaining]
+                exchange.remaining, exchange.complete = 0, True
+                self._await_answer()
+                direct.accept(whole)
+                return True
         if exchange.complete:
             self._await_answer()
         else:
@@ -257,6 +271,9 @@ class Connection(asyncio.Protocol):
         """The application has given its whole answer."""
         exchange = self._exchange
         if exchange is None or self._transport.is_closing() or self._state is State.LINGERING:
+            return
+        if self.blocked is not None:  # the next request is read once the client has read this answer
+            self._answered_blocked = True
             return
         if self._state is State.BODY:
             if exchange.keep_alive:

@@ -77,10 +77,15 @@ def refusal(fault: Exception) -> Refused:
     return Refused(500, "internal_error", "The request could not be handled because of a defect in the service.")
 
 
+def refusal_fields(refused: Refused, length: int) -> list[tuple[bytes, bytes]]:
+    """The header fields of an error whose body has so many bytes."""
+    own = [(name.encode(), value.encode()) for name, value in refused.headers.items()]
+    return [(b"content-type", b"application/json"), (b"content-length", b"%d" % length), *own]
+
+
 async def send_refusal(send: Send, refused: Refused, *more: tuple[bytes, bytes]) -> None:
     """Answer with an error and the headers that come with it, and ``more``."""
     body = refused.body()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *more]
-    headers += [(name.encode(), value.encode()) for name, value in refused.headers.items()]
+    headers = [*refusal_fields(refused, len(body)), *more]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

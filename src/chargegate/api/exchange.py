@@ -217,6 +217,17 @@ class Exchange:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    # Without ASGI
+
+    def respond(self, status: int, fields: bytes, body: bytes) -> None:
+        """Answer at once and whole, where the request came whole. ``fields`` are header lines, with the length."""
+        if self.answered or self._gone:
+            return
+        self.started = self.answered = True
+        wire = self._wire
+        wire.write(b"".join((_STATUS_LINES[status], wire.date, fields, self._connection_line(), b"\r\n", body)))
+        wire.answered()
+
     # ASGI
 
     async def receive(self) -> Message:
@@ -268,12 +279,13 @@ class Exchange:
         if not self.complete and (self.expects_continue or self.chunks or self.remaining > MAX_DISCARDED):
             # The rest of the body may be cut off, or may not come at all (RFC 9110, 10.1.1).
             self.keep_alive = False
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        elif self.version == "1.0":
-            lines.append(b"connection: keep-alive\r\n")
-        lines.append(b"\r\n")
+        lines += self._connection_line(), b"\r\n"
         return b"".join(lines)
+
+    def _connection_line(self) -> bytes:
+        if not self.keep_alive:
+            return b"connection: close\r\n"
+        return b"connection: keep-alive\r\n" if self.version == "1.0" else b""
 
     def _framed(self, body: bytes, more: bool) -> bytes:
         """The head, if it was not sent yet, and a piece of the body, in one write."""

@@ -1,8 +1,10 @@
-"""``POST /api/v1/charging-session``, the hot route. It is plain ASGI, because every request pays for it."""
+"""``POST /api/v1/charging-session``, the hot route. It is plain ASGI, because every request pays for it, and most
+requests do not even need that: see ``direct.py``."""
 
 import re
 import time
-from typing import Annotated, Final
+from functools import partial
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -11,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 from chargegate.api.access import Guard, RateLimit, network_of
 from chargegate.api.bodies import read_json
 from chargegate.api.callback import DECISION
-from chargegate.api.errors import ClientGone, refusal, send_refusal, unavailable
+from chargegate.api.errors import ClientGone, Refused, refusal, refusal_fields, send_refusal, unavailable
+from chargegate.api.exchange import Exchange
 from chargegate.api.headers import SECURITY, given_trace_id, new_trace_id, trace_id
 from chargegate.api.idempotency import Idempotency
 from chargegate.api.origins import Origins
@@ -33,8 +36,8 @@ from chargegate.model import (
     parse_body,
     valid_traceparent,
 )
-from chargegate.observe import NO_SPAN, Span, log, trace_field
-from chargegate.queues.envelope import wrap
+from chargegate.observe import NO_SPAN, NO_TRACING, Span, log, trace_field
+from chargegate.queues.envelope import carry, wrap
 
 PATH: Final = "/api/v1/charging-session"
 MAX_KEY: Final = 255
@@ -65,6 +68,9 @@ _HEADERS: Final = (
 )
 _KEY = re.compile(rb"[!-~]{1,%d}" % MAX_KEY).fullmatch
 _BODY_START: Final = f'{{"status":"accepted","message":"{ACCEPTED_MESSAGE}","request_id":"'.encode()
+_FIELDS: Final = b"content-type: application/json\r\ncontent-length: %%d\r\n%bx-request-id: %%b\r\n" % b"".join(
+    b"%b: %b\r\n" % field for field in SECURITY
+)
 _WARN_EVERY_S: Final = 1.0
 _EXAMPLE: Final = {
     "status": "accepted",
@@ -83,6 +89,16 @@ class Acceptance(msgspec.Struct):
     timestamp: Millis
 
 
+class _Whole(NamedTuple):
+    """A request that came whole and without a fault."""
+
+    exchange: Exchange
+    request: ChargingRequest
+    target: CallbackTarget
+    trace: bytes
+    address: tuple[str, int] | None
+
+
 class Intake:
     """Accepts requests to charge: answers 202 when the queue has the request, and never before."""
 
@@ -95,11 +111,13 @@ class Intake:
         self._require_https = parts.require_https
         self._check_address = parts.check_address
         self._keyring = parts.keyring
-        self._put = Shares(parts.queue, parts.access_keys, parts.queue_size, parts.queue_share).put
+        self._shares = Shares(parts.queue, parts.access_keys, parts.queue_size, parts.queue_share)
+        self._put = self._shares.put
         # Where the queue cannot say that it holds a request, the ledger can.
         self._note_accepted = None if parts.queue.capabilities.find else parts.ledger.accepted
         self._idempotency = Idempotency(parts.ledger, parts.queue, parts.keyring, self._put, parts.claims)
         self._accepting = parts.tracing.accepting
+        self._tracing = parts.tracing is not NO_TRACING
         self._count = {code: parts.metrics.requests.labels(outcome).inc for code, outcome in _OUTCOMES.items()}
         self._warned_at = -_WARN_EVERY_S
 
@@ -149,7 +167,7 @@ class Intake:
             x_request_id=trace.decode(),
             **trace_field(parent),
         )
-        answer = b'%b%b","timestamp":%d}' % (_BODY_START, request_id.encode(), at)
+        answer = _acceptance(request_id, at)
         await send(
             {
                 "type": "http.response.start",
@@ -164,6 +182,66 @@ class Intake:
             }
         )
         await send({"type": "http.response.body", "body": answer})
+
+    # Without ASGI: see Direct
+
+    path = PATH.encode()
+
+    def examine(self, exchange: Exchange, body: bytes, client: tuple[str, int] | None) -> _Whole | None:
+        headers = dict(exchange.headers)
+        if (
+            exchange.method != "POST"
+            or len(headers) != len(exchange.headers)
+            or headers.get(b"content-type") != b"application/json"
+            or b"idempotency-key" in headers
+            or b"traceparent" in headers
+            or self._tracing
+            or len(body) > self._limit
+            or not self._origins.known_good(headers)
+            or self._draining()
+        ):
+            return None
+        try:
+            caller = self._admit(headers, "client")
+            station, token, url, target = parse_body(body, self._target_fault)
+        except (Refused, Invalid):
+            return None
+        if not self._shares.admits_at_once(caller.name):
+            return None
+        trace = (given_trace_id(headers) or new_trace_id()) if b"x-request-id" in headers else b""
+        if token in trace.decode():
+            trace = b""
+        request = ChargingRequest(new_request_id(), station, token, url, now_ms(), "", caller.name)
+        return _Whole(exchange, request, target, trace, client)
+
+    def accept(self, whole: _Whole) -> None:
+        request = whole.request
+        try:
+            self._rate.take(request.client if request.client != ANONYMOUS.name else "", whole.address)
+            message = carry(self._keyring, request, whole.target)
+            self._shares.put_then(request.client, message, partial(self._stored, whole))
+        except Exception as fault:  # noqa: BLE001 - as in ``__call__``
+            self._refuse_whole(whole, fault)
+
+    def _stored(self, whole: _Whole, fault: Exception | None) -> None:
+        if fault is not None:
+            self._refuse_whole(whole, fault)
+            return
+        request = whole.request
+        request_id = request.request_id
+        if self._note_accepted is not None:
+            self._note_accepted(request_id, request.station_id, request.accepted_at, request.client)
+        trace = whole.trace or request_id.encode()
+        self._count["accepted"]()
+        log.info("request accepted", request_id=request_id, station_id=request.station_id, x_request_id=trace.decode())
+        answer = _acceptance(request_id, request.accepted_at)
+        whole.exchange.respond(202, _FIELDS % (len(answer), trace), answer)
+
+    def _refuse_whole(self, whole: _Whole, fault: Exception) -> None:
+        refused = self._refused(fault)
+        body = refused.body()
+        fields = [*refusal_fields(refused, len(body)), *SECURITY, (b"x-request-id", whole.trace or new_trace_id())]
+        whole.exchange.respond(refused.status, b"".join([b"%b: %b\r\n" % field for field in fields]), body)
 
     def _validate(self, body: bytes, key: bytes | None) -> tuple[str, str, str]:
         if key is None or _KEY(key):
@@ -188,13 +266,22 @@ class Intake:
         return None
 
     async def _refuse(self, fault: Exception, send: Send, span: Span, *more: tuple[bytes, bytes]) -> None:
-        refused = refusal(fault)
+        refused = self._refused(fault)
         span.answered(refused.status)
+        await send_refusal(send, refused, *SECURITY, *more)
+
+    def _refused(self, fault: Exception) -> Refused:
+        refused = refusal(fault)
         self._count[refused.code]()
         if refused.status == 503 and time.monotonic() - self._warned_at >= _WARN_EVERY_S:
             self._warned_at = time.monotonic()
             log.warning("requests are refused", message=refused.message)
-        await send_refusal(send, refused, *SECURITY, *more)
+        return refused
+
+
+def _acceptance(request_id: str, at: int) -> bytes:
+    """The body of a 202."""
+    return b'%b%b","timestamp":%d}' % (_BODY_START, request_id.encode(), at)
 
 
 def _parent(given: bytes, token: str) -> str:

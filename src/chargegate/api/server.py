@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Scope
 
 from chargegate.api.access import network_of
 from chargegate.api.connection import Connection
+from chargegate.api.direct import Direct, Surface
 from chargegate.api.errors import Refused
 from chargegate.api.exchange import Exchange
 from chargegate.api.headers import SECURITY, new_trace_id, trace_id
@@ -37,6 +38,7 @@ class Server:
         self.scheme = "http"
         self.stopping = False
         self.date = b""
+        self.direct: Direct | None = None
         self._app: ASGIApp | None = None
         self._tls: ssl.SSLContext | None = None
         self._max_connections = math.inf
@@ -82,6 +84,7 @@ class Server:
         """
         self.loop = asyncio.get_running_loop()
         self._app = app
+        self.direct = app.direct if isinstance(app, Surface) else None
         self.timeout_s = request_timeout_ms / 1000
         self._tls, self.scheme = tls, "http" if tls is None else "https"
         self._max_connections, self._max_per_address = max_connections, max_connections_per_address

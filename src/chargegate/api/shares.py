@@ -15,7 +15,7 @@ from collections import deque
 from typing import Final
 
 from chargegate.keys import AccessKeys
-from chargegate.queues.base import Message, Queue, QueueFull, QueueUnavailable
+from chargegate.queues.base import Message, Queue, QueueFull, QueueUnavailable, Stored
 from chargegate.storage.budget import CACHE_S
 
 _NOBODY: Final = ""
@@ -61,7 +61,29 @@ class Shares:
         except BaseException:
             counts[client] -= 1
             raise
-        newest = self._newest
+        self._count(client)
+
+    def admits_at_once(self, client: str) -> bool:
+        """Whether a message may be put without asking the queue first: ``put_then`` is for these alone."""
+        if self._counts.get(client, 0) < self._ask_from or not self._is_one_of_several(client):
+            return True
+        return not self._is_over(client) and not (self._shared and self._is_time_to_ask())
+
+    def put_then(self, client: str, message: Message, done: Stored) -> None:
+        """See ``Queue.put_then``."""
+        self._counts[client] = self._counts.get(client, 0) + 1
+
+        def ended(error: Exception | None) -> None:
+            if error is None:
+                self._count(client)
+            else:
+                self._counts[client] -= 1
+            done(error)
+
+        self._queue.put_then(message, ended)
+
+    def _count(self, client: str) -> None:
+        newest, counts = self._newest, self._counts
         newest.append(client)
         if len(newest) > self._size:
             counts[newest.popleft()] -= 1

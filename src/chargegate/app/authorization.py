@@ -41,7 +41,9 @@ def build_authorizer(
     """Who decides, in the order in which they are asked: this process's cache, the cache that processes share, the
     circuit breaker, the deadline, and the authorizer that is chosen."""
     chosen = settings.authorization
-    authorizer: Authorizer = AclAuthorizer(access_list)
+    # The simulated authorizer is for being slow, so nothing is kept for it.
+    kept = remembered if chosen.backend == "acl" and chosen.cache_ttl_ms else None
+    authorizer: Authorizer = AclAuthorizer(access_list, kept)
     if chosen.backend == "simulated":
         authorizer = SimulatedAuthorizer(
             authorizer,

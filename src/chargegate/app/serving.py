@@ -102,7 +102,9 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
     spare = SpareFile()
     watching = asyncio.create_task(spare.watch())
     stack.callback(watching.cancel)
-    surface = build_surface(opened, working, access_keys, tracing=tracing, draining=draining, no_file=spare.lacking)
+    surface = build_surface(
+        opened, working, access_keys, tracing=tracing, draining=draining, no_file=spare.lacking, stack=stack
+    )
     server, url = await _listen(settings, role, surface, max_connections, stack)
     opened.metrics.certificate_in_use(None if role == "worker" else certificate_end(settings.server))
     # What is there now stays. The server leaves no cycles behind, so the collector finds little, and to look at every

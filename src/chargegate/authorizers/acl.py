@@ -1,7 +1,7 @@
 """The authorizer that decides by the access list."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from chargegate.authorizers.base import AuthorizationError
 from chargegate.ledger.base import AccessList, LedgerUnavailable
@@ -34,15 +34,31 @@ def judge(entry: AccessEntry | None, station_id: str, now: int) -> Verdict:
     return Verdict(Status.ALLOWED, Reason.NONE, end)
 
 
+class KeptEntries(Protocol):
+    """Where entries are kept. ``epoch`` changes whenever one of them is dropped because it was changed."""
+
+    epoch: int
+
+    def keep_entry(self, entry: AccessEntry, epoch: int) -> None: ...
+
+
 class AclAuthorizer:
     """Decides by the current access list. Its caller closes the list."""
 
-    def __init__(self, access_list: AccessList, *, now: Callable[[], int] = now_ms) -> None:
+    def __init__(
+        self, access_list: AccessList, kept: KeptEntries | None = None, *, now: Callable[[], int] = now_ms
+    ) -> None:
+        """``kept`` is given what was looked up. It is not asked."""
         self._list = access_list
+        self._kept = kept
         self._now = now
 
     async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:
-        return judge(await self._entry(token_hash), request.station_id, self._now())
+        epoch = 0 if self._kept is None else self._kept.epoch
+        entry = await self._entry(token_hash)
+        if entry is not None and self._kept is not None:
+            self._kept.keep_entry(entry, epoch)
+        return judge(entry, request.station_id, self._now())
 
     async def check(self) -> None:
         await self._entry("")

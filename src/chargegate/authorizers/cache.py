@@ -1,4 +1,4 @@
-"""A cache of verdicts. A change of the access list removes the entries that it affects."""
+"""What is remembered of decisions and of the access list. A change of the list removes what it affects."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -6,10 +6,14 @@ from typing import Final
 
 import msgspec
 
+from chargegate.authorizers.acl import judge
 from chargegate.authorizers.base import AuthorizationError, Authorizer
+from chargegate.ledger.records import AccessEntry
 from chargegate.model import ChargingRequest, Status, Verdict, now_ms
 
 _CACHEABLE: Final = (Status.ALLOWED, Status.NOT_ALLOWED)
+_MAX_ACCESS_ENTRIES: Final = 20_000
+_MAX_STATIONS: Final = 100  # of an access list entry that is kept
 
 
 class _Entry(msgspec.Struct, frozen=True, gc=False):
@@ -23,6 +27,9 @@ class DecisionCache:
 
     It holds at most ``max_entries``, and then drops the oldest. ``epoch`` changes with every ``forget``, so that a
     verdict from before a change of the access list is not kept after it. ``now`` is in Unix milliseconds.
+
+    It also keeps entries of the access list that were looked up, for the driver's next station, until a change of the
+    list is followed. Tokens without an entry are not kept, because strangers can name them without end.
     """
 
     def __init__(self, *, ttl_ms: int, max_entries: int = 100_000, now: Callable[[], int] = now_ms) -> None:
@@ -33,6 +40,7 @@ class DecisionCache:
         # Unlike a dict, an OrderedDict finds its oldest item in constant time.
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         self._stations: dict[str, set[str]] = {}
+        self._access: dict[str, AccessEntry] = {}
 
     def get(self, token_hash: str, station_id: str) -> Verdict | None:
         """The cached verdict for a token at a station, or None."""
@@ -65,10 +73,23 @@ class DecisionCache:
         if len(self._entries) > self._max_entries:
             self._drop(*next(iter(self._entries)))
 
+    def entry(self, token_hash: str) -> AccessEntry | None:
+        """The access list entry that is kept for a token, or None."""
+        return self._access.get(token_hash)
+
+    def keep_entry(self, entry: AccessEntry, epoch: int) -> None:
+        """Keep an entry of the access list. ``epoch`` is from before it was looked up."""
+        if epoch != self.epoch or len(entry.allowed_stations) + len(entry.denied_stations) > _MAX_STATIONS:
+            return
+        if len(self._access) >= _MAX_ACCESS_ENTRIES:
+            del self._access[next(iter(self._access))]
+        self._access[entry.driver_token_hash] = entry
+
     def forget(self, token_hashes: Iterable[str]) -> None:
         """Drop what is cached for these tokens."""
         self.epoch += 1
         for token_hash in token_hashes:
+            self._access.pop(token_hash, None)
             for station in self._stations.pop(token_hash, ()):
                 del self._entries[token_hash, station]
 
@@ -77,6 +98,7 @@ class DecisionCache:
         self.epoch += 1
         self._entries.clear()
         self._stations.clear()
+        self._access.clear()
 
     def _drop(self, token_hash: str, station: str) -> None:
         del self._entries[token_hash, station]
@@ -87,7 +109,7 @@ class DecisionCache:
 
 
 class Cached:
-    """Answers from the cache, or asks the authorizer and keeps its answer.
+    """Answers from the cache, by an access list entry that is kept there, or asks the authorizer and keeps its answer.
 
     The caller owns the cache, and tells it what to forget. ``on_look`` is told of each request whether the verdict came
     from this cache, or from another one beneath it.
@@ -106,8 +128,12 @@ class Cached:
             self._on_look(True)
             return cached
         epoch = self._cache.epoch
+        entry = self._cache.entry(token_hash)
         try:
-            verdict = await self._inner.decide(request, token_hash)
+            if entry is None:
+                verdict = await self._inner.decide(request, token_hash)
+            else:
+                verdict = judge(entry, request.station_id, now_ms())
         except AuthorizationError:
             self._on_look(False)
             raise

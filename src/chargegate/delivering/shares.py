@@ -180,6 +180,8 @@ class Shares:
         ready, other = client.ready, client.ready_unproven
         if not proven:
             ready, other = other, ready
+        if not ready:
+            return None
         found, changed = None, []
         for destination in ready:
             if not destination.startable or destination.proven(now) != proven:

@@ -15,31 +15,35 @@ class Signer:
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:
-        self._keys = [_key(secret) for secret in secrets]
+        # Copies of a prepared HMAC are used, because ``hmac.digest`` lets the interpreter's lock go.
+        self._macs = [_mac(secret) for secret in secrets]
 
     def replace(self, secrets: Sequence[str]) -> None:
         """From now on these are the secrets, all at once. Raises ``ValueError`` as when they are made, and keeps those
         that it has."""
-        self._keys = [_key(secret) for secret in secrets]
+        self._macs = [_mac(secret) for secret in secrets]
 
     def headers(self, message_id: str, timestamp_s: int, body: bytes) -> bytes:
         """Header lines that each end in CRLF. ``message_id`` stays the same on every attempt; ``timestamp_s`` is Unix
         seconds of this one. Every secret gives a signature, so that receivers can rotate."""
         named = f"webhook-id: {message_id}\r\nwebhook-timestamp: {timestamp_s}\r\n".encode()
-        if not self._keys:
+        if not self._macs:
             return named
         signed = f"{message_id}.{timestamp_s}.".encode() + body
-        signatures = b" ".join(
-            b"v1," + binascii.b2a_base64(hmac.digest(key, signed, "sha256"), newline=False) for key in self._keys
-        )
+        signatures = b" ".join([_signature(mac.copy(), signed) for mac in self._macs])
         return named + b"webhook-signature: " + signatures + b"\r\n"
 
 
-def _key(secret: str) -> bytes:
+def _signature(mac: hmac.HMAC, signed: bytes) -> bytes:
+    mac.update(signed)
+    return b"v1," + binascii.b2a_base64(mac.digest(), newline=False)
+
+
+def _mac(secret: str) -> hmac.HMAC:
     try:
         key = binascii.a2b_base64(secret.removeprefix(PREFIX), strict_mode=True)
     except ValueError:
         key = b""
     if not key or not secret.startswith(PREFIX):
         raise ValueError("a signing secret must be 'whsec_' and base64")
-    return key
+    return hmac.new(key, digestmod="sha256")

@@ -20,6 +20,7 @@ from chargegate.ledger.records import (
     StationStats,
 )
 from chargegate.model import Decision
+from chargegate.storage.group_commit import Then
 from chargegate.storage.unavailable import RaisedAs, Unavailable
 
 
@@ -53,6 +54,11 @@ class DecisionLedger(Protocol):
     async def finish(self, finished: Finished) -> None:
         """The callback was delivered or given up."""
 
+    def finish_soon(self, finished: Finished, then: Then) -> None:
+        """As ``finish``, but nobody waits, and nothing is raised while the database does not answer: it is tried again
+        until it does. ``then`` is called in the event loop once it is on disk. What is written soon may be lost with
+        this process."""
+
     async def fail_lost(self, kept: Iterable[str], at: int) -> int:
         """This process's queue lost its messages: requests that this process decided and that are under way, other
         than ``kept``, are FAILED with ``lost_with_the_queue``. Nothing is left to send again, unless one was a dead
@@ -77,6 +83,11 @@ class RequestReader(Protocol):
     async def decisions(
         self, which: DecisionFilter, limit: int, after: tuple[int, str] | None
     ) -> Sequence[Decision]: ...
+
+    async def latest_delivered(self, since: int, limit: int) -> Sequence[int]:
+        """How long it took, in ms, from accepting a request to delivering its callback: the latest ones that were
+        delivered since then."""
+        ...
 
     async def station_stats(
         self,

@@ -20,6 +20,7 @@ from chargegate.model.decision import (
 from chargegate.model.ids import UUID_PATTERN, UUID_RULE, is_uuid, new_request_id
 from chargegate.model.invalid import Invalid, broken
 from chargegate.model.json_text import doubled_fields
+from chargegate.model.random_bytes import RandomPieces
 from chargegate.model.request import (
     ACCEPTED_MESSAGE,
     DRIVER_TOKEN_PATTERN,
@@ -57,6 +58,7 @@ __all__ = [
     "Iso",
     "Millis",
     "Moment",
+    "RandomPieces",
     "Reason",
     "RequestStatus",
     "ShortHash",

@@ -1,16 +1,17 @@
 """UUIDs: the identifiers of stations and of requests."""
 
-import os
 import re
-from collections.abc import Iterator
 from typing import Final
 
+from chargegate.model.random_bytes import RandomPieces
 from chargegate.model.times import now_ms
 
 UUID_PATTERN: Final = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 UUID_RULE: Final = "must be a UUID in its canonical 8-4-4-4-12 form"
 
 _uuid = re.compile(UUID_PATTERN).fullmatch
+_random = RandomPieces(10)
+_VARIANTS: Final = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 
 
 def is_uuid(text: str) -> bool:
@@ -23,18 +24,6 @@ def new_request_id() -> str:
 
     It cannot be guessed, and ids that are close in time are close in a table's index.
     """
-    value = (now_ms() << 80) | int.from_bytes(next(_random), "big")
-    value = value & ~(0xF000 << 64) & ~(0xC000 << 48) | (0x7000 << 64) | (0x8000 << 48)
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-def _random_bytes() -> Iterator[bytes]:
-    """Random bytes for one id each. One system call fetches those of 256 ids."""
-    while True:
-        block = os.urandom(10 * 256)
-        for start in range(0, len(block), 10):
-            yield block[start : start + 10]
-
-
-_random = _random_bytes()  # Two threads cannot get the same bytes: a generator runs in one thread at a time.
+    moment, random = f"{now_ms():012x}", _random.take().hex()
+    variant = _VARIANTS[random[3]]
+    return f"{moment[:8]}-{moment[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[7:19]}"

@@ -19,7 +19,7 @@ from chargegate.model import one_line, printable_json, to_iso
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _MAX_LINES: Final = 10_000
-_BATCH_S: Final = 0.01
+_BATCH_S: Final = 0.05  # each waking of the thread takes the interpreter's lock from whoever has it
 _DETACH_S: Final = 1.0
 _COLOURS: Final = {"warning": "33", "error": "31"}
 

@@ -7,13 +7,13 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
 
+from chargegate.observe.counting import Counts, Distribution
 from chargegate.observe.disks import Disks
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
@@ -29,17 +29,15 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        self.requests = Counter(
-            "charging_requests_total", "Requests to charge, by how they were answered.", ["outcome"], registry=registry
+        self.requests = Counts(
+            "charging_requests_total", "Requests to charge, by how they were answered.", "outcome", registry
         )
-        self.decisions = Counter(
-            "authorization_status_total", "Decisions recorded, by status.", ["status"], registry=registry
-        )
-        self.processing_time = Histogram(
+        self.decisions = Counts("authorization_status_total", "Decisions recorded, by status.", "status", registry)
+        self.processing_time = Distribution(
             "authorization_processing_time_seconds",
             "From asking the authorizer to its verdict.",
-            buckets=_SHORT,
-            registry=registry,
+            _SHORT,
+            registry,
         )
         self.audit_entries = Counter(
             "audit_log_entries_total", "Decisions written, by audit sink.", ["sink"], registry=registry
@@ -56,24 +54,20 @@ class Metrics:
             ["sink"],
             registry=registry,
         )
-        self.deliveries = Counter(
+        self.deliveries = Counts(
             "callback_deliveries_total",
             "Callback attempts by how they ended: delivered, retry (will be tried again), dead_letter (given up), "
             "paused (the receiver asked to wait), not_sent (for a reason that is not the receiver's).",
-            ["outcome"],
-            registry=registry,
+            "outcome",
+            registry,
         )
-        self.callback_duration = Histogram(
-            "callback_duration_seconds", "One callback attempt.", buckets=_SHORT, registry=registry
-        )
-        self.end_to_end = Histogram(
-            "end_to_end_seconds", "From accepted to callback delivered.", buckets=_LONG, registry=registry
-        )
-        decision_cache = Counter(
+        self.callback_duration = Distribution("callback_duration_seconds", "One callback attempt.", _SHORT, registry)
+        self.end_to_end = Distribution("end_to_end_seconds", "From accepted to callback delivered.", _LONG, registry)
+        decision_cache = Counts(
             "decision_cache_total",
             "Looks for a cached decision, in this process or in the cache that processes share: hit or miss.",
-            ["outcome"],
-            registry=registry,
+            "outcome",
+            registry,
         )
         self._cache_hit, self._cache_miss = decision_cache.labels("hit"), decision_cache.labels("miss")
         self.in_flight = Gauge(
@@ -148,6 +142,12 @@ class Metrics:
             self.breaker_transitions.labels(name, to).inc()
 
         return changed
+
+    def sampled(self, name: str, label: str = "") -> dict[str, float]:
+        """The values of one metric by one of its labels; empty where there is no such metric."""
+        families = self.registry.restricted_registry([name]).collect()
+        samples = (sample for family in families for sample in family.samples if sample.name == name)
+        return {sample.labels.get(label, ""): sample.value for sample in samples}
 
     def text(self) -> bytes:
         """All metrics in the text format of Prometheus."""

@@ -1,5 +1,7 @@
 """The promise that every queue makes."""
 
+import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Final, Protocol
 
 import msgspec
@@ -75,6 +77,25 @@ class Capabilities(msgspec.Struct, frozen=True):
     find: bool
 
 
+Stored = Callable[[Exception | None], None]
+
+_putting: set[asyncio.Task[None]] = set()
+
+
+def put_in_task(put: Coroutine[Any, Any, None], done: Stored) -> None:
+    """``put_then`` of a queue that has only ``put``."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        _putting.discard(task)
+        error = QueueUnavailable("closed") if task.cancelled() else task.exception()
+        if error is None or isinstance(error, Exception):
+            done(error)
+
+    task = asyncio.get_running_loop().create_task(put)
+    _putting.add(task)  # the loop itself keeps no task alive
+    task.add_done_callback(ended)
+
+
 class Queue(Protocol):
     """At-least-once transport of messages.
 
@@ -91,6 +112,10 @@ class Queue(Protocol):
 
     async def put(self, message: Message) -> None:
         """Store a message. Raises ``QueueFull`` or ``QueueUnavailable``."""
+
+    def put_then(self, message: Message, done: Stored) -> None:
+        """As ``put``, for one that is no coroutine: ``done`` is called once the message is stored, with None, or with
+        what ``put`` would have raised. It may be called before this returns, and this raises nothing."""
 
     async def receive(self, limit: int) -> list[Delivery]:
         """Wait until there is at least one message, and take up to ``limit``. Raises ``QueueUnavailable``."""

@@ -43,6 +43,13 @@ class Opened(msgspec.Struct, frozen=True):
     fault: str = ""
 
 
+class Carried(Message, frozen=True):
+    """A message that still has what was sealed in it, so that a worker in the same process need not open it. What is
+    stored and sent of it is what is stored and sent of any message."""
+
+    opened: Opened | None = None
+
+
 class BoundTo(NamedTuple):
     """What stands in the clear beside the sealed part of a dead letter."""
 
@@ -67,6 +74,15 @@ def wrap(keyring: Keyring, request: ChargingRequest, replayed_at: int = 0) -> Me
         _plain(request, replayed_at), request.request_id, _MESSAGE, request.station_id, str(request.accepted_at)
     )
     return Message(request.request_id, request.station_id, request.accepted_at, body, request.traceparent)
+
+
+def carry(keyring: Keyring, request: ChargingRequest, target: CallbackTarget) -> Message:
+    """As ``wrap``, for a request that was just validated. ``target`` is what its callback URL says."""
+    message = wrap(keyring, request)
+    opened = Opened(request, 0, target, False)
+    return Carried(
+        message.request_id, message.station_id, message.accepted_at, message.body, message.traceparent, opened
+    )
 
 
 def unwrap(keyring: Keyring, message: Message) -> tuple[ChargingRequest, int]:
@@ -164,6 +180,8 @@ def examine(request: ChargingRequest) -> tuple[CallbackTarget | None, dict[str, 
 def open_message(keyring: Keyring, message: Message) -> Opened:
     """What is to be done for a message. One that no key opens, or that holds no request, is a malformed request.
     Raises ``KeyMissing`` where another process may have the key."""
+    if type(message) is Carried and message.opened is not None:
+        return message.opened
     try:
         request, replayed_at = unwrap(keyring, message)
     except KeyMissing:

@@ -10,6 +10,11 @@ from chargegate.storage.unavailable import Unavailable
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+Then = Callable[[], None]
+Done = Callable[[Any], None]
+"""Is given the answer, or the exception that a future of it would raise."""
+_Gathered = tuple[Item, asyncio.Future[Answer] | Done | None, Then | None]
+
 _RETRY_S: Final = 1.0
 
 
@@ -24,14 +29,22 @@ class GroupCommit(Generic[Item, Answer]):
     """
 
     def __init__(
-        self, commit: Callable[[list[Item]], Awaitable[Sequence[Answer | Exception] | None]], *, max_items: int = 1000
+        self,
+        commit: Callable[[list[Item]], Awaitable[Sequence[Answer | Exception] | None]],
+        *,
+        max_items: int = 1000,
+        linger_s: float = 0.0,
     ) -> None:
-        """``max_items``: the most that one commit takes."""
+        """``max_items``: the most that one commit takes. ``linger_s``: how long items that nobody waits for may wait
+        for others, with whom they share a commit."""
         self._commit = commit
         self._max_items = max_items
-        self._gathered: list[tuple[Item, asyncio.Future[Answer] | None]] = []
+        self._linger_s = linger_s
+        self._gathered: list[_Gathered[Item, Answer]] = []
+        self._urgent = False  # whether anybody waits for what has gathered
+        self._lingering: asyncio.TimerHandle | None = None
         self._committing = 0
-        self._deferred: list[Item] = []
+        self._deferred: list[tuple[Item, Then | None]] = []
         self._retry: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -46,19 +59,45 @@ class GroupCommit(Generic[Item, Answer]):
         """The future of the item's answer. It raises ``Unavailable``, or what became of the item. A caller that is
         cancelled leaves its item to be committed all the same."""
         waiter: asyncio.Future[Answer] = self._loop.create_future()
+        self._urgent = True
         if self._task is None or self._closed:
             self._start()
-        self._gathered.append((item, waiter))
+        self._gathered.append((item, waiter, None))
         return waiter
 
-    def post(self, item: Item) -> None:
-        """Commit it soon; nobody waits. While the store is unavailable it is tried again every second."""
-        if self._retry is not None:
-            self._deferred.append(item)
-            return
+    def notify(self, item: Item, done: Done) -> None:
+        """As ``submit``, for one that is no coroutine: ``done`` is called with what the future would have."""
+        self._urgent = True
         if self._task is None or self._closed:
             self._start()
-        self._gathered.append((item, None))
+        self._gathered.append((item, done, None))
+
+    def post(self, item: Item, then: Then | None = None) -> None:
+        """Commit it soon; nobody waits. While the store is unavailable it is tried again every second. ``then`` is
+        called once it is committed."""
+        if self._retry is not None:
+            self._deferred.append((item, then))
+            return
+        if self._task is None or self._closed:
+            self._start_soon()
+        self._gathered.append((item, None, then))
+
+    def _start_soon(self) -> None:
+        if not self._linger_s or self._closed:
+            self._start()
+        elif self._lingering is None:
+            self._lingering = self._loop.call_later(self._linger_s, self._has_lingered)
+
+    def _has_lingered(self) -> None:
+        self._lingering = None
+        self._hurry()
+
+    def _hurry(self) -> None:
+        """Let nothing that has gathered linger."""
+        if self._gathered:
+            self._urgent = True
+            if self._task is None:
+                self._start()
 
     def _start(self) -> None:
         if self._closed:
@@ -66,12 +105,13 @@ class GroupCommit(Generic[Item, Answer]):
         self._task = self._loop.create_task(self._run())
 
     async def _run(self) -> None:
-        while self._gathered:
+        while self._gathered and (self._urgent or not self._linger_s):
             batch, self._gathered = self._gathered, []
-            if len(batch) > self._max_items:
+            self._urgent = len(batch) > self._max_items
+            if self._urgent:
                 batch, self._gathered = batch[: self._max_items], batch[self._max_items :]
             self._committing = len(batch)
-            items = [item for item, _ in batch]
+            items = [item for item, _, _ in batch]
             answers: Sequence[Any] | None
             try:
                 answers = await self._commit(items)
@@ -83,12 +123,21 @@ class GroupCommit(Generic[Item, Answer]):
             self._committing = 0
             self._hand_out(batch, [None] * len(batch) if answers is None else answers)
         self._task = None
+        if self._gathered:
+            self._start_soon()
 
-    def _hand_out(self, batch: "list[tuple[Item, asyncio.Future[Answer] | None]]", answers: Sequence[Any]) -> None:
-        for (item, waiter), answer in zip(batch, answers, strict=True):
+    def _hand_out(self, batch: "list[_Gathered[Item, Answer]]", answers: Sequence[Any]) -> None:
+        for (item, waiter, then), answer in zip(batch, answers, strict=True):
             if waiter is None:
                 if isinstance(answer, Exception):
-                    self._failed(item, answer)
+                    self._failed(item, then, answer)
+                elif then is not None:
+                    then()
+            elif not isinstance(waiter, asyncio.Future):
+                try:
+                    waiter(answer)
+                except Exception:  # noqa: BLE001 - one caller's defect must not keep the others' answers
+                    log.exception("after a commit")
             elif not waiter.done():
                 if isinstance(answer, Exception):
                     waiter.set_exception(answer)
@@ -102,11 +151,11 @@ class GroupCommit(Generic[Item, Answer]):
             return error
         return None if answers is None else answers[0]
 
-    def _failed(self, item: Item, error: Exception) -> None:
+    def _failed(self, item: Item, then: Then | None, error: Exception) -> None:
         if not isinstance(error, Unavailable):
             log.error("a write was given up", error=type(error).__name__)
         elif not self._closed:
-            self._deferred.append(item)
+            self._deferred.append((item, then))
             if self._retry is None:
                 self._retry = self._loop.call_later(_RETRY_S, self._try_again)
 
@@ -115,8 +164,8 @@ class GroupCommit(Generic[Item, Answer]):
             self._retry.cancel()
             self._retry = None
         deferred, self._deferred = self._deferred, []
-        for item in deferred:
-            self.post(item)
+        for item, then in deferred:
+            self.post(item, then)
 
     async def _end_of_commits(self) -> None:
         if self._task is not None:
@@ -125,11 +174,15 @@ class GroupCommit(Generic[Item, Answer]):
     async def flush(self) -> None:
         """Commit what has gathered, and once more what could not be committed before."""
         self._try_again()
+        self._hurry()
         await self._end_of_commits()
 
     async def close(self) -> None:
         """Commit what has gathered, and once more what could not be committed before. May be called twice."""
         if not self._closed:
             self._try_again()
+            self._hurry()
         self._closed = True
+        if self._lingering is not None:
+            self._lingering.cancel()
         await self._end_of_commits()

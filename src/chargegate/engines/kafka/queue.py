@@ -15,7 +15,7 @@ from chargegate.engines.kafka.producer import ConfirmingProducer
 from chargegate.engines.kafka.record import PROBE, pack
 from chargegate.engines.kafka.topic import Topic
 from chargegate.model import now_ms
-from chargegate.queues.base import Delivery, Depth, Message, QueueFull, QueueUnavailable, Waiting
+from chargegate.queues.base import Delivery, Depth, Message, QueueFull, QueueUnavailable, Stored, Waiting, put_in_task
 
 _START_S: Final = 10.0
 _CLOSE_S: Final = 5.0
@@ -93,6 +93,9 @@ class KafkaQueue:
             self._unconfirmed -= 1
         self._last_put_failed = False
         self._backlog.stored(position)
+
+    def put_then(self, message: Message, done: Stored) -> None:
+        put_in_task(self.put(message), done)
 
     async def receive(self, limit: int) -> list[Delivery]:
         self._refuse_closed()

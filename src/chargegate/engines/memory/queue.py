@@ -5,7 +5,7 @@ from collections import deque
 
 from chargegate.engines import MEMORY
 from chargegate.model import now_ms
-from chargegate.queues.base import Delivery, Depth, Message, QueueFull, QueueUnavailable, Waiting
+from chargegate.queues.base import Delivery, Depth, Message, QueueFull, QueueUnavailable, Stored, Waiting, put_in_task
 
 
 class MemoryQueue:
@@ -28,6 +28,9 @@ class MemoryQueue:
         self._waiting.append(message)
         self._known[message.request_id] = (message, False)
         self._arrival.set()
+
+    def put_then(self, message: Message, done: Stored) -> None:
+        put_in_task(self.put(message), done)
 
     async def receive(self, limit: int) -> list[Delivery]:
         while not self._waiting:

@@ -27,7 +27,7 @@ from chargegate.ledger.records import (
 )
 from chargegate.ledger.rows import dead_letter_of, decision_of, recorded_of, request_of
 from chargegate.model import Decision
-from chargegate.storage.group_commit import GroupCommit
+from chargegate.storage.group_commit import GroupCommit, Then
 
 _OLD_CLAIMS_DROPPED: Final = 200
 """For each new claim, at most so many old ones are dropped."""
@@ -77,6 +77,9 @@ class PostgresLedger:
     async def finish(self, finished: Finished) -> None:
         await self._finish.submit(msgspec.structs.astuple(finished))
 
+    def finish_soon(self, finished: Finished, then: Then) -> None:
+        self._finish.post(msgspec.structs.astuple(finished), then)
+
     async def fail_lost(self, kept: Iterable[str], at: int) -> int:
         """Of those that this writer decided."""
         return await self._store.execute(LEDGER["fail_lost"], self._writer, list(kept), at, within=_EVERY_REQUEST_S)
@@ -122,6 +125,9 @@ class PostgresLedger:
     async def dead_letter(self, request_id: str) -> DeadLetter | None:
         rows = await self._store.read(LEDGER["dead_letter"], request_id)
         return dead_letter_of(rows[0]) if rows else None
+
+    async def latest_delivered(self, since: int, limit: int) -> Sequence[int]:
+        return [int(row[0]) for row in await self._store.read(LEDGER["latest_delivered"], since, limit)]
 
     async def count_dead_letters(self) -> int:
         return int((await self._store.read(LEDGER["count_dead_letters"]))[0][0])

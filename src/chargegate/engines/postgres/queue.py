@@ -31,7 +31,9 @@ from chargegate.queues.base import (
     Message,
     QueueFull,
     QueueUnavailable,
+    Stored,
     Waiting,
+    put_in_task,
     queue_unavailable,
 )
 from chargegate.storage.group_commit import GroupCommit
@@ -122,6 +124,9 @@ class PostgresQueue:
     async def _notify(self, _notices: list[None]) -> None:
         # This is not in the transaction of the puts: NOTIFY lets one commit at a time through.
         await self._store.transaction(lambda connection, _: connection.execute(self._sql["notify"]), durable=False)
+
+    def put_then(self, message: Message, done: Stored) -> None:
+        put_in_task(self.put(message), done)
 
     async def receive(self, limit: int) -> list[Delivery]:
         while not self._window:

@@ -17,7 +17,7 @@ from chargegate.engines.rabbitmq.consumer import QueueConsumer
 from chargegate.engines.rabbitmq.declaration import Declaration
 from chargegate.engines.rabbitmq.message import pack
 from chargegate.model import now_ms
-from chargegate.queues.base import Delivery, Depth, Message, QueueFull, QueueUnavailable, Waiting
+from chargegate.queues.base import Delivery, Depth, Message, QueueFull, QueueUnavailable, Stored, Waiting, put_in_task
 from chargegate.storage.budget import EXCHANGE_S
 
 _OPTIONS: Final = frozenset({"auth", "cafile", "capath", "certfile", "heartbeat", "keyfile", "name", "no_verify_ssl"})
@@ -109,6 +109,9 @@ class RabbitQueue:
             raise
         self._stored += 1
         self._own.append(message.accepted_at)
+
+    def put_then(self, message: Message, done: Stored) -> None:
+        put_in_task(self.put(message), done)
 
     async def receive(self, limit: int) -> list[Delivery]:
         if self._closed:

@@ -16,7 +16,17 @@ from chargegate.engines.redis.connection import RedisServer
 from chargegate.engines.redis.leases import Leases
 from chargegate.engines.redis.reader import StreamReader
 from chargegate.model import now_ms
-from chargegate.queues.base import Delivery, Depth, Message, QueueFull, QueueUnavailable, Waiting, queue_unavailable
+from chargegate.queues.base import (
+    Delivery,
+    Depth,
+    Message,
+    QueueFull,
+    QueueUnavailable,
+    Stored,
+    Waiting,
+    put_in_task,
+    queue_unavailable,
+)
 from chargegate.storage.budget import EXCHANGE_S
 from chargegate.storage.group_commit import GroupCommit
 from chargegate.storage.tasks import SharedRead
@@ -71,6 +81,9 @@ class RedisQueue:
         count = await self._server.run("queue_put", self._keys, _GROUP, self._max_size, *words)
         self._depth = None
         return [number < count for number in range(len(messages))]
+
+    def put_then(self, message: Message, done: Stored) -> None:
+        put_in_task(self.put(message), done)
 
     async def receive(self, limit: int) -> list[Delivery]:
         ready = self._reader.ready

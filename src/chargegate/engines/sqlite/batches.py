@@ -11,7 +11,7 @@ import msgspec
 
 from chargegate.engines.sqlite.threads import ConnectionThreads
 from chargegate.observe import log
-from chargegate.storage.group_commit import GroupCommit
+from chargegate.storage.group_commit import Done, GroupCommit, Then
 from chargegate.storage.unavailable import Unavailable
 
 _MAX_ITEMS: Final = 10_000
@@ -74,19 +74,26 @@ def commit(connection: sqlite3.Connection, batch: _Items) -> _Answers:
 class Batches:
     """A thread that does operations, batch after batch. All methods are called from one event loop."""
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], run: _Run) -> None:
-        """``run`` is ``commit``, or ``look_up`` where nothing is written."""
+    def __init__(self, connect: Callable[[], sqlite3.Connection], run: _Run, *, linger_s: float = 0.0) -> None:
+        """``run`` is ``commit``, or ``look_up`` where nothing is written. ``linger_s``: see ``GroupCommit``."""
         self._run = run
         self._thread = ConnectionThreads(connect)
-        self._group: GroupCommit[tuple[Operation, Any], Any] = GroupCommit(self._batch, max_items=_MAX_ITEMS)
+        self._group: GroupCommit[tuple[Operation, Any], Any] = GroupCommit(
+            self._batch, max_items=_MAX_ITEMS, linger_s=linger_s
+        )
 
     def submit(self, operation: Operation, item: Any) -> "asyncio.Future[Any]":
         """The future of the item's answer. It raises ``Unavailable``, or what ``apply`` raised."""
         return self._group.submit((operation, item))
 
-    def post(self, operation: Operation, item: Any) -> None:
-        """Do it soon; nobody waits. While the file is unavailable it is tried again every second."""
-        self._group.post((operation, item))
+    def notify(self, operation: Operation, item: Any, done: Done) -> None:
+        """As ``submit``, for one that is no coroutine: ``done`` is called with what the future would have."""
+        self._group.notify((operation, item), done)
+
+    def post(self, operation: Operation, item: Any, then: Then | None = None) -> None:
+        """Do it soon; nobody waits. While the file is unavailable it is tried again every second. ``then`` is called
+        once it is done."""
+        self._group.post((operation, item), then)
 
     async def _batch(self, submitted: list[tuple[Operation, Any]]) -> Sequence[Any] | None:
         batch: defaultdict[Operation, list[Any]] = defaultdict(list)

@@ -14,11 +14,13 @@ from chargegate.engines.sqlite.batches import Batches, Operation
 from chargegate.engines.sqlite.file import PATIENT_S, connect, migrate, take_lock
 from chargegate.engines.sqlite.threads import ConnectionThreads, Work
 from chargegate.storage.budget import LOCK_S
+from chargegate.storage.group_commit import Done, Then
 from chargegate.storage.unavailable import RaisedAs, Unavailable
 
 T = TypeVar("T")
 
 _SCAN_S: Final = 10.0
+_LINGER_S: Final = 0.05  # of the ends of callbacks and of acks, which nobody waits for
 
 
 class SqliteStore:
@@ -28,11 +30,12 @@ class SqliteStore:
         self.path = path
         self._lock = lock
         new_connection = partial(connect, path, lock_s)
-        self._writer = Batches(new_connection, batches.commit)
+        self._writer = Batches(new_connection, batches.commit, linger_s=_LINGER_S)
         self._looker = Batches(new_connection, batches.look_up)
         self._readers = ConnectionThreads(new_connection, 2)
         self._scanner = ConnectionThreads(new_connection)
         self.submit = self._writer.submit
+        self.notify = self._writer.notify
         self.post = self._writer.post
         self.look_up = self._looker.submit
 
@@ -103,9 +106,27 @@ class StorePart:
             with self._raised_as:
                 raise
 
-    def post(self, operation: Operation, item: Any) -> None:
+    def notify(self, operation: Operation, item: Any, done: Done) -> None:
+        """As ``write``, for one that is no coroutine: ``done`` is called with the answer, or with the exception."""
+
+        def told(answer: Any) -> None:
+            if isinstance(answer, Unavailable):
+                try:
+                    with self._raised_as:
+                        raise answer
+                except Unavailable as error:
+                    answer = error
+            done(answer)
+
+        try:
+            self._store.notify(operation, item, told)
+        except Unavailable:
+            with self._raised_as:
+                raise
+
+    def post(self, operation: Operation, item: Any, then: Then | None = None) -> None:
         try:  # as above
-            self._store.post(operation, item)
+            self._store.post(operation, item, then)
         except Unavailable:
             with self._raised_as:
                 raise

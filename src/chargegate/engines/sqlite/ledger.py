@@ -25,6 +25,7 @@ from chargegate.ledger.records import (
 )
 from chargegate.ledger.rows import dead_letter_of, decision_of, request_of
 from chargegate.model import Decision, Reason, month_start, now_ms, to_iso
+from chargegate.storage.group_commit import Then
 
 # An audit row does not say whose it is; its request does.
 _OF_CLIENT = "EXISTS (SELECT 1 FROM charging_requests WHERE request_id = a.request_id AND client = ?)"
@@ -71,6 +72,9 @@ class SqliteLedger:
 
     async def finish(self, finished: Finished) -> None:
         await self._store.write(writes.FINISH, finished)
+
+    def finish_soon(self, finished: Finished, then: Then) -> None:
+        self._store.post(writes.FINISH, finished, then)
 
     async def find(self, request_id: str) -> RequestRecord | None:
         return await self._store.read(select_one(request_of, LEDGER["find"], (request_id,)))
@@ -131,6 +135,9 @@ class SqliteLedger:
     async def dead_letter(self, request_id: str) -> DeadLetter | None:
         query, values = _where(LEDGER["dead_letters"], {"r.request_id = ?": (request_id,)})
         return await self._store.read(select_one(dead_letter_of, query, (*values, 1)))
+
+    async def latest_delivered(self, since: int, limit: int) -> Sequence[int]:
+        return await self._store.read(select(_first, LEDGER["latest_delivered"], (since, limit)))
 
     async def count_dead_letters(self) -> int:
         return await self._store.read(select_one(_first, LEDGER["count_dead_letters"])) or 0

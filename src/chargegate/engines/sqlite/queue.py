@@ -10,7 +10,7 @@ import contextlib
 import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from chargegate.engines import SQLITE
 from chargegate.engines.sqlite.batches import Operation
@@ -24,6 +24,7 @@ from chargegate.queues.base import (
     Message,
     QueueFull,
     QueueUnavailable,
+    Stored,
     Waiting,
     queue_unavailable,
 )
@@ -83,6 +84,23 @@ class SqliteQueue:
         except Exception:
             self._waiting -= 1
             raise
+
+    def put_then(self, message: Message, done: Stored) -> None:
+        if self._waiting >= self._max_size:
+            done(QueueFull())
+            return
+        self._waiting += 1
+
+        def told(answer: Any) -> None:
+            error = answer if isinstance(answer, Exception) else None
+            if error is not None:
+                self._waiting -= 1
+            done(error)
+
+        try:
+            self._store.notify(self._insert, message, told)
+        except QueueUnavailable as error:
+            told(error)
 
     def _stored(self, stored: list[tuple[Message, int]]) -> None:
         """Messages were committed, in the order of their rows."""
