@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -142,6 +143,24 @@ def test_the_audit_between_two_times_but_for_what_a_sink_is_still_to_get(run: Ru
         await ledger.save_sink_position("csv", 2)
         assert await ledger.audit_between("csv", None, None, None, 10) == [told[0], told[1]]
         assert await ledger.audit_between("influx", None, None, None, 10) == by_time
+
+    run(scenario)
+
+
+def test_an_end_that_nobody_waits_for_is_told_once_it_is_on_disk(run: Run, decide: Decide) -> None:
+    decisions = [decide(number) for number in range(1, 30)]
+
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        for decision in decisions:
+            await ledger.record(decision, 1_000)
+        told: asyncio.Queue[str] = asyncio.Queue()
+        for decision in decisions:
+            ledger.finish_soon(delivered(decision.request_id), partial(told.put_nowait, decision.request_id))
+        for _ in decisions:
+            record = await ledger.find(await told.get())
+            assert record is not None
+            assert record.status is RequestStatus.COMPLETED
 
     run(scenario)
 

@@ -280,6 +280,20 @@ def test_full_is_refused_and_not_blocked(bench: Bench, make_message: MakeMessage
     bench.run(scenario, max_size=3)
 
 
+def test_a_put_without_a_coroutine_stores_and_says_so(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        told: asyncio.Queue[Exception | None] = asyncio.Queue()
+        messages = [make_message() for _ in range(3)]
+        for message in messages:
+            queue.put_then(message, told.put_nowait)
+        assert [await told.get() for _ in messages] == [None] * 3
+        queue.put_then(make_message(), told.put_nowait)
+        assert isinstance(await told.get(), QueueFull)
+        assert sorted(ids(await receive(queue, 3))) == sorted(message.request_id for message in messages)
+
+    bench.run(scenario, max_size=3)
+
+
 def test_puts_at_once_never_exceed_the_size(bench: Bench, make_message: MakeMessage) -> None:
     async def scenario(queue: Queue) -> None:
         outcomes = await asyncio.gather(*(queue.put(make_message()) for _ in range(50)), return_exceptions=True)
