@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo run servers test test-without-servers test-lowest check soak bench lock sbom clean
+.PHONY: help install demo run servers test test-without-servers test-lowest check soak bench pictures lock sbom clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ soak: servers ## Run the long tests
 
 bench: servers ## Measure, beside the floor in the same run (ARGS="--only engines" for a part of it)
 	@$(BIN)/python bench/run.py $(ARGS)
+
+pictures: servers ## Make the pictures of the dashboard in docs/ anew
+	@$(BIN)/python docs/dashboard_pictures.py
 
 lock: install ## Write the requirements files anew (ARGS=--upgrade for newer versions)
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \

@@ -171,6 +171,12 @@ class Security(_Section, frozen=True):
     token_hash_key: str = ""
 
 
+class Dashboard(_Section, frozen=True):
+    enabled: bool = True
+    session_idle_ms: PositiveMs = 1_800_000
+    session_max_ms: PositiveMs = 43_200_000
+
+
 class Metrics(_Section, frozen=True):
     enabled: bool = True
 
@@ -182,6 +188,16 @@ class HealthCheck(_Section, frozen=True):
 class Monitoring(_Section, frozen=True):
     metrics: Metrics = Metrics()
     health_check: HealthCheck = HealthCheck()
+
+
+class Tracing(_Section, frozen=True):
+    """Traces go to a collector. Without an endpoint there are none."""
+
+    otlp_endpoint: str = ""
+    protocol: Literal["http/protobuf", "grpc"] = "http/protobuf"
+    sample_ratio: Share = 0.1
+    max_requested_per_second: Annotated[int, Meta(ge=0, le=1_000_000)] = 50
+    station_ids: bool = False
 
 
 class Logging(_Section, frozen=True):
@@ -203,8 +219,10 @@ class Settings(_Section, frozen=True):
     audit: Audit = Audit()
     analysis: Analysis = Analysis()
     security: Security = Security()
+    dashboard: Dashboard = Dashboard()
     monitoring: Monitoring = Monitoring()
     logging: Logging = Logging()
+    tracing: Tracing = Tracing()
 
     @property
     def data_path(self) -> Path:
@@ -266,6 +284,7 @@ def _check(settings: Settings) -> None:
                 " '192.0.2.53:5353' or '[2001:db8::53]:5353'"
             )
     _check_secrets(settings)
+    _check_collector(settings.tracing.otlp_endpoint)
 
 
 def _check_networks(key: str, networks: list[str]) -> None:
@@ -374,6 +393,17 @@ def _check_authorization(authorization: Authorization) -> None:
         raise ConfigError("authorization.simulated_latency_ms: the first value must not exceed the second")
     if authorization.simulated_error_share + authorization.simulated_hang_share > 1:
         raise ConfigError("authorization.simulated_error_share: with simulated_hang_share it must not exceed 1")
+
+
+def _check_collector(endpoint: str) -> None:
+    if not endpoint:
+        return
+    try:
+        path = parse_callback_url(endpoint).path
+    except ValueError as error:
+        raise ConfigError(f"tracing.otlp_endpoint: {error}") from None
+    if "?" in path:
+        raise ConfigError("tracing.otlp_endpoint: must have no query")
 
 
 def _check_influx(audit: Audit) -> None:

@@ -24,7 +24,7 @@ from chargegate.ledger.base import DecisionLedger, LedgerUnavailable
 from chargegate.ledger.records import Finished, Recorded
 from chargegate.ledger.rows import attempts_of, history_text
 from chargegate.model import CallbackPayload, ChargingRequest, Decision, Reason, RequestStatus, now_ms
-from chargegate.observe import Metrics, log
+from chargegate.observe import NO_SPAN, NO_TRACING, Metrics, Tracing, log, trace_field
 from chargegate.queues.base import Delivery, Queue, QueueUnavailable
 from chargegate.queues.envelope import Opened, open_message, seal_dead_letter
 
@@ -63,12 +63,14 @@ class Worker:
         limits: CallbackLimits,
         concurrency: int,
         metrics: Metrics,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """``concurrency``: how many decisions and attempts at callbacks run at once."""
         self._queue = queue
         self._ledger = ledger
         self._decider = decider
         self._keyring = keyring
+        self._tracing = tracing
         self._deadline_ms = limits.deadline_ms
         self._end_to_end = metrics.end_to_end
         self._room = asyncio.Event()
@@ -109,6 +111,11 @@ class Worker:
     def stuck(self) -> int:
         """Requests that this process could not open or handle. They stay in the queue and come back after a restart."""
         return self._unopened + self._concurrency.failed
+
+    @property
+    def oldest_question_ms(self) -> int:
+        """For how long the authorizer has not answered, where it owes an answer."""
+        return self._decider.oldest_question_ms
 
     def start(self) -> None:
         self._receiver = asyncio.create_task(self._receive())
@@ -172,6 +179,7 @@ class Worker:
             return
         if opened.fault:
             log.warning("request is not as it was accepted: malformed", request_id=message.request_id, why=opened.fault)
+        self._tracing.received(opened.request, message.accepted_at)
         recorded = await self._decide(work, opened)
         if recorded is None:
             await self._ack(work)
@@ -186,14 +194,16 @@ class Worker:
             await self._persist(self._ledger.finish, ended)
             await self._ack(work)
             return
+        span = self._tracing.delivering(request)
         callback = Callback(
             request.request_id,
             target,
             _encode(CallbackPayload(request.station_id, request.driver_token, recorded.decision.status)),
-            request.traceparent,
+            span.traceparent or request.traceparent,
             recorded.attempts,
             recorded.started_at + self._deadline_ms,
             client=request.client,
+            span=span,
             history=list(attempts_of(recorded.history)),
         )
         await self._deliveries.deliver(callback)
@@ -205,13 +215,19 @@ class Worker:
         if opened.replayed_at or not work.delivery.fresh:
             recorded = await self._persist(self._ledger.recorded, request.request_id)
             if recorded is None and opened.replayed_at:
-                log.warning("not sent again: the decision is no longer known", request_id=request.request_id)
+                log.warning(
+                    "not sent again: the decision is no longer known",
+                    request_id=request.request_id,
+                    **trace_field(request.traceparent),
+                )
                 return None
         if recorded is None:
-            decision = await self._decider.decide(request, malformed=opened.malformed)
+            decision = await self._ask(request, malformed=opened.malformed)
+            span = self._tracing.recording(request)
             recorded = await self._persist(self._ledger.record, decision, request.accepted_at, request.client)
+            span.ended()
             if recorded.decision == decision:
-                self._decider.count(decision)
+                self._decider.count(decision, request.traceparent)
         if recorded.finished_at is None:
             return recorded
         if opened.replayed_at <= recorded.finished_at:
@@ -219,6 +235,15 @@ class Worker:
         started_at = work.created_at = now_ms()
         await self._persist(self._ledger.restart, request.request_id, started_at)
         return Recorded(recorded.decision, 0, started_at, None, recorded.history)
+
+    async def _ask(self, request: ChargingRequest, *, malformed: bool) -> Decision:
+        """The decider's decision. The authorizer is told of the span that it works in, where there is one."""
+        span = self._tracing.deciding(request)
+        if span is not NO_SPAN:
+            request = msgspec.structs.replace(request, traceparent=span.traceparent)
+        decision = await self._decider.decide(request, malformed=malformed)
+        span.decided(decision.status, decision.reason)
+        return decision
 
     async def _record_attempt(self, callback: Callback) -> None:
         await self._persist(
@@ -234,6 +259,7 @@ class Worker:
         work = self._in_flight[callback.request_id]
         status, sealed = RequestStatus.COMPLETED, None
         delivered = callback.state is State.DELIVERED
+        callback.span.ended(None if delivered else callback.error)
         if not delivered:
             status, sealed = RequestStatus.FAILED, seal_dead_letter(self._keyring, work.request, work.decision)
         elif work.decision.reason == Reason.TIMEOUT:

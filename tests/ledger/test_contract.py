@@ -244,6 +244,25 @@ def test_a_dead_letter_keeps_what_is_sealed_until_its_replay_is_delivered(run: R
     run(scenario)
 
 
+def test_how_long_the_latest_delivered_took(run: Run, decide: Decide) -> None:
+    made = [decide(2_000 + number) for number in range(4)]
+
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        for decision in made:
+            await ledger.record(decision, 1_000)
+        await ledger.finish(delivered(made[0].request_id, at=1_500))
+        await ledger.finish(delivered(made[1].request_id, at=4_000))
+        await ledger.finish(delivered(made[2].request_id, at=5_000))
+        await ledger.finish(given_up(made[3].request_id, at=6_000))
+        assert list(await ledger.latest_delivered(2_000, 10)) == [4_000, 3_000]
+        assert list(await ledger.latest_delivered(0, 1)) == [4_000]
+        await ledger.discard([made[3].request_id])
+        assert list(await ledger.latest_delivered(5_001, 10)) == []
+
+    run(scenario)
+
+
 def test_what_is_discarded_stays_failed_and_is_no_dead_letter(run: Run, decide: Decide) -> None:
     async def scenario(database: Database) -> None:
         ledger = database.ledger()

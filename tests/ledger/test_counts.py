@@ -341,6 +341,7 @@ def test_decisions_that_were_copied_are_counted_once(postgres_url: str) -> None:
                 None,
                 None,
                 "",
+                "",
                 (number * 37) % 60 + 1,
             )
             for number, one in enumerate(decisions)

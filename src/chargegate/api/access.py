@@ -32,9 +32,14 @@ class Guard:
                 "A valid access key is required, as Authorization: Bearer or X-API-Key.",
                 headers={"www-authenticate": "Bearer"},
             )
-        if role == "admin" and key.role != "admin":
-            raise Refused(403, "forbidden", "This access key is not enough: an admin key is required.")
+        require_role(key, role)
         return key
+
+
+def require_role(key: AccessKey, role: Role) -> None:
+    """Raises ``Refused`` (403) where the key is not enough."""
+    if role == "admin" and key.role != "admin":
+        raise Refused(403, "forbidden", "This access key is not enough: an admin key is required.")
 
 
 def _presented(headers: Mapping[bytes, bytes]) -> str | None:

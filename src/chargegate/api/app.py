@@ -12,26 +12,41 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chargegate.api import intake
 from chargegate.api.access import Guard
 from chargegate.api.bodies import read_object
+from chargegate.api.dashboard import Dashboard
 from chargegate.api.direct import Surface
 from chargegate.api.errors import ClientGone, Refused, not_found, refusal, send_refusal
 from chargegate.api.headers import SECURITY, trace_id
 from chargegate.api.origins import PREFLIGHT, Origins
 from chargegate.api.parameters import read_parameters
 from chargegate.api.parts import Parts
-from chargegate.api.routes import access_list, anomalies, dead_letters, decisions, health, metrics, sessions, statistics
+from chargegate.api.routes import (
+    access_list,
+    anomalies,
+    dashboard_session,
+    dead_letters,
+    decisions,
+    health,
+    metrics,
+    overview,
+    sessions,
+    statistics,
+)
 from chargegate.api.routes.docs import with_document
 from chargegate.api.routing import Call, Route
+from chargegate.keys import AccessKey, Role
 
 
 def build(parts: Parts) -> ASGIApp:
     """The application. It speaks HTTP only, and has no lifespan."""
     routes: list[Route] = [intake.route(parts)]
-    for subject in (sessions, decisions, statistics, anomalies, dead_letters, access_list):
+    for subject in (sessions, decisions, statistics, overview, anomalies, dead_letters, access_list):
         routes += subject.route.declared
+    if parts.sessions is not None:
+        routes += dashboard_session.route.declared
     routes = with_document([*routes, *_monitoring(parts)], keys=parts.access_keys)
     origins = _origins_of(parts)
     hot = intake.Intake(parts, origins)
-    other = _Routed(routes, parts, origins)
+    other = _Routed(routes, parts, origins, Dashboard().routes() if parts.sessions is not None else ())
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == intake.PATH and scope["method"] == "POST":
@@ -75,15 +90,29 @@ class _Path:
                 return
             message = f"This path answers {self._allow}."
             raise Refused(405, "method_not_allowed", message, headers={"allow": self._allow})
-        caller = None if route.access == "open" else self._guard.admit(dict(scope["headers"]), route.access)
+        caller = None if route.access == "open" else await self._caller(scope, route.access)
         request = Request(scope, receive, send)
         values = read_parameters(request, route.parameters, strict=route.strict)
         body: dict[str, Any] = {}
         if route.body is not None:
-            limit = self._parts.max_body_bytes
-            body = await read_object(request, limit, may_be_empty=route.body.may_be_empty)
-        response = await route.handler(Call(values, body, caller), self._parts)
+            limit = self._parts.max_body_bytes if route.body.max_bytes is None else route.body.max_bytes
+            may_be_empty = route.body.may_be_empty and "by_session" not in scope
+            body = await read_object(request, limit, may_be_empty=may_be_empty)
+        response = await route.handler(Call(values, body, caller, scope), self._parts)
+        if "set_cookie" in scope:
+            response.headers["set-cookie"] = scope["set_cookie"]
         await response(scope, receive, send)
+
+    async def _caller(self, scope: Scope, role: Role) -> AccessKey:
+        """Whose request it is: by an access key, or by a session of the dashboard, which a key always goes before."""
+        headers = dict(scope["headers"])
+        sessions = self._parts.sessions
+        if sessions is not None and b"cookie" in headers and not headers.keys() & {b"authorization", b"x-api-key"}:
+            caller = await sessions.caller(scope, headers, role) if self._parts.access_keys else None
+            if caller is not None:
+                scope["by_session"] = True
+                return caller
+        return self._guard.admit(headers, role)
 
 
 def _is_preflight(scope: Scope) -> bool:
@@ -97,13 +126,15 @@ def _is_preflight(scope: Scope) -> bool:
 class _Routed:
     """Every route but the hot one, with the headers that each answer carries, and an answer to each fault."""
 
-    def __init__(self, routes: Iterable[Route], parts: Parts, origins: Origins) -> None:
+    def __init__(
+        self, routes: Iterable[Route], parts: Parts, origins: Origins, pages: Iterable[RoutedPath] = ()
+    ) -> None:
         self._origins = origins
         paths: dict[str, dict[str, Route]] = {}
         for route in routes:
             paths.setdefault(route.path, {})[route.method] = route
         self._router = Router(
-            [RoutedPath(path, _Path(methods, parts)) for path, methods in paths.items()],
+            [*(RoutedPath(path, _Path(methods, parts)) for path, methods in paths.items()), *pages],
             redirect_slashes=False,
             default=_no_such_path,
         )
@@ -115,7 +146,9 @@ class _Routed:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *SECURITY, (b"x-request-id", scope["trace_id"]), *shared]
+                own = {name for name, _ in message["headers"]}
+                security = (field for field in SECURITY if field[0] not in own)
+                message["headers"] = [*message["headers"], *security, (b"x-request-id", scope["trace_id"]), *shared]
             await send(message)
 
         try:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 from starlette.types import Receive, Scope, Send
 
-from chargegate.api.access import Guard, RateLimit
+from chargegate.api.access import Guard, RateLimit, network_of
 from chargegate.api.bodies import read_json
 from chargegate.api.callback import DECISION
 from chargegate.api.errors import ClientGone, Refused, refusal, refusal_fields, send_refusal, unavailable
@@ -36,7 +36,7 @@ from chargegate.model import (
     parse_body,
     valid_traceparent,
 )
-from chargegate.observe import log
+from chargegate.observe import NO_SPAN, NO_TRACING, Span, log, trace_field
 from chargegate.queues.envelope import carry, wrap
 
 PATH: Final = "/api/v1/charging-session"
@@ -62,7 +62,9 @@ _HEADERS: Final = (
         f"^[!-~]{{1,{MAX_KEY}}}$",
     ),
     header("X-Request-ID", "Comes back in the answer if it is 1 to 128 visible ASCII characters."),
-    header("traceparent", "W3C Trace Context, carried to the authorizer and the callback."),
+    header(
+        "traceparent", "W3C Trace Context, carried to the authorizer and the callback, or followed by our own spans."
+    ),
 )
 _KEY = re.compile(rb"[!-~]{1,%d}" % MAX_KEY).fullmatch
 _BODY_START: Final = f'{{"status":"accepted","message":"{ACCEPTED_MESSAGE}","request_id":"'.encode()
@@ -114,6 +116,8 @@ class Intake:
         # Where the queue cannot say that it holds a request, the ledger can.
         self._note_accepted = None if parts.queue.capabilities.find else parts.ledger.accepted
         self._idempotency = Idempotency(parts.ledger, parts.queue, parts.keyring, self._put, parts.claims)
+        self._accepting = parts.tracing.accepting
+        self._tracing = parts.tracing is not NO_TRACING
         self._count = {code: parts.metrics.requests.labels(outcome).inc for code, outcome in _OUTCOMES.items()}
         self._warned_at = -_WARN_EVERY_S
 
@@ -121,7 +125,7 @@ class Intake:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         trace = (given_trace_id(headers) or new_trace_id()) if b"x-request-id" in headers else b""
         shared = self._origins.shared_with(headers) if b"origin" in headers else ()
-        body = b""
+        body, span = b"", NO_SPAN
         try:
             self._origins.check(scope, headers)
             if self._draining():
@@ -135,8 +139,11 @@ class Intake:
             station, token, url = self._validate(body, key)
             if token in trace.decode():
                 trace = b""
-            parent = valid_traceparent(headers[b"traceparent"].decode("latin-1")) if b"traceparent" in headers else ""
-            request = ChargingRequest(new_request_id(), station, token, url, now_ms(), parent, caller.name)
+            parent = _parent(headers[b"traceparent"], token) if b"traceparent" in headers else ""
+            span = self._accepting(parent, (named or network_of(scope["client"])) if parent else "")
+            parent = span.traceparent or parent
+            traced = span is not NO_SPAN
+            request = ChargingRequest(new_request_id(), station, token, url, now_ms(), parent, caller.name, traced)
             if key is None:
                 await self._put(caller.name, wrap(self._keyring, request))
                 request_id, at, repeated = request.request_id, request.accepted_at, False
@@ -147,12 +154,19 @@ class Intake:
         except ClientGone:
             return
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is logged and the client gets an answer
-            await self._refuse(fault, send, (b"x-request-id", trace_id(headers, body)), *shared)
+            await self._refuse(fault, send, span, (b"x-request-id", trace_id(headers, body)), *shared)
             return
         trace = trace or request_id.encode()
         outcome = "repeated" if repeated else "accepted"
         self._count[outcome]()
-        log.info("request " + outcome, request_id=request_id, station_id=station, x_request_id=trace.decode())
+        span.answered(202, request_id, station)
+        log.info(
+            "request " + outcome,
+            request_id=request_id,
+            station_id=station,
+            x_request_id=trace.decode(),
+            **trace_field(parent),
+        )
         answer = _acceptance(request_id, at)
         await send(
             {
@@ -180,6 +194,8 @@ class Intake:
             or len(headers) != len(exchange.headers)
             or headers.get(b"content-type") != b"application/json"
             or b"idempotency-key" in headers
+            or b"traceparent" in headers
+            or self._tracing
             or len(body) > self._limit
             or not self._origins.known_good(headers)
             or self._draining()
@@ -195,8 +211,7 @@ class Intake:
         trace = (given_trace_id(headers) or new_trace_id()) if b"x-request-id" in headers else b""
         if token in trace.decode():
             trace = b""
-        parent = valid_traceparent(headers[b"traceparent"].decode("latin-1")) if b"traceparent" in headers else ""
-        request = ChargingRequest(new_request_id(), station, token, url, now_ms(), parent, caller.name)
+        request = ChargingRequest(new_request_id(), station, token, url, now_ms(), "", caller.name)
         return _Whole(exchange, request, target, trace, client)
 
     def accept(self, whole: _Whole) -> None:
@@ -250,8 +265,10 @@ class Intake:
                 return "leads to a blocked network"
         return None
 
-    async def _refuse(self, fault: Exception, send: Send, *more: tuple[bytes, bytes]) -> None:
-        await send_refusal(send, self._refused(fault), *SECURITY, *more)
+    async def _refuse(self, fault: Exception, send: Send, span: Span, *more: tuple[bytes, bytes]) -> None:
+        refused = self._refused(fault)
+        span.answered(refused.status)
+        await send_refusal(send, refused, *SECURITY, *more)
 
     def _refused(self, fault: Exception) -> Refused:
         refused = refusal(fault)
@@ -265,6 +282,12 @@ class Intake:
 def _acceptance(request_id: str, at: int) -> bytes:
     """The body of a 202."""
     return b'%b%b","timestamp":%d}' % (_BODY_START, request_id.encode(), at)
+
+
+def _parent(given: bytes, token: str) -> str:
+    """The client's traceparent. One that holds the driver's token is dropped, because traces and logs show it."""
+    parent = valid_traceparent(given.decode("latin-1"))
+    return "" if token.lower() in parent else parent
 
 
 def route(parts: Parts) -> Route:

@@ -26,6 +26,8 @@ PREFLIGHT: Final = {
 }
 """What a page may send, and for how many seconds its browser need not ask again."""
 
+DASHBOARD: Final = "/dashboard"
+
 _EXPOSED: Final = (b"access-control-expose-headers", b"x-request-id, retry-after")
 _VARIES: Final = (b"vary", b"origin")
 _OWN: Final = (b"same-origin", b"none")
@@ -56,7 +58,7 @@ class Origins:
             raise broken(dict.fromkeys(("Authorization", "X-API-Key"), "an access key is sent in one way, not in two"))
         if not self._keys and headers.get(b"host", b"") not in self._good:
             self._check_host(scope, headers)
-        if b"origin" in headers or b"sec-fetch-site" in headers:
+        if (b"origin" in headers or b"sec-fetch-site" in headers) and not _is_link_to_dashboard(scope, headers):
             self._check_page(scope, headers)
 
     def known_good(self, headers: Mapping[bytes, bytes]) -> bool:
@@ -93,6 +95,29 @@ class Origins:
             raise Refused(
                 403, "forbidden", "A browser sent this for a page from elsewhere; see server.allowed_origins."
             )
+
+
+def is_own_page(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser sent this for a page of the service itself, or for somebody who typed its address. What changes
+    something must say that it comes from such a page."""
+    origin = headers.get(b"origin", b"").strip().lower()
+    if origin and not _is_same(origin, headers.get(b"host", b"").lower(), scope["scheme"]):
+        return False
+    site = headers.get(b"sec-fetch-site", b"").strip().lower()
+    if scope["method"] in ("GET", "HEAD"):
+        return site in (b"", *_OWN)
+    return site == b"same-origin" or (not site and bool(origin))
+
+
+def _is_link_to_dashboard(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether somebody follows a link to a page of the dashboard, from wherever. Such a page holds no data."""
+    return (
+        scope["method"] in ("GET", "HEAD")
+        and (scope["path"] == DASHBOARD or scope["path"].startswith(DASHBOARD + "/"))
+        and b"origin" not in headers
+        and headers.get(b"sec-fetch-mode") == b"navigate"
+        and headers.get(b"sec-fetch-dest") == b"document"
+    )
 
 
 def normal_host(host: str) -> str:

@@ -31,6 +31,8 @@ _MAX_CURSOR: Final = 512
 _CURSOR: Final = "(?:[A-Za-z0-9_-]{4}){3,127}(?:[A-Za-z0-9_-]{2,3})?"
 _cursor = re.compile(_CURSOR, re.ASCII).fullmatch
 _hash = re.compile("[0-9a-fA-F]{64}").fullmatch
+_whole = re.compile("0*[0-9]{1,6}", re.ASCII).fullmatch
+_reason = re.compile("[a-z0-9_]{1,64}", re.ASCII).fullmatch
 _number = re.compile("0*[0-9]{1,4}", re.ASCII).fullmatch
 
 
@@ -121,6 +123,12 @@ def _step(text: str) -> str:
     return text
 
 
+def _reason_text(text: str) -> str:
+    if not _reason(text):
+        raise ValueError("must be a reason: 1 to 64 characters, each of a-z 0-9 _")
+    return text
+
+
 def _limit(text: str) -> int:
     if not _number(text) or not 1 <= int(text[-4:]) <= MAX_LIMIT:
         raise ValueError(f"must be a whole number from 1 to {MAX_LIMIT}")
@@ -143,6 +151,20 @@ def _filter(name: str, schema: Schema, description: str, parse: Callable[[str], 
 
 
 _TIME: Final[Schema] = {"type": "string", "format": "date-time"}
+
+
+def whole_number(name: str, description: str, most: int, default: int) -> Parameter[int]:
+    """A number of the query, from 1 on."""
+
+    def parse(text: str) -> int:
+        if not _whole(text) or not 1 <= int(text) <= most:
+            raise ValueError(f"must be a whole number from 1 to {most}")
+        return int(text)
+
+    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
+    return Parameter(name, "query", schema, description, parse, default)
+
+
 REQUEST_ID = Parameter("request_id", "path", UUID, "The id that the request was accepted under.", _uuid)
 TOKEN_HASH = Parameter(
     "driver_token_hash",
@@ -160,6 +182,12 @@ STATUS = _filter(
 )
 CLIENT = _filter(
     "client", {"type": "string", "pattern": CLIENT_NAME_PATTERN}, "Only this client's: the name of its keys.", _client
+)
+REASON = _filter(
+    "reason",
+    {"type": "string", "pattern": "^[a-z0-9_]{1,64}$"},
+    "Only this reason, such as token_blocked.",
+    _reason_text,
 )
 FROM = _filter("from", _TIME, "From this time on. A time without a zone is UTC; a date is its start.", from_iso)
 TO = _filter("to", _TIME, "Before this time.", from_iso)

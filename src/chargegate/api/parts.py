@@ -3,13 +3,16 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from chargegate.api.dashboard_sessions import Sessions
 from chargegate.keys import AccessKeys, Keyring
 from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, SharedClaims
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.model import IPAddress
-from chargegate.observe import Metrics
+from chargegate.observe import NO_TRACING, Metrics, Tracing
+from chargegate.operations.busy_stations import BusyStations
 from chargegate.operations.health import Component
+from chargegate.operations.overview import Overviews
 from chargegate.queues.base import Queue
 
 
@@ -20,7 +23,8 @@ class Parts:
     ``components`` are the checks for ``/health``; one of them is called queue. ``check_address`` raises
     ``http1.AddressBlocked`` for an address that may not be called. ``access_changed`` is told the token hashes whose
     cached decisions must go. ``claims`` is None where no cache is shared. One client may hold ``queue_share`` of the
-    ``queue_size`` requests that may wait.
+    ``queue_size`` requests that may wait. ``sessions``, ``overview`` and ``stations`` are None where there is no
+    dashboard.
     """
 
     queue: Queue
@@ -46,3 +50,7 @@ class Parts:
     health_enabled: bool
     allowed_hosts: Sequence[str] = ()
     allowed_origins: Sequence[str] = ()
+    tracing: Tracing = NO_TRACING
+    sessions: Sessions | None = None
+    overview: Overviews | None = None
+    stations: BusyStations | None = None

@@ -6,6 +6,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 from starlette.responses import Response
+from starlette.types import Scope
 
 from chargegate.api.parts import Parts
 from chargegate.keys import AccessKey
@@ -40,12 +41,14 @@ def header(name: str, description: str, pattern: str = "", *, required: bool = F
 @dataclass(frozen=True, slots=True)
 class Body:
     """A JSON request body: a named schema and an example of it. Where it ``may_be_empty``, no body is as good as an
-    empty object, and then a content type may be missing too."""
+    empty object, and then a content type may be missing too. ``max_bytes`` is its limit where that is not the one of
+    all bodies."""
 
     name: str
     schema: Schema
     example: Schema
     may_be_empty: bool = False
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,17 @@ class Callback:
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call of a route: ``call[PARAMETER]`` is a parameter's value, ``body`` the JSON object that was sent.
-    ``caller`` is None on an open route, which asks for no key."""
+    ``caller`` is None on an open route, which asks for no key. ``scope`` is the request as ASGI has it."""
 
     values: Mapping[str, Any]
     body: Mapping[str, Any]
     caller: AccessKey | None
+    scope: Scope
+
+    @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """The request's headers, by their names in lower case."""
+        return dict(self.scope["headers"])
 
     def __getitem__(self, parameter: Parameter[T]) -> T:
         value: T = self.values[parameter.name]

@@ -11,6 +11,7 @@ from chargegate.app.commands import (
     opened_store,
     prune_audit,
     replay_from,
+    tell_story,
 )
 from chargegate.app.opening import StartError
 from chargegate.app.process import Role
@@ -31,4 +32,5 @@ __all__ = [
     "prune_audit",
     "replay_from",
     "serve",
+    "tell_story",
 ]

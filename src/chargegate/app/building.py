@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp
 
-from chargegate.api import Parts, build, build_monitoring
+from chargegate.api import Parts, Sessions, build, build_monitoring
 from chargegate.app.analysing import KEPT_MS, start_analysis
 from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
 from chargegate.app.opening import Opened
@@ -26,7 +26,10 @@ from chargegate.engines import engine_of
 from chargegate.http1 import HttpClient
 from chargegate.keys import AccessKeys
 from chargegate.ledger.retention import Dropping, RetentionLimits
+from chargegate.observe import Tracing
 from chargegate.operations import health
+from chargegate.operations.busy_stations import BusyStations
+from chargegate.operations.overview import Overviews
 from chargegate.worker import Worker
 
 
@@ -39,7 +42,7 @@ class Working(NamedTuple):
     remembered: DecisionCache
 
 
-async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
+async def build_worker(opened: Opened, tracing: Tracing, stack: AsyncExitStack) -> Working:
     settings, access_list, ledger = opened.settings, opened.database.access_list, opened.database.ledger
     await apply_acl_file(settings.authorization.acl_file, access_list, ledger, opened.keyring)
     remembered = DecisionCache(ttl_ms=settings.authorization.cache_ttl_ms)
@@ -63,6 +66,7 @@ async def build_worker(opened: Opened, stack: AsyncExitStack) -> Working:
         limits=_callback_limits(callback),
         concurrency=settings.queue.consumer_concurrency,
         metrics=opened.metrics,
+        tracing=tracing,
     )
     kept = RetentionLimits(
         dead_letters_ms=callback.dead_letter_retention_ms,
@@ -79,8 +83,11 @@ def build_surface(
     opened: Opened,
     working: Working | None,
     access_keys: AccessKeys,
+    *,
+    tracing: Tracing,
     draining: Callable[[], bool],
     no_file: Callable[[], bool],
+    stack: AsyncExitStack,
 ) -> ASGIApp:
     """What this process answers over HTTP. ``working`` is None where no worker is in it. ``no_file``: whether not one
     more file or connection can be opened."""
@@ -93,13 +100,39 @@ def build_surface(
         if opened.cache is not None:
             opened.cache.forget(token_hashes)
 
+    components = _components(opened, working, no_file)
+    overview = sessions = None
+    if opened.role != "worker":
+        overview = Overviews(
+            queue=opened.queue,
+            ledger=database.ledger,
+            counts=database.counts,
+            anomalies=database.anomalies,
+            metrics=opened.metrics,
+            components=components,
+            oldest_question_ms=lambda: 0 if working is None else working.worker.oldest_question_ms,
+            max_size=settings.queue.max_size,
+        )
+        stack.push_async_callback(overview.close)
+        if settings.dashboard.enabled:
+            sessions = Sessions(
+                keys=access_keys,
+                keyring=opened.keyring,
+                values=database.ledger,
+                idle_ms=settings.dashboard.session_idle_ms,
+                max_ms=settings.dashboard.session_max_ms,
+            )
     parts = Parts(
         queue=opened.queue,
         ledger=database.ledger,
         counts=database.counts,
         anomalies=database.anomalies,
         metrics=opened.metrics,
-        components=_components(opened, working, no_file),
+        tracing=tracing,
+        components=components,
+        sessions=sessions,
+        overview=overview,
+        stations=BusyStations(database.counts),
         draining=draining,
         metrics_enabled=settings.monitoring.metrics.enabled,
         health_enabled=settings.monitoring.health_check.enabled,

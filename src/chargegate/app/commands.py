@@ -1,12 +1,12 @@
 """Opens what a command uses. All but the moves run beside a running service."""
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -34,6 +34,7 @@ from chargegate.ledger.transfer import WaitingRequest
 from chargegate.operations.moving import MOVED_AT_ONCE, Side, count_undecided, named
 from chargegate.operations.moving import move_queue as move_all
 from chargegate.operations.replaying import Replayed, replay_delivered
+from chargegate.operations.story import Story, story_of
 from chargegate.queues.base import Message, Queue
 from chargegate.queues.envelope import client_of
 
@@ -81,6 +82,13 @@ async def opened_store(settings: Settings, *, made: Callable[[Path], None] | Non
             )
         except LedgerUnavailable as error:
             raise LedgerUnavailable(f"{database_place(settings)}: {error}") from None
+
+
+async def tell_story(settings: Settings, request_id: str, lines: Iterable[dict[str, Any]]) -> Story | None:
+    """See ``operations.story.story_of``. Raises also ``StartError``."""
+    in_reach = not engine_of(settings.queue.url).within_process
+    async with opened_store(settings) as store:
+        return await story_of(store.ledger, store.open_queue if in_reach else None, store.keyring, request_id, lines)
 
 
 async def prune_audit(settings: Settings, before: int) -> list[str]:

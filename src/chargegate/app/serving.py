@@ -15,6 +15,7 @@ from chargegate.app.presence import Presence
 from chargegate.app.process import LEAST, Role, Signals, SpareFile, open_files
 from chargegate.app.reloading import Prepare, Reloading, following_certificates
 from chargegate.app.tls import certificate_end, server_context
+from chargegate.app.tracing import LastSpans, check_tracing, open_tracing
 from chargegate.config import Settings, scheme
 from chargegate.engines import ENGINES, engine_of
 from chargegate.keys import AccessKeys
@@ -33,6 +34,7 @@ class _Started(NamedTuple):
     opened: Opened
     worker: Worker | None
     followers: list[Prepare]
+    last_spans: LastSpans
 
 
 async def serve(
@@ -80,6 +82,7 @@ async def serve(
                 following.cancel()
             grace_ms = settings.server.shutdown_grace_ms if stop.is_set() else 0
             log.info("draining", grace_ms=grace_ms)
+            started.last_spans.begin(grace_ms / 1000)
             if worker is not None:
                 await _drain(worker, grace_ms / 1000, signals.at_once)
             if not stop.is_set():
@@ -89,13 +92,19 @@ async def serve(
 
 async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining: Callable[[], bool]) -> _Started:
     max_connections = _room_for_clients(settings, role)
+    check_tracing(settings)
     opened = await open_parts(settings, role, stack)
-    working = None if role == "api" else await build_worker(opened, stack)
+    tracing = open_tracing(settings, role, opened.metrics)
+    last_spans = LastSpans(tracing)
+    stack.push_async_callback(last_spans.close)
+    working = None if role == "api" else await build_worker(opened, tracing, stack)
     access_keys = AccessKeys(settings.security.api_keys)
     spare = SpareFile()
     watching = asyncio.create_task(spare.watch())
     stack.callback(watching.cancel)
-    surface = build_surface(opened, working, access_keys, draining, spare.lacking)
+    surface = build_surface(
+        opened, working, access_keys, tracing=tracing, draining=draining, no_file=spare.lacking, stack=stack
+    )
     server, url = await _listen(settings, role, surface, max_connections, stack)
     opened.metrics.certificate_in_use(None if role == "worker" else certificate_end(settings.server))
     # What is there now stays. The server leaves no cycles behind, so the collector finds little, and to look at every
@@ -118,7 +127,7 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
         *([] if role == "worker" else [following_certificates(server, opened.metrics)]),
         *followers(opened, working, access_keys),
     ]
-    return _Started(url, opened, None if working is None else working.worker, follow)
+    return _Started(url, opened, None if working is None else working.worker, follow, last_spans)
 
 
 def _room_for_clients(settings: Settings, role: Role) -> int:

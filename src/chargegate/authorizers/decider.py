@@ -5,7 +5,7 @@ import time
 from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Authorizer, CircuitOpen
 from chargegate.keys import SHORT_HASH, Keyring
 from chargegate.model import ChargingRequest, Decision, Reason, Status, Verdict, now_ms
-from chargegate.observe import Metrics, log
+from chargegate.observe import Metrics, log, trace_field
 
 
 class Decider:
@@ -16,6 +16,7 @@ class Decider:
         self._keyring = keyring
         self._processing_time = metrics.processing_time
         self._max_age = max_age_ms
+        self._asked: dict[str, float] = {}
         self._decided = {status: metrics.decisions.labels(status.value) for status in Status}
 
     async def decide(self, request: ChargingRequest, *, malformed: bool) -> Decision:
@@ -28,11 +29,13 @@ class Decider:
         elif now_ms() - request.accepted_at > self._max_age:
             verdict = Verdict(Status.UNKNOWN, Reason.EXPIRED_IN_QUEUE)
         else:
-            started = time.perf_counter()
+            started = self._asked[request.request_id] = time.perf_counter()
             try:
                 verdict = await self._authorizer.decide(request, token_hash)
             except AuthorizationError as error:
                 verdict = Verdict(Status.UNKNOWN, _reason(request, error))
+            finally:
+                self._asked.pop(request.request_id, None)
             if not verdict.cached:
                 elapsed = time.perf_counter() - started
                 self._processing_time.observe(elapsed)
@@ -46,7 +49,14 @@ class Decider:
             now_ms(),
         )
 
-    def count(self, decision: Decision) -> None:
+    @property
+    def oldest_question_ms(self) -> int:
+        """For how long the authorizer has not answered the request that it was asked about first; 0 where it owes no
+        answer."""
+        first = next(iter(self._asked.values()), None)
+        return 0 if first is None else round((time.perf_counter() - first) * 1000)
+
+    def count(self, decision: Decision, traceparent: str) -> None:
         """Count and log a decision. To be called once it is recorded."""
         self._decided[decision.status].inc()
         log.info(
@@ -56,6 +66,7 @@ class Decider:
             status=decision.status,
             reason=decision.reason,
             processing_time_ms=decision.processing_time_ms,
+            **trace_field(traceparent),
         )
 
 
@@ -64,5 +75,7 @@ def _reason(request: ChargingRequest, error: AuthorizationError) -> Reason:
         return Reason.CIRCUIT_OPEN
     if isinstance(error, AuthorizationTimeout):
         return Reason.TIMEOUT
-    log.warning("authorization failed", request_id=request.request_id, error=str(error))
+    log.warning(
+        "authorization failed", request_id=request.request_id, error=str(error), **trace_field(request.traceparent)
+    )
     return Reason.ERROR

@@ -24,6 +24,8 @@ from chargegate.cli.options import config_file
 from chargegate.cli.queue import queue
 from chargegate.cli.replay import replay
 from chargegate.cli.settings import show_settings
+from chargegate.cli.top import top
+from chargegate.cli.trace import trace
 from chargegate.keys import CannotOpen, KeyFileError
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.model import one_line
@@ -155,5 +157,5 @@ def run_demo(context: click.Context) -> None:
     context.exit(0 if uvloop.run(demo.run()) else 1)
 
 
-for command in (acl, audit, database, dead_letters, keys, queue, replay, show_settings):
+for command in (acl, audit, database, dead_letters, keys, queue, replay, show_settings, top, trace):
     chargegate_command.add_command(command)

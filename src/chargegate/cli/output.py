@@ -91,5 +91,9 @@ def _cell(column: str, value: Any) -> str:
         return to_iso(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    text = ";".join(value) if isinstance(value, list) else str(value)
+    return printable(";".join(value) if isinstance(value, list) else str(value))
+
+
+def printable(text: str) -> str:
+    """What could move the cursor or break a line is a blank."""
     return "".join(character if character.isprintable() else " " for character in text)

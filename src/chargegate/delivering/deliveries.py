@@ -16,7 +16,7 @@ from chargegate.delivering.sender import Attempt, Outcome, Sender
 from chargegate.delivering.states import Callback, CallbackLimits, Event
 from chargegate.ledger.records import MAX_HISTORY, AttemptRecord
 from chargegate.model import now_ms
-from chargegate.observe import Metrics, log
+from chargegate.observe import NO_SPAN, Metrics, log, trace_field
 
 _LATE_S: Final = 0.001  # the loop's clock and the monotonic clock differ by less, so that no timer rings too early
 _TOO_LATE: Final = "deadline_exceeded"
@@ -120,6 +120,9 @@ class Deliveries:
             self._dispatch.give_back(callback, reachable=None)
             raise
         outcome = attempt.outcome
+        if callback.span is not NO_SPAN:  # the name of an enum's member is slow
+            took_s = self._loop.time() - began
+            callback.span.attempted(outcome.name.lower(), attempt.status_code, attempt.error, took_s)
         callback.error = attempt.error
         if outcome is _DELIVERED:
             callback.last_status_code = attempt.status_code
@@ -128,7 +131,12 @@ class Deliveries:
             self._dispatch.give_back(callback, reachable=True)
             self._delivered.inc()
             await self._on_end(callback)
-            log.info("callback delivered", request_id=callback.request_id, attempts=callback.attempts)
+            log.info(
+                "callback delivered",
+                request_id=callback.request_id,
+                attempts=callback.attempts,
+                **trace_field(callback.traceparent),
+            )
             return
         in_time = time.monotonic() < callback.deadline
         if outcome is Outcome.NOT_SENT or (outcome is Outcome.NAME_NEEDED and not in_time):
@@ -198,6 +206,7 @@ class Deliveries:
             attempts=callback.attempts,
             error=callback.error,
             wait_ms=wait_ms,
+            **trace_field(callback.traceparent),
         )
         await self._on_retry(callback)
         self._dispatch.apply(Event.RECORDED, callback)
@@ -229,5 +238,6 @@ class Deliveries:
             request_id=callback.request_id,
             attempts=callback.attempts,
             error=callback.error,
+            **trace_field(callback.traceparent),
         )
         await self._on_end(callback)

@@ -12,6 +12,7 @@ from chargegate.delivering.retry import RetryPolicy
 from chargegate.delivering.sender import Way
 from chargegate.ledger.records import AttemptRecord
 from chargegate.model import CallbackTarget, now_ms
+from chargegate.observe import NO_SPAN, Span
 
 
 class State(IntEnum):
@@ -93,6 +94,7 @@ class Callback(msgspec.Struct, eq=False):
 
     ``attempts``: those that were made, also by an earlier process. ``deadline_ms``: when it is given up, in Unix ms.
     ``client``: the name of the client that sent the request; connections and room are shared out between these.
+    ``span`` is told of every attempt.
     ``history``: the newest attempts, also those before a replay.
     """
 
@@ -103,6 +105,7 @@ class Callback(msgspec.Struct, eq=False):
     attempts: int
     deadline_ms: int
     client: str = ""
+    span: Span = NO_SPAN
     history: list[AttemptRecord] = []
     deadline: float = 0.0  # the same by the monotonic clock, which nobody can set
     state: State = State.NEW

@@ -13,6 +13,7 @@ from chargegate.keys.access_keys import (
 )
 from chargegate.keys.key_file import KEY_FILE, KeyFileError, open_keyring
 from chargegate.keys.keyring import SEALED_PREFIX, SHORT_HASH, CannotOpen, KeyMissing, Keyring
+from chargegate.keys.sessions import Session, read_session, sign_session
 
 __all__ = [
     "ANONYMOUS",
@@ -29,7 +30,10 @@ __all__ = [
     "KeyMissing",
     "Keyring",
     "Role",
+    "Session",
     "client_name_fault",
     "new_access_key",
     "open_keyring",
+    "read_session",
+    "sign_session",
 ]

@@ -56,6 +56,10 @@ class AccessKeys:
     def __bool__(self) -> bool:
         return bool(self._keys)
 
+    def with_digest(self, digest: bytes) -> AccessKey | None:
+        """The configured key whose SHA-256 this is, or None."""
+        return next((key for key in self._keys if hmac.compare_digest(key.digest, digest)), None)
+
     def find(self, presented: str) -> AccessKey | None:
         """The configured key that a caller presented, or None. The time that this takes does not depend on the keys."""
         digest = hashlib.sha256(presented.encode("utf-8", "surrogateescape")).digest()

@@ -84,6 +84,11 @@ class RequestReader(Protocol):
         self, which: DecisionFilter, limit: int, after: tuple[int, str] | None
     ) -> Sequence[Decision]: ...
 
+    async def latest_delivered(self, since: int, limit: int) -> Sequence[int]:
+        """How long it took, in ms, from accepting a request to delivering its callback: the latest ones that were
+        delivered since then."""
+        ...
+
     async def station_stats(
         self,
         since: int | None,

@@ -32,6 +32,7 @@ class ChargingRequest(msgspec.Struct, frozen=True):
     """An accepted request. Its fields are as the client sent them; ``accepted_at`` is in Unix milliseconds.
 
     ``client`` is the name of the client that sent it; empty where nobody knows, for what an older release accepted.
+    ``traced``: spans are made of it, and its ``traceparent`` is that of the span ``accept``, not the client's.
     """
 
     request_id: str
@@ -41,6 +42,7 @@ class ChargingRequest(msgspec.Struct, frozen=True):
     accepted_at: int
     traceparent: str = ""
     client: str = ""
+    traced: bool = False
 
 
 class _Body(msgspec.Struct):

@@ -102,6 +102,12 @@ class Metrics:
         self.requests_dropped = Counter(
             "requests_dropped_total", "Finished requests that were dropped because they were old.", registry=registry
         )
+        self.trace_spans = Counter(
+            "trace_spans_total",
+            "Spans of traces: sent to the collector, or lost because it did not take them.",
+            ["outcome"],
+            registry=registry,
+        )
         self.clock_skew = Gauge(
             "clock_skew_seconds",
             "How much this machine's clock is ahead of the server's that all processes ask; 0 without one.",
@@ -136,6 +142,12 @@ class Metrics:
             self.breaker_transitions.labels(name, to).inc()
 
         return changed
+
+    def sampled(self, name: str, label: str = "") -> dict[str, float]:
+        """The values of one metric by one of its labels; empty where there is no such metric."""
+        families = self.registry.restricted_registry([name]).collect()
+        samples = (sample for family in families for sample in family.samples if sample.name == name)
+        return {sample.labels.get(label, ""): sample.value for sample in samples}
 
     def text(self) -> bytes:
         """All metrics in the text format of Prometheus."""

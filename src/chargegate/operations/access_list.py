@@ -3,20 +3,21 @@
 import asyncio
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Literal
 
 import msgspec
 
 from chargegate.authorizers.acl import judge
-from chargegate.authorizers.acl_entries import entry_from, read_csv
+from chargegate.authorizers.acl_entries import AclLineError, entry_from, read_csv
 from chargegate.keys import Keyring
 from chargegate.ledger.base import AccessList
 from chargegate.ledger.records import AccessEntry
-from chargegate.model import Status, broken, now_ms, station_fault, token_fault
+from chargegate.model import Status, TokenHash, broken, now_ms, station_fault, token_fault
 from chargegate.operations.listing import Listing, Place
 
 # A commit of so many does not hold up a running service.
 _IN_ONE_COMMIT: Final = 5000
+_CHANGES_SHOWN: Final = 100
 
 
 class Judgement(msgspec.Struct):
@@ -44,6 +45,15 @@ async def put_entry(access_list: AccessList, keyring: Keyring, fields: Mapping[s
     return entry
 
 
+async def block_entry(access_list: AccessList, token_hash: str, *, blocked: bool) -> AccessEntry | None:
+    """Block the entry with this hash, or let it in again. Returns it; None where there is none."""
+    entry = await access_list.entry(token_hash)
+    if entry is not None and entry.blocked != blocked:
+        entry = msgspec.structs.replace(entry, blocked=blocked)
+        await access_list.put([entry])
+    return entry
+
+
 async def remove_entry(access_list: AccessList, keyring: Keyring, token_or_hash: str) -> str | None:
     """Remove the entry with this hash, or else that of this token. Returns its hash; None where there was none."""
     for token_hash in (token_or_hash.lower(), keyring.token_hash(token_or_hash)):
@@ -65,6 +75,53 @@ async def check_access(access_list: AccessList, keyring: Keyring, fields: Mappin
     entry = await access_list.entry(keyring.token_hash(str(fields["driver_token"])))
     verdict = judge(entry, station, now_ms())
     return Judgement(station, verdict.status, verdict.reason)
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What a line of a CSV file does to the access list. The hash is that of the line's token."""
+
+    driver_token_hash: TokenHash
+    change: Literal["added", "changed", "unchanged"]
+    blocked: bool
+    note: str
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What a CSV file does to the access list. ``items`` are the first of those that change something. ``fault`` names
+    the line that breaks a rule, and which one: then nothing is stored, and nothing is counted."""
+
+    added: int
+    changed: int
+    unchanged: int
+    stored: bool
+    fault: str | None
+    items: list[Change]
+
+
+async def import_text(
+    access_list: AccessList, keyring: Keyring, text: str, *, store: bool
+) -> tuple[Changes, frozenset[str]]:
+    """What the CSV file with this text changes, and the hashes of what it changed; it is stored only if told to. One
+    wrong line, and nothing is stored."""
+    try:
+        entries = list(read_csv(io.StringIO(text, newline=""), keyring.token_hash))
+    except AclLineError as error:
+        return Changes(0, 0, 0, stored=False, fault=str(error), items=[]), frozenset()
+    changes: dict[str, list[Change]] = {"added": [], "changed": [], "unchanged": []}
+    for entry in entries:
+        known = await access_list.entry(entry.driver_token_hash)
+        kind: Literal["added", "changed", "unchanged"] = "unchanged" if known == entry else "changed"
+        if known is None:
+            kind = "added"
+        changes[kind].append(Change(entry.driver_token_hash, kind, entry.blocked, entry.note))
+    altering = [*changes["added"], *changes["changed"]]
+    if store and altering:
+        await access_list.put(entries)
+    counts = {kind: len(found) for kind, found in changes.items()}
+    hashes = frozenset(change.driver_token_hash for change in altering)
+    return Changes(
+        **counts, stored=store, fault=None, items=altering[:_CHANGES_SHOWN]
+    ), hashes if store else frozenset()
 
 
 async def import_csv(

@@ -1,6 +1,7 @@
 """What each component says of itself."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
@@ -8,7 +9,9 @@ import msgspec
 from chargegate.audit.base import Feed
 from chargegate.authorizers.base import AuthorizationError, Authorizer, CircuitOpen
 from chargegate.ledger.base import Ledger, LedgerUnavailable
+from chargegate.observe import log
 from chargegate.queues.base import Queue, QueueUnavailable
+from chargegate.storage.budget import ANSWER_S
 
 ComponentStatus = Literal["UP", "DEGRADED", "DOWN"]
 
@@ -21,6 +24,30 @@ class Component(msgspec.Struct, frozen=True):
 
     status: ComponentStatus
     details: dict[str, Any] = {}
+
+
+Check = Callable[[], Awaitable[Component]]
+
+_WORST_FIRST: Final[tuple[ComponentStatus, ...]] = ("DOWN", "DEGRADED", "UP")
+
+
+async def check_all(components: Mapping[str, Check]) -> tuple[ComponentStatus, dict[str, Component]]:
+    """Each component, and the status of the worst of them, which is the service's."""
+    checked = await asyncio.gather(*(check(name, part) for name, part in components.items()))
+    statuses: list[ComponentStatus] = ["UP", *(component.status for component in checked)]
+    return min(statuses, key=_WORST_FIRST.index), dict(zip(components, checked, strict=True))
+
+
+async def check(name: str, part: Check) -> Component:
+    """One component; DOWN where its check does not answer, or breaks."""
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            return await part()
+    except TimeoutError:
+        return Component("DOWN", {"error": f"no answer within {ANSWER_S:g} s"})
+    except Exception as error:  # noqa: BLE001 - one component's defect must not hide how the others are
+        log.warning("health check failed", component=name, error=type(error).__name__)
+        return Component("DOWN", {"error": "the check failed"})
 
 
 class WorkerState(Protocol):

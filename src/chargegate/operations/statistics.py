@@ -130,9 +130,14 @@ def stations(
         page = await counts.by_station(
             since, until, station_id=station_id, limit=limit, after=after[1] if after else None
         )
-        return [OfStation(station_id=one.station_id, **_counted(one), average_ms=_average(one)) for one in page]
+        return [of_station(one) for one in page]
 
     return Listing(OfStation, ("station_id",), fetch)
+
+
+def of_station(one: StationCounts) -> OfStation:
+    """The counts of a station as they are shown."""
+    return OfStation(station_id=one.station_id, **_counted(one), average_ms=_average(one))
 
 
 def error_rate(counted: Counted) -> float | None:

@@ -28,6 +28,7 @@ class _Sealed(msgspec.Struct, array_like=True):
     traceparent: str = ""
     replayed_at: int = 0
     client: str = ""
+    traced: bool = False
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -123,7 +124,14 @@ def _texts(bound: BoundTo) -> tuple[str, ...]:
 
 def _plain(request: ChargingRequest, replayed_at: int) -> bytes:
     return _encode(
-        _Sealed(request.driver_token, request.callback_url, request.traceparent, replayed_at, request.client)
+        _Sealed(
+            request.driver_token,
+            request.callback_url,
+            request.traceparent,
+            replayed_at,
+            request.client,
+            request.traced,
+        )
     )
 
 
@@ -140,6 +148,7 @@ def _read(plain: bytes, request_id: str, station_id: str, accepted_at: int) -> t
         accepted_at,
         sealed.traceparent,
         sealed.client,
+        sealed.traced,
     )
     return request, sealed.replayed_at
 

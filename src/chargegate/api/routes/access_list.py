@@ -11,6 +11,7 @@ from chargegate.api.routing import Answer, Body, Call, Routes, respond
 from chargegate.api.schemas import EXAMPLE_STATION, EXAMPLE_TOKEN, TOKEN, UUID, page
 from chargegate.authorizers.acl_entries import MAX_NOTE
 from chargegate.ledger.records import AccessEntry
+from chargegate.model import broken, token_fault
 from chargegate.operations import access_list
 from chargegate.operations.views import shown, view
 
@@ -51,6 +52,30 @@ _QUESTION: Final = Body(
     },
     {"station_id": EXAMPLE_STATION, "driver_token": EXAMPLE_TOKEN},
 )
+_TOKEN: Final = Body(
+    "AccessSearch",
+    {"type": "object", "required": ["driver_token"], "properties": {"driver_token": TOKEN}},
+    {"driver_token": EXAMPLE_TOKEN},
+)
+_BLOCKED: Final = Body(
+    "AccessBlocked",
+    {"type": "object", "required": ["blocked"], "properties": {"blocked": {"type": "boolean"}}},
+    {"blocked": True},
+)
+_MAX_FILE: Final = 1024 * 1024
+_FILE: Final = Body(
+    "AccessListFile",
+    {
+        "type": "object",
+        "required": ["csv"],
+        "properties": {
+            "csv": {"type": "string", "description": "The text of the file, as `chargegate acl import` takes it."},
+            "store": {"type": "boolean", "default": False, "description": "False: only say what would change."},
+        },
+    },
+    {"csv": f"driver_token,note\n{EXAMPLE_TOKEN},depot fleet\n"},
+    max_bytes=_MAX_FILE,
+)
 _VIEW: Final = view("EntryView", AccessEntry)
 
 
@@ -87,6 +112,67 @@ async def put_access_entry(call: Call, parts: Parts) -> Response:
 )
 async def check_access(call: Call, parts: Parts) -> Response:
     return respond(await access_list.check_access(parts.access_list, parts.keyring, call.body))
+
+
+@route(
+    "POST",
+    "/api/v1/acl/search",
+    "Find the entry of a token",
+    body=_TOKEN,
+    description="The token is in the body, because an address is written to logs.",
+    answers={200: Answer("The entry.", _VIEW)},
+    errors=[404],
+)
+async def find_access_entry(call: Call, parts: Parts) -> Response:
+    token = call.body.get("driver_token")
+    if fault := token_fault(token) if "driver_token" in call.body else "is required":
+        raise broken({"driver_token": fault})
+    entry = await parts.access_list.entry(parts.keyring.token_hash(str(token)))
+    if entry is None:
+        raise not_found("There is no entry of this token.")
+    return respond(shown(entry))
+
+
+@route(
+    "POST",
+    "/api/v1/acl/{driver_token_hash}/blocked",
+    "Block an entry, or let it in again",
+    parameters=[TOKEN_HASH],
+    body=_BLOCKED,
+    answers={200: Answer("The entry.", _VIEW)},
+    errors=[404],
+)
+async def block_access_entry(call: Call, parts: Parts) -> Response:
+    blocked = call.body.get("blocked")
+    if not isinstance(blocked, bool):
+        raise broken({"blocked": "must be true or false" if "blocked" in call.body else "is required"})
+    entry = await access_list.block_entry(parts.access_list, call[TOKEN_HASH], blocked=blocked)
+    if entry is None:
+        raise not_found("There is no entry with this hash.")
+    parts.access_changed(frozenset({entry.driver_token_hash}))
+    return respond(shown(entry))
+
+
+@route(
+    "POST",
+    "/api/v1/acl/import",
+    "Add or replace the entries of a CSV file, or say what that would change",
+    body=_FILE,
+    description="One wrong line, and nothing is stored: the answer says which, in fault."
+    " A file of more than 1 MiB is for `chargegate acl import`.",
+    answers={200: Answer("What changes, or would change.", access_list.Changes)},
+)
+async def import_access_entries(call: Call, parts: Parts) -> Response:
+    text, store = call.body.get("csv"), call.body.get("store", False)
+    faults = {} if isinstance(text, str) else {"csv": "must be text" if "csv" in call.body else "is required"}
+    if not isinstance(store, bool):
+        faults["store"] = "must be true or false"
+    if faults:
+        raise broken(faults)
+    changes, hashes = await access_list.import_text(parts.access_list, parts.keyring, str(text), store=store)
+    if hashes:
+        parts.access_changed(hashes)
+    return respond(changes)
 
 
 @route(

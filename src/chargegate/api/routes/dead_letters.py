@@ -25,6 +25,14 @@ _NO_FIELDS: Final = Body(
 _MESSAGE: Final = "The decision already made will be sent to the callback URL again."
 
 
+class Discarded(msgspec.Struct):
+    """How many were forgotten."""
+
+    status: str
+    discarded: int
+    timestamp: Millis
+
+
 class Replayed(msgspec.Struct):
     status: str
     message: str
@@ -89,3 +97,36 @@ async def replay_dead_letter(call: Call, parts: Parts) -> Response:
         log.error("dead letter cannot be opened", request_id=letter.request_id, why=str(error))
         raise not_found("This dead letter cannot be opened: the log says why.") from None
     return respond(Replayed("accepted", _MESSAGE, letter.request_id, now_ms()), 202)
+
+
+@route(
+    "POST",
+    "/api/v1/dead-letters/discard",
+    "Forget a range of dead letters, for good",
+    parameters=[CLIENT, FROM, TO],
+    body=_NO_FIELDS,
+    strict=True,
+    description="Their tokens and URLs are erased, so that they can never be sent again; the decisions stay. from and"
+    " to are about failed_at; without them all are forgotten. Any other parameter is refused.",
+    answers={200: Answer("How many were forgotten.", Discarded)},
+)
+async def discard_dead_letters(call: Call, parts: Parts) -> Response:
+    discarded = await dead_letters.discard_range(parts.ledger, call[FROM], call[TO], call[CLIENT])
+    return respond(Discarded("discarded", discarded, now_ms()))
+
+
+@route(
+    "POST",
+    "/api/v1/dead-letters/{request_id}/discard",
+    "Forget a dead letter, for good",
+    parameters=[REQUEST_ID],
+    body=_NO_FIELDS,
+    description="Its token and URL are erased, so that it can never be sent again; the decision stays.",
+    answers={200: Answer("It is forgotten.", Discarded)},
+    errors=[404],
+)
+async def discard_dead_letter(call: Call, parts: Parts) -> Response:
+    discarded = await parts.ledger.discard([call[REQUEST_ID]])
+    if not discarded:
+        raise not_found("There is no dead letter with this id.")
+    return respond(Discarded("discarded", discarded, now_ms()))

@@ -4,7 +4,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from chargegate.api.parameters import CLIENT, FROM, PAGING, STATION, STATUS, TO, respond_page
+from chargegate.api.parameters import CLIENT, FROM, PAGING, REASON, STATION, STATUS, TO, respond_page
 from chargegate.api.parts import Parts
 from chargegate.api.routing import Answer, Call, Routes
 from chargegate.api.schemas import page
@@ -23,11 +23,11 @@ _STATIONS: Final = page("StationPage", view("StationCounts", StationStats))
     "GET",
     "/api/v1/decisions",
     "Decisions, newest first",
-    parameters=[STATION, STATUS, CLIENT, FROM, TO, *PAGING],
+    parameters=[STATION, STATUS, REASON, CLIENT, FROM, TO, *PAGING],
     answers={200: _DECISIONS},
 )
 async def list_decisions(call: Call, parts: Parts) -> Response:
-    which = DecisionFilter(call[STATION], call[STATUS], call[FROM], call[TO], client=call[CLIENT])
+    which = DecisionFilter(call[STATION], call[STATUS], call[FROM], call[TO], call[REASON], call[CLIENT])
     return await respond_page(call, decisions.decisions(parts.ledger, which))
 
 

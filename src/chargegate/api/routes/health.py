@@ -1,7 +1,5 @@
 """Health, for people and for probes."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 
 import msgspec
@@ -10,13 +8,9 @@ from starlette.responses import Response
 from chargegate.api.parts import Parts
 from chargegate.api.routing import Answer, Call, Routes, respond
 from chargegate.model import Millis, now_ms
-from chargegate.observe import log
-from chargegate.operations.health import Component, ComponentStatus
-from chargegate.storage.budget import ANSWER_S
+from chargegate.operations.health import Component, ComponentStatus, check, check_all
 
 route: Final = Routes("Operation", access="open")
-
-_WORST_FIRST: Final[tuple[ComponentStatus, ...]] = ("DOWN", "DEGRADED", "UP")
 
 
 class Health(msgspec.Struct):
@@ -39,10 +33,8 @@ class Probe(msgspec.Struct):
     answers={200: Answer("UP or DEGRADED.", Health), 503: Answer("DOWN.", Health)},
 )
 async def get_health(_call: Call, parts: Parts) -> Response:
-    checked = await asyncio.gather(*(_check(name, check) for name, check in parts.components.items()))
-    statuses: list[ComponentStatus] = ["UP", *(component.status for component in checked)]
-    status = min(statuses, key=_WORST_FIRST.index)
-    health = Health(status, now_ms(), dict(zip(parts.components, checked, strict=True)))
+    status, checked = await check_all(parts.components)
+    health = Health(status, now_ms(), checked)
     return respond(health, 503 if status == "DOWN" else 200)
 
 
@@ -58,17 +50,6 @@ async def get_liveness(_call: Call, _parts: Parts) -> Response:
     answers={200: Answer("Yes.", Probe), 503: Answer("No: shutting down, or the queue is down.", Probe)},
 )
 async def get_readiness(_call: Call, parts: Parts) -> Response:
-    if parts.draining() or (await _check("queue", parts.components["queue"])).status == "DOWN":
+    if parts.draining() or (await check("queue", parts.components["queue"])).status == "DOWN":
         return respond(Probe("DOWN", now_ms()), 503)
     return respond(Probe("UP", now_ms()))
-
-
-async def _check(name: str, check: Callable[[], Awaitable[Component]]) -> Component:
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            return await check()
-    except TimeoutError:
-        return Component("DOWN", {"error": f"no answer within {ANSWER_S:g} s"})
-    except Exception as error:  # noqa: BLE001 - one component's defect must not hide how the others are
-        log.warning("health check failed", component=name, error=type(error).__name__)
-        return Component("DOWN", {"error": "the check failed"})

@@ -13,7 +13,8 @@ from chargegate.operations.views import shown, view
 
 route: Final = Routes("Statistics", access="admin")
 
-_STATIONS: Final = page("StationStatisticsPage", view("StationStatistics", statistics.OfStation))
+STATION_STATISTICS: Final = view("StationStatistics", statistics.OfStation)
+_STATIONS: Final = page("StationStatisticsPage", STATION_STATISTICS)
 _TIMES: Final = "An answer is exact at once. Where rows of the audit were dropped, only whole {} are counted."
 
 

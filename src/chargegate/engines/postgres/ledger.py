@@ -126,6 +126,9 @@ class PostgresLedger:
         rows = await self._store.read(LEDGER["dead_letter"], request_id)
         return dead_letter_of(rows[0]) if rows else None
 
+    async def latest_delivered(self, since: int, limit: int) -> Sequence[int]:
+        return [int(row[0]) for row in await self._store.read(LEDGER["latest_delivered"], since, limit)]
+
     async def count_dead_letters(self) -> int:
         return int((await self._store.read(LEDGER["count_dead_letters"]))[0][0])
 

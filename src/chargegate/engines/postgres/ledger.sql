@@ -106,6 +106,11 @@ WHERE ($1::bigint IS NULL OR timestamp >= $1) AND ($2::bigint IS NULL OR timesta
         OR EXISTS (SELECT FROM charging_requests r WHERE r.request_id = a.request_id AND r.client = $6))
 GROUP BY lower(station_id) ORDER BY CASE WHEN $5::bigint IS NULL THEN count(*) END DESC, 1 LIMIT $5
 
+-- name: latest_delivered
+SELECT processed_at - created_at FROM charging_requests
+WHERE processed_at IS NOT NULL AND sealed IS NULL AND processed_at >= $1 AND status <> 'FAILED'
+ORDER BY processed_at DESC, request_id DESC LIMIT $2
+
 -- name: dead_letters
 SELECT {dead_letter} FROM charging_requests WHERE status = 'FAILED' AND sealed IS NOT NULL
     AND ($1::bigint IS NULL OR processed_at >= $1) AND ($2::bigint IS NULL OR processed_at < $2)

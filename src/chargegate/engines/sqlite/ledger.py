@@ -136,6 +136,9 @@ class SqliteLedger:
         query, values = _where(LEDGER["dead_letters"], {"r.request_id = ?": (request_id,)})
         return await self._store.read(select_one(dead_letter_of, query, (*values, 1)))
 
+    async def latest_delivered(self, since: int, limit: int) -> Sequence[int]:
+        return await self._store.read(select(_first, LEDGER["latest_delivered"], (since, limit)))
+
     async def count_dead_letters(self) -> int:
         return await self._store.read(select_one(_first, LEDGER["count_dead_letters"])) or 0
 

@@ -51,6 +51,11 @@ SELECT {of_audit} FROM authorization_audit a WHERE {conditions} ORDER BY a.times
 SELECT lower(a.station_id), count(*), {counts} FROM authorization_audit a WHERE {conditions}
 GROUP BY a.station_id ORDER BY {order}
 
+-- name: latest_delivered
+SELECT processed_at - created_at FROM charging_requests INDEXED BY finished_requests
+WHERE processed_at NOTNULL AND sealed ISNULL AND processed_at >= ? AND +status <> 'FAILED'
+ORDER BY processed_at DESC LIMIT ?
+
 -- name: dead_letters
 SELECT {dead_letter} FROM charging_requests r JOIN authorization_audit a USING (request_id)
 WHERE r.status = 'FAILED' AND r.sealed NOTNULL AND {conditions}

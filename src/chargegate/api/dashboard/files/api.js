@@ -1,0 +1,40 @@
+// The same routes as everybody has, called with the session's cookie.
+
+export class Failed extends Error {
+  constructor(status, answer) {
+    super(answer?.message ?? (status ? `The service answered ${status}.` : "The service does not answer."));
+    this.status = status;
+    this.details = answer?.details ?? {};
+  }
+}
+
+// In the background: the page asks by itself, which does not keep a session alive.
+export async function call(method, path, { body, background = false, signal } = {}) {
+  const headers = { accept: "application/json" };
+  if (background) headers["x-background"] = "1";
+  if (method === "POST" || method === "PUT") headers["content-type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(path, {
+      method, headers, signal, credentials: "same-origin", redirect: "error", cache: "no-store",
+      body: method === "POST" || method === "PUT" ? JSON.stringify(body ?? {}) : undefined,
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Failed(0, null);
+  }
+  const text = await response.text();
+  let answer = null;
+  try { answer = text ? JSON.parse(text) : null; } catch { /* it is no JSON: a proxy answered */ }
+  if (response.ok) return answer;
+  if (response.status === 401 && !path.endsWith("/dashboard-session")) window.dispatchEvent(new Event("session-ended"));
+  throw new Failed(response.status, answer);
+}
+
+export const get = (path, options) => call("GET", path, options);
+export const post = (path, body, options) => call("POST", path, { ...options, body });
+
+export function query(values) {
+  const pairs = Object.entries(values).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  return pairs.length ? `?${new URLSearchParams(pairs)}` : "";
+}

@@ -1,0 +1,121 @@
+// Which page is shown, and to whom.
+import { call, get, Failed } from "./api.js";
+import { make, say } from "./dom.js";
+import { signIn } from "./sign_in.js";
+
+const PAGES = [
+  { path: "/dashboard", title: "Overview", module: "./overview.js", role: "admin" },
+  { path: "/dashboard/requests", title: "Requests", module: "./requests.js", role: "client" },
+  { path: "/dashboard/stations", title: "Stations", module: "./stations.js", role: "admin" },
+  { path: "/dashboard/dead-letters", title: "Dead letters", module: "./dead_letters.js", role: "admin" },
+  { path: "/dashboard/access-list", title: "Access list", module: "./access_list.js", role: "admin" },
+  { path: "/dashboard/anomalies", title: "Anomalies", module: "./anomalies.js", role: "admin" },
+];
+const REQUEST = /^\/dashboard\/requests\/([0-9A-Fa-f-]{36})$/;
+const main = document.getElementById("main");
+
+let visitor = null;
+let leaving = () => {};
+let turn = 0;
+
+async function show({ focus = false } = {}) {
+  const mine = ++turn;
+  leaving();
+  leaving = () => {};
+  if (visitor === null) visitor = await get("/api/v1/dashboard-session", { background: true });
+  if (mine !== turn) return;
+  const path = location.pathname.replace(/\/$/, "");
+  const asked = REQUEST.exec(path);
+  const page = PAGES.find((each) => each.path === path) ?? PAGES[1];
+  frame(page);
+  if (!visitor.signed_in) {
+    document.title = "Sign in · chargegate";
+    signIn(main, (signedIn) => { visitor = signedIn; show({ focus: true }); });
+    return;
+  }
+  if (page.role === "admin" && visitor.role !== "admin") {
+    if (path === "/dashboard") { go("/dashboard/requests", true); return; }
+    document.title = `${page.title} · chargegate`;
+    main.replaceChildren(make("h1", {}, page.title), make("p", {}, "This page needs an admin's access key."));
+    return;
+  }
+  const module = await import(asked ? "./request.js" : page.module);
+  if (mine !== turn) return;
+  document.title = `${asked ? "Request" : page.title} · chargegate`;
+  const left = new AbortController();
+  leaving = () => left.abort();
+  const content = make("div");
+  main.replaceChildren(content);
+  module.show(content, {
+    visitor, go, reload: show, left: left.signal, id: asked?.[1].toLowerCase(),
+    values: Object.fromEntries(new URLSearchParams(location.search)),
+    every: (ms, work) => every(ms, work, left.signal),
+  });
+  if (focus) { main.focus({ preventScroll: true }); scrollTo(0, 0); }
+}
+
+// Repeats work while the page is shown and looked at; it never overlaps itself. The work is also done at once.
+function every(ms, work, left) {
+  let timer = 0;
+  let running = false;
+  const step = async () => {
+    clearTimeout(timer);
+    if (left.aborted || running) return;
+    if (!document.hidden) {
+      running = true;
+      try { await work(); } catch (error) { if (!(error instanceof Failed) && error.name !== "AbortError") throw error; } finally { running = false; }
+    }
+    if (!left.aborted) timer = setTimeout(step, ms);
+  };
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) step(); }, { signal: left });
+  left.addEventListener("abort", () => clearTimeout(timer));
+  step();
+}
+
+function go(address, replace = false) {
+  history[replace ? "replaceState" : "pushState"](null, "", address);
+  show({ focus: !replace });
+}
+
+function frame(current) {
+  const links = PAGES.filter((page) => visitor.signed_in && (page.role === "client" || visitor.role === "admin"));
+  document.getElementById("pages").replaceChildren(make("ul", {}, links.map((page) => make("li", {},
+    make("a", { href: page.path, "aria-current": page === current ? "page" : null }, page.title)))));
+  document.getElementById("visitor").replaceChildren(...(visitor.signed_in && visitor.keys_required ? [
+    make("span", {}, `${visitor.name} (${visitor.role})`), make("button", { type: "button", class: "small", onclick: signOut }, "Sign out"),
+  ] : []));
+}
+
+async function signOut() {
+  try {
+    await call("DELETE", "/api/v1/dashboard-session");
+  } catch (error) {
+    say(error.message);
+    return;
+  }
+  visitor = null;
+  say("You are signed out.");
+  show({ focus: true });
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href]");
+  if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  const url = new URL(link.href);
+  if (link.target || url.origin !== location.origin || !url.pathname.startsWith("/dashboard") || url.hash) return;
+  event.preventDefault();
+  go(url.pathname + url.search);
+});
+addEventListener("popstate", () => show({ focus: true }));
+addEventListener("session-ended", () => { if (visitor?.signed_in) { visitor = null; say("Your session is over."); show({ focus: true }); } });
+
+async function start() {
+  try {
+    await show();
+  } catch (error) {
+    main.replaceChildren(make("h1", {}, "chargegate"), make("p", { class: "fault", role: "alert" }, error.message),
+      make("button", { type: "button", onclick: start }, "Try again"));
+  }
+}
+
+start();

@@ -1,0 +1,96 @@
+import { get, post } from "./api.js";
+import { chip, confirmed, copyButton, duration, make, moment, say } from "./dom.js";
+import { problem } from "./requests.js";
+
+const ENDED = ["COMPLETED", "FAILED", "TIMEOUT"];
+
+export function show(content, { id, visitor, every, left }) {
+  const body = make("div", {}, make("p", { class: "soft loading" }, "…"));
+  content.append(make("h1", {}, "Request"), body);
+  let told = "";
+  let ended = false;
+  let waitFor = 0;
+  every(1000, async () => {
+    if (ended && Date.now() > waitFor) return;
+    try {
+      const request = await get(`/api/v1/charging-session/${id}`, { background: told !== "", signal: left });
+      ended = ENDED.includes(request.status);
+      const now = JSON.stringify(request);
+      if (now !== told) { told = now; body.replaceChildren(...drawn(request)); }
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      ended = error.status === 404;
+      told = "-";
+      body.replaceChildren(error.status === 404 ? make("p", {}, "There is no request with this id, or it is not yours.") : problem(error));
+    }
+  });
+
+  function drawn(request) {
+    const facts = [["Request", withCopy(request.request_id, "the request id")], ["Station", withCopy(request.station_id, "the station id")],
+      ["Client", request.client || null], ["Stands at", chip(request.status)],
+      ["Decision", request.decision ? [chip(request.decision.status), request.decision.reason ? ` ${request.decision.reason}` : ""] : "none yet"]];
+    return [
+      make("section", { class: "card" }, make("dl", { class: "facts" },
+        facts.filter(([, value]) => value !== null).map(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]))),
+      make("section", { class: "card" }, make("h2", {}, "Its way"), timeline(request)),
+      make("p", { class: "row" }, make("button", { type: "button", onclick: () => copyAll(request) }, "Copy as JSON"),
+        make("button", { type: "button", onclick: () => copyLink() }, "Copy the link"),
+        request.status === "FAILED" && visitor.role === "admin" ? make("button", { type: "button", class: "main", onclick: () => replay(request) }, "Send the callback again") : null),
+    ];
+  }
+
+  async function replay(request) {
+    const sure = await confirmed("Send the callback again?", `The decision already made (${request.decision?.status ?? "none"}) is sent to the receiver once more. No new decision is made.`, "Send it again");
+    if (!sure) return;
+    try {
+      await post(`/api/v1/dead-letters/${request.request_id}/replay`);
+      say("It is back in the queue.");
+      ended = false;
+      waitFor = Date.now() + 30000;
+    } catch (error) {
+      say(error.status === 404 ? "It can be sent no more: it was discarded, or is being sent." : error.message);
+    }
+  }
+}
+
+function withCopy(text, what) {
+  return make("span", { class: "row" }, make("span", { class: "id" }, text), copyButton(text, what));
+}
+
+async function copy(text, what) {
+  try { await navigator.clipboard.writeText(text); say(`Copied ${what}.`); } catch { say("The browser does not allow copying here."); }
+}
+const copyAll = (request) => copy(JSON.stringify(request, null, 2), "the request");
+const copyLink = () => copy(location.href, "the link");
+
+function timeline(request) {
+  const { decision, callback } = request;
+  const steps = [step("good", "Accepted", request.created_at, "The client got its 202.")];
+  if (request.status === "QUEUED") steps.push(step("", "Waits for a worker", null, ""));
+  if (request.status === "PROCESSING" && !decision) steps.push(step("", "Taken by a worker", null, "The authorizer is being asked."));
+  if (decision) {
+    const kind = { allowed: "good", not_allowed: "good", unknown: "warn", invalid: "bad" }[decision.status];
+    const why = decision.reason || "no reason needed";
+    steps.push(step(kind, `Decided: ${decision.status}`, decision.timestamp, `${why}; the authorizer took ${duration(decision.processing_time_ms)}`));
+  }
+  const attempts = callback?.history ?? [];
+  const unlisted = (callback?.attempts ?? 0) - attempts.length;
+  if (unlisted > 0 && attempts.length) steps.push(step("", `${unlisted} earlier ${unlisted === 1 ? "attempt" : "attempts"}`, null, "Only the last ones are kept."));
+  if (unlisted > 0 && !attempts.length) {
+    steps.push(step(callback.delivered_at ? "good" : "bad", `${unlisted} ${unlisted === 1 ? "attempt" : "attempts"}`, null,
+      [callback.last_status_code ? `the last one: HTTP ${callback.last_status_code}` : "", callback.last_error ?? ""].filter(Boolean).join(", ")));
+  }
+  attempts.forEach((attempt, at) => {
+    const good = attempt.status_code >= 200 && attempt.status_code < 300;
+    const outcome = [attempt.status_code ? `HTTP ${attempt.status_code}` : "", attempt.error ?? ""].filter(Boolean).join(", ") || "no answer";
+    steps.push(step(good ? "good" : "bad", `Attempt ${unlisted > 0 ? unlisted + at + 1 : at + 1}: ${outcome}`, attempt.at, `took ${duration(attempt.duration_ms)}`));
+  });
+  if (callback?.delivered_at) steps.push(step("good", "Delivered", callback.delivered_at, `${duration(new Date(callback.delivered_at) - new Date(request.created_at))} after it was accepted`));
+  else if (request.status === "FAILED") steps.push(step("bad", "Given up", request.processed_at, `${callback?.last_error ? `${callback.last_error}. ` : ""}It is a dead letter until it is sent again or discarded.`));
+  else if (decision) steps.push(step("", "The callback is under way", null, ""));
+  return make("ol", { class: "timeline" }, steps);
+}
+
+function step(kind, title, at, more) {
+  return make("li", { class: kind }, make("strong", {}, title), make("span", { class: "soft" }, at ? moment(at) : "", at && more ? " · " : "", more));
+}

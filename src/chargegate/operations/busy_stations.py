@@ -1,0 +1,48 @@
+"""The stations with the most decisions, and those with the largest share of errors."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from chargegate.ledger.counts import HOUR_MS, DecisionCounts
+from chargegate.model import now_ms
+from chargegate.operations.statistics import OfStation, of_station
+
+ORDERS: Final = ("total", "error_rate")
+FEWEST_DECISIONS: Final = 5
+"""A station with fewer decisions is not among the worst: one error would make it that."""
+
+_KEPT_S: Final = 15.0
+_DAYS: Final = 31
+
+
+class BusyStations:
+    """Answers from the counts, and remembers an answer for some seconds, because it adds up those of all stations."""
+
+    def __init__(self, counts: DecisionCounts, clock: Callable[[], float] = time.monotonic) -> None:
+        self._counts = counts
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._kept: dict[int, tuple[float, list[OfStation]]] = {}
+
+    async def top(self, hours: int, order: str, limit: int) -> Sequence[OfStation]:
+        """The first of them in the last hours, the current one included. Raises ``LedgerUnavailable``."""
+        stations = await self._stations(hours)
+        if order == "total":
+            return sorted(stations, key=lambda one: (-one.total, one.station_id))[:limit]
+        worst = [one for one in stations if one.error_rate and one.total >= FEWEST_DECISIONS]
+        return sorted(worst, key=lambda one: (-(one.error_rate or 0), -one.total, one.station_id))[:limit]
+
+    async def _stations(self, hours: int) -> list[OfStation]:
+        async with self._lock:
+            made_at, stations = self._kept.get(hours, (-_KEPT_S, []))
+            if self._clock() - made_at >= _KEPT_S:
+                since = (now_ms() // HOUR_MS - hours + 1) * HOUR_MS
+                stations = [of_station(one) for one in await self._counts.by_station(since, None)]
+                self._kept = {each: kept for each, kept in self._kept.items() if self._clock() - kept[0] < _KEPT_S}
+                self._kept[hours] = self._clock(), stations
+            return stations
+
+
+MAX_HOURS: Final = _DAYS * 24

@@ -1,0 +1,446 @@
+"""The dashboard's pages in a real browser: each page and each action, in light and dark, on a desk and on a phone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.contract.conftest import Asked, Reply, Service, Site
+
+AXE = Path(__file__).with_name("axe") / "axe.min.js"
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+LIMIT_MS = 8_000
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+HOSTILE = '<img src=x onerror="document.title=1"><b>note</b>'
+pytestmark = pytest.mark.servers  # it needs what `make servers` installs
+expect.set_options(timeout=LIMIT_MS)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The distribution's Chromium."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        lacking = pytest.fail if os.environ.get("CI") else pytest.skip
+        lacking("chromium is missing; `make servers` provides it")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield opened
+        opened.close()
+
+
+class Visit:
+    """A browser window on a service, which must load nothing from elsewhere and meet no fault of its own."""
+
+    def __init__(self, browser: Browser, service: Service, **options: Any) -> None:
+        self.context: BrowserContext = browser.new_context(
+            base_url=service.url, **{"viewport": DESK, "permissions": ["clipboard-read", "clipboard-write"], **options}
+        )
+        self.context.add_init_script(path=AXE)
+        self.faults: list[str] = []
+        self.requests: list[str] = []
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(LIMIT_MS)
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("console", self._console)
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self._service = service
+
+    def _console(self, message: Any) -> None:
+        # A refused request is shown by the page, and noted by the browser.
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.faults.append(message.text)
+
+    def close(self) -> None:
+        self.context.close()
+        assert self.faults == []
+        assert [url for url in self.requests if not url.startswith(self._service.url)] == []
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
+    made: list[Visit] = []
+
+    def open_page(service: Service, address: str = "/dashboard", **options: Any) -> Page:
+        made.append(Visit(browser, service, **options))
+        made[-1].page.goto(address)
+        return made[-1].page
+
+    yield open_page
+    for one in made:
+        one.close()
+
+
+def accessible(page: Page) -> None:
+    """The rules of axe-core find nothing serious, and nothing is wider than the window."""
+    found = page.evaluate("async (rules) => (await axe.run(document, rules)).violations", RULES)
+    serious = [
+        (one["id"], one["help"], [node["html"][:200] for node in one["nodes"]])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert serious == [], json.dumps(serious, indent=1)
+    wide = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+    assert wide <= 0, f"{page.url} is {wide} px too wide"
+
+
+def heading(page: Page, text: str) -> None:
+    expect(page.get_by_role("heading", level=1, name=text)).to_be_visible()
+
+
+@pytest.fixture(scope="module")
+def station() -> str:
+    return str(uuid.uuid4())
+
+
+@pytest.fixture(scope="module")
+def open_gate(shared_service: Callable[..., Service]) -> Service:
+    """A service without access keys."""
+    return shared_service(callback__retry_delay_ms=10, authorization__cache_ttl_ms=0)
+
+
+@pytest.fixture(scope="module")
+def told(open_gate: Service, receiver: Site, reply: type[Reply], station: str) -> dict[str, Asked]:
+    """What has happened before anybody looks."""
+    token = open_gate.allow(note=HOSTILE)
+    asked = {
+        "allowed": open_gate.ask(receiver.url(), driver_token=token, station_id=station),
+        "denied": open_gate.ask(receiver.url()),
+        "given up": open_gate.ask(receiver.planned(reply(500)), station_id=station),
+    }
+    for each in asked.values():
+        open_gate.finished(each)
+    return asked
+
+
+LOOKS = {
+    "light": {},
+    "dark": {"color_scheme": "dark", "reduced_motion": "reduce"},
+    "phone": {"viewport": PHONE, "has_touch": True},
+    "dark phone": {"viewport": PHONE, "color_scheme": "dark"},
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_every_page_can_be_used_by_everybody(
+    visit: Callable[..., Page], open_gate: Service, told: dict[str, Asked], look: str
+) -> None:
+    page = visit(open_gate, **LOOKS[look])
+    heading(page, "Overview")
+    expect(page.locator(".tile")).to_have_count(7)
+    page.get_by_text("As a table").first.click()
+    accessible(page)
+    for name in ("Requests", "Stations", "Dead letters", "Access list", "Anomalies"):
+        page.get_by_role("navigation").get_by_role("link", name=name).click()
+        heading(page, name)
+        expect(page.locator(".loading")).to_have_count(0)
+        expect(page.locator("main table:visible, main p:visible").first).to_be_visible()
+        accessible(page)
+    page.goto(f"/dashboard/requests/{told['given up'].request_id}")
+    expect(page.get_by_text("Given up")).to_be_visible()
+    accessible(page)
+    page.get_by_role("button", name="Send the callback again").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    accessible(page)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_the_overview_says_what_happens(visit: Callable[..., Page], open_gate: Service, told: dict[str, Asked]) -> None:
+    page = visit(open_gate)
+    dead = page.locator(".tile").filter(has_text="Dead letters").locator("dd").first
+    expect(dead).to_have_text("1")
+    chart = page.get_by_role("img", name=re.compile("^Decisions"))
+    expect(chart).to_have_attribute("aria-label", re.compile(r"allowed \d"))
+    figure = page.locator("figure").filter(has_text="Decisions")
+    figure.get_by_text("As a table").click()
+    rows = figure.locator("tbody tr")
+    expect(rows).to_have_count(60)
+    numbers = [int(text) for text in rows.locator("td:nth-child(2)").all_text_contents()]
+    assert sum(numbers) == 1
+    first = figure.locator(".legend li").first
+    last_minute = first.text_content()
+    chart.hover(position={"x": 5, "y": 50})
+    expect(first).not_to_have_text(last_minute or "")
+    page.mouse.move(1, 1)
+    chart.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    expect(figure.locator(".mark")).to_have_count(1)
+    page.get_by_label("Last day").check()
+    expect(rows).to_have_count(48)
+    assert page.url.endswith("?range=day")
+
+
+def test_one_sentence_says_what_is_wrong(
+    visit: Callable[..., Page],
+    service: Callable[..., Service],
+    authorizer: Site,
+    receiver: Site,
+    reply: type[Reply],
+) -> None:
+    gate = service(authorization__backend="http", authorization__url=authorizer.url("/decide"))
+    page = visit(gate)
+    sentences = page.get_by_role("list", name="What is wrong")
+    expect(sentences).to_have_text("Everything works.")
+    body = gate.body(receiver.url())
+    authorizer.plan(body["driver_token"], reply(200, how="held"))
+    assert gate.post(body).status_code == 202
+    expect(sentences).to_contain_text("The authorizer has not answered a request")
+    accessible(page)
+    authorizer.release(body["driver_token"])
+    expect(sentences).not_to_contain_text("has not answered", timeout=40_000)
+    gate.stop()
+    expect(sentences).to_contain_text("not up to date")
+
+
+def test_requests_are_found_by_an_address_that_can_be_sent(
+    visit: Callable[..., Page], open_gate: Service, told: dict[str, Asked], station: str
+) -> None:
+    page = visit(open_gate, "/dashboard/requests")
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(3)
+    page.get_by_label("Station").fill(station)
+    page.get_by_label("Status").select_option("allowed")
+    page.get_by_role("button", name="Filter").click()
+    expect(rows).to_have_count(1)
+    assert f"station_id={station}" in page.url
+    assert "status=allowed" in page.url
+    again = visit(open_gate, page.url)
+    expect(again.locator("tbody tr")).to_have_count(1)
+    expect(again.get_by_label("Station")).to_have_value(station)
+    page.go_back()
+    expect(rows).to_have_count(3)
+    page.get_by_label("Reason").fill("driver_not_in_acl")
+    page.get_by_role("button", name="Filter").click()
+    expect(rows).to_have_count(2)
+    page.get_by_label("Station").fill("no station")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.get_by_role("alert").filter(has_text="station_id")).to_be_visible()
+    page.get_by_label("Request id").fill("nonsense")
+    page.get_by_role("button", name="Show this request").click()
+    expect(page.get_by_text("A request id looks like")).to_be_visible()
+    page.get_by_label("Request id").fill(told["allowed"].request_id.upper())
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Delivered", exact=True)).to_be_visible()
+    assert page.url.endswith(told["allowed"].request_id)
+
+
+def test_the_story_of_one_request(
+    visit: Callable[..., Page], service: Callable[..., Service], receiver: Site, reply: type[Reply]
+) -> None:
+    gate = service(callback__retry_delay_ms=10)
+    asked = gate.ask(receiver.planned(*[reply(500)] * 3, reply(204)))
+    gate.finished(asked)
+    page = visit(gate, f"/dashboard/requests/{asked.request_id}")
+    steps = page.locator("ol.timeline > li")
+    expect(steps.filter(has_text="Accepted")).to_be_visible()
+    expect(steps.filter(has_text="Decided: not_allowed")).to_contain_text("driver_not_in_acl")
+    expect(steps.filter(has_text="Given up")).to_be_visible()
+    page.get_by_role("button", name="Copy the request id").click()
+    expect(page.locator("#said")).to_have_text("Copied the request id.")
+    assert page.evaluate("() => navigator.clipboard.readText()") == asked.request_id
+    replay = page.get_by_role("button", name="Send the callback again")
+    replay.click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert gate.session(asked.request_id)["status"] == "FAILED"
+    replay.click()
+    page.get_by_role("button", name="Send it again").click()
+    expect(steps.filter(has_text="Delivered")).to_be_visible()
+    expect(replay).to_have_count(0)
+    assert gate.session(asked.request_id)["status"] == "COMPLETED"
+    page.goto(f"/dashboard/requests/{uuid.uuid4()}")
+    expect(page.get_by_text("There is no request with this id")).to_be_visible()
+
+
+def test_dead_letters_are_sent_again_and_discarded(
+    visit: Callable[..., Page], service: Callable[..., Service], receiver: Site, reply: type[Reply]
+) -> None:
+    gate = service(callback__retry_delay_ms=10)
+    letters = [gate.ask(receiver.planned(reply(410), reply(204))) for _ in range(6)]
+    for asked in letters:
+        gate.finished(asked)
+    page = visit(gate, "/dashboard/dead-letters")
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(6)
+    marked = page.get_by_role("button", name="Send the marked ones again")
+    expect(marked).to_be_disabled()
+    for asked in letters[:2]:
+        page.get_by_role("checkbox", name=f"Mark {asked.request_id}").check()
+    marked.click()
+    expect(page.get_by_role("heading", name="Send 2 dead letters again?")).to_be_visible()
+    page.get_by_role("button", name="Send again", exact=True).last.click()
+    expect(page.locator("#said")).to_have_text("2 dead letters sent again.")
+    for asked in letters[:2]:
+        assert gate.finished(asked)["status"] == "COMPLETED"
+    page.reload()
+    expect(rows).to_have_count(4)
+    page.get_by_role("button", name=f"Discard: {letters[2].request_id}").click()
+    page.get_by_role("dialog").get_by_role("button", name="Discard").click()
+    expect(rows).to_have_count(3)
+    page.get_by_role("checkbox", name="Mark all of this page").check()
+    page.get_by_role("checkbox", name=f"Mark {letters[3].request_id}").uncheck()
+    page.get_by_role("button", name="Discard the marked ones").click()
+    page.get_by_role("dialog").get_by_role("button", name="Discard").click()
+    expect(rows).to_have_count(1)
+    page.get_by_role("button", name="Send all that match again").click()
+    page.get_by_role("dialog").get_by_role("button", name="Send again").click()
+    expect(page.locator("#said")).to_have_text("1 dead letter sent again.")
+    assert gate.finished(letters[3])["status"] == "COMPLETED"
+    for asked in letters[4:]:
+        assert gate.session(asked.request_id)["status"] == "FAILED"
+
+
+def test_the_access_list(visit: Callable[..., Page], service: Callable[..., Service], tmp_path: Path) -> None:
+    gate = service()
+    token, other = f"typed-in-{uuid.uuid4().hex}", f"imported-{uuid.uuid4().hex}"
+    page = visit(gate, "/dashboard/access-list")
+    addresses: list[str] = []
+    page.on("request", lambda request: addresses.append(request.url))
+    adding = page.locator("section").filter(has_text="Add or replace an entry")
+    adding.get_by_label("Driver token").fill(token)
+    adding.get_by_label("Note").fill(HOSTILE)
+    adding.get_by_label("Only at these stations").fill("not a station")
+    adding.get_by_role("button", name="Store").click()
+    expect(adding.get_by_role("alert")).to_contain_text("allowed_stations")
+    adding.get_by_label("Only at these stations").fill("")
+    adding.get_by_role("button", name="Store").click()
+    rows = page.locator("section").filter(has_text="Entries").locator("tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text(HOSTILE)
+    searching = page.locator("section").filter(has_text="Find a token")
+    searching.get_by_label("Driver token").fill(token)
+    searching.get_by_label("Station").fill(str(uuid.uuid4()))
+    searching.get_by_role("button", name="Find").click()
+    expect(searching.locator("tbody tr")).to_have_count(1)
+    expect(searching).to_contain_text("it would be allowed")
+    assert token not in page.content()
+    assert not any(token in page.locator("input").nth(at).input_value() for at in range(page.locator("input").count()))
+    rows.get_by_role("button", name="Block").click()
+    expect(rows.get_by_text("blocked")).to_be_visible()
+    expect(rows.get_by_role("button", name="Unblock")).to_be_visible()
+    (tmp_path / "wrong.csv").write_text("driver_token\nshort\n")
+    (tmp_path / "list.csv").write_text(f"driver_token,note\n{token},changed\n{other},new\n")
+    importing = page.locator("section").filter(has_text="Import a CSV file")
+    importing.get_by_label("File").set_input_files(tmp_path / "wrong.csv")
+    importing.get_by_role("button", name="Show what would change").click()
+    expect(importing.get_by_role("alert")).to_contain_text("line 2")
+    importing.get_by_label("File").set_input_files(tmp_path / "list.csv")
+    importing.get_by_role("button", name="Show what would change").click()
+    expect(importing).to_contain_text("would add 1, change 1 and leave 0 as they are")
+    assert len(gate.client.get("/api/v1/acl").json()["items"]) == 1
+    importing.get_by_role("button", name="Import this").click()
+    expect(rows).to_have_count(2)
+    rows.filter(has_text="new").get_by_role("button", name="Remove").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(rows).to_have_count(1)
+    assert token not in page.content()
+    assert not [address for address in addresses if token in address or other in address]
+
+
+def test_stations_lead_to_their_requests(
+    visit: Callable[..., Page], open_gate: Service, told: dict[str, Asked], station: str
+) -> None:
+    page = visit(open_gate, "/dashboard/stations")
+    busiest = page.locator("section").filter(has_text="Busiest").locator("tbody tr")
+    expect(busiest).to_have_count(2)
+    expect(busiest.first).to_contain_text(station)
+    page.get_by_label("7 days").check()
+    expect(page).to_have_url(re.compile("hours=168"))
+    expect(busiest).to_have_count(2)
+    busiest.first.get_by_role("link").click()
+    heading(page, "Requests")
+    expect(page.locator("tbody tr")).to_have_count(2)
+
+
+def keys(command: str) -> dict[str, tuple[str, str]]:
+    made = {}
+    for role, name in (("admin", "ops"), ("client", "north")):
+        line = [command, "keys", "create", "--role", role, "--name", name, "--json"]
+        printed = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+        made[name] = (printed["key"], printed["hash"])
+    return made
+
+
+def test_signing_in_and_out_by_keyboard(
+    visit: Callable[..., Page], service: Callable[..., Service], command: str, receiver: Site
+) -> None:
+    made = keys(command)
+    gate = service(security__api_keys=[line for _, line in made.values()])
+    gate.sign_in(made["north"][0])
+    asked = gate.ask(receiver.url())
+    page = visit(gate, "/dashboard/dead-letters")
+    heading(page, "Sign in")
+    accessible(page)
+    expect(page.get_by_label("Access key")).to_be_focused()
+    page.keyboard.type("wrong")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("This is not a valid access key.")
+    expect(page.get_by_label("Access key")).to_be_focused()
+    page.keyboard.type(made["ops"][0])
+    page.keyboard.press("Enter")
+    heading(page, "Dead letters")
+    expect(page.get_by_text("There are no dead letters here.")).to_be_visible()
+    [cookie] = page.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/api/v1")
+    assert (
+        page.evaluate("() => document.cookie + JSON.stringify(localStorage) + JSON.stringify(sessionStorage)") == "{}{}"
+    )
+    assert made["ops"][0] not in page.content()
+    page.keyboard.press("Tab")
+    for _ in range(30):
+        if page.evaluate("() => document.activeElement.textContent") == "Sign out":
+            break
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    heading(page, "Sign in")
+    assert page.context.cookies() == []
+    page.get_by_label("Access key").fill(made["north"][0])
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("This page needs an admin's access key.")).to_be_visible()
+    page.goto("/dashboard")
+    heading(page, "Requests")
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(1)
+    page.get_by_label("Request id").fill(asked.request_id)
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Delivered", exact=True)).to_be_visible()
+    assert asked.driver_token not in page.content()
+    assert asked.callback_url not in page.content()
+
+
+def test_a_session_that_ended_asks_for_the_key_and_goes_on(
+    visit: Callable[..., Page], service: Callable[..., Service], command: str
+) -> None:
+    made = keys(command)
+    gate = service(security__api_keys=[line for _, line in made.values()], dashboard__session_idle_ms=4000)
+    page = visit(gate, "/dashboard")
+    page.get_by_label("Access key").fill(made["ops"][0])
+    page.keyboard.press("Enter")
+    heading(page, "Overview")
+    heading(page, "Sign in")
+    expect(page.locator("#said")).to_have_text("Your session is over.")
+    page.get_by_label("Access key").fill(made["ops"][0])
+    page.keyboard.press("Enter")
+    heading(page, "Overview")
+
+
+def test_the_first_stop_of_the_keyboard_skips_the_navigation(visit: Callable[..., Page], open_gate: Service) -> None:
+    page = visit(open_gate)
+    heading(page, "Overview")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()

@@ -1,0 +1,67 @@
+"""Which sentences are said, and when."""
+
+from typing import Any
+
+import pytest
+
+from chargegate.ledger.counts import UnitCounts
+from chargegate.operations.health import Component
+from chargegate.operations.problems import Seen, problems
+
+
+def minute(total: int, unknown: int, timeouts: int = 0, errors: int = 0) -> UnitCounts:
+    return UnitCounts(0, total, total - unknown, 0, unknown, 0, timeouts, errors, 0, 0, 0)
+
+
+def seen(**changes: Any) -> Seen:
+    well: dict[str, Any] = {
+        "components": {"queue": Component("UP"), "database": Component("UP")},
+        "waiting": 3,
+        "oldest_age_ms": 200,
+        "max_size": 100,
+        "oldest_question_ms": 900,
+        "recent": [minute(100, 9)],
+        "dead_letters": 4,
+        "dead_letters_before": 4,
+        "anomalies": 0,
+    }
+    return Seen(**{**well, **changes})
+
+
+def test_nothing_is_said_where_all_is_well() -> None:
+    assert problems(seen()) == []
+
+
+def test_nothing_is_said_of_what_is_not_known() -> None:
+    unknown = seen(waiting=None, oldest_age_ms=None, recent=[], dead_letters=None, anomalies=None)
+    assert problems(unknown) == []
+
+
+CASES: list[tuple[dict[str, Any], str]] = [
+    ({"components": {"database": Component("DOWN", {"error": "no space left."})}}, "The database is down: no space left."),  # noqa: E501 - a case is a line
+    ({"components": {"callbacks": Component("DEGRADED", {"open_circuits": 1})}}, "Callbacks are degraded: 1 destination cannot be reached."),  # noqa: E501 - a case is a line
+    ({"components": {"authorization": Component("DEGRADED", {"circuit": "open"})}}, "The authorizer is degraded: its circuit is open, and every decision is unknown until it answers again."),  # noqa: E501 - a case is a line
+    ({"components": {"queue": Component("DOWN", {"waiting": 9, "max_size": 9})}}, "The queue is down: it is full."),
+    ({"components": {"new_part": Component("DEGRADED")}}, "New_part is degraded."),
+    ({"oldest_age_ms": 3_000}, "3 requests wait for a worker, the oldest for 3 s."),
+    ({"waiting": 1, "oldest_age_ms": 400_000}, "A request waits, the oldest for 6 min."),
+    ({"waiting": 80}, "The queue is filling: 80 of 100 places."),
+    ({"oldest_question_ms": 3_000}, "The authorizer has not answered a request for 3 s."),
+    ({"recent": [minute(5, 5, errors=2, timeouts=3), minute(5, 0)]}, "5 of the last 10 decisions were unknown, mostly by no answer from the authorizer in time."),  # noqa: E501 - a case is a line
+    ({"recent": [minute(2, 1)]}, "1 of the last 2 decisions was unknown."),
+    ({"dead_letters": 5}, "1 callback was given up in the last minutes."),
+    ({"dead_letters": 6}, "2 callbacks were given up in the last minutes."),
+    ({"anomalies": 2}, "2 anomalies go on."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "text"), CASES)
+def test_each_fault_has_its_sentence(changes: dict[str, Any], text: str) -> None:
+    [problem] = problems(seen(**changes))
+    assert problem.text == text
+    assert not problem.page or problem.page.startswith("/dashboard/")
+
+
+def test_the_worst_is_said_first() -> None:
+    found = problems(seen(anomalies=1, dead_letters=9, oldest_age_ms=9_000))
+    assert [problem.severity for problem in found] == ["critical", "warning", "warning"]
