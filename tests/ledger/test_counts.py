@@ -266,9 +266,9 @@ def test_dropped_months_keep_their_counts_also_when_all_are_made_again(run: Run)
             *(ledger.finish(Finished(one, RequestStatus.COMPLETED, 1, 200, None, START, None)) for one in ended)
         )
         totals = await counts.total(None, None), await counts.by_station(None, None)
-        for before in (month - 1, month):
+        for before in (month_start(month - 1), month):
             assert await ledger.audit_before(before) == await ledger.drop_audit_before(before) != DroppedAudit([], 0)
-        assert await ledger.drop_audit_before(month) == DroppedAudit([], 0)
+            assert await ledger.drop_audit_before(month_start(month - 1)) == DroppedAudit([], 0)
         assert (await counts.total(None, None), await counts.by_station(None, None)) == totals
         left = await ledger.decisions(DecisionFilter(), 2000, None)
         assert {d.request_id for d in left} - {waiting.request_id} == {
