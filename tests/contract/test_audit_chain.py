@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import sqlite3
 import subprocess
@@ -335,3 +336,28 @@ def test_rows_from_before_the_chain_and_after_a_kill_are_in_it(
     assert running.stop() == 0
     code, told = run(command, running, "verify")
     assert (code, told["database"]["embedded"]["rows"], told["unchained"]) == (0, 5, 2)
+
+
+def test_a_metric_says_what_the_last_verification_found(
+    service: Callable[..., Service], receiver: Site, command: str
+) -> None:
+    running = service(audit__chain=True, audit__rotate_after_ms=4000)  # it looks each second
+    decided(running, receiver, 3)
+    assert run(command, running, "rotate")[0] == 0
+    assert math.isnan(running.metrics()["audit_chain_intact"])
+
+    def verified(*, intact: bool) -> None:
+        assert run(command, running, "verify")[0] == int(not intact)
+        outside.eventually(lambda: running.metrics()["audit_chain_intact"] == int(intact), 60)
+
+    verified(intact=True)
+    file = next(running.folder.glob("authorization_audit.log.*"))
+    text = file.read_text()
+    file.write_text(text.replace(",not_allowed,", ",allowed,"))
+    assert file.read_text() != text
+    verified(intact=False)
+    file.write_text(text)
+    verified(intact=True)
+    assert running.stop() == 0
+    running.start()
+    outside.eventually(lambda: running.metrics()["audit_chain_intact"] == 1, 60)

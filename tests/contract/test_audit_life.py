@@ -137,6 +137,7 @@ def test_from_the_log_to_the_archive_and_back_to_nothing(
     assert int(attributes["size"]) == len(bucket.files()[f"audit/{archived['to']}"])
     assert len(attributes["sha256"]) == 64
     assert everywhere(running, bucket) == Counter(ids)
+    assert audit(running, "backfill", "--sink", "csv")[0]["written"] == 0
     listed = audit(running, "archive", "list")
     assert [place["state"] for place in listed] == ["archived", "written"]
     assert audit(running, "prune")[0]["files"] == []
@@ -248,6 +249,21 @@ def test_an_archive_that_is_away_or_refuses_costs_nothing(
     audit(running, "archive", "--all")
     assert everywhere(running, bucket) == Counter(ids)
     assert not list(running.folder.glob("*.zst"))
+
+
+def test_health_says_while_old_files_cannot_be_dealt_with(service: Callable[..., Service], bucket: Bucket) -> None:
+    nobody = "s3://nobody/x?endpoint=http://127.0.0.1:9"
+    running = service(environ=bucket.environ, audit__archive_url=nobody, audit__archive_after_ms=4)
+
+    def audit() -> dict[str, Any]:
+        return running.client.get("/health").json()["components"]["audit"]
+
+    outside.eventually(lambda: audit()["status"] == "DEGRADED", 90)
+    assert "life" in audit()["details"]
+    assert running.stop() == 0
+    running.configure(**{"audit.archive_url": bucket.url, "audit.archive_after_ms": 4})
+    running.start()
+    assert audit()["status"] == "UP"
 
 
 @pytest.mark.parametrize(

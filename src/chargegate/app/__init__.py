@@ -12,7 +12,7 @@ from chargegate.app.commands import (
     replay_from,
     tell_story,
 )
-from chargegate.app.life import audit_heads, audit_life
+from chargegate.app.life import audit_heads, audit_life, audit_verdicts
 from chargegate.app.opening import StartError
 from chargegate.app.process import Role
 from chargegate.app.serving import serve
@@ -24,6 +24,7 @@ __all__ = [
     "StartError",
     "audit_heads",
     "audit_life",
+    "audit_verdicts",
     "backfill_sink",
     "check_acl_file",
     "check_queue",

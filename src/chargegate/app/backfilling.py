@@ -6,9 +6,11 @@ from typing import Final, Literal
 
 from chargegate.app.auditing import csv_chain, influx_sink
 from chargegate.app.commands import Offline, opened_store
+from chargegate.app.life import audit_life
 from chargegate.app.opening import StartError
 from chargegate.audit.base import SinkUnavailable
 from chargegate.audit.filling import CsvFilling, InfluxFilling
+from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.compressing import Damaged
 from chargegate.config import Audit, Settings
 from chargegate.keys import Keyring
@@ -39,13 +41,15 @@ async def backfill_sink(
         try:
             sink = _opened(name, settings.audit, since, until, store.keyring)
             try:
+                if isinstance(sink, CsvFilling) and settings.audit.archive_url:
+                    await sink.leave_out_archived(audit_life(settings))
                 await _count(store, since, until, on_total)
                 return await backfill(store.ledger, sink, since, until, dry_run=dry_run, on_read=on_read)
             finally:
                 await sink.close()
         except OSError as error:
             raise StartError(f"{key}: {error.filename or settings.audit.csv_path}: {error.strerror}") from None
-        except (SinkUnavailable, Damaged) as error:
+        except (SinkUnavailable, ArchiveUnavailable, Damaged) as error:
             raise StartError(f"{key}: {error}") from None
 
 

@@ -87,10 +87,11 @@ def build_surface(
     tracing: Tracing,
     draining: Callable[[], bool],
     no_file: Callable[[], bool],
+    life_failure: Callable[[], str | None],
     stack: AsyncExitStack,
 ) -> ASGIApp:
     """What this process answers over HTTP. ``working`` is None where no worker is in it. ``no_file``: whether not one
-    more file or connection can be opened."""
+    more file or connection can be opened. ``life_failure``: why old files of the audit cannot be dealt with."""
     settings, database = opened.settings, opened.database
     opened.metrics.queue_max_size.set(settings.queue.max_size)
 
@@ -100,7 +101,7 @@ def build_surface(
         if opened.cache is not None:
             opened.cache.forget(token_hashes)
 
-    components = _components(opened, working, no_file)
+    components = _components(opened, working, no_file, life_failure)
     overview = sessions = None
     if opened.role != "worker":
         overview = Overviews(
@@ -166,7 +167,7 @@ def followers(opened: Opened, working: Working | None, access_keys: AccessKeys) 
 
 
 def _components(
-    opened: Opened, working: Working | None, no_file: Callable[[], bool]
+    opened: Opened, working: Working | None, no_file: Callable[[], bool], life_failure: Callable[[], str | None]
 ) -> dict[str, Callable[[], Awaitable[health.Component]]]:
     """Each process tells of what is in it."""
     settings, ledger = opened.settings, opened.database.ledger
@@ -180,7 +181,7 @@ def _components(
         components["authorization"] = partial(health.authorization, working.authorizer, settings.authorization.backend)
         callbacks = partial(health.callbacks, working.worker)
         components["callbacks"] = partial(health.needing_files, callbacks, no_file)
-        components["audit"] = partial(health.audit, opened.feeds)
+        components["audit"] = partial(health.audit, opened.feeds, life_failure)
     backend = scheme(settings.database.url)
     components["database"] = partial(health.database, ledger, backend, needed=opened.role != "api")
     if opened.clocks is not None:

@@ -15,7 +15,9 @@ from chargegate.audit.life.files import LogFiles
 from chargegate.audit.life.heads import Heads
 from chargegate.audit.life.origin import origin_of
 from chargegate.audit.life.steps import Ages, Life
+from chargegate.audit.verdicts import Verdicts
 from chargegate.config import Settings
+from chargegate.ledger.base import NamedValues
 from chargegate.operations.audit_life import drop_chained_rows
 from chargegate.operations.audit_schedule import Schedule
 
@@ -55,9 +57,9 @@ def audit_heads(settings: Settings) -> Heads:
     return Heads(made_folder(settings), audit_chain(open_keys(settings)))
 
 
-async def keep_audit(opened: Opened, stack: AsyncExitStack) -> None:
-    """Carry out what is due from now on, until the stack is closed. A process without audit files has no part in it,
-    and of several on the same folder one does it. Raises ``StartError``."""
+async def keep_audit(opened: Opened, stack: AsyncExitStack) -> Schedule:
+    """Carry out what is due from now on, until the stack is closed. Of several processes on the same folder one does
+    it. Raises ``StartError``."""
     settings, ledger, links = opened.settings, opened.database.ledger, opened.database.chain
     life = await asyncio.to_thread(audit_life, settings) if settings.audit.csv_path else None
     statements = Statements(audit_heads(settings), ledger)
@@ -67,11 +69,22 @@ async def keep_audit(opened: Opened, stack: AsyncExitStack) -> None:
         life,
         partial(drop_chained_rows, ledger, links, statements, on_dropped=lambda _: None),
         opened.metrics,
+        audit_verdicts(settings, ledger).intact if settings.audit.chain else _unknown,
         keep_ms=settings.audit.retention_ms,
         turn_s=_turn_s(settings),
     )
     schedule.start()
     stack.push_async_callback(schedule.close)
+    return schedule
+
+
+def audit_verdicts(settings: Settings, values: NamedValues) -> Verdicts:
+    """What verifications found. Raises ``StartError``."""
+    return Verdicts(made_folder(settings), audit_chain(open_keys(settings)), values)
+
+
+async def _unknown() -> None:
+    """Without chains there is nothing to verify."""
 
 
 def _turn_s(settings: Settings) -> float:

@@ -99,14 +99,20 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
     last_spans = LastSpans(tracing)
     stack.push_async_callback(last_spans.close)
     working = None if role == "api" else await build_worker(opened, tracing, stack)
-    if role != "api":
-        await keep_audit(opened, stack)
+    keeping = None if role == "api" else await keep_audit(opened, stack)
     access_keys = AccessKeys(settings.security.api_keys)
     spare = SpareFile()
     watching = asyncio.create_task(spare.watch())
     stack.callback(watching.cancel)
     surface = build_surface(
-        opened, working, access_keys, tracing=tracing, draining=draining, no_file=spare.lacking, stack=stack
+        opened,
+        working,
+        access_keys,
+        tracing=tracing,
+        draining=draining,
+        no_file=spare.lacking,
+        life_failure=lambda: None if keeping is None else keeping.failure,
+        stack=stack,
     )
     server, url = await _listen(settings, role, surface, max_connections, stack)
     opened.metrics.certificate_in_use(None if role == "worker" else certificate_end(settings.server))

@@ -1,6 +1,8 @@
 """Sinks that are given decisions of the past."""
 
+import asyncio
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +11,14 @@ from chargegate.audit.csv_lines import request_ids
 from chargegate.audit.csv_shards import CsvShards, shard_paths
 from chargegate.audit.influx import InfluxSink
 from chargegate.audit.life.compressing import opened
+from chargegate.audit.life.restoring import fetch
+from chargegate.audit.life.steps import Life
 from chargegate.ledger.records import AuditRow
 from chargegate.model import to_iso
 
 
 class CsvFilling:
-    """The CSV files, which get the lines that neither they have nor those beside them that were rotated away.
+    """The CSV files, which get the lines that neither they have nor those that were rotated away.
 
     The request ids of the range are kept in memory, about 150 bytes for each.
     """
@@ -25,7 +29,19 @@ class CsvFilling:
         """``chain``: see ``CsvFile``. Raises ``OSError`` where a file cannot be read, and ``Damaged`` where one cannot
         be unpacked."""
         self._files = CsvShards(path, shards, chain=chain)
+        self._range = since, until
         self._held = set(_held(path, shards, since, until))
+
+    async def leave_out_archived(self, life: Life) -> None:
+        """The archive has lines too, of files that were here. Raises ``ArchiveUnavailable``, ``OSError`` and
+        ``Damaged``."""
+        since, until = self._range
+        with tempfile.TemporaryDirectory(prefix="chargegate-backfill-") as folder:
+            for file in await life.archived_here():
+                if (since is None or file.last >= since) and (until is None or file.first < until):
+                    path = Path(folder) / "fetched"
+                    await fetch(life, file, path)
+                    self._held.update(await asyncio.to_thread(set, _held_in(path, since, until)))
 
     def lacking(self, rows: list[AuditRow]) -> list[AuditRow]:
         return [row for row in rows if row.decision.request_id not in self._held]

@@ -18,6 +18,7 @@ from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import write_object, write_rows
 from chargegate.cli.progress import advancing, counting
 from chargegate.cli.store import in_store
+from chargegate.model import now_ms
 from chargegate.operations.views import columns
 
 
@@ -46,6 +47,9 @@ def verify(
     of_files = _files(settings, heads, files) if settings.audit.csv_path else Verified(0, 0, 0, {}, [])
     of_rows = _rows(config_file, heads) if rows and not files else {}
     row_problems = [problem for each in of_rows.values() for problem in each.problems]
+    if settings.audit.chain and not files:
+        of_all_files = not of_files.problems if settings.audit.csv_path else None
+        _keep(config_file, settings, files=of_all_files, rows=not row_problems if rows else None)
     if as_json:
         write_object(msgspec.to_builtins(of_files) | {"database": msgspec.to_builtins(of_rows)})
     else:
@@ -76,6 +80,18 @@ def _rows(config_file: str | None, heads: Heads) -> dict[str, VerifiedRows]:
             }
 
         return in_store(config_file, verify)
+
+
+def _keep(config_file: str | None, settings: config.Settings, *, files: bool | None, rows: bool | None) -> None:
+    """So that the service's metrics tell it."""
+
+    async def keep(store: app.Offline) -> None:
+        await app.audit_verdicts(settings, store.ledger).keep(now_ms(), files=files, rows=rows)
+
+    try:
+        in_store(config_file, keep)
+    except OSError as error:
+        raise click.ClickException(f"data_dir: {error.filename}: {error.strerror}") from None
 
 
 async def _write(of_files: Verified, of_rows: dict[str, VerifiedRows], row_problems: list[RowProblem]) -> None:

@@ -92,6 +92,13 @@ class Metrics:
         self.breaker_transitions = Counter(
             "circuit_breaker_transitions_total", "Changes of state.", ["name", "to"], registry=registry
         )
+        self.chain_intact = Gauge(
+            "audit_chain_intact",
+            "1 where `chargegate audit verify` last found all as it was written, else 0; NaN where it never ran, or "
+            "audit.chain is off.",
+            registry=registry,
+        )
+        self.chain_intact.set(float("nan"))
         self.anomalies = Gauge(
             "audit_anomalies",
             "Anomalies of the audit that have not ended.",

@@ -30,14 +30,16 @@ class Schedule:
         life: Life | None,
         drop_rows: Callable[[int], Awaitable[object]],
         metrics: Metrics,
+        intact: Callable[[], Awaitable[bool | None]],
         *,
         keep_ms: int,
         turn_s: float,
     ) -> None:
         """``life`` is None where this process has no files; then only rows of the database are dropped, by
-        ``drop_rows``, which is told a time (Unix ms)."""
+        ``drop_rows``, which is told a time (Unix ms). ``intact``: see ``Verdicts.intact``."""
         self._life = life
         self._drop_rows = drop_rows
+        self._intact = intact
         self._metrics = metrics
         self._keep_ms = keep_ms
         self._turn_s = turn_s
@@ -81,6 +83,9 @@ class Schedule:
                 log.exception("the life of the audit")
 
     async def _turn(self) -> None:
+        with contextlib.suppress(LedgerUnavailable):  # the last one that was told stands
+            intact = await self._intact()
+            self._metrics.chain_intact.set(float("nan") if intact is None else float(intact))
         jumped = self._clock_jumped()
         pruning = time.monotonic() - self._pruned_at >= max(min(_PRUNE_S, self._keep_ms / 10_000), self._turn_s)
         steps = [step for step in STEPS if step == "rotate" or not (jumped or (step == "prune" and not pruning))]

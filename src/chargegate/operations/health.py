@@ -123,10 +123,13 @@ async def needing_files(part: Callable[[], Awaitable[Component]], no_file: Calla
     return Component(status, {"error": "too many open files", **component.details})
 
 
-async def audit(feeds: Sequence[Feed]) -> Component:
-    """DEGRADED while a sink takes no rows, or is far behind; they wait in the database."""
+async def audit(feeds: Sequence[Feed], life_failure: Callable[[], str | None] = lambda: None) -> Component:
+    """DEGRADED while a sink takes no rows, or is far behind; they wait in the database. And while files that are old
+    cannot be rotated, compressed, archived or deleted: ``life_failure`` says why."""
     details = {"csv": "off"}
     degraded = False
+    if failure := life_failure():
+        details["life"], degraded = failure, True
     for feed in feeds:
         lag_s = feed.lag_s
         late = lag_s > LONGEST_LAG_S
