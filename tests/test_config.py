@@ -114,6 +114,11 @@ KEYS: dict[str, Any] = {
     "monitoring.health_check.enabled": False,
     "logging.level": "error",
     "logging.format": "json",
+    "tracing.otlp_endpoint": "https://collector.example:4318/base",
+    "tracing.protocol": "grpc",
+    "tracing.sample_ratio": 0.5,
+    "tracing.max_requested_per_second": 0,
+    "tracing.station_ids": True,
 }
 
 BESIDE = {  # the keys that a key is not set without

@@ -249,6 +249,8 @@ def test_the_story_of_one_request(
     expect(steps.filter(has_text="Accepted")).to_be_visible()
     expect(steps.filter(has_text="Decided: not_allowed")).to_contain_text("driver_not_in_acl")
     expect(steps.filter(has_text="Given up")).to_be_visible()
+    for number in (1, 2, 3):
+        expect(steps.filter(has_text=f"Attempt {number}: HTTP 500")).to_contain_text("took")
     page.get_by_role("button", name="Copy the request id").click()
     expect(page.locator("#said")).to_have_text("Copied the request id.")
     assert page.evaluate("() => navigator.clipboard.readText()") == asked.request_id
@@ -260,6 +262,8 @@ def test_the_story_of_one_request(
     replay.click()
     page.get_by_role("button", name="Send it again").click()
     expect(steps.filter(has_text="Delivered")).to_be_visible()
+    expect(steps.filter(has_text="Sent again by an operator")).to_be_visible()
+    expect(steps.filter(has_text="Attempt 4: HTTP 204")).to_be_visible()
     expect(replay).to_have_count(0)
     assert gate.session(asked.request_id)["status"] == "COMPLETED"
     page.goto(f"/dashboard/requests/{uuid.uuid4()}")

@@ -42,8 +42,9 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"components": {"callbacks": Component("DEGRADED", {"open_circuits": 1})}}, "Callbacks are degraded: 1 destination cannot be reached."),  # noqa: E501 - a case is a line
     ({"components": {"authorization": Component("DEGRADED", {"circuit": "open"})}}, "The authorizer is degraded: its circuit is open, and every decision is unknown until it answers again."),  # noqa: E501 - a case is a line
     ({"components": {"queue": Component("DOWN", {"waiting": 9, "max_size": 9})}}, "The queue is down: it is full."),
-    ({"components": {"audit": Component("DEGRADED", {"csv": "on", "influx": "behind by 20 s"})}}, "The audit is degraded: behind by 20 s."),  # noqa: E501 - a case is a line
-    ({"components": {"audit": Component("DEGRADED", {"csv": "on", "life": "archive: away"})}}, "The audit is degraded: archive: away."),  # noqa: E501 - a case is a line
+    ({"components": {"audit": Component("DEGRADED", {"csv": "on", "influx": "refused"})}}, "The audit is degraded: influx: refused."),  # noqa: E501 - a case is a line
+    ({"components": {"audit": Component("DEGRADED", {"csv": "on", "influx": "behind by 20 s"})}}, "The audit is degraded: influx: behind by 20 s."),  # noqa: E501 - a case is a line
+    ({"components": {"audit": Component("DEGRADED", {"csv": "on", "life": "archive: away"})}}, "The audit is degraded: life: archive: away."),  # noqa: E501 - a case is a line
     ({"components": {"new_part": Component("DEGRADED")}}, "New_part is degraded."),
     ({"oldest_age_ms": 3_000}, "3 requests wait for a worker, the oldest for 3 s."),
     ({"waiting": 1, "oldest_age_ms": 400_000}, "A request waits, the oldest for 6 min."),

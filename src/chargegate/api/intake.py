@@ -36,7 +36,7 @@ from chargegate.model import (
     parse_body,
     valid_traceparent,
 )
-from chargegate.observe import NO_SPAN, NO_TRACING, Span, log, trace_field
+from chargegate.observe import NO_SPAN, Span, log, trace_field
 from chargegate.queues.envelope import carry, wrap
 
 PATH: Final = "/api/v1/charging-session"
@@ -97,6 +97,7 @@ class _Whole(NamedTuple):
     target: CallbackTarget
     trace: bytes
     address: tuple[str, int] | None
+    span: Span
 
 
 class Intake:
@@ -117,7 +118,6 @@ class Intake:
         self._note_accepted = None if parts.queue.capabilities.find else parts.ledger.accepted
         self._idempotency = Idempotency(parts.ledger, parts.queue, parts.keyring, self._put, parts.claims)
         self._accepting = parts.tracing.accepting
-        self._tracing = parts.tracing is not NO_TRACING
         self._count = {code: parts.metrics.requests.labels(outcome).inc for code, outcome in _OUTCOMES.items()}
         self._warned_at = -_WARN_EVERY_S
 
@@ -195,7 +195,6 @@ class Intake:
             or headers.get(b"content-type") != b"application/json"
             or b"idempotency-key" in headers
             or b"traceparent" in headers
-            or self._tracing
             or len(body) > self._limit
             or not self._origins.known_good(headers)
             or self._draining()
@@ -211,8 +210,10 @@ class Intake:
         trace = (given_trace_id(headers) or new_trace_id()) if b"x-request-id" in headers else b""
         if token in trace.decode():
             trace = b""
-        request = ChargingRequest(new_request_id(), station, token, url, now_ms(), "", caller.name)
-        return _Whole(exchange, request, target, trace, client)
+        span = self._accepting("", "")
+        parent, traced = span.traceparent, span is not NO_SPAN
+        request = ChargingRequest(new_request_id(), station, token, url, now_ms(), parent, caller.name, traced)
+        return _Whole(exchange, request, target, trace, client, span)
 
     def accept(self, whole: _Whole) -> None:
         request = whole.request
@@ -233,12 +234,20 @@ class Intake:
             self._note_accepted(request_id, request.station_id, request.accepted_at, request.client)
         trace = whole.trace or request_id.encode()
         self._count["accepted"]()
-        log.info("request accepted", request_id=request_id, station_id=request.station_id, x_request_id=trace.decode())
+        whole.span.answered(202, request_id, request.station_id)
+        log.info(
+            "request accepted",
+            request_id=request_id,
+            station_id=request.station_id,
+            x_request_id=trace.decode(),
+            **trace_field(request.traceparent),
+        )
         answer = _acceptance(request_id, request.accepted_at)
         whole.exchange.respond(202, _FIELDS % (len(answer), trace), answer)
 
     def _refuse_whole(self, whole: _Whole, fault: Exception) -> None:
         refused = self._refused(fault)
+        whole.span.answered(refused.status)
         body = refused.body()
         fields = [*refusal_fields(refused, len(body)), *SECURITY, (b"x-request-id", whole.trace or new_trace_id())]
         whole.exchange.respond(refused.status, b"".join([b"%b: %b\r\n" % field for field in fields]), body)

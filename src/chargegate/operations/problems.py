@@ -64,7 +64,7 @@ def _of_components(components: Mapping[str, Component]) -> Iterator[Problem]:
         if component.status == "UP":
             continue
         said = _NAMES.get(name, name.capitalize())
-        why = _why(component)
+        why = _why_audit(component) if name == "audit" else _why(component)
         severity: Literal["critical", "warning"] = "critical" if component.status == "DOWN" else "warning"
         state = "down" if component.status == "DOWN" else "degraded"
         verb = "are" if name == "callbacks" else "is"
@@ -90,11 +90,12 @@ def _why(component: Component) -> str:
         return f"it is {ahead} ms ahead of the server's"
     if details.get("waiting") is not None and details.get("waiting") == details.get("max_size"):
         return "it is full"
-    said = [str(details[part]) for part in _PARTS_OF_AUDIT if details.get(part, "on") not in {"on", "off"}]
-    return said[0] if said else ""
+    return ""
 
 
-_PARTS_OF_AUDIT: Final = ("csv", "influx", "life")
+def _why_audit(component: Component) -> str:
+    """Which sinks do not follow, and why."""
+    return ", ".join(f"{sink}: {said}" for sink, said in component.details.items() if said not in ("on", "off"))
 
 
 def _of_queue(seen: Seen) -> Iterator[Problem]:

@@ -57,7 +57,7 @@ def _end_to_end(figures: Figures) -> Text:
     of = "since its start" if found.since_start else "just now"
     return Text.assemble(
         f"p50 {_time(found.p50)}  p95 {_time(found.p95)}  p99 {_time(found.p99)}",
-        (f"  of {found.count} callbacks {of}", "dim"),
+        (f"  of {found.count} callback{'' if found.count == 1 else 's'} {of}", "dim"),
     )
 
 

@@ -20,7 +20,7 @@ from chargegate.storage.unavailable import RaisedAs, Unavailable
 T = TypeVar("T")
 
 _SCAN_S: Final = 10.0
-_LINGER_S: Final = 0.05  # of the ends of callbacks and of acks, which nobody waits for
+_LINGER_S: Final = 0.01  # of the ends of callbacks and of acks, which nobody waits for
 
 
 class SqliteStore:

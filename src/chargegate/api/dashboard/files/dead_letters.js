@@ -1,6 +1,6 @@
 import { get, post, query } from "./api.js";
 import { chip, confirmed, field, make, moment, number, say, table } from "./dom.js";
-import { asIso, pager, problem, timeInput } from "./requests.js";
+import { asIso, outcome, pager, problem, timeInput } from "./requests.js";
 
 const PATH = "/dashboard/dead-letters";
 const AT_ONCE = 4;
@@ -46,7 +46,7 @@ export async function show(content, { values, go, reload, left }) {
       ["Client", (item) => item.client || "–"],
       ["Decision", (item) => chip(item.status)],
       ["Attempts", (item) => number(item.attempts), "number"],
-      ["Last error", (item) => [item.last_status_code ? `HTTP ${item.last_status_code} ` : "", item.last_error ?? ""]],
+      ["Last error", (item) => outcome(item.last_status_code, item.last_error)],
       ["Actions", (item) => make("span", { class: "row" }, ["replay", "discard"].map((verb) => make("button", {
         type: "button", class: verb === "discard" ? "small danger" : "small", "aria-label": `${VERBS[verb].action}: ${item.request_id}`, onclick: () => run(verb, [item]),
       }, VERBS[verb].action)))],

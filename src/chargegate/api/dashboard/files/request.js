@@ -1,7 +1,8 @@
 import { get, post } from "./api.js";
 import { chip, confirmed, copyButton, duration, make, moment, say } from "./dom.js";
-import { problem } from "./requests.js";
+import { outcome, problem } from "./requests.js";
 
+const KEPT = 20;
 const ENDED = ["COMPLETED", "FAILED", "TIMEOUT"];
 
 export function show(content, { id, visitor, every, left }) {
@@ -75,18 +76,22 @@ function timeline(request) {
   }
   const attempts = callback?.history ?? [];
   const unlisted = (callback?.attempts ?? 0) - attempts.length;
-  if (unlisted > 0 && attempts.length) steps.push(step("", `${unlisted} earlier ${unlisted === 1 ? "attempt" : "attempts"}`, null, "Only the last ones are kept."));
   if (unlisted > 0 && !attempts.length) {
     steps.push(step(callback.delivered_at ? "good" : "bad", `${unlisted} ${unlisted === 1 ? "attempt" : "attempts"}`, null,
-      [callback.last_status_code ? `the last one: HTTP ${callback.last_status_code}` : "", callback.last_error ?? ""].filter(Boolean).join(", ")));
+      `the last one: ${outcome(callback.last_status_code, callback.last_error)}`));
   }
+  // The history is of all attempts, and the count is of those since the last replay.
+  const replayedAt = attempts.length > callback?.attempts ? attempts.length - callback.attempts : -1;
+  const all = attempts.length < KEPT;
+  if (!all) steps.push(step("", "Perhaps earlier attempts", null, `The last ${KEPT} are kept.`));
   attempts.forEach((attempt, at) => {
+    if (at === replayedAt) steps.push(step("", "Sent again by an operator", null, ""));
     const good = attempt.status_code >= 200 && attempt.status_code < 300;
-    const outcome = [attempt.status_code ? `HTTP ${attempt.status_code}` : "", attempt.error ?? ""].filter(Boolean).join(", ") || "no answer";
-    steps.push(step(good ? "good" : "bad", `Attempt ${unlisted > 0 ? unlisted + at + 1 : at + 1}: ${outcome}`, attempt.at, `took ${duration(attempt.duration_ms)}`));
+    steps.push(step(good ? "good" : "bad", `Attempt${all ? ` ${at + 1}` : ""}: ${outcome(attempt.status_code, attempt.error)}`, attempt.at, `took ${duration(attempt.duration_ms)}`));
   });
+  if (replayedAt === attempts.length) steps.push(step("", "Sent again by an operator", null, ""));
   if (callback?.delivered_at) steps.push(step("good", "Delivered", callback.delivered_at, `${duration(new Date(callback.delivered_at) - new Date(request.created_at))} after it was accepted`));
-  else if (request.status === "FAILED") steps.push(step("bad", "Given up", request.processed_at, `${callback?.last_error ? `${callback.last_error}. ` : ""}It is a dead letter until it is sent again or discarded.`));
+  else if (request.status === "FAILED") steps.push(step("bad", "Given up", request.processed_at, `${callback ? `${outcome(callback.last_status_code, callback.last_error)}. ` : ""}It is a dead letter until it is sent again or discarded.`));
   else if (decision) steps.push(step("", "The callback is under way", null, ""));
   return make("ol", { class: "timeline" }, steps);
 }

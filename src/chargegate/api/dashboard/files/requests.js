@@ -65,6 +65,12 @@ export async function show(content, { visitor, values, go, left }) {
   }
 }
 
+// How an attempt ended; the service's own word for a status says the same as the status.
+export function outcome(statusCode, error) {
+  const said = error === `http_${statusCode}` ? "" : error;
+  return [statusCode ? `HTTP ${statusCode}` : "", said ?? ""].filter(Boolean).join(", ") || "no answer";
+}
+
 export function problem(error) {
   const details = Object.entries(error.details ?? {}).map(([name, rule]) => make("li", {}, `${name}: ${rule}`));
   return make("div", { role: "alert" }, make("p", { class: "fault" }, error.message), details.length ? make("ul", {}, details) : null);
