@@ -128,7 +128,7 @@ def running(opened: Callable[[], Coroutine[Any, Any, Database]]) -> Run:
             finally:
                 await database.close()
 
-        run_to_its_end(main(), LIMIT_S)
+        run_to_its_end(main(), 2 * LIMIT_S)
 
     return run
 

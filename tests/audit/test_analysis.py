@@ -113,7 +113,7 @@ class Traffic:
             self.decisions.append(decision(at + rng.randrange(HOUR_MS), where, status, reason, token))
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (2, 3))])
 def test_planted_faults_are_found_and_nothing_else(sqlite_run: Run, seed: int) -> None:
     """The figures in docs/audit.md."""
     traffic = Traffic(seed)

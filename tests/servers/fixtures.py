@@ -92,6 +92,7 @@ def s3_server() -> Iterator[Server | GivenServer]:
     yield from provide(S3)
 
 
+@pytest.fixture(scope="session")
 def influxdb_server() -> Iterator[Server | GivenServer]:
     yield from provide(Influxdb)
 

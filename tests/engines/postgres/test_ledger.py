@@ -309,6 +309,15 @@ def test_what_was_changed_is_counted_although_the_answer_was_lost(
     run(scenario())
 
 
+async def give_up(store: PostgresStore, request_id: str) -> None:
+    """As an older release does it, which knows fewer columns."""
+    statement = (
+        "UPDATE charging_requests SET status = 'FAILED', attempts = 3, last_status_code = 503, processed_at = 3000,"
+        " sealed = $2 WHERE request_id = $1"
+    )
+    await store.transaction(lambda connection, _: connection.execute(statement, request_id, b"sealed"))
+
+
 def test_dead_letters_of_an_older_release_are_counted(postgres_url: str, decide: Decide) -> None:
     async def scenario() -> None:
         before = await PostgresStore.open(postgres_url, {"ledger": LEDGER_TABLES["ledger"][:2]}, LedgerUnavailable)
@@ -316,19 +325,14 @@ def test_dead_letters_of_an_older_release_are_counted(postgres_url: str, decide:
         made = [decide() for _ in range(4)]
         for decision in made:
             await old.record(decision, 1_000, "north")
-        await before.transaction(
-            lambda connection, _: connection.execute(  # as the older release did, which kept no history
-                "UPDATE charging_requests SET status = 'FAILED', attempts = 3, last_status_code = 503,"
-                " last_error = 'http_503', processed_at = 3000, sealed = 'sealed' WHERE request_id = ANY($1::text[])",
-                [decision.request_id for decision in made[:3]],
-            )
-        )
+        for decision in made[:3]:
+            await give_up(before, decision.request_id)
         async with opened(postgres_url) as store:
             ledger = PostgresLedger(store, "new")
             assert await ledger.count_dead_letters() == 3
             assert await ledger.sealed_prefixes(5) == {b"seale"}
             # The older release goes on beside the new one.
-            await old.finish(Finished(made[3].request_id, RequestStatus.FAILED, 3, 503, None, 3_000, b"sealed"))
+            await give_up(before, made[3].request_id)
             await old.discard([made[0].request_id])
             await old.restart(made[1].request_id, 4_000)
             assert await ledger.count_dead_letters() == 2
