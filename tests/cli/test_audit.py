@@ -1,15 +1,19 @@
 """`chargegate audit` on decisions that the real ledger recorded."""
 
 import asyncio
+import threading
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
 from chargegate.app import Offline
+from chargegate.audit.life.files import LogFiles
 from chargegate.ledger.records import Finished
-from chargegate.model import Decision, Reason, RequestStatus, Status, now_ms, to_iso
+from chargegate.model import AUDIT_COLUMNS, Decision, Reason, RequestStatus, Status, now_ms, to_iso
 
 Run = Callable[..., Any]
 Record = Callable[..., None]
@@ -178,3 +182,15 @@ def test_without_an_age_prune_must_be_told_one(run: Run, database: None, monkeyp
     monkeypatch.setenv("CHARGEGATE_AUDIT__RETENTION_MS", "0")
     assert run("audit", "prune").code == 2
     assert run("audit", "prune", "--before", "2020-01-01").code == 0
+
+
+def test_rotate_waits_while_another_process_works_on_the_files(run: Run, folder: Path) -> None:
+    log = folder / "authorization_audit.log"
+    row = f"{to_iso(START)},{decision(1).request_id},{STATIONS[0]},0123456789abcdef,allowed,,1\n"
+    log.write_text(f"{','.join(AUDIT_COLUMNS)}\n{row}")
+    with ExitStack() as stack:
+        stack.enter_context(LogFiles(log).locked())
+        release = threading.Timer(1, stack.pop_all().close)
+        release.start()
+        assert [line["file"] for line in run("audit", "rotate", "--json").lines()] == [log.name]
+        release.join()
