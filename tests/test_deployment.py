@@ -51,7 +51,7 @@ def test_packages_are_installed_by_hash_and_as_they_are_tested() -> None:
 def test_the_image_has_what_the_package_needs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
-    names = {re.match(r"[\w-]+", requirement)[0] for requirement in needed}  # type: ignore[index]
+    names = {re.match(r"[\w.-]+", requirement)[0].replace(".", "-") for requirement in needed}  # type: ignore[index]
     assert names <= pins("requirements-image.txt").keys()
 
 

@@ -103,7 +103,7 @@ def build_surface(
 
     components = _components(opened, working, no_file, life_failure)
     overview = sessions = None
-    if opened.role != "worker":
+    if opened.role != "worker" and settings.dashboard.enabled:
         overview = Overviews(
             queue=opened.queue,
             ledger=database.ledger,
@@ -115,14 +115,13 @@ def build_surface(
             max_size=settings.queue.max_size,
         )
         stack.push_async_callback(overview.close)
-        if settings.dashboard.enabled:
-            sessions = Sessions(
-                keys=access_keys,
-                keyring=opened.keyring,
-                values=database.ledger,
-                idle_ms=settings.dashboard.session_idle_ms,
-                max_ms=settings.dashboard.session_max_ms,
-            )
+        sessions = Sessions(
+            keys=access_keys,
+            keyring=opened.keyring,
+            values=database.ledger,
+            idle_ms=settings.dashboard.session_idle_ms,
+            max_ms=settings.dashboard.session_max_ms,
+        )
     parts = Parts(
         queue=opened.queue,
         ledger=database.ledger,

@@ -19,7 +19,8 @@ from chargegate.model import one_line, printable_json, to_iso
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _MAX_LINES: Final = 10_000
-_BATCH_S: Final = 0.05  # each waking of the thread takes the interpreter's lock from whoever has it
+_THREAD: Final = "log"
+_BATCH_S: Final = 0.002  # each waking of the thread takes the interpreter's lock from whoever has it
 _DETACH_S: Final = 1.0
 _COLOURS: Final = {"warning": "33", "error": "31"}
 
@@ -61,6 +62,7 @@ class Log:
         self._woken = self._ending = False
         self._loss_numbers = itertools.count(1)  # a plain += would lose counts between threads
         self._lost = 0
+        self._stuck = False
 
     def configure(self, level: int, stream: BinaryIO, *, console: bool, colours: bool) -> None:
         self._level = level
@@ -70,8 +72,8 @@ class Log:
     def attach(self) -> None:
         """Write from a thread from now on, so that an event loop never waits for the reader of the log. At most 10,000
         lines wait for a slow reader: further ones are dropped, and counted."""
-        self._ending = False
-        self._writer = threading.Thread(target=self._run, name="log", daemon=True)
+        self._ending = self._stuck = False
+        self._writer = threading.Thread(target=self._run, name=_THREAD, daemon=True)
         self._writer.start()
 
     def detach(self) -> None:
@@ -80,6 +82,7 @@ class Log:
             self._ending = True
             self._wake.put(None)
             self._writer.join(_DETACH_S)
+            self._stuck = self._writer.is_alive()
             self._writer = None
 
     def info(self, event: str, **fields: Any) -> None:
@@ -130,6 +133,8 @@ class Log:
                 return
 
     def _write(self, text: bytes) -> None:
+        if self._stuck and threading.current_thread().name != _THREAD:
+            return  # nobody reads, and this process is to end
         # A full disk or a closed pipe must not stop the service.
         with contextlib.suppress(OSError, ValueError):
             # A stuck thread would hold a buffer's lock until the process ends, so the raw stream is used.
