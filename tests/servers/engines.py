@@ -290,7 +290,7 @@ class Kafka(Server):
         settings = self.folder / "server.properties"
         settings.write_text("".join(f"{key}={value}\n" for key, value in self.options().items()))
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        self.run(*self._main("kafka.tools.StorageTool"), "format", "-t", cluster, "-c", settings)
+        self.run(*self._main("kafka.tools.StorageTool"), "format", f"--cluster-id={cluster}", "-c", settings)
 
     def command(self) -> list[str]:
         return [*self._main("kafka.Kafka"), str(self.folder / "server.properties")]
