@@ -6,9 +6,9 @@ import threading
 from typing import Final
 
 from chargegate.audit.base import AuditSink
+from chargegate.audit.sink_state import SinkState
 from chargegate.ledger.base import AuditSource
 from chargegate.ledger.records import AuditRow
-from chargegate.model import now_ms
 from chargegate.observe import Metrics, log
 
 _PAGE: Final = 1000
@@ -16,7 +16,7 @@ _CATCH_UP_S: Final = 0.5
 _TURNS_BETWEEN_SAVES: Final = 10
 
 
-class AuditFeed:
+class AuditFeed(SinkState):
     """Gives a sink each audit row once, in order, also across crashes of either.
 
     The sink's position is saved in the ledger every few seconds. Rows that the sink refused are read again from the
@@ -25,33 +25,15 @@ class AuditFeed:
     """
 
     def __init__(self, sink: AuditSink, metrics: Metrics) -> None:
+        super().__init__(sink.name, metrics)
         self._sink = sink
-        self._written = metrics.audit_entries.labels(sink.name)
-        metrics.audit_lag.labels(sink.name).set_function(lambda: self.lag_s)
         self._lock = threading.Lock()
         self._position = 0
         self._saved = 0
         self._offered = 0
         self._behind = True
-        self._failure: str | None = None
-        self._waiting_since: int | None = None  # when the oldest row was decided that the sink lacks
         self._source: AuditSource | None = None
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def name(self) -> str:
-        return self._sink.name
-
-    @property
-    def failure(self) -> str | None:
-        """Why the sink refuses rows at the moment, or None."""
-        return self._failure
-
-    @property
-    def lag_s(self) -> float:
-        """The age in seconds of the oldest row that the sink has yet to write; 0 where it has all."""
-        since = self._waiting_since
-        return 0.0 if since is None else max(0, now_ms() - since) / 1000
 
     async def start(self, source: AuditSource) -> None:
         """Bring the sink up to date, and keep it so. Raises ``OSError`` if the sink cannot resume."""
@@ -91,13 +73,9 @@ class AuditFeed:
         except OSError as error:
             self._behind = True
             self._waiting_since = self._waiting_since or rows[0].decision.timestamp
-            if self._failure is None:
-                log.error("audit sink failed, its rows wait in the ledger", sink=self._sink.name, error=str(error))
-            self._failure = error.strerror or str(error)
+            self._failed(error.strerror or str(error), str(error))
             raise
-        if self._failure is not None:
-            log.info("audit sink works again", sink=self._sink.name)
-            self._failure = None
+        self._works()
         self._position = rows[-1].sequence
         self._written.inc(len(rows))
 

@@ -7,10 +7,10 @@ import time
 from typing import Final
 
 from chargegate.audit.base import RemoteSink, SinkUnavailable
+from chargegate.audit.sink_state import SinkState
 from chargegate.ledger.base import AuditSource, LedgerUnavailable
 from chargegate.ledger.records import AuditRow
-from chargegate.model import now_ms
-from chargegate.observe import Metrics, log
+from chargegate.observe import Metrics
 
 _PAGE: Final = 2000
 _TURN_S: Final = 0.5
@@ -21,45 +21,26 @@ _LONGEST_ASKED_S: Final = 60.0
 _LAST_S: Final = 3.0
 
 
-class RemoteFeed:
+class RemoteFeed(SinkState):
     """Gives a server each audit row, in order, and again where it is not known whether the server has it.
 
     Rows that were committed just now are kept in memory, up to ``_PAGE`` of them; others are read from the ledger, so
-    that a backlog lies on disk. The
-    position is saved in the ledger every few seconds; after a crash the rows since then are written again, which
-    changes nothing in the server.
+    that a backlog lies on disk. The position is saved in the ledger every few seconds; after a crash the rows since
+    then are written again, which changes nothing in the server.
     """
 
     def __init__(self, sink: RemoteSink, metrics: Metrics) -> None:
+        super().__init__(sink.name, metrics)
         self._sink = sink
-        self._written = metrics.audit_entries.labels(sink.name)
         self._refused = metrics.audit_refused.labels(sink.name)
-        metrics.audit_lag.labels(sink.name).set_function(lambda: self.lag_s)
         self._position = self._saved = 0
         self._behind = True
         self._fresh: list[AuditRow] = []  # the newest rows without a gap, unless they became too many
         self._lock = threading.Lock()
         self._saved_at = 0.0
         self._wait_s = _FIRST_WAIT_S
-        self._failure: str | None = None
-        self._waiting_since: int | None = None
         self._source: AuditSource | None = None
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def name(self) -> str:
-        return self._sink.name
-
-    @property
-    def failure(self) -> str | None:
-        """Why the server takes no rows at the moment, or None."""
-        return self._failure
-
-    @property
-    def lag_s(self) -> float:
-        """The age in seconds of the oldest row that the server has yet to take; 0 where it has all."""
-        since = self._waiting_since
-        return 0.0 if since is None else max(0, now_ms() - since) / 1000
 
     async def start(self, source: AuditSource) -> None:
         """Go on after the saved position. Returns at once, whether the server answers or not."""
@@ -137,14 +118,7 @@ class RemoteFeed:
         self._written.inc(len(rows) - refused)
         self._refused.inc(refused)
         self._wait_s = _FIRST_WAIT_S
-        if self._failure is not None:
-            log.info("audit sink works again", sink=self._sink.name)
-            self._failure = None
-
-    def _failed(self, reason: str) -> None:
-        if self._failure is None:
-            log.error("audit sink failed, its rows wait in the ledger", sink=self._sink.name, error=reason)
-        self._failure = reason
+        self._works()
 
     async def _save(self, source: AuditSource) -> None:
         if self._position != self._saved and time.monotonic() - self._saved_at >= _SAVE_S:
