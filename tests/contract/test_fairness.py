@@ -132,6 +132,16 @@ def test_connections_that_are_used_up_show_in_the_health(
     assert "127.0" not in json.dumps(found)
 
 
+def first_callbacks_start_at_once(caller: Service, site: Callable[..., Site], eventually: Callable[..., Any]) -> None:
+    for _ in range(3):
+        fresh = site()
+        started = time.monotonic()
+        asked = caller.ask(fresh.url())
+        eventually(lambda fresh=fresh: fresh.calls, 5)
+        assert time.monotonic() - started < 2
+        assert caller.finished(asked)["status"] == "COMPLETED"
+
+
 def test_another_clients_first_callback_starts_at_once(
     service: Callable[..., Service],
     site: Callable[..., Site],
@@ -146,13 +156,7 @@ def test_another_clients_first_callback_starts_at_once(
         caller.ask(url)
     eventually(lambda: "requests_in_flight 150.0" in caller.client.get("/metrics").text)
     caller.sign_in(keys[1][0])
-    for _ in range(3):
-        fresh = site()
-        started = time.monotonic()
-        asked = caller.ask(fresh.url())
-        eventually(lambda fresh=fresh: fresh.calls, 5)
-        assert time.monotonic() - started < 2
-        assert caller.finished(asked)["status"] == "COMPLETED"
+    first_callbacks_start_at_once(caller, site, eventually)
 
 
 def test_destinations_that_answered_once_and_then_hang_hold_up_no_other_client(
@@ -172,13 +176,7 @@ def test_destinations_that_answered_once_and_then_hang_hold_up_no_other_client(
         caller.ask(url)
     eventually(lambda: "requests_in_flight 110.0" in caller.client.get("/metrics").text)
     caller.sign_in(keys[1][0])
-    for _ in range(3):
-        fresh = site()
-        started = time.monotonic()
-        asked = caller.ask(fresh.url())
-        eventually(lambda fresh=fresh: fresh.calls, 5)
-        assert time.monotonic() - started < 2
-        assert caller.finished(asked)["status"] == "COMPLETED"
+    first_callbacks_start_at_once(caller, site, eventually)
 
 
 def test_a_few_destinations_that_begin_to_hang_hold_up_no_other(
