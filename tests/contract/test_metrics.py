@@ -32,23 +32,15 @@ def grown(service: Service, before: dict[str, float], name: str) -> float:
     return service.metrics().get(name, 0) - before.get(name, 0)
 
 
-def test_a_decision_is_looked_for_in_the_cache_once(
-    gate: Service, receiver: Site, eventually: Callable[..., Any]
-) -> None:
-    token, station = gate.allow(), str(uuid.uuid4())
-    new = gate.metrics()
-
-    def is_remembered() -> bool:  # a change of the list empties what it touches, up to a second after it
-        gate.finished(gate.ask(receiver.url(), driver_token=token, station_id=station))
-        return grown(gate, new, 'decision_cache_total{outcome="hit"}') == 3
-
-    eventually(is_remembered)
+def test_a_decision_is_looked_for_in_the_cache_once(gate: Service, receiver: Site) -> None:
+    """The token is in no list, because a change of the list empties what it touches, up to a second later."""
     before = gate.metrics()
-    for _ in range(2):
+    token, station = f"driver-{uuid.uuid4().hex}", str(uuid.uuid4())
+    for _ in range(3):
         gate.finished(gate.ask(receiver.url(), driver_token=token, station_id=station))
     gate.finished(gate.ask(receiver.url(), driver_token=token))
     assert grown(gate, before, 'decision_cache_total{outcome="hit"}') == 2
-    assert grown(gate, before, 'decision_cache_total{outcome="miss"}') == 1
+    assert grown(gate, before, 'decision_cache_total{outcome="miss"}') == 2
 
 
 def test_without_a_cache_nothing_is_looked_for(service: Callable[..., Service], receiver: Site) -> None:
