@@ -292,7 +292,8 @@ def _check(settings: Settings) -> None:
     _check_networks("callback.allowed_networks", settings.callback.allowed_networks)
     _check_networks("callback.blocked_networks", settings.callback.blocked_networks)
     _check_influx(settings.audit)
-    _check_webhook(settings.analysis.webhook_url)
+    if settings.analysis.webhook_url:
+        _check_target("analysis.webhook_url", settings.analysis.webhook_url)
     for text in settings.callback.name_servers:
         if not _is_name_server(text):
             raise ConfigError(
@@ -301,7 +302,8 @@ def _check(settings: Settings) -> None:
             )
     _check_archive(settings.audit)
     _check_secrets(settings)
-    _check_collector(settings.tracing.otlp_endpoint)
+    if settings.tracing.otlp_endpoint:
+        _check_target("tracing.otlp_endpoint", settings.tracing.otlp_endpoint, with_query=False)
 
 
 def _check_archive(audit: Audit) -> None:
@@ -409,10 +411,7 @@ def _check_server(server: Server) -> None:
 
 def _check_authorization(authorization: Authorization) -> None:
     if authorization.backend == "http":
-        try:
-            parse_callback_url(authorization.url)
-        except ValueError as error:
-            raise ConfigError(f"authorization.url: {error}, because authorization.backend is 'http'") from None
+        _check_target("authorization.url", authorization.url, ", because authorization.backend is 'http'")
     low, high = authorization.simulated_latency_ms
     if low > high:
         raise ConfigError("authorization.simulated_latency_ms: the first value must not exceed the second")
@@ -420,15 +419,14 @@ def _check_authorization(authorization: Authorization) -> None:
         raise ConfigError("authorization.simulated_error_share: with simulated_hang_share it must not exceed 1")
 
 
-def _check_collector(endpoint: str) -> None:
-    if not endpoint:
-        return
+def _check_target(key: str, url: str, because: str = "", *, with_query: bool = True) -> None:
+    """A URL that the service calls. The message does not repeat it, because it may hold a secret."""
     try:
-        path = parse_callback_url(endpoint).path
+        path = parse_callback_url(url).path
     except ValueError as error:
-        raise ConfigError(f"tracing.otlp_endpoint: {error}") from None
-    if "?" in path:
-        raise ConfigError("tracing.otlp_endpoint: must have no query")
+        raise ConfigError(f"{key}: {error}{because}") from None
+    if "?" in path and not with_query:
+        raise ConfigError(f"{key}: must have no query")
 
 
 def _check_influx(audit: Audit) -> None:
@@ -437,7 +435,7 @@ def _check_influx(audit: Audit) -> None:
         raise ConfigError("audit.influx_token: must be one line of printable ASCII characters")
     if not audit.influx_url:
         return
-    _check_influx_url(audit.influx_url)
+    _check_target("audit.influx_url", audit.influx_url, with_query=False)
     if bool(audit.influx_database) == bool(audit.influx_bucket):
         raise ConfigError(
             "audit.influx_database: either this (InfluxDB 1.x) or audit.influx_bucket (2.x, 3.x) must be set, because"
@@ -446,23 +444,6 @@ def _check_influx(audit: Audit) -> None:
     for name, needed in _INFLUX_NEEDS.items():
         if getattr(audit, name) and not getattr(audit, needed):
             raise ConfigError(f"audit.{needed}: is required, because audit.{name} is set")
-
-
-def _check_influx_url(url: str) -> None:
-    try:
-        path = parse_callback_url(url).path
-    except ValueError as error:
-        raise ConfigError(f"audit.influx_url: {error}") from None
-    if "?" in path:
-        raise ConfigError("audit.influx_url: must have no query")
-
-
-def _check_webhook(url: str) -> None:
-    if url:
-        try:
-            parse_callback_url(url)
-        except ValueError as error:
-            raise ConfigError(f"analysis.webhook_url: {error}") from None
 
 
 def _check_secrets(settings: Settings) -> None:
