@@ -1,7 +1,5 @@
 """Looks for anomalies on a schedule, in one process of many, and keeps and tells how they begin and end."""
 
-import asyncio
-import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from secrets import token_hex
@@ -11,10 +9,11 @@ import msgspec
 
 from chargegate.audit.rules import Finding, Key, Rules, Thresholds
 from chargegate.ledger.anomalies import SEVERITIES, Anomalies, Anomaly, AnomalyType, Change, Look
-from chargegate.ledger.base import LedgerUnavailable, RequestReader
+from chargegate.ledger.base import RequestReader
 from chargegate.ledger.counts import STEP, DecisionCounts
 from chargegate.model import new_request_id, now_ms, to_iso
 from chargegate.observe import log
+from chargegate.storage.recurring import Recurring
 
 MOST_OPEN: Final = 100
 """Of each type, at most so many are open at once: strangers can make many stations and tokens."""
@@ -118,24 +117,19 @@ class Watch:
     def __init__(self, analysis: Analysis, interval_ms: int) -> None:
         self._analysis = analysis
         self._interval_ms = interval_ms
-        self._task = asyncio.create_task(self._run())
+        self._pause_ms = interval_ms
+        self._recurring = Recurring(self._look, interval_ms / 1000, "the audit cannot be analysed")
 
-    async def _run(self) -> None:
-        pause, longest = self._interval_ms, max(self._interval_ms, 300_000)
-        while True:
-            await asyncio.sleep(pause / 1000)
-            try:
-                with contextlib.suppress(LedgerUnavailable):  # whoever needs it at once says so in the log
-                    if await self._analysis.look(now_ms(), 2 * self._interval_ms):
-                        told = await self._analysis.tell_all()
-                        pause = self._interval_ms if told else min(2 * pause, longest)
-            except Exception:  # noqa: BLE001 - whatever it is: if this task ended, nothing would be found any more
-                log.exception("the audit cannot be analysed")
+    async def _look(self) -> float:
+        if await self._analysis.look(now_ms(), 2 * self._interval_ms):
+            told = await self._analysis.tell_all()
+            longest = max(self._interval_ms, 300_000)
+            self._pause_ms = self._interval_ms if told else min(2 * self._pause_ms, longest)
+        return self._pause_ms / 1000
 
     async def close(self) -> None:
         """A look that is under way is kept or undone by the database."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self._recurring.close()
 
 
 def _begun(finding: Finding, now: int) -> Anomaly:

@@ -1,14 +1,13 @@
 """Keeps the counts of decisions up with the audit's rows, in small steps beside the traffic."""
 
 import asyncio
-import contextlib
 import time
 from typing import Final
 
-from chargegate.ledger.base import LedgerUnavailable
 from chargegate.ledger.counts import STEP, DecisionCounts
 from chargegate.model import now_ms
 from chargegate.observe import log
+from chargegate.storage.recurring import Recurring, rest
 
 _LOOK_S: Final = 1.0
 _PAUSE_S: Final = 0.02
@@ -30,25 +29,20 @@ class Counting:
         self._keep_ms = keep_ms
         self._dropped_at = float("-inf")
         self._offset = _offset()
-        self._task = asyncio.create_task(self._run())
+        self._recurring = Recurring(self._look, _LOOK_S, "decisions cannot be counted")
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            try:
-                with contextlib.suppress(LedgerUnavailable):  # whoever needs it at once says so in the log
-                    await self._catch_up()
-                    if time.monotonic() - self._dropped_at >= _DROP_S:
-                        await self._drop_old()
-            except Exception:  # noqa: BLE001 - whatever it is: if this task ended, answers would become slow
-                log.exception("decisions cannot be counted")
+    async def _look(self) -> float:
+        await self._catch_up()
+        if time.monotonic() - self._dropped_at >= _DROP_S:
+            await self._drop_old()
+        return _LOOK_S
 
     async def _catch_up(self) -> None:
         while True:
             started = time.monotonic()
             if await self._counts.count_more(STEP) < STEP:
                 return
-            await asyncio.sleep(max(_PAUSE_S, _PAUSE_FACTOR * (time.monotonic() - started)))
+            await rest(started, _PAUSE_FACTOR)
 
     async def _drop_old(self) -> None:
         """Not while the clock may be wrong: one that was set forward would make all counts old."""
@@ -64,8 +58,7 @@ class Counting:
 
     async def close(self) -> None:
         """A step that is under way is committed or undone by the database."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self._recurring.close()
 
 
 def _offset() -> int:

@@ -1,22 +1,20 @@
 """Drops dead letters and finished requests that are past their retention, in small steps beside the traffic."""
 
-import asyncio
-import contextlib
 import time
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from chargegate.ledger.base import LedgerUnavailable, Retention
+from chargegate.ledger.base import Retention
 from chargegate.model import now_ms
 from chargegate.observe import Metrics, log
+from chargegate.storage.recurring import Recurring, rest
 
 STEP: Final = 500
 """At most so many rows are dropped in one transaction."""
 
 _LOOK_S: Final = 1.0
-_PAUSE_S: Final = 0.02
 _PAUSE_FACTOR: Final = 4
 """Between two steps it waits this many times as long as a step took, so that others have the database meanwhile."""
 
@@ -37,25 +35,17 @@ class Dropping:
         self._limits = limits
         self._old, self._excess = (metrics.dead_letters_dropped.labels(reason) for reason in ("age", "number"))
         self._requests = metrics.requests_dropped
-        self._task = asyncio.create_task(self._run())
+        self._recurring = Recurring(self._drop_all, _LOOK_S, "what is past its retention cannot be dropped")
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            try:
-                with contextlib.suppress(LedgerUnavailable):  # whoever needs it at once says so in the log
-                    await self._drop_all()
-            except Exception:  # noqa: BLE001 - whatever it is: if this task ended, the tables would grow for ever
-                log.exception("what is past its retention cannot be dropped")
-
-    async def _drop_all(self) -> None:
+    async def _drop_all(self) -> float:
         more = True
         while more:
             started = time.monotonic()
             more = await self._drop_letters()
             more = await self._drop_requests() or more
             if more:
-                await asyncio.sleep(max(_PAUSE_S, _PAUSE_FACTOR * (time.monotonic() - started)))
+                await rest(started, _PAUSE_FACTOR)
+        return _LOOK_S
 
     async def _drop_letters(self) -> bool:
         """One step. Whether there may be more."""
@@ -81,8 +71,7 @@ class Dropping:
 
     async def close(self) -> None:
         """A step that is under way is committed or undone by the database."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self._recurring.close()
 
 
 def excess_by_client(held: Mapping[str, int], most: int, limit: int) -> dict[str, int]:
