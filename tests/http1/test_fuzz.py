@@ -77,7 +77,7 @@ async def converse(conversation: list[tuple[list[bytes], bool]]) -> list[Respons
     return outcomes
 
 
-@few_or_many(40, 5_000)
+@few_or_many(40, 2_000)
 def test_any_bytes_are_an_answer_or_a_failure(examples: int) -> None:
     try_many(examples, CONVERSATION, is_answered)
 
