@@ -11,7 +11,9 @@ from typing import Any, Final
 import click
 import uvloop
 
-from chargegate import app, config
+from chargegate import config
+from chargegate.app.commands import Offline
+from chargegate.app.life import audit_heads, audit_life
 from chargegate.audit.chaining import Statements
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.compressing import Damaged
@@ -56,7 +58,7 @@ class _Shown:
 
 
 def _run(config_file: str | None, step: Step, at: int | None, **options: Any) -> _Shown:
-    life = app.audit_life(config.load(config_file))
+    life = audit_life(config.load(config_file))
     with advancing(step) as show:
         shown = _Shown(show)
         try:
@@ -167,7 +169,7 @@ def list_places(context: click.Context, *, as_json: bool, config_file: str | Non
     Example:
       chargegate audit archive list
     """
-    life = app.audit_life(config.load(config_file or context.obj))
+    life = audit_life(config.load(config_file or context.obj))
 
     async def write() -> None:
         await write_rows(_one_page(await places(life)), columns(Place), as_json=as_json)
@@ -218,10 +220,10 @@ def prune(*, before: int | None, at: int | None, dry_run: bool, as_json: bool, c
 
 
 def _prune_rows(config_file: str | None, before: int, *, dry_run: bool) -> DroppedAudit:
-    heads = app.audit_heads(config.load(config_file))
+    heads = audit_heads(config.load(config_file))
     with counting("dropping") as show:
 
-        async def drop(store: app.Offline) -> DroppedAudit:
+        async def drop(store: Offline) -> DroppedAudit:
             if dry_run:
                 return await store.ledger.audit_before(before)
             statements = Statements(heads, store.ledger)
@@ -260,7 +262,7 @@ def restore(
     """
     if output and database:
         raise click.UsageError("--output and --database: only one of them")
-    life = app.audit_life(config.load(config_file))
+    life = audit_life(config.load(config_file))
     target = output or database
     with advancing("restoring") as show, ExitStack() as stack:
         try:

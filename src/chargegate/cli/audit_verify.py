@@ -8,7 +8,9 @@ import click
 import msgspec
 import uvloop
 
-from chargegate import app, config
+from chargegate import config
+from chargegate.app.commands import Offline
+from chargegate.app.life import audit_heads, audit_life, audit_verdicts
 from chargegate.audit.chaining import RowProblem, RowVerifier, Statements, VerifiedRows
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.heads import Heads
@@ -43,7 +45,7 @@ def verify(
       chargegate audit verify --json authorization_audit.log.20260131T000000.000Z
     """
     settings = config.load(config_file)
-    heads = app.audit_heads(settings)
+    heads = audit_heads(settings)
     of_files = _files(settings, heads, files) if settings.audit.csv_path else Verified(0, 0, 0, {}, [])
     of_rows = _rows(config_file, heads) if rows and not files else {}
     row_problems = [problem for each in of_rows.values() for problem in each.problems]
@@ -58,7 +60,7 @@ def verify(
 
 
 def _files(settings: config.Settings, heads: Heads, files: Sequence[Path]) -> Verified:
-    life = app.audit_life(settings)
+    life = audit_life(settings)
     with advancing("verifying files") as show:
         try:
             return uvloop.run(verify_files(life, heads, show, only=files))
@@ -72,7 +74,7 @@ def _rows(config_file: str | None, heads: Heads) -> dict[str, VerifiedRows]:
     """By writer."""
     with counting("verifying rows") as show:
 
-        async def verify(store: app.Offline) -> dict[str, VerifiedRows]:
+        async def verify(store: Offline) -> dict[str, VerifiedRows]:
             statements = Statements(heads, store.ledger)
             return {
                 writer: await RowVerifier(store.chain, writer, heads.chain, await statements.of(writer)).verify(show)
@@ -85,8 +87,8 @@ def _rows(config_file: str | None, heads: Heads) -> dict[str, VerifiedRows]:
 def _keep(config_file: str | None, settings: config.Settings, *, files: bool | None, rows: bool | None) -> None:
     """So that the service's metrics tell it."""
 
-    async def keep(store: app.Offline) -> None:
-        await app.audit_verdicts(settings, store.ledger).keep(now_ms(), files=files, rows=rows)
+    async def keep(store: Offline) -> None:
+        await audit_verdicts(settings, store.ledger).keep(now_ms(), files=files, rows=rows)
 
     try:
         in_store(config_file, keep)
