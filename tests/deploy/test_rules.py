@@ -13,6 +13,7 @@ from deploy.promql import ALERTS, BOARDS, PROMETHEUS, ROOT, metrics_in, panels
 EXPECTED_ALERTS = {
     "ChargegateDown",
     "ChargegateNoAnswers",
+    "ChargegateRefusing",
     "ChargegateSlowAnswers",
     "ChargegateSlowAnswersForHours",
     "ChargegateQueueFilling",
