@@ -368,7 +368,11 @@ def test_dead_letters_are_sent_again_and_discarded(
 def held(page: Page, path: str) -> list[Any]:
     """Calls of this path are kept back until the test lets each of them go on."""
     waiting: list[Any] = []
-    page.route(re.compile(path), lambda route: waiting.append(route))
+
+    def hold(route: Any) -> None:
+        waiting.append(route)
+
+    page.route(re.compile(path), hold)
     return waiting
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ def with_schema(url: str) -> str:
         await connection.execute(f"CREATE SCHEMA {schema}")
         await connection.close()
 
-    asyncio.run(make())
+    with ThreadPoolExecutor(1) as apart:  # the browser's loop may run in this thread
+        apart.submit(asyncio.run, make()).result()
     return f"{url}?search_path={schema}"
 
 

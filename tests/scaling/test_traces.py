@@ -8,7 +8,6 @@ import subprocess
 import uuid
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from playwright.sync_api import Browser, expect
 
 from browsing import chromium
@@ -17,7 +16,7 @@ from outside import Reply, eventually, sites
 from scaling.cluster import COMMAND, ENVIRONMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from scaling.cluster import Cluster
     from scaling.engines import Engine
@@ -26,15 +25,7 @@ WHOLE = ["accept", "decide", "deliver", "queue", "record"]
 SYSTEM = {"kafka": "kafka", "postgres": "postgresql", "rabbitmq": "rabbitmq", "redis": "redis"}
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as opened:
-        yield opened
-
-
-def test_three_attempts_are_one_trace_and_one_story(
-    engine: Engine, clusters: Callable[..., Cluster], browser: Browser
-) -> None:
+def test_three_attempts_are_one_trace_and_one_story(engine: Engine, clusters: Callable[..., Cluster]) -> None:
     with collectors() as make, sites() as site:
         collector, receiver = make(), site()
         settings: dict[str, Any] = {"tracing__otlp_endpoint": collector.url, "tracing__sample_ratio": 0}
@@ -78,7 +69,8 @@ def test_three_attempts_are_one_trace_and_one_story(
             assert story["trace_id"] == trace_id
             attempts = [step for step in story["steps"] if step["what"] == "attempt"]
             assert [step["details"]["status_code"] for step in attempts] == [500, 503, 200]
-            on_its_page(browser, api.url, request_id)
+            with chromium() as browser:
+                on_its_page(browser, api.url, request_id)
 
 
 def on_its_page(browser: Browser, url: str, request_id: str) -> None:
