@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CHARGEGATE = str(Path(sys.executable).with_name("chargegate"))
 CHARGING = "/api/v1/charging-session"
 KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
-SMALL_DISK = 'mount -t tmpfs -o size="$1" none "$0" && shift && exec "$@"'
+SMALL_DISK = 'mount -t tmpfs -o mode=0700,size="$1" none "$0" && shift && exec "$@"'
 IN_ITS_OWN_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK]
 
 
