@@ -304,6 +304,7 @@ def test_the_story_of_one_request(
     page = visit(gate, f"/dashboard/requests/{asked.request_id}")
     steps = page.locator("ol.timeline > li")
     expect(steps.filter(has_text="Accepted")).to_be_visible()
+    expect(steps.filter(has_text="Taken by a worker")).to_contain_text("in the queue")
     expect(steps.filter(has_text="Decided: not_allowed")).to_contain_text("driver_not_in_acl")
     expect(steps.filter(has_text="Given up")).to_be_visible()
     for number in (1, 2, 3):

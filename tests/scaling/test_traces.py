@@ -81,6 +81,7 @@ def on_its_page(browser: Browser, url: str, request_id: str) -> None:
     expect(steps).to_have_text(
         [
             "Accepted",
+            "Taken by a worker",
             re.compile("^Decided: "),
             "Attempt 1: HTTP 500",
             "Attempt 2: HTTP 503",
