@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from starlette.types import ASGIApp
 
@@ -30,7 +30,11 @@ from chargegate.observe import Tracing
 from chargegate.operations import health
 from chargegate.operations.busy_stations import BusyStations
 from chargegate.operations.overview import Overviews
+from chargegate.operations.processes import Processes, Reporter, Reporting
 from chargegate.worker import Worker
+
+_TOLD: Final = ("authorization", "callbacks", "audit", "clock")
+"""Components that the other processes do not have, or that may differ between machines."""
 
 
 class Working(NamedTuple):
@@ -102,6 +106,16 @@ def build_surface(
             opened.cache.forget(token_hashes)
 
     components = _components(opened, working, no_file, life_failure)
+    reporter = Reporter(
+        role=opened.role,
+        metrics=opened.metrics,
+        oldest_question_ms=lambda: 0 if working is None else working.worker.oldest_question_ms,
+    )
+    processes = None
+    if opened.presence is not None and opened.queue.capabilities.shared:
+        told: dict[str, health.Check] = {name: components[name] for name in _TOLD if name in components}
+        stack.push_async_callback(Reporting(reporter, told, database.ledger, opened.presence.name).close)
+        processes = Processes(database.ledger, opened.presence.name)
     overview = sessions = None
     if opened.role != "worker" and settings.dashboard.enabled:
         overview = Overviews(
@@ -109,9 +123,9 @@ def build_surface(
             ledger=database.ledger,
             counts=database.counts,
             anomalies=database.anomalies,
-            metrics=opened.metrics,
             components=components,
-            oldest_question_ms=lambda: 0 if working is None else working.worker.oldest_question_ms,
+            reporter=reporter,
+            processes=processes,
             max_size=settings.queue.max_size,
         )
         stack.push_async_callback(overview.close)

@@ -233,6 +233,13 @@ class NamedValues(Protocol):
 
     async def put_value(self, name: str, value: str) -> None: ...
 
+    async def values_of(self, prefix: str) -> dict[str, str]:
+        """All values whose names begin so, by their names. There should be few."""
+        ...
+
+    async def drop_values(self, names: Sequence[str]) -> None:
+        """Keep these values no longer. A name without one is ignored."""
+
 
 class Ledger(
     DecisionLedger,

@@ -195,6 +195,12 @@ class PostgresLedger:
     async def put_value(self, name: str, value: str) -> None:
         await self._store.execute(LEDGER["put_value"], name, value)
 
+    async def values_of(self, prefix: str) -> dict[str, str]:
+        return {row[0]: row[1] for row in await self._store.read(LEDGER["values_of"], prefix)}
+
+    async def drop_values(self, names: Sequence[str]) -> None:
+        await self._store.execute(LEDGER["drop_values"], list(names))
+
     async def sealed_prefixes(self, length: int) -> frozenset[bytes]:
         return frozenset(row[0] for row in await self._list("sealed_prefixes", length))
 

@@ -162,3 +162,9 @@ SELECT value FROM service_facts WHERE name = $1
 
 -- name: put_value
 INSERT INTO service_facts VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value
+
+-- name: values_of
+SELECT name, value FROM service_facts WHERE starts_with(name, $1)
+
+-- name: drop_values
+DELETE FROM service_facts WHERE name = ANY ($1::text[])

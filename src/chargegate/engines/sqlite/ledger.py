@@ -1,5 +1,6 @@
 """The ledger in SQLite. A request's row and its audit row are inserted in one commit; the request id is unique."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -211,6 +212,12 @@ class SqliteLedger:
 
     async def put_value(self, name: str, value: str) -> None:
         await self._store.write(writes.PUT_VALUE, (name, value))
+
+    async def values_of(self, prefix: str) -> dict[str, str]:
+        return dict(await self._store.read(select(tuple, LEDGER["values_of"], (prefix,))))
+
+    async def drop_values(self, names: Sequence[str]) -> None:
+        await asyncio.gather(*(self._store.write(writes.DROP_VALUE, (name,)) for name in names))
 
     async def sealed_prefixes(self, length: int) -> frozenset[bytes]:
         return frozenset(await self._store.read(select(_first, LEDGER["sealed_prefixes"], (length,))))

@@ -125,3 +125,9 @@ INSERT OR REPLACE INTO service_facts VALUES (?, ?)
 
 -- name: value
 SELECT value FROM service_facts WHERE name = ?
+
+-- name: values_of
+SELECT name, value FROM service_facts WHERE substr(name, 1, length(?1)) = ?1
+
+-- name: drop_value
+DELETE FROM service_facts WHERE name = ?
