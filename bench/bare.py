@@ -1,19 +1,19 @@
-"""The floor of accepting: a bare ASGI application on the service's server. It decodes the same body and sends the same
-answer.
+"""The floor of accepting: a bare protocol that parses the head with httptools, decodes the same body and sends the same
+answer. Nothing of the service is in it.
 
-Usage: bare.py PORT; serves until it is terminated.
+Usage: bare.py; prints its port, and serves until it is terminated.
 """
 
 import asyncio
-import sys
 import time
 import uuid
-from typing import Any
 
+import httptools
 import msgspec
 import uvloop
 
-from chargegate.api import Server
+MESSAGE = "Request is being processed asynchronously. The result will be sent to the provided callback URL."
+HEAD = b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 
 
 class Body(msgspec.Struct):
@@ -24,32 +24,46 @@ class Body(msgspec.Struct):
     callback_url: str
 
 
-MESSAGE = "Request is being processed asynchronously. The result will be sent to the provided callback URL."
+class Answer(msgspec.Struct):
+    """The members of the answer."""
+
+    status: str
+    message: str
+    request_id: str
+    timestamp: int
+
+
 decode = msgspec.json.Decoder(Body).decode
 encode = msgspec.json.Encoder().encode
 
 
-async def app(_scope: Any, receive: Any, send: Any) -> None:
-    """Decode the body and answer 202."""
-    decode((await receive())["body"])
-    answer = encode(
-        {
-            "status": "accepted",
-            "message": MESSAGE,
-            "request_id": str(uuid.uuid4()),
-            "timestamp": time.time_ns() // 1_000_000,
-        }
-    )
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
-    await send({"type": "http.response.start", "status": 202, "headers": headers})
-    await send({"type": "http.response.body", "body": answer})
+class Bare(asyncio.Protocol):
+    """One connection."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.parser = httptools.HttpRequestParser(self)
+        self.body = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_body(self, data: bytes) -> None:
+        self.body += data
+
+    def on_message_complete(self) -> None:
+        decode(self.body)
+        self.body = b""
+        answer = encode(Answer("accepted", MESSAGE, str(uuid.uuid4()), time.time_ns() // 1_000_000))
+        self.transport.write(HEAD % len(answer) + answer)  # type: ignore[attr-defined]  # TCP transports can write
 
 
-async def serve(port: int) -> None:
+async def serve() -> None:
     """Serve on loopback."""
-    await Server().start(app, "127.0.0.1", port, request_timeout_ms=15_000)
-    await asyncio.Event().wait()
+    server = await asyncio.get_running_loop().create_server(Bare, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve())

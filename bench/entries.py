@@ -1,0 +1,42 @@
+"""The table of the benchmark: one function measures each entry, prints its table and returns its figures."""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import cost
+import engines
+import growth
+import isolation
+import latency
+import sinks
+from load import Failed
+from plan import Figures, Plan
+
+
+class Entry(NamedTuple):
+    """``quick``: whether ``--quick`` measures it. ``minutes``: about how long it takes in a whole run."""
+
+    measure: Callable[[Plan], Figures]
+    minutes: float
+    quick: bool = False
+
+
+def measure_sinks(plan: Plan) -> Figures:
+    """The audit's sinks, one by one and together."""
+    audit = sinks.Sinks(plan.seconds, plan.console)
+    audit.run()
+    audit.show()
+    if audit.failed:
+        raise Failed("not all of the audit's sinks could be measured")
+    return dict(audit.figures)
+
+
+ENTRIES: Final = {
+    "cost": Entry(cost.measure, 1, quick=True),
+    "latency": Entry(latency.measure, 4, quick=True),
+    "growth": Entry(growth.measure, 3, quick=True),
+    "isolation": Entry(isolation.measure, 1, quick=True),
+    "engines": Entry(engines.measure_engines, 5),
+    "workers": Entry(engines.measure_workers, 2),
+    "sinks": Entry(measure_sinks, 3),
+}
