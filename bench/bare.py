@@ -1,16 +1,23 @@
-"""The floor of accepting: a bare protocol that parses the head with httptools, decodes the same body and sends the same
-answer. Nothing of the service is in it.
+"""The floor of accepting: an application that decodes the same body and sends the same answer, and does nothing else.
 
-Usage: bare.py; prints its port, and serves until it is terminated.
+Usage: bare.py protocol|asgi; prints its port, and serves until it is terminated.
+
+``protocol`` parses the head with httptools, and has nothing of the service in it. ``asgi`` is an ASGI application on
+the service's server.
 """
 
 import asyncio
+import sys
 import time
 import uuid
+from typing import Any
 
 import httptools
 import msgspec
 import uvloop
+
+from chargegate.api import Server
+from processes import free_port
 
 MESSAGE = "Request is being processed asynchronously. The result will be sent to the provided callback URL."
 HEAD = b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
@@ -37,6 +44,11 @@ decode = msgspec.json.Decoder(Body).decode
 encode = msgspec.json.Encoder().encode
 
 
+def answer() -> bytes:
+    """The body of the answer."""
+    return encode(Answer("accepted", MESSAGE, str(uuid.uuid4()), time.time_ns() // 1_000_000))
+
+
 class Bare(asyncio.Protocol):
     """One connection."""
 
@@ -54,16 +66,33 @@ class Bare(asyncio.Protocol):
     def on_message_complete(self) -> None:
         decode(self.body)
         self.body = b""
-        answer = encode(Answer("accepted", MESSAGE, str(uuid.uuid4()), time.time_ns() // 1_000_000))
-        self.transport.write(HEAD % len(answer) + answer)  # type: ignore[attr-defined]  # TCP transports can write
+        body = answer()
+        self.transport.write(HEAD % len(body) + body)  # type: ignore[attr-defined]  # TCP transports can write
 
 
-async def serve() -> None:
-    """Serve on loopback."""
+async def app(_scope: Any, receive: Any, send: Any) -> None:
+    """The ASGI application."""
+    decode((await receive())["body"])
+    body = answer()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 202, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def protocol() -> None:
+    """Serve the bare protocol on loopback."""
     server = await asyncio.get_running_loop().create_server(Bare, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
+async def asgi() -> None:
+    """Serve the ASGI application on loopback."""
+    port = free_port()
+    await Server().start(app, "127.0.0.1", port, request_timeout_ms=15_000)
+    print(port, flush=True)
+    await asyncio.Event().wait()
+
+
 if __name__ == "__main__":
-    uvloop.run(serve())
+    uvloop.run({"protocol": protocol, "asgi": asgi}[sys.argv[1]]())

@@ -2,12 +2,14 @@
 
 The service is the embedded default, with durable commits, the audit's file, signatures and the log. It alone has the
 core; the load generator and the sink have the others. The floor is what a bare protocol spends to accept a request and
-to answer it, and another to post a callback (``bare.py``, ``post.py``), with nothing in between. Service and floor take
-turns in short rounds, because the speed of a shared machine drifts by a third within minutes, and the ratio is the
-median of the rounds' ratios.
+to answer it, and another to post a callback (``bare.py``, ``post.py``), with nothing in between. A second, higher floor
+is a bare ASGI application on the service's server, and a loop around the service's client. Service and floors take
+turns in short rounds, because the speed of a shared machine drifts by a third within minutes, and a ratio is the median
+of the rounds' ratios.
 """
 
 import asyncio
+import contextlib
 import statistics
 import subprocess
 import sys
@@ -29,13 +31,14 @@ ROUNDS: Final = 5
 POSTS_A_SECOND: Final = 8_000
 POST_CONNECTIONS: Final = 20
 WARM_S: Final = 0.5
+APPLICATIONS: Final = ("protocol", "asgi")
 CLIENTS: Final = ("bare", "own", "aiohttp")
 
 
 @contextmanager
-def bare_application() -> Iterator[tuple[int, int]]:
-    """Run the bare application on the core. Gives its process id and its port."""
-    command = [*on_core(ALONE), sys.executable, str(HERE / "bare.py")]
+def bare_application(kind: str) -> Iterator[tuple[int, int]]:
+    """Run a bare application on the core. Gives its process id and its port."""
+    command = [*on_core(ALONE), sys.executable, str(HERE / "bare.py"), kind]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -74,18 +77,21 @@ async def bare_post(kind: str, url: str, seconds: float) -> float:
     return float(output)
 
 
-async def rounds(measured: Measured, bare: tuple[int, int], plan: Plan) -> list[Figures]:
+async def rounds(measured: Measured, bare: dict[str, tuple[int, int]], plan: Plan) -> list[Figures]:
     """Service and floor in turns. The first round, which is left out, warms both up."""
     url = await load.sink()
     found = []
     for number in range((2 if plan.quick else ROUNDS) + 1):
         async with full(measured, url):
             figures = await measured.spent()
-        figures["accept_us"] = await bare_accept(*bare, plan.seconds / 2)
-        for kind in CLIENTS if not plan.quick else CLIENTS[:1]:
+        for kind, application in bare.items():
+            figures[f"accept_{kind}_us"] = await bare_accept(*application, plan.seconds / 2)
+        for kind in CLIENTS if not plan.quick else CLIENTS[:-1]:
             figures[f"post_{kind}_us"] = await bare_post(kind, url, plan.seconds / 4)
-        figures["floor_us"] = figures["accept_us"] + figures["post_bare_us"]
+        figures["floor_us"] = figures["accept_protocol_us"] + figures["post_bare_us"]
+        figures["second_floor_us"] = figures["accept_asgi_us"] + figures["post_own_us"]
         figures["of_floor"] = figures["floor_us"] / figures["serve_us"]
+        figures["of_second_floor"] = figures["second_floor_us"] / figures["serve_us"]
         if number:
             found.append(figures)
     return found
@@ -93,7 +99,10 @@ async def rounds(measured: Measured, bare: tuple[int, int], plan: Plan) -> list[
 
 def measure(plan: Plan) -> Figures:
     """Medians of the rounds; of the ratio also the lowest and the highest."""
-    with one_core(), bare_application() as bare, measuring(["serve"], {}, plan.seconds, {}, core=ALONE) as measured:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(one_core())
+        bare = {kind: stack.enter_context(bare_application(kind)) for kind in APPLICATIONS}
+        measured = stack.enter_context(measuring(["serve"], {}, plan.seconds, {}, core=ALONE))
         found = uvloop.run(rounds(measured, bare, plan))
         figures = {name: statistics.median(each[name] for each in found) for name in found[0]}
         ratios = sorted(each["of_floor"] for each in found)
@@ -109,6 +118,8 @@ def _table(figures: Figures) -> Table:
     table.add_row("the floor: bare accept and bare post", f"{figures['floor_us']:.0f} µs")
     spread = f"{figures['of_floor_lowest']:.2f} to {figures['of_floor_highest']:.2f}"
     table.add_row("  floor / service", f"{figures['of_floor']:.2f} ({spread})")
+    table.add_row("a bare ASGI application and the service's client", f"{figures['second_floor_us']:.0f} µs")
+    table.add_row("  that / service", f"{figures['of_second_floor']:.2f}")
     for kind, title in {"own": "the service's client", "aiohttp": "aiohttp"}.items():
         if f"post_{kind}_us" in figures:
             table.add_row(

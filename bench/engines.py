@@ -59,17 +59,19 @@ class Engine(NamedTuple):
     queue: Callable[[Any], str]
 
 
-def new_database(postgres: Any) -> str:
-    """Make a database. Returns its URL."""
+def new_database(postgres: Any, schema: str = "") -> str:
+    """Make a database with this schema. Returns its URL."""
     name = f"bench{next(numbers)}"
+    url = f"{postgres.url.rpartition('/')[0]}/{name}"
 
-    async def make() -> None:
-        connection = await asyncpg.connect(postgres.url)
-        await connection.execute(f"CREATE DATABASE {name}")
+    async def execute(url: str, statements: str) -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute(statements)
         await connection.close()
 
-    uvloop.run(make())
-    return f"{postgres.url.rpartition('/')[0]}/{name}"
+    uvloop.run(execute(postgres.url, f"CREATE DATABASE {name}"))
+    uvloop.run(execute(url, schema))
+    return url
 
 
 def new_topic(kafka: Any) -> str:

@@ -6,8 +6,10 @@ from typing import Final, NamedTuple
 import cost
 import engines
 import growth
+import instructions
 import isolation
 import latency
+import peers
 import sinks
 from load import Failed
 from plan import Figures, Plan
@@ -36,6 +38,8 @@ ENTRIES: Final = {
     "latency": Entry(latency.measure, 4, quick=True),
     "growth": Entry(growth.measure, 3, quick=True),
     "isolation": Entry(isolation.measure, 1, quick=True),
+    "instructions": Entry(instructions.measure, 1, quick=True),
+    "peer": Entry(peers.measure, 1, quick=True),
     "engines": Entry(engines.measure_engines, 5),
     "workers": Entry(engines.measure_workers, 2),
     "sinks": Entry(measure_sinks, 3),

@@ -59,7 +59,7 @@ def measure(plan: Plan) -> Figures:
     """The figures by level, in per cent."""
     with (
         one_core(),
-        bare_application() as (_, port),
+        bare_application("asgi") as (_, port),
         measuring(["serve"], {}, plan.seconds, {}, core=ALONE) as measured,
     ):
         figures: dict[str, Any] = uvloop.run(levels(measured, port, plan))

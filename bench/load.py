@@ -176,6 +176,27 @@ async def answered(port: int, source: Iterator[bytes], seconds: float, connectio
     return count
 
 
+async def exactly(port: int, source: Iterator[bytes], count: int, connections: int, ahead: int | None) -> None:
+    """Send so many requests. With ``ahead``, at most that many wait for a callback, and it ends with the last callback;
+    without, with the last answer."""
+    clients = await connect(port, connections)
+    first, left = Sink.received, itertools.count()
+    room = Sink.room = asyncio.Semaphore(count if ahead is None else ahead)
+
+    async def one(client: Client) -> None:
+        while next(left) < count:
+            await room.acquire()
+            accepted(await client.post(next(source)))
+
+    async with asyncio.timeout(DRAIN_S * 2), asyncio.TaskGroup() as group:
+        for client in clients:
+            group.create_task(one(client))
+    if ahead is not None:
+        await until(lambda: Sink.received - first >= count, DRAIN_S, "callbacks are missing")
+    for client in clients:
+        client.transport.close()
+
+
 @asynccontextmanager
 async def pressed(port: int, source: Iterator[bytes], connections: int, ahead: int) -> AsyncIterator[None]:
     """During the ``with`` block, send requests as fast as they are accepted, with at most ``ahead`` without a callback.
