@@ -22,7 +22,7 @@ import uvloop
 from rich.table import Table
 
 import load
-from engines import AHEAD, CONNECTIONS, Measured, measuring
+from engines import AHEAD, CONNECTIONS, LOW_RATE, Measured, measuring
 from plan import ALONE, Figures, Plan, one_core
 from processes import DRIVERS, cpu_seconds, on_core, peak_memory_mib, stop
 
@@ -92,6 +92,7 @@ async def rounds(measured: Measured, bare: dict[str, tuple[int, int]], plan: Pla
         figures["second_floor_us"] = figures["accept_asgi_us"] + figures["post_own_us"]
         figures["of_floor"] = figures["floor_us"] / figures["serve_us"]
         figures["of_second_floor"] = figures["second_floor_us"] / figures["serve_us"]
+        figures |= await measured.at_low_rate(url)
         if number:
             found.append(figures)
     return found
@@ -125,6 +126,7 @@ def _table(figures: Figures) -> Table:
             table.add_row(
                 f"a post by {title}; bare {figures['post_bare_us']:.0f} µs", f"{figures[f'post_{kind}_us']:.0f} µs"
             )
+    table.add_row(f"at {LOW_RATE} requests a second", f"{figures['low_serve_us']:.0f} µs")
     table.add_row("delivered a second, when the core is full", f"{figures['requests_per_second']:,.0f}")
     table.add_row("peak memory", f"{figures['peak_mib']:.0f} MiB")
     return table

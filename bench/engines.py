@@ -39,6 +39,7 @@ from servers import engines as servers  # type: ignore[import-not-found]  # noqa
 
 CONNECTIONS: Final = 64
 AHEAD: Final = 1_000
+LOW_RATE: Final = 200
 WARM_S: Final = 2.0
 BARE_LIMIT_S: Final = 180
 SPLIT: Final[tuple[Role, ...]] = ("api", "worker")
@@ -158,15 +159,23 @@ class Measured:
         return {"requests_per_second": done / elapsed, **figures}
 
     async def all(self) -> Figures:
-        """Measure the throughput, then the latencies at half of it. The generator sleeps in between, because it shares
-        the cores."""
+        """Measure the throughput, the latencies at half of it, and the processor time at a low rate. The generator
+        sleeps in between, because it shares the cores."""
         url = await load.sink()
         figures = await self.throughput(url, AHEAD)
         due = load.arrivals(figures["requests_per_second"] / 2, self._seconds)
         times = await load.open_loop(
             self.port, due, self.known, (url + "/{}").format, called_back=lambda _: True, wait_ms=2
         )
+        figures |= await self.at_low_rate(url)
         return figures | percentiles("accepted", times.answered) | percentiles("called_back", times.called_back)
+
+    async def at_low_rate(self, url: str) -> Figures:
+        """Measure the processor time of a request in µs at a rate at which few of them share a commit or a wake-up."""
+        due = load.arrivals(LOW_RATE, self._seconds)
+        before = self._spent()
+        await load.open_loop(self.port, due, self.known, (url + "/{}").format, called_back=lambda _: True, wait_ms=2)
+        return {f"low_{name}_us": (spent - before[name]) / len(due) * 1e6 for name, spent in self._spent().items()}
 
     async def only_throughput(self, ahead: int = AHEAD) -> Figures:
         """Measure the throughput alone."""
@@ -290,6 +299,7 @@ def _engines_table(found: Mapping[str, Figures]) -> Table:
         ("queue's server, µs", "{queue_us:.0f}"),
         ("database's server, µs", "{database_us:.0f}"),
     ]
+    rows += [(f"{title[:-4]} at {LOW_RATE}/s, µs", form.replace("{", "{low_")) for title, form in rows[-5:]]
     for title, form in rows:
         table.add_row(title, *[_filled(form, figures) for figures in found.values()])
     return table

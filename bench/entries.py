@@ -1,6 +1,10 @@
 """The table of the benchmark: one function measures each entry, prints its table and returns its figures."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import cost
@@ -33,6 +37,18 @@ def measure_sinks(plan: Plan) -> Figures:
     return dict(audit.figures)
 
 
+def measure_audit(plan: Plan) -> Figures:
+    """The audit's queries with few and with very many decisions, in a process of their own."""
+    largest = "1000000" if plan.quick else "10000000"
+    command = [sys.executable, str(Path(__file__).with_name("audit.py")), "--rows", "10000", largest]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=AUDIT_LIMIT_S, check=False)
+    if done.returncode:
+        raise Failed("audit.py failed; its error is above")
+    return dict(json.loads(done.stdout))
+
+
+AUDIT_LIMIT_S: Final = 1_800
+
 ENTRIES: Final = {
     "cost": Entry(cost.measure, 1, quick=True),
     "latency": Entry(latency.measure, 4, quick=True),
@@ -43,4 +59,5 @@ ENTRIES: Final = {
     "engines": Entry(engines.measure_engines, 5),
     "workers": Entry(engines.measure_workers, 2),
     "sinks": Entry(measure_sinks, 3),
+    "audit": Entry(measure_audit, 10),
 }

@@ -133,8 +133,13 @@ async def black_hole() -> str:
     return await _listen(Silent)
 
 
+listening: list[asyncio.Server] = []
+"""What listens. It ends with the process, or with whoever closes it."""
+
+
 async def _listen(protocol: Callable[[], asyncio.Protocol]) -> str:
     server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0, backlog=1024)
+    listening.append(server)
     return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/callback"
 
 

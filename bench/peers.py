@@ -20,9 +20,10 @@ import uvloop
 from rich.table import Table
 
 import load
-from engines import Measured, measuring, new_database, running, servers
+from engines import Measured, measuring, new_database, running
 from plan import ALONE, Figures, Plan, one_core
-from processes import SECRET, Service, configure, free_port, new_folder, on_core, stop
+from processes import SECRET, Role, Service, configure, free_port, new_folder, on_core, stop
+from servers import engines as servers  # type: ignore[import-not-found]  # engines.py makes it found
 
 HERE: Final = Path(__file__).resolve().parent
 PEER: Final = HERE / "peer"
@@ -48,11 +49,12 @@ def peer(postgres: Any, redis: Any) -> Iterator[Service]:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         port = free_port()
-        commands = {
+        commands: dict[Role, list[str]] = {
             "api": ["uvicorn", "api:app", "--host", "127.0.0.1", "--port", str(port)],
             "worker": ["celery", "-A", "tasks", "worker", "-l", "INFO", "-c", str(PROCESSES), *QUIET],
         }
-        pids, logs = [], []
+        pids: list[tuple[Role, int]] = []
+        logs: list[Path] = []
         for role, command in commands.items():
             logs.append(folder / f"{role}.log")
             with logs[-1].open("wb") as out:

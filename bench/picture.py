@@ -138,7 +138,8 @@ def curve(latency: Figures, top: float, colours: Colours) -> tuple[list[str], fl
             bold=True,
         )
     ]
-    left, right, high, low = MARGIN + 46, WIDTH - MARGIN - 170, top + 36, top + 36 + CURVE_HEIGHT
+    left, right = MARGIN + 46.0, WIDTH - MARGIN - 170.0
+    high, low = top + 36, top + 36 + CURVE_HEIGHT
     most = nice(max(figures["answered_p99_ms"] for figures in latency.values()))
     levels = {name: left + (right - left) * int(name) / 100 for name in latency}
     for share in (0, 0.5, 1):

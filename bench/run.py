@@ -1,8 +1,9 @@
 """``make bench``: what a request costs, beside its floor, and how the service stands under load, growth and trouble.
 
 Compare the ratios: absolute numbers depend on the machine, and on what else it does. Tables go to standard error, and
-all figures as JSON to standard output and to ``build/bench.json``. The exit status is 1 if something could not be
-measured. Everything runs on this machine's loopback, in temporary folders, and stops by itself.
+all figures as JSON to standard output and to ``build/bench.json``; the picture is ``build/bench.svg``. The exit status
+is 1 if something could not be measured. Everything runs on this machine's loopback, in temporary folders, and stops by
+itself.
 """
 
 import argparse
@@ -17,11 +18,12 @@ from typing import Any, Final
 from rich.console import Console
 
 import engines
+import picture
+import report
 from entries import ENTRIES
 from plan import CORES, Plan
 
 RESULT: Final = Path("build/bench.json")
-MINUTES: Final = sum(entry.minutes for entry in ENTRIES.values())
 
 
 def rounded(figures: Any) -> Any:
@@ -40,21 +42,24 @@ def main(options: argparse.Namespace) -> bool:
     if not options.quick:
         minutes = sum(ENTRIES[name].minutes for name in names) * seconds / 5
         console.print(f"This takes about {minutes:.0f} minutes.", style="dim")
-    figures: dict[str, Any] = {
+    run = {
         "measured": dt.datetime.now(dt.UTC).date().isoformat(),
         "python": platform.python_version(),
         "cores": len(CORES),
         "seconds": seconds,
         "quick": options.quick,
     }
+    figures: dict[str, Any] = {"runs": {}, "entries": {}, "missing": plan.missing}
     for name in names:
         with plan.part(name):
-            figures[name] = rounded(ENTRIES[name].measure(plan))
-    if plan.missing:
-        figures["missing"] = plan.missing
+            figures["entries"][name] = rounded(ENTRIES[name].measure(plan))
+            figures["runs"][name] = run
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(figures, indent=1) + "\n")
+    RESULT.with_suffix(".svg").write_text(picture.draw(figures["entries"], picture.LIGHT))
     print(json.dumps(figures))
+    if options.publish:
+        report.publish(figures)
     return not plan.missing
 
 
@@ -63,6 +68,9 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="the most important entries, in less than two minutes")
     parser.add_argument("--seconds", type=float, help="length of each measurement (default: 5; 2 with --quick)")
     parser.add_argument("--only", nargs="+", choices=list(ENTRIES), help="entries to measure")
+    parser.add_argument(
+        "--publish", action="store_true", help="renew docs/bench.json, and what the documents show of it"
+    )
     parser.add_argument("--engines", nargs="+", choices=engines.NAMES, default=engines.NAMES)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Like Ctrl-C, so that every process is stopped.
     try:
