@@ -71,7 +71,8 @@ def new_database(postgres: Any, schema: str = "") -> str:
         await connection.close()
 
     uvloop.run(execute(postgres.url, f"CREATE DATABASE {name}"))
-    uvloop.run(execute(url, schema))
+    if schema:
+        uvloop.run(execute(url, schema))
     return url
 
 

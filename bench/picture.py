@@ -105,7 +105,7 @@ def costs(entries: Figures, top: float, colours: Colours) -> tuple[list[str], fl
     scale = room / max(bar.own + bar.servers for bar in rows)
     y = top + 54
     for bar in rows:
-        x = MARGIN + LABELS
+        x = float(MARGIN + LABELS)
         parts.append(text(MARGIN, y + 13, bar.label, colours.text, bold=bar.ours))
         parts.append(rectangle(x, y, bar.own * scale, colours.own if bar.ours else colours.other))
         x += max(bar.own * scale, 1)
