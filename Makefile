@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo run servers test test-without-servers test-lowest check soak bench pictures lock sbom clean
+.PHONY: help install demo peer run servers test test-without-servers test-lowest check check-speed soak bench pictures lock sbom clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,8 +50,18 @@ check: install ## Lint, format, types and import rules
 soak: servers ## Run the long tests
 	@$(BIN)/pytest -m soak $(ARGS)
 
-bench: servers ## Measure, beside the floor in the same run (ARGS="--only engines" for a part of it)
+peer: .venv-peer/.installed ## Install what the benchmark compares with, into .venv-peer
+
+.venv-peer/.installed: bench/peer/requirements.txt | $(INSTALLED)
+	@$(BIN)/python -m venv --clear .venv-peer
+	.venv-peer/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r $<
+	touch $@
+
+bench: servers peer ## Measure, beside the floor in the same run (ARGS="--only engines" for a part of it)
 	@$(BIN)/python bench/run.py $(ARGS)
+
+check-speed: install ## Compare the instructions of a request with the committed figure (ARGS=--write writes it)
+	@$(BIN)/python bench/instructions.py $(ARGS)
 
 pictures: servers ## Make the pictures of the dashboard in docs/ anew
 	@$(BIN)/python docs/dashboard_pictures.py
@@ -63,6 +73,8 @@ lock: install ## Write the requirements files anew (ARGS=--upgrade for newer ver
 		--all-extras -c requirements.txt pyproject.toml -o requirements-image.txt $(ARGS)
 	@echo hatchling | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.13 -c requirements.txt - -o requirements-build.txt $(ARGS)
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		bench/peer/requirements.in -o bench/peer/requirements.txt $(ARGS)
 
 sbom: install ## Write a bill of materials, dist/sbom.cdx.json
 	@scripts/sbom $(VENV) dist/sbom.cdx.json

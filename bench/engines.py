@@ -26,10 +26,10 @@ from typing import Any, Final, NamedTuple
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import uvloop
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 import load
+from plan import Figures, Plan
 from processes import DRIVERS, Role, Service, cpu_seconds, service
 
 HERE: Final = Path(__file__).parent
@@ -39,6 +39,7 @@ from servers import engines as servers  # type: ignore[import-not-found]  # noqa
 
 CONNECTIONS: Final = 64
 AHEAD: Final = 1_000
+LOW_RATE: Final = 200
 WARM_S: Final = 2.0
 BARE_LIMIT_S: Final = 180
 SPLIT: Final[tuple[Role, ...]] = ("api", "worker")
@@ -50,8 +51,6 @@ SETTINGS: Final = {
 }
 numbers = itertools.count(1)
 
-Figures = dict[str, float]
-
 
 class Engine(NamedTuple):
     """``kind`` starts the server. ``queue`` gives the URL of a new queue."""
@@ -61,17 +60,20 @@ class Engine(NamedTuple):
     queue: Callable[[Any], str]
 
 
-def new_database(postgres: Any) -> str:
-    """Make a database. Returns its URL."""
+def new_database(postgres: Any, schema: str = "") -> str:
+    """Make a database with this schema. Returns its URL."""
     name = f"bench{next(numbers)}"
+    url = f"{postgres.url.rpartition('/')[0]}/{name}"
 
-    async def make() -> None:
-        connection = await asyncpg.connect(postgres.url)
-        await connection.execute(f"CREATE DATABASE {name}")
+    async def execute(url: str, statements: str) -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute(statements)
         await connection.close()
 
-    uvloop.run(make())
-    return f"{postgres.url.rpartition('/')[0]}/{name}"
+    uvloop.run(execute(postgres.url, f"CREATE DATABASE {name}"))
+    if schema:
+        uvloop.run(execute(url, schema))
+    return url
 
 
 def new_topic(kafka: Any) -> str:
@@ -125,8 +127,7 @@ def bare(engine: str, server: Any, seconds: float) -> float:
 
 def percentiles(name: str, latencies: Sequence[float]) -> Figures:
     """Median and 99th percentile of sorted seconds, in ms."""
-    middle, late = len(latencies) // 2, len(latencies) * 99 // 100
-    return {f"{name}_p50_ms": latencies[middle] * 1e3, f"{name}_p99_ms": latencies[late] * 1e3}
+    return {f"{name}_p{share}_ms": load.percentile(latencies, share / 100) * 1e3 for share in (50, 99)}
 
 
 class Measured:
@@ -134,33 +135,48 @@ class Measured:
 
     def __init__(self, running: Service, seconds: float, meters: Mapping[str, int]) -> None:
         """``meters``: further processes, by name, whose processor time is measured."""
-        self._service = running
+        self.port = running.port
+        self.pids = running.pids
+        self.known = load.tokens(DRIVERS)
         self._seconds = seconds
         self._meters = meters
 
     async def throughput(self, url: str, ahead: int) -> Figures:
         """Measure requests per second: each is accepted, decided, recorded and delivered."""
-        source = load.bodies(url, load.tokens(DRIVERS))
-        clock = time.perf_counter
-        async with load.pressed(self._service.port, source, CONNECTIONS, ahead):
+        async with load.pressed(self.port, load.bodies(url, self.known), CONNECTIONS, ahead):
             first = load.Sink.received
             await load.until(lambda: load.Sink.received > first + CONNECTIONS, load.DRAIN_S, "no callback comes")
             await asyncio.sleep(min(WARM_S, self._seconds))
-            before, received, started = self._spent(), load.Sink.received, clock()
-            await asyncio.sleep(self._seconds)
-            after, done, elapsed = self._spent(), load.Sink.received - received, clock() - started
+            return await self.spent()
+
+    async def spent(self) -> Figures:
+        """Under a load that runs already: delivered requests per second, and the processor time of each in µs."""
+        before, received, started = self._spent(), load.Sink.received, time.perf_counter()
+        await asyncio.sleep(self._seconds)
+        after, done, elapsed = self._spent(), load.Sink.received - received, time.perf_counter() - started
         if not done:
             raise load.Failed("callbacks stopped coming")
         figures = {f"{name}_us": (after[name] - before[name]) / done * 1e6 for name in before}
         return {"requests_per_second": done / elapsed, **figures}
 
     async def all(self) -> Figures:
-        """Measure the throughput, then the latencies."""
+        """Measure the throughput, the latencies at half of it, and the processor time at a low rate. The generator
+        sleeps in between, because it shares the cores."""
         url = await load.sink()
         figures = await self.throughput(url, AHEAD)
-        rate = figures["requests_per_second"] / 2
-        answers, callbacks = await load.paced(self._service.port, url, load.tokens(DRIVERS), rate, self._seconds)
-        return figures | percentiles("accepted", answers) | percentiles("called_back", callbacks)
+        due = load.arrivals(figures["requests_per_second"] / 2, self._seconds)
+        times = await load.open_loop(
+            self.port, due, self.known, (url + "/{}").format, called_back=lambda _: True, wait_ms=2
+        )
+        figures |= await self.at_low_rate(url)
+        return figures | percentiles("accepted", times.answered) | percentiles("called_back", times.called_back)
+
+    async def at_low_rate(self, url: str) -> Figures:
+        """Measure the processor time of a request in µs at a rate at which few of them share a commit or a wake-up."""
+        due = load.arrivals(LOW_RATE, self._seconds)
+        before = self._spent()
+        await load.open_loop(self.port, due, self.known, (url + "/{}").format, called_back=lambda _: True, wait_ms=2)
+        return {f"low_{name}_us": (spent - before[name]) / len(due) * 1e6 for name, spent in self._spent().items()}
 
     async def only_throughput(self, ahead: int = AHEAD) -> Figures:
         """Measure the throughput alone."""
@@ -168,19 +184,25 @@ class Measured:
 
     def _spent(self) -> dict[str, float]:
         spent = {name: cpu_seconds(pid) for name, pid in self._meters.items()}
-        for role, pid in self._service.pids:
+        for role, pid in self.pids:
             spent[role] = spent.get(role, 0) + cpu_seconds(pid)
         return spent
 
 
 @contextmanager
 def measuring(
-    roles: Sequence[Role], settings: Mapping[str, Any], seconds: float, meters: Mapping[str, Any]
+    roles: Sequence[Role],
+    settings: Mapping[str, Any],
+    seconds: float,
+    meters: Mapping[str, Any],
+    *,
+    core: int | None = None,
+    prepare: Callable[[Path], None] = lambda _: None,
 ) -> Iterator[Measured]:
     """Run a set-up during the ``with`` block. ``meters`` are servers by name. An error becomes ``Failed``, with the
-    warnings of the processes."""
+    warnings of the processes. ``core`` and ``prepare`` are as for ``service``."""
     pids = {name: int((server.folder / "pid").read_text()) for name, server in meters.items()}
-    with service(roles, SETTINGS | dict(settings)) as started:
+    with service(roles, SETTINGS | dict(settings), core=core, prepare=prepare) as started:
         try:
             yield Measured(started, seconds, pids)
         except (load.Failed, OSError, ExceptionGroup) as error:
@@ -189,131 +211,114 @@ def measuring(
             raise load.Failed(f"{str(error) or type(error).__name__}\n{started.warnings()}") from None
 
 
-class Distributed:
-    """One run. ``failed``: some figures are missing."""
+def measure_engines(plan: Plan) -> Figures:
+    """Measure each engine, between two measurements of the embedded default."""
+    found: dict[str, Figures] = {}
+    with plan.part("sqlite"), measuring(["serve"], {}, plan.seconds, {}) as measured:
+        found["sqlite"] = uvloop.run(measured.all())
+    with plan.part("engines"), running(servers.Postgres) as postgres:
+        for engine in ENGINES:
+            if engine.name in plan.engines:
+                with plan.part(engine.name):
+                    found[engine.name] = measure_engine(engine, postgres, plan.seconds)
+    if default := found.get("sqlite"):
+        with plan.part("sqlite, again"), measuring(["serve"], {}, plan.seconds, {}) as measured:
+            again = uvloop.run(measured.only_throughput())
+            default |= {name: statistics.mean((default[name], figure)) for name, figure in again.items()}
+        for figures in found.values():
+            figures["of_embedded"] = figures["requests_per_second"] / default["requests_per_second"]
+    plan.console.print(_engines_table(found))
+    return found
 
-    def __init__(self, seconds: float, console: Console) -> None:
-        self.seconds = seconds
-        self.console = console
-        self.engines: dict[str, Figures] = {}
-        self.workers: dict[int, dict[int, float]] = {}
-        """Requests per second, by ``consumer_concurrency`` and by the number of workers."""
-        self.failed = False
 
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Print an error in the ``with`` block, and continue without its figures."""
-        started = time.monotonic()
-        try:
-            yield
-        except (load.Failed, OSError, RuntimeError, subprocess.SubprocessError, asyncpg.PostgresError) as error:
-            self.failed = True
-            self.console.print(f"{name}: left out: {error}", markup=False, style="red")
-        else:
-            self.console.print(f"{name}: {time.monotonic() - started:.0f} s", style="dim")
+def measure_engine(engine: Engine, postgres: Any, seconds: float) -> Figures:
+    """Measure one engine: bare, as two processes, as one, and bare again, since the speed may change."""
+    with contextlib.ExitStack() as stack:
+        carries = engine.kind is servers.Postgres
+        server = postgres if carries else stack.enter_context(running(engine.kind))
+        meters = {"database": postgres} if carries else {"queue": server, "database": postgres}
+        bare(engine.name, server, min(WARM_S, seconds))  # a warm-up: the first seconds of a virtual machine are slow
+        floors = [bare(engine.name, server, seconds)]
+        with measuring(SPLIT, urls(engine, server, postgres), seconds, meters) as measured:
+            figures = uvloop.run(measured.all())
+        with measuring(["serve"], urls(engine, server, postgres), seconds, meters) as measured:
+            together = uvloop.run(measured.only_throughput())
+        floors.append(bare(engine.name, server, seconds))
+    figures["one_process_per_second"], figures["serve_us"] = together["requests_per_second"], together["serve_us"]
+    figures["bare_per_second"] = statistics.mean(floors)
+    figures["of_bare"] = figures["requests_per_second"] / figures["bare_per_second"]
+    return figures
 
-    def run_engines(self, names: Sequence[str]) -> None:
-        """Measure each engine, between two measurements of the embedded default."""
-        with self.part("sqlite"), measuring(["serve"], {}, self.seconds, {}) as measured:
-            self.engines["sqlite"] = uvloop.run(measured.all())
-        with self.part("engines"), running(servers.Postgres) as postgres:
-            for engine in ENGINES:
-                if engine.name in names:
-                    with self.part(engine.name):
-                        self.engines[engine.name] = self.engine(engine, postgres)
-        if default := self.engines.get("sqlite"):
-            with self.part("sqlite, again"), measuring(["serve"], {}, self.seconds, {}) as measured:
-                again = uvloop.run(measured.only_throughput())
-                default |= {name: statistics.mean((default[name], figure)) for name, figure in again.items()}
-                for figures in self.engines.values():
-                    figures["of_embedded"] = figures["requests_per_second"] / default["requests_per_second"]
 
-    def engine(self, engine: Engine, postgres: Any) -> Figures:
-        """Measure one engine: bare, as two processes, as one, and bare again, since the speed may change."""
-        with contextlib.ExitStack() as stack:
-            carries = engine.kind is servers.Postgres
-            server = postgres if carries else stack.enter_context(running(engine.kind))
-            meters = {"database": postgres} if carries else {"queue": server, "database": postgres}
-            bare(
-                engine.name, server, min(WARM_S, self.seconds)
-            )  # a warm-up: the first seconds of a virtual machine are slow
-            floors = [bare(engine.name, server, self.seconds)]
-            with measuring(SPLIT, self._urls(engine, server, postgres), self.seconds, meters) as measured:
-                figures = uvloop.run(measured.all())
-            with measuring(["serve"], self._urls(engine, server, postgres), self.seconds, meters) as measured:
-                together = uvloop.run(measured.only_throughput())
-            floors.append(bare(engine.name, server, self.seconds))
-        figures["one_process_per_second"], figures["serve_us"] = together["requests_per_second"], together["serve_us"]
-        figures["bare_per_second"] = statistics.mean(floors)
-        figures["of_bare"] = figures["requests_per_second"] / figures["bare_per_second"]
-        return figures
+def urls(engine: Engine, server: Any, postgres: Any) -> dict[str, str]:
+    """A new queue and a new database."""
+    return {"queue.url": engine.queue(server), "database.url": new_database(postgres)}
 
-    def _urls(self, engine: Engine, server: Any, postgres: Any) -> dict[str, str]:
-        return {"queue.url": engine.queue(server), "database.url": new_database(postgres)}
 
-    def run_workers(self) -> None:
-        """Measure several workers on Redis, with an authorizer that takes 50 to 200 ms and without a cache."""
-        slow = {"authorization.backend": "simulated", "authorization.cache_ttl_ms": 0}
-        with self.part("workers"), running(servers.Postgres) as postgres, running(servers.Redis) as redis:
-            for concurrency, workers in itertools.product(CONCURRENCIES, WORKERS):
-                with self.part(f"workers, {workers} of {concurrency}"):
-                    urls = {"queue.url": new_redis(redis), "database.url": new_database(postgres)}
-                    settings = slow | urls | {"queue.consumer_concurrency": concurrency}
-                    roles: list[Role] = ["api", *["worker"] * workers]  # type: ignore[list-item]  # mypy infers str for the inner list
-                    ahead = AHEAD + workers * concurrency
-                    with measuring(roles, settings, self.seconds, {}) as measured:
-                        figures = uvloop.run(measured.only_throughput(ahead))
-                    self.workers.setdefault(concurrency, {})[workers] = figures["requests_per_second"]
+def measure_workers(plan: Plan) -> Figures:
+    """Measure several workers on Redis, with an authorizer that takes 50 to 200 ms and without a cache.
 
-    def show(self) -> None:
-        """Print a table of the engines, and one of the workers."""
-        if self.engines:
-            self.console.print(self._engines_table())
-        if self.workers:
-            self.console.print(self._workers_table())
+    Returns requests per second, by ``consumer_concurrency`` and by the number of workers.
+    """
+    slow = {"authorization.backend": "simulated", "authorization.cache_ttl_ms": 0}
+    found: dict[str, dict[str, float]] = {}
+    with plan.part("workers"), running(servers.Postgres) as postgres, running(servers.Redis) as redis:
+        for concurrency, workers in itertools.product(CONCURRENCIES, WORKERS):
+            with plan.part(f"workers, {workers} of {concurrency}"):
+                settings = slow | {"queue.url": new_redis(redis), "database.url": new_database(postgres)}
+                settings["queue.consumer_concurrency"] = concurrency
+                roles: list[Role] = ["api", *["worker"] * workers]  # type: ignore[list-item]  # mypy infers str for the inner list
+                with measuring(roles, settings, plan.seconds, {}) as measured:
+                    figures = uvloop.run(measured.only_throughput(AHEAD + workers * concurrency))
+                found.setdefault(str(concurrency), {})[str(workers)] = figures["requests_per_second"]
+    plan.console.print(_workers_table(found))
+    return found
 
-    def _engines_table(self) -> Table:
-        table = Table(title="api, worker, servers and load together on one machine", box=box.SIMPLE_HEAD)
-        table.caption = (
-            "End to end: accepted, decided, recorded, called back. Bare: a producer and a consumer, nothing else."
-            " Latencies at half of the rate, from sending the request. µs: processor time a request."
-        )
-        table.add_column("")
-        for name in self.engines:
-            table.add_column(name, justify="right", no_wrap=True)
-        rows = [
-            ("end to end, /s", "{requests_per_second:,.0f}"),
-            ("  of the default's", "{of_embedded:.2f}"),
-            ("bare, /s", "{bare_per_second:,.0f}"),
-            ("  end to end of that", "{of_bare:.2f}"),
-            ("in one process, /s", "{one_process_per_second:,.0f}"),
-            ("202 p50, ms", "{accepted_p50_ms:.1f}"),
-            ("202 p99, ms", "{accepted_p99_ms:.1f}"),
-            ("callback p50, ms", "{called_back_p50_ms:.1f}"),
-            ("callback p99, ms", "{called_back_p99_ms:.1f}"),
-            ("api, µs", "{api_us:.0f}"),
-            ("worker, µs", "{worker_us:.0f}"),
-            ("one process, µs", "{serve_us:.0f}"),
-            ("queue's server, µs", "{queue_us:.0f}"),
-            ("database's server, µs", "{database_us:.0f}"),
+
+def _engines_table(found: Mapping[str, Figures]) -> Table:
+    table = Table(title="api, worker, servers and load together on one machine", box=box.SIMPLE_HEAD)
+    table.caption = (
+        "End to end: accepted, decided, recorded, called back. Bare: a producer and a consumer, nothing else."
+        " Latencies at half of the rate, from when a request was due. µs: processor time a request."
+    )
+    table.add_column("")
+    for name in found:
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = [
+        ("end to end, /s", "{requests_per_second:,.0f}"),
+        ("  of the default's", "{of_embedded:.2f}"),
+        ("bare, /s", "{bare_per_second:,.0f}"),
+        ("  end to end of that", "{of_bare:.2f}"),
+        ("in one process, /s", "{one_process_per_second:,.0f}"),
+        ("202 p50, ms", "{accepted_p50_ms:.1f}"),
+        ("202 p99, ms", "{accepted_p99_ms:.1f}"),
+        ("callback p50, ms", "{called_back_p50_ms:.1f}"),
+        ("callback p99, ms", "{called_back_p99_ms:.1f}"),
+        ("api, µs", "{api_us:.0f}"),
+        ("worker, µs", "{worker_us:.0f}"),
+        ("one process, µs", "{serve_us:.0f}"),
+        ("queue's server, µs", "{queue_us:.0f}"),
+        ("database's server, µs", "{database_us:.0f}"),
+    ]
+    rows += [(f"{title[:-4]} at {LOW_RATE}/s, µs", form.replace("{", "{low_")) for title, form in rows[-5:]]
+    for title, form in rows:
+        table.add_row(title, *[_filled(form, figures) for figures in found.values()])
+    return table
+
+
+def _workers_table(found: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(title="requests/s with an authorizer that takes 50 to 200 ms, on Redis", box=box.SIMPLE_HEAD)
+    table.add_column("consumer_concurrency")
+    for workers in WORKERS:
+        table.add_column(f"{workers} workers" if workers > 1 else "1 worker", justify="right")
+    for concurrency, rates in found.items():
+        one = rates.get("1")
+        cells = [
+            f"{rates[workers]:,.0f}" + (f" ({rates[workers] / one:.2f})" if one else "") if workers in rates else ""
+            for workers in map(str, WORKERS)
         ]
-        for title, form in rows:
-            table.add_row(title, *[_filled(form, figures) for figures in self.engines.values()])
-        return table
-
-    def _workers_table(self) -> Table:
-        table = Table(title="requests/s with an authorizer that takes 50 to 200 ms, on Redis", box=box.SIMPLE_HEAD)
-        table.add_column("consumer_concurrency")
-        for workers in WORKERS:
-            table.add_column(f"{workers} workers" if workers > 1 else "1 worker", justify="right")
-        for concurrency, rates in self.workers.items():
-            one = rates.get(1)
-            cells = [
-                f"{rates[workers]:,.0f}" + (f" ({rates[workers] / one:.2f})" if one else "") if workers in rates else ""
-                for workers in WORKERS
-            ]
-            table.add_row(str(concurrency), *cells)
-        return table
+        table.add_row(concurrency, *cells)
+    return table
 
 
 def _filled(form: str, figures: Figures) -> str:

@@ -4,15 +4,19 @@ Both are plain asyncio protocols, without a client library, so that they never l
 """
 
 import asyncio
+import gc
 import itertools
+import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 STATIONS = 5_000
 DRAIN_S = 60
+LATE_S = 10
+"""In an open loop, a request that is still not answered so long after the last due time ends the measurement."""
 
 
 class Failed(Exception):
@@ -24,27 +28,37 @@ def tokens(count: int) -> list[str]:
     return [f"bench-{number:010d}-{number * 7919 % 10**10:010d}" for number in range(count)]
 
 
-def bodies(callback_url: str, known: list[str], *, numbered: bool = False) -> Iterator[bytes]:
-    """Endless request bodies: random known drivers at random stations. With ``numbered``, the path of the callback URL
-    ends with the number of the request, from 0."""
+def bodies(callback_url: str | Callable[[int], str], known: Sequence[str]) -> Iterator[bytes]:
+    """Endless request bodies: random known drivers at random stations. Where the URL is a function, it gets the number
+    of the request, from 0."""
     rng = random.Random(1)
     stations = [f"{rng.getrandbits(32):08x}-8b86-4011-b42d-{rng.getrandbits(48):012x}" for _ in range(STATIONS)]
     for number in itertools.count():
-        path = f"/{number}" if numbered else ""
+        url = callback_url if isinstance(callback_url, str) else callback_url(number)
         yield (
-            f'{{"station_id":"{rng.choice(stations)}","driver_token":"{rng.choice(known)}",'
-            f'"callback_url":"{callback_url}{path}"}}'
+            f'{{"station_id":"{rng.choice(stations)}","driver_token":"{rng.choice(known)}","callback_url":"{url}"}}'
         ).encode()
 
 
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The smallest of these sorted values that is not exceeded by this share of them (nearest rank)."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def arrivals(rate: float, seconds: float, seed: int = 1) -> list[float]:
+    """When requests are due, in seconds from the start: ``rate * seconds`` of them, as from clients that know nothing
+    of each other (exponential gaps). The same seed gives the same schedule."""
+    rng = random.Random(seed)
+    return list(itertools.accumulate(rng.expovariate(rate) for _ in range(round(rate * seconds))))
+
+
 class Sink(asyncio.Protocol):
-    """Answers 200 to every callback and counts it. ``arrived`` has the first time of each numbered callback."""
+    """Answers 200 to every callback and counts it. ``arrived`` has the first time of each callback whose path ends with
+    a number."""
 
     ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
     received = 0
-    wanted = 0
-    enough: asyncio.Event
-    room: asyncio.Semaphore
+    room: ClassVar[asyncio.Semaphore]
     arrived: ClassVar[dict[int, float]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -65,8 +79,10 @@ class Sink(asyncio.Protocol):
             self.transport.write(self.ANSWER)  # type: ignore[attr-defined]  # TCP transports can write
             Sink.received += 1
             Sink.room.release()
-            if Sink.received >= Sink.wanted:
-                Sink.enough.set()
+
+
+class Silent(asyncio.Protocol):
+    """A receiver that takes connections and requests, and never answers."""
 
 
 class Client(asyncio.Protocol):
@@ -108,8 +124,22 @@ class Client(asyncio.Protocol):
 
 async def sink() -> str:
     """Start the sink. Returns its URL."""
-    Sink.enough, Sink.room = asyncio.Event(), asyncio.Semaphore(0)
-    server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", 0)
+    Sink.room = asyncio.Semaphore(0)
+    return await _listen(Sink)
+
+
+async def black_hole() -> str:
+    """Start a receiver that never answers. Returns its URL."""
+    return await _listen(Silent)
+
+
+listening: list[asyncio.Server] = []
+"""What listens. It ends with the process, or with whoever closes it."""
+
+
+async def _listen(protocol: Callable[[], asyncio.Protocol]) -> str:
+    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0, backlog=1024)
+    listening.append(server)
     return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/callback"
 
 
@@ -119,65 +149,10 @@ async def connect(port: int, count: int) -> list[Client]:
     return [(await loop.create_connection(Client, "127.0.0.1", port))[1] for _ in range(count)]
 
 
-async def saturate(port: int, source: Iterator[bytes], count: int, connections: int, ahead: int | None) -> float:
-    """Send ``count`` requests as fast as they are accepted. Returns requests per second.
-
-    With ``ahead``, at most that many wait for their callback, and the time ends with the last callback. Without it, the
-    time ends with the last answer.
-    """
-    clients = await connect(port, connections)
-    left = itertools.count()
-    first = Sink.received
-    Sink.wanted, sent = first + count, 0
-    Sink.enough.clear()
-    started = time.perf_counter()
-
-    async def one(client: Client) -> None:
-        nonlocal sent
-        while next(left) < count:
-            while ahead is not None and sent - (Sink.received - first) >= ahead:
-                await asyncio.sleep(0.001)
-            sent += 1
-            status = await client.post(next(source))
-            if status != 202:
-                raise SystemExit(f"the service answered {status}")
-
-    await asyncio.gather(*map(one, clients))
-    if ahead is not None:
-        await asyncio.wait_for(Sink.enough.wait(), 120)
-    elapsed = time.perf_counter() - started
-    for client in clients:
-        client.transport.close()
-    return count / elapsed
-
-
-async def steady(port: int, source: Iterator[bytes], rate: float, seconds: float) -> list[float]:
-    """Send at a fixed rate, independent of the answers. Returns the sorted latencies in seconds, from each due time."""
-    idle = await connect(port, 128)
-    latencies: list[float] = []
-    under_way = set()
-    clock = time.perf_counter
-
-    async def one(due: float) -> None:
-        client = idle.pop() if idle else (await connect(port, 1))[0]
-        status = await client.post(next(source))
-        latencies.append(clock() - due)
-        idle.append(client)
-        if status != 202:
-            raise SystemExit(f"the service answered {status}")
-
-    started = clock()
-    for number in range(int(rate * seconds)):
-        due = started + number / rate
-        while (wait := due - clock()) > 0:
-            await asyncio.sleep(wait if wait > 0.002 else 0)
-        task = asyncio.create_task(one(due))
-        under_way.add(task)
-        task.add_done_callback(under_way.discard)
-    await asyncio.gather(*under_way)
-    for client in idle:
-        client.transport.close()
-    return sorted(latencies)
+def accepted(status: int) -> None:
+    """Raise ``Failed`` unless the status is 202."""
+    if status != 202:
+        raise Failed(f"the service answered {status}")
 
 
 async def until(condition: Callable[[], bool], limit_s: float, missing: str) -> None:
@@ -187,6 +162,44 @@ async def until(condition: Callable[[], bool], limit_s: float, missing: str) -> 
         if time.monotonic() > end:
             raise Failed(missing)
         await asyncio.sleep(0.01)
+
+
+async def answered(port: int, source: Iterator[bytes], seconds: float, connections: int) -> int:
+    """Send requests on all connections, one after the other on each, for so long. Returns how many were accepted."""
+    clients = await connect(port, connections)
+    end, count = time.perf_counter() + seconds, 0
+
+    async def one(client: Client) -> None:
+        nonlocal count
+        while time.perf_counter() < end:
+            accepted(await client.post(next(source)))
+            count += 1
+
+    await asyncio.gather(*map(one, clients))
+    for client in clients:
+        client.transport.close()
+    return count
+
+
+async def exactly(port: int, source: Iterator[bytes], count: int, connections: int, ahead: int | None) -> None:
+    """Send so many requests. With ``ahead``, at most that many wait for a callback, and it ends with the last callback;
+    without, with the last answer."""
+    clients = await connect(port, connections)
+    first, left = Sink.received, itertools.count()
+    room = Sink.room = asyncio.Semaphore(count if ahead is None else ahead)
+
+    async def one(client: Client) -> None:
+        while next(left) < count:
+            await room.acquire()
+            accepted(await client.post(next(source)))
+
+    async with asyncio.timeout(DRAIN_S * 2), asyncio.TaskGroup() as group:
+        for client in clients:
+            group.create_task(one(client))
+    if ahead is not None:
+        await until(lambda: Sink.received - first >= count, DRAIN_S, "callbacks are missing")
+    for client in clients:
+        client.transport.close()
 
 
 @asynccontextmanager
@@ -204,9 +217,7 @@ async def pressed(port: int, source: Iterator[bytes], connections: int, ahead: i
         nonlocal sent
         while await room.acquire() and not ended:
             sent += 1
-            status = await client.post(next(source))
-            if status != 202:
-                raise Failed(f"the service answered {status}")
+            accepted(await client.post(next(source)))
 
     async with asyncio.TaskGroup() as group:
         for client in clients:
@@ -220,40 +231,70 @@ async def pressed(port: int, source: Iterator[bytes], connections: int, ahead: i
         client.transport.close()
 
 
-async def paced(
-    port: int, callback_url: str, known: list[str], rate: float, seconds: float
-) -> tuple[list[float], list[float]]:
-    """Send at a fixed rate, independent of the answers. Returns the sorted seconds from sending a request to its 202,
-    and from sending it to its callback.
+class Open(NamedTuple):
+    """What an open loop saw: sorted seconds, each from the time at which a request was due."""
 
-    It sleeps for a few milliseconds at a time, because a busy loop would take processor time from the service.
+    sent: list[float]
+    """To its sending: how late the generator itself was. It is part of the other two."""
+    answered: list[float]
+    called_back: list[float]
+
+
+async def open_loop(
+    port: int,
+    due: Sequence[float],
+    known: Sequence[str],
+    url: Callable[[int], str] = "http://127.0.0.1:1/{}".format,
+    *,
+    called_back: Callable[[int], bool] = lambda _: False,
+    wait_ms: float = 0,
+) -> Open:
+    """Send each request when it is due, whatever became of the others.
+
+    Latencies count from the due time and not from the sending, so that a service that stands still is charged with
+    every request that would have come meanwhile. ``url`` gives the callback URL of each request, and must end with its
+    number where ``called_back`` says that its callback is measured. With ``wait_ms`` the generator sleeps so long at a
+    time, and the requests that became due meanwhile leave together; without, it waits busily, which takes a core.
     """
-    source = bodies(callback_url, known, numbered=True)
+    source = bodies(url, known)
     idle = await connect(port, 64)
     clock = time.perf_counter
-    count = int(rate * seconds)
-    began, answered = [0.0] * count, [0.0] * count
+    count = len(due)
+    sent, done = [0.0] * count, [0.0] * count
     Sink.arrived.clear()
+    numbers = [number for number in range(count) if called_back(number)]
 
     async def one(number: int, body: bytes) -> None:
         client = idle.pop() if idle else (await connect(port, 1))[0]
-        began[number] = clock()
-        status = await client.post(body)
-        answered[number] = clock()
+        sent[number] = clock()
+        accepted(await client.post(body))
+        done[number] = clock()
         idle.append(client)
-        if status != 202:
-            raise Failed(f"the service answered {status}")
 
-    async with asyncio.timeout(seconds + DRAIN_S), asyncio.TaskGroup() as group:
-        started, number = clock(), 0
-        while number < count:
-            while number < min(count, (clock() - started) * rate):
-                group.create_task(one(number, next(source)))
-                number += 1
-            await asyncio.sleep(0.002)
-    await until(lambda: len(Sink.arrived) >= count, DRAIN_S, "callbacks are missing")
+    gc.collect()
+    gc.disable()  # A collection of this process's objects would be counted as a latency of the service.
+    try:
+        async with asyncio.timeout(due[-1] + LATE_S), asyncio.TaskGroup() as group:
+            started, number = clock(), 0
+            while number < count:
+                passed = clock() - started
+                while number < count and due[number] <= passed:
+                    group.create_task(one(number, next(source)))
+                    number += 1
+                await asyncio.sleep(wait_ms / 1e3)
+        await until(lambda: all(each in Sink.arrived for each in numbers), DRAIN_S, "callbacks are missing")
+    except TimeoutError:
+        raise Failed("the service was overloaded: requests were not answered") from None
+    finally:
+        gc.enable()
     for client in idle:
         client.transport.close()
-    numbers = range(count)
-    called = sorted(Sink.arrived[number] - began[number] for number in numbers)
-    return sorted(answered[number] - began[number] for number in numbers), called
+
+    def since_due(times: Sequence[float]) -> list[float]:
+        return sorted(at - started - planned for at, planned in zip(times, due, strict=True))
+
+    return Open(
+        since_due(sent),
+        since_due(done),
+        sorted(Sink.arrived[each] - started - due[each] for each in numbers),
+    )

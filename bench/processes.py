@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +19,7 @@ import load
 DRIVERS = 2_000
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("CHARGEGATE_")}
+SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldY"
 START_S = 60
 STOP_S = 15
 
@@ -43,12 +44,13 @@ def new_folder() -> Iterator[Path]:
 
 
 def configure(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write an access list, and a configuration that allows callbacks to this machine."""
+    """Write an access list, and a configuration that allows callbacks to this machine and signs them."""
     base = {
         "callback.allowed_networks": ["127.0.0.0/8"],
         "authorization.acl_file": "drivers.csv",
         "queue.max_size": 2_000_000,
         "queue.max_age_ms": 86_400_000,
+        "callback.signing_secrets": [SECRET],
     }
     (folder / "drivers.csv").write_text("driver_token\n" + "\n".join(load.tokens(DRIVERS)) + "\n")
     # A JSON value is also a TOML value.
@@ -68,6 +70,17 @@ def cpu_seconds(pid: int) -> float:
         with contextlib.suppress(OSError):
             children += (thread / "children").read_text().split()
     return sum(map(int, fields[11:15])) / CLOCK_TICKS + sum(cpu_seconds(int(child)) for child in children)
+
+
+def on_core(core: int | None) -> list[str]:
+    """What stands before a command, so that it uses this core only."""
+    return [] if core is None else ["taskset", "-c", str(core)]
+
+
+def peak_memory_mib(pid: int) -> float:
+    """The largest resident size of the process until now."""
+    line = next(text for text in Path(f"/proc/{pid}/status").read_text().splitlines() if text.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
@@ -97,8 +110,17 @@ class Service(NamedTuple):
 
 
 @contextmanager
-def service(roles: Sequence[Role], settings: Mapping[str, Any]) -> Iterator[Service]:
-    """Run the service's processes, each in its own folder, and wait until all are ready."""
+def service(
+    roles: Sequence[Role],
+    settings: Mapping[str, Any],
+    *,
+    core: int | None = None,
+    prepare: Callable[[Path], None] = lambda _: None,
+) -> Iterator[Service]:
+    """Run the service's processes, each in its own folder, and wait until all are ready.
+
+    ``core``: they use this core only. ``prepare`` is called with each configured folder before its process starts.
+    """
     with new_folder() as top, contextlib.ExitStack() as stack:
         started: list[tuple[Role, subprocess.Popen[bytes], Path]] = []
         for number, role in enumerate(roles, 1):
@@ -106,7 +128,8 @@ def service(roles: Sequence[Role], settings: Mapping[str, Any]) -> Iterator[Serv
             folder.mkdir()
             defaults = {"server.port": 0, "worker.port": 0, "server.shutdown_grace_ms": 2000, "logging.format": "json"}
             configure(folder, {**defaults, **settings})
-            command = [sys.executable, "-m", "chargegate", role]
+            prepare(folder)
+            command = [*on_core(core), sys.executable, "-m", "chargegate", role]
             with (folder / "log").open("wb") as out:
                 process = subprocess.Popen(
                     command, cwd=folder, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=out, stderr=out

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 import load
-from engines import Figures, measuring, running
+from engines import measuring, running
+from plan import Figures
 from servers import influxdb  # type: ignore[import-not-found]  # engines.py makes it found
 
 DATABASE: Final = "audit"
