@@ -52,7 +52,7 @@ AUDIT_LIMIT_S: Final = 1_800
 ENTRIES: Final = {
     "cost": Entry(cost.measure, 1, quick=True),
     "latency": Entry(latency.measure, 4, quick=True),
-    "growth": Entry(growth.measure, 3, quick=True),
+    "growth": Entry(growth.measure, 3),
     "isolation": Entry(isolation.measure, 1, quick=True),
     "instructions": Entry(instructions.measure, 1, quick=True),
     "peer": Entry(peers.measure, 1, quick=True),

@@ -153,6 +153,8 @@ def main(options: argparse.Namespace) -> bool:
     if options.write:
         COMMITTED.write_text(json.dumps(committed | {name: round(value, 2)}, indent=1) + "\n")
         return True
+    if name not in committed:
+        raise load.Failed(f"{COMMITTED.name} has no figure of this kind; --write writes it")
     good, line = verdict(value, committed[name])
     console.print(f"{name}: {line}", markup=False, style="green" if good else "red")
     return good

@@ -9,7 +9,7 @@ from plan import Figures
 
 WIDTH: Final = 880
 MARGIN: Final = 20
-LABELS: Final = 250
+LABELS: Final = 285
 ROW: Final = 26
 BAR: Final = 16
 CURVE_HEIGHT: Final = 190
@@ -30,10 +30,10 @@ class Colours(NamedTuple):
 LIGHT: Final = Colours("#1f2328", "#59636e", "#d1d9e0", "#0969da", "#8ec5ff", "#bc4c00")
 DARK: Final = Colours("#f0f6fc", "#9198a1", "#3d444d", "#4493f8", "#1f4b85", "#f0883e")
 NAMES: Final = {
-    "redis": "Redis and PostgreSQL",
+    "redis": "Redis + PostgreSQL",
     "postgresql": "PostgreSQL",
-    "kafka": "Kafka and PostgreSQL",
-    "rabbitmq": "RabbitMQ and PostgreSQL",
+    "kafka": "Kafka + PostgreSQL",
+    "rabbitmq": "RabbitMQ + PostgreSQL",
 }
 
 
@@ -56,7 +56,7 @@ def bars(entries: Figures) -> list[Bar]:
         if figures := entries.get("engines", {}).get(name):
             found.append(Bar(f"chargegate, {title}", figures["api_us"] + figures["worker_us"], servers_us(figures)))
     if peer := entries.get("peer"):
-        found.append(Bar("FastAPI, Celery, Redis, PostgreSQL", peer["peer_us"], peer["peer_servers_us"], ours=False))
+        found.append(Bar("FastAPI, Celery, Redis + PostgreSQL", peer["peer_us"], peer["peer_servers_us"], ours=False))
     return found
 
 
@@ -99,9 +99,9 @@ def costs(entries: Figures, top: float, colours: Colours) -> tuple[list[str], fl
         rectangle(MARGIN, legend - 12, BAR, colours.own),
         text(MARGIN + 24, legend, "its own processes", colours.faint),
         rectangle(MARGIN + 160, legend - 12, BAR, colours.servers),
-        text(MARGIN + 184, legend, "its servers (a part of the bar)", colours.faint),
+        text(MARGIN + 184, legend, "its servers", colours.faint),
     ]
-    room = WIDTH - 2 * MARGIN - LABELS - 130
+    room = WIDTH - 2 * MARGIN - LABELS - 100
     scale = room / max(bar.own + bar.servers for bar in rows)
     y = top + 54
     for bar in rows:
