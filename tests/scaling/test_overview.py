@@ -34,13 +34,14 @@ def ask(api: Process, receiver: Site) -> None:
 
 
 def test_each_api_knows_what_the_others_do(cluster: Cluster, receiver: Site) -> None:
-    here, there = cluster.apis
+    here, there = cluster.apis[:2]
+    expected = ["api"] * (len(cluster.apis) - 1) + ["worker"] * len(cluster.workers)
 
     def complete() -> dict[str, Any] | None:
         seen = overview(there)
-        roles = sorted(each["role"] for each in seen["processes"])
+        roles = sorted(each["role"] for each in seen["processes"] if each["silent_ms"] < 2500)
         known = {"authorization", "callbacks", "audit", "queue", "database"} <= seen["components"].keys()
-        return seen if roles == ["api", "worker", "worker"] and known else None
+        return seen if roles == expected and known else None
 
     before = eventually(complete, 60, cluster.tails)
     assert {circuit["name"] for circuit in before["circuits"]} >= {"callbacks"}
