@@ -223,6 +223,9 @@ def test_one_sentence_says_what_is_wrong(
     assert gate.post(body).status_code == 202
     expect(sentences).to_contain_text("The authorizer has not answered a request")
     accessible(page)
+    page.get_by_role("link", name="The authorizer has not answered").click()
+    expect(page.get_by_role("heading", level=2, name="Components")).to_be_in_viewport()
+    heading(page, "Overview")
     authorizer.release(body["driver_token"])
     expect(sentences).not_to_contain_text("has not answered", timeout=40_000)
     gate.stop()

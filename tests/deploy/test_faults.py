@@ -65,6 +65,7 @@ class Stage:
 
     def authorizer_hangs(self) -> Callable[[], None]:
         site, path = self.installation.authorizer, "/decide"
+        site.hold(path)
         self.installation.verdict = Reply(how="held")
 
         def end() -> None:

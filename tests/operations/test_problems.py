@@ -67,7 +67,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
 def test_each_fault_has_its_sentence(changes: dict[str, Any], text: str) -> None:
     [problem] = problems(seen(**{"workers": None if "components" in changes else [], **changes}))
     assert problem.text == text
-    assert not problem.page or problem.page.startswith("/dashboard/")
+    assert problem.page.startswith(("/dashboard/", "/dashboard#"))
 
 
 def test_the_worst_is_said_first() -> None:

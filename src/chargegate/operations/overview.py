@@ -227,8 +227,8 @@ class Overviews:
         return errors.most_common(1)[0][0] if errors else None
 
     def _workers(self) -> list[Process] | None:
-        """The processes that work for this one, if it does not itself; None where they are not known, also because it
-        has not looked for long."""
+        """The other processes that work; None where they are not known, also because this one began to look just
+        now."""
         if self._others is None or (time.monotonic() - self._began) * 1000 < SILENT_MS:
             return None
         return [each for each in self._others if each.works]

@@ -72,10 +72,14 @@ def _of_components(components: Mapping[str, Component]) -> Iterator[Problem]:
         severity: Literal["critical", "warning"] = "critical" if component.status == "DOWN" else "warning"
         state = "down" if component.status == "DOWN" else "degraded"
         verb = "are" if name == "callbacks" else "is"
-        yield Problem(severity, name, f"{said} {verb} {state}{': ' + why if why else ''}.", _PAGES.get(name, ""))
+        yield Problem(
+            severity, name, f"{said} {verb} {state}{': ' + why if why else ''}.", _PAGES.get(name, _COMPONENTS)
+        )
 
 
-_PAGES: Final = {"callbacks": "/dashboard/dead-letters"}
+_COMPONENTS: Final = "/dashboard#components"
+_PROCESSES: Final = "/dashboard#processes"
+_PAGES: Final = {"callbacks": "/dashboard/dead-letters", "authorization": "/dashboard/requests?status=unknown"}
 
 
 def _why(component: Component) -> str:
@@ -110,27 +114,28 @@ def _of_workers(seen: Seen) -> Iterator[Problem]:
     if "callbacks" not in seen.components:
         last = min((each.silent_ms for each in silent), default=None)
         since = "" if last is None else f": the last one was heard from {_seconds(last)} ago"
-        yield Problem("critical", "workers", f"No worker runs{since}. Requests wait until one is started.", "")
+        yield Problem("critical", "workers", f"No worker runs{since}. Requests wait until one is started.", _COMPONENTS)
     elif silent:
         who = "A worker has" if len(silent) == 1 else f"{len(silent)} workers have"
         names = ", ".join(each.name for each in silent)
         since = _seconds(max(each.silent_ms for each in silent))
-        yield Problem("warning", "workers", f"{who} not been heard from for {since}: {names}.", "")
+        yield Problem("warning", "workers", f"{who} not been heard from for {since}: {names}.", _PROCESSES)
 
 
 def _of_queue(seen: Seen) -> Iterator[Problem]:
     if seen.oldest_age_ms is not None and seen.oldest_age_ms >= SLOW_MS and seen.waiting:
         waits = f"{_counted(seen.waiting, 'request')} wait for a worker" if seen.waiting > 1 else "A request waits"
         text = f"{waits}, the oldest for {_seconds(seen.oldest_age_ms)}."
-        yield Problem("critical", "queue", text, "")
+        yield Problem("critical", "queue", text, _COMPONENTS)
     if seen.waiting is not None and _FULL_SHARE * seen.max_size <= seen.waiting < seen.max_size:
-        yield Problem("warning", "queue", f"The queue is filling: {seen.waiting} of {seen.max_size} places.", "")
+        text = f"The queue is filling: {seen.waiting} of {seen.max_size} places."
+        yield Problem("warning", "queue", text, _COMPONENTS)
 
 
 def _of_authorizer(seen: Seen) -> Iterator[Problem]:
     if seen.oldest_question_ms >= SLOW_MS:
         text = f"The authorizer has not answered a request for {_seconds(seen.oldest_question_ms)}."
-        yield Problem("critical", "authorization", text, "")
+        yield Problem("critical", "authorization", text, _COMPONENTS)
     recent = seen.recent
     if recent.total and recent.unknown / recent.total >= _UNKNOWN_SHARE:
         reasons = {

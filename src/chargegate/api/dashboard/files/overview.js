@@ -15,7 +15,7 @@ export function show(content, { every, left, values, go }) {
   const components = make("dl", { class: "components" });
   const circuits = make("dl", { class: "components" });
   const processes = make("dl", { class: "components" });
-  const others = make("section", { class: "card", hidden: true }, make("h2", {}, "Other processes"), processes);
+  const others = make("section", { class: "card", id: "processes", tabindex: "-1", hidden: true }, make("h2", {}, "Other processes"), processes);
   const charts = [
     [chart({ title: "Decisions", kind: "bars", series: STATUSES, format: number }), (series) => series],
     [chart({
@@ -49,7 +49,7 @@ export function show(content, { every, left, values, go }) {
     make("div", { class: "between" }, make("h2", {}, "In the course of time"),
       make("fieldset", { class: "segments" }, make("legend", {}, "Range"), choice("hour", "Last hour"), choice("day", "Last day"))),
     make("div", { class: "charts" }, charts.map(([each]) => each.element)),
-    make("section", { class: "card" }, make("h2", {}, "Components"), components),
+    make("section", { class: "card", id: "components", tabindex: "-1" }, make("h2", {}, "Components"), components),
     make("section", { class: "card" }, make("h2", {}, "Circuits and audit sinks"), circuits), others);
   let told = "";
 
@@ -63,7 +63,7 @@ export function show(content, { every, left, values, go }) {
     if (now === told) return;
     told = now;
     sentences.replaceChildren(...(problems.length ? problems.map(({ severity, text, page }) =>
-      make("li", { class: severity }, page ? make("a", { href: page }, text) : text)) : [make("li", { class: "good" }, "Everything works.")]));
+      make("li", { class: severity }, page ? make("a", { href: page.replace(/^\/dashboard#/, "#") }, text) : text)) : [make("li", { class: "good" }, "Everything works.")]));
   }
 
   function tile(title, value, small = "", href = null) {
