@@ -26,6 +26,10 @@ EXPECTED_ALERTS = {
     "ChargegateDiskFilling",
     "ChargegateClockOff",
     "ChargegateCertificateExpiring",
+    "ChargegateSinkRefusing",
+    "ChargegateAuditLifeFailing",
+    "ChargegateAnomaly",
+    "ChargegateDeadLettersDropped",
 }
 
 
