@@ -143,6 +143,8 @@ class Audit(_Section, frozen=True):
     csv_path: str = "authorization_audit.log"
     csv_shards: Annotated[int, Meta(ge=1, le=256)] = 1
     chain: bool = False
+    export_dir: str = ""
+    export_after_ms: LongMs = 3_600_000
     rotate_after_ms: LongMs = 86_400_000
     rotate_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 0
     compress_after_ms: LongMs = 604_800_000
@@ -312,6 +314,12 @@ def _check_archive(audit: Audit) -> None:
             parse_address(audit.archive_url)
         except ValueError as error:
             raise ConfigError(f"audit.archive_url: {error}") from None
+    if (
+        audit.export_dir
+        and audit.csv_path
+        and Path(audit.export_dir).resolve() == Path(audit.csv_path).resolve().parent
+    ):
+        raise ConfigError("audit.export_dir: must be another folder than that of audit.csv_path")
 
 
 def _check_networks(key: str, networks: list[str]) -> None:

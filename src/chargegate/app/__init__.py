@@ -12,7 +12,7 @@ from chargegate.app.commands import (
     replay_from,
     tell_story,
 )
-from chargegate.app.life import audit_heads, audit_life, audit_verdicts
+from chargegate.app.life import audit_exporter, audit_heads, audit_life, audit_lives, audit_verdicts
 from chargegate.app.opening import StartError
 from chargegate.app.process import Role
 from chargegate.app.serving import serve
@@ -22,8 +22,10 @@ __all__ = [
     "Role",
     "SinkName",
     "StartError",
+    "audit_exporter",
     "audit_heads",
     "audit_life",
+    "audit_lives",
     "audit_verdicts",
     "backfill_sink",
     "check_acl_file",

@@ -18,6 +18,7 @@ from chargegate import app, config, demo
 from chargegate.cli import audit_life
 from chargegate.cli.acl import acl
 from chargegate.cli.audit import audit
+from chargegate.cli.audit_restore import restore
 from chargegate.cli.audit_verify import verify
 from chargegate.cli.database import database
 from chargegate.cli.dead_letters import dead_letters
@@ -159,7 +160,7 @@ def run_demo(context: click.Context) -> None:
     context.exit(0 if uvloop.run(demo.run()) else 1)
 
 
-for command in (*audit_life.COMMANDS, verify):
+for command in (*audit_life.COMMANDS, restore, verify):
     audit.add_command(command)
 for command in (acl, audit, database, dead_letters, keys, queue, replay, show_settings, top, trace):
     chargegate_command.add_command(command)
