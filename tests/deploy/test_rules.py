@@ -27,6 +27,10 @@ EXPECTED_ALERTS = {
     "ChargegateDiskFilling",
     "ChargegateClockOff",
     "ChargegateCertificateExpiring",
+    "ChargegateSinkRefusing",
+    "ChargegateAuditLifeFailing",
+    "ChargegateAnomaly",
+    "ChargegateDeadLettersDropped",
 }
 
 

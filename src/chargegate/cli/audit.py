@@ -11,6 +11,7 @@ from chargegate import config
 from chargegate.app.backfilling import SinkName, backfill_sink
 from chargegate.app.commands import Offline
 from chargegate.cli import audit_life
+from chargegate.cli.audit_restore import restore
 from chargegate.cli.audit_verify import verify
 from chargegate.cli.options import as_json, client, config_file, paging, time_range
 from chargegate.cli.options import station as only_station
@@ -231,5 +232,5 @@ async def _one_page(records: Sequence[StationStats]) -> AsyncIterator[Sequence[S
     yield records
 
 
-for command in (*audit_life.COMMANDS, verify):
+for command in (*audit_life.COMMANDS, restore, verify):
     audit.add_command(command)

@@ -10,11 +10,11 @@ import uvloop
 
 from chargegate import config
 from chargegate.app.commands import Offline
-from chargegate.app.life import audit_heads, audit_life, audit_verdicts
+from chargegate.app.life import audit_heads, audit_lives, audit_verdicts
 from chargegate.audit.chaining import RowProblem, RowVerifier, Statements, VerifiedRows
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.heads import Heads
-from chargegate.audit.life.verifying import Problem, Verified
+from chargegate.audit.life.verifying import Problem, Verified, joined
 from chargegate.audit.life.verifying import verify as verify_files
 from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import write_object, write_rows
@@ -35,9 +35,9 @@ def verify(
 ) -> None:
     """Verify that no row was changed, removed, put in between or moved.
 
-    In the database, and in all CSV files here and in the archive; or only in FILES. Exits 0 if all is as it was
-    written, else 1 after naming each row at fault. Needs the keys of the service. Lines from before audit.chain was
-    switched on are only counted.
+    In the database, and in all CSV files and daily exports here and in the archive; or only in FILES. Exits 0 if all is
+    as it was written, else 1 after naming each row at fault. Needs the keys of the service. Lines from before
+    audit.chain was switched on are only counted.
 
     \b
     Examples:
@@ -46,11 +46,12 @@ def verify(
     """
     settings = config.load(config_file)
     heads = audit_heads(settings)
-    of_files = _files(settings, heads, files) if settings.audit.csv_path else Verified(0, 0, 0, {}, [])
+    has_files = bool(settings.audit.csv_path or settings.audit.export_dir)
+    of_files = _files(settings, heads, files) if has_files else Verified(0, 0, 0, {}, [])
     of_rows = _rows(config_file, heads) if rows and not files else {}
     row_problems = [problem for each in of_rows.values() for problem in each.problems]
     if settings.audit.chain and not files:
-        of_all_files = not of_files.problems if settings.audit.csv_path else None
+        of_all_files = not of_files.problems if has_files else None
         _keep(config_file, settings, files=of_all_files, rows=not row_problems if rows else None)
     if as_json:
         write_object(msgspec.to_builtins(of_files) | {"database": msgspec.to_builtins(of_rows)})
@@ -60,10 +61,12 @@ def verify(
 
 
 def _files(settings: config.Settings, heads: Heads, files: Sequence[Path]) -> Verified:
-    life = audit_life(settings)
+    lives = audit_lives(settings)
     with advancing("verifying files") as show:
         try:
-            return uvloop.run(verify_files(life, heads, show, only=files))
+            if files:
+                return uvloop.run(verify_files(lives[0], heads, show, only=files))
+            return joined([uvloop.run(verify_files(life, heads, show)) for life in lives])
         except ArchiveUnavailable as error:
             raise click.ClickException(f"audit.archive_url: {error}") from None
         except OSError as error:

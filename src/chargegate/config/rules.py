@@ -5,6 +5,7 @@ import binascii
 import ipaddress
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -61,6 +62,12 @@ def _check_archive(audit: Audit) -> None:
             parse_address(audit.archive_url)
         except ValueError as error:
             raise ConfigError(f"audit.archive_url: {error}") from None
+    if (
+        audit.export_dir
+        and audit.csv_path
+        and Path(audit.export_dir).resolve() == Path(audit.csv_path).resolve().parent
+    ):
+        raise ConfigError("audit.export_dir: must be another folder than that of audit.csv_path")
 
 
 def _check_networks(key: str, networks: list[str]) -> None:

@@ -113,6 +113,8 @@ class Audit(_Section, frozen=True):
     csv_path: str = "authorization_audit.log"
     csv_shards: Annotated[int, Meta(ge=1, le=256)] = 1
     chain: bool = False
+    export_dir: str = ""
+    export_after_ms: LongMs = 3_600_000
     rotate_after_ms: LongMs = 86_400_000
     rotate_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 0
     compress_after_ms: LongMs = 604_800_000

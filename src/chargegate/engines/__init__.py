@@ -17,6 +17,7 @@ from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, Retention
 from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.counts import DecisionCounts
+from chargegate.ledger.exports import AuditExports
 from chargegate.ledger.records import AuditRow
 from chargegate.ledger.transfer import LedgerSource, LedgerTarget
 from chargegate.queues.base import Capabilities, Message, Queue
@@ -101,6 +102,7 @@ class Database(Protocol):
     anomalies: Anomalies
     retention: Retention
     chain: AuditChain
+    exports: AuditExports
 
     async def close(self) -> None: ...
 

@@ -8,7 +8,7 @@ import msgspec
 
 from chargegate.engines.postgres.connection import Connection
 from chargegate.engines.postgres.counts import PostgresCounts, count_rest
-from chargegate.engines.postgres.months import Months, limit_of
+from chargegate.engines.postgres.months import Months
 from chargegate.engines.postgres.recording import OnAudit, Recorder, audit_row_of
 from chargegate.engines.postgres.statements import LEDGER, arrays
 from chargegate.engines.postgres.store import PostgresStore
@@ -155,19 +155,25 @@ class PostgresLedger:
     async def save_sink_position(self, sink: str, sequence: int) -> None:
         await self._store.execute(LEDGER["save_sink_position"], self._writer, sink, sequence)
 
-    async def audit_before(self, at: int) -> DroppedAudit:
-        return DroppedAudit([row[0] for row in await self._list("old_months", limit_of(at))], 0)
+    async def audit_before(self, at: int, *, exported: bool = False) -> DroppedAudit:
+        months = await self._store.transaction(
+            lambda connection, _: self._months.old(connection, at, exported=exported), within=_LIST_S, read_only=True
+        )
+        return DroppedAudit(months, 0)
 
     async def drop_audit_before(
         self,
         at: int,
         on_dropped: Callable[[int], None] | None = None,  # noqa: ARG002 - the protocol's
+        *,
+        exported: bool = False,
     ) -> DroppedAudit:
         while await self._counts.count_more(STEP):
             pass
         return DroppedAudit(
             await self._store.transaction(
-                lambda connection, _: self._months.drop(connection, at, count_rest), within=_LIST_S
+                lambda connection, _: self._months.drop(connection, at, count_rest, exported=exported),
+                within=_LIST_S,
             ),
             0,
         )

@@ -3,12 +3,14 @@
 
 -- name: record
 -- What was decided before is left out rather than left to the conflict: a conflict locks its row, in no order that an
--- UPDATE elsewhere would keep to. The rest is inserted by all processes in one order.
+-- UPDATE elsewhere would keep to. The rest is inserted by all processes in one order. The writer's turn ends with the
+-- transaction, see last_sequence.
 WITH decided AS (
     INSERT INTO charging_requests AS held ({decided}, created_at, client, started_at, status)
     SELECT d.*, d.at, 'PROCESSING' FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[],
         $6::bigint[], $7::bigint[], $8::bigint[], $9::text[])
         AS d (id, station, hash, decision, reason, took, at, created, client)
+        CROSS JOIN (SELECT pg_advisory_xact_lock(hashtext('audit writer'), hashtext($10::text)) OFFSET 0) AS turn
     WHERE NOT EXISTS (SELECT FROM charging_requests WHERE request_id = d.id AND decision IS NOT NULL)
     ORDER BY d.id COLLATE "C"
     ON CONFLICT (request_id) DO UPDATE
@@ -20,7 +22,12 @@ WITH decided AS (
 INSERT INTO authorization_audit (writer, sequence, {decision})
 SELECT $10, $11 + row_number() OVER (ORDER BY request_id), {decided} FROM decided RETURNING request_id, sequence
 
+-- name: turn
+-- Wait until no transaction of this writer is under way.
+SELECT pg_advisory_xact_lock(hashtext('audit writer'), hashtext($1::text))
+
 -- name: last_sequence
+-- In the writer's turn: a commit whose answer was lost may still be under way, and its numbers are not seen before.
 SELECT greatest(0, (SELECT max(sequence) FROM authorization_audit WHERE writer = $1),
     (SELECT max(sequence) FROM sink_positions WHERE writer = $1))
 

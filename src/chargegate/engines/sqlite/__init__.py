@@ -10,6 +10,7 @@ from chargegate.engines.sqlite.anomalies import SqliteAnomalies
 from chargegate.engines.sqlite.chain import SqliteChain
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.counts import SqliteCounts
+from chargegate.engines.sqlite.exports import SqliteExports
 from chargegate.engines.sqlite.file import read_once
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.queue import SqliteQueue
@@ -20,6 +21,7 @@ from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, Retention
 from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.counts import DecisionCounts
+from chargegate.ledger.exports import AuditExports
 from chargegate.ledger.records import AuditRow
 
 FILE: Final = EMBEDDED.file
@@ -68,6 +70,7 @@ class SqliteDatabase:
         self.anomalies: Anomalies = SqliteAnomalies(file.store)
         self.retention: Retention = SqliteRetention(file.store)
         self.chain: AuditChain = SqliteChain(file.store)
+        self.exports: AuditExports = SqliteExports(file.store)
 
     async def close(self) -> None:
         if not self._closed:

@@ -167,19 +167,22 @@ class SqliteLedger:
         query, values = _where(LEDGER["audit_between"], conditions)
         return list(await self._store.scan(select(_audit_row, query, (*values, limit))))
 
-    async def audit_before(self, at: int) -> DroppedAudit:
-        rows = await self._store.scan(select(_first, LEDGER["count_old"], (min(at, now_ms()),)))
-        return DroppedAudit([], rows[0])
+    async def audit_before(self, at: int, *, exported: bool = False) -> DroppedAudit:
+        limits = writes.RowLimits(min(at, now_ms()), exported)
+        rows = await self._store.scan(lambda connection: writes.count_old_rows(connection, limits))
+        return DroppedAudit([], rows)
 
-    async def drop_audit_before(self, at: int, on_dropped: Callable[[int], None] | None = None) -> DroppedAudit:
+    async def drop_audit_before(
+        self, at: int, on_dropped: Callable[[int], None] | None = None, *, exported: bool = False
+    ) -> DroppedAudit:
         """Some rows at a time, so that others write in between. A request's decision is only in its audit row, so that
         its own row goes too; what has not ended, and dead letters, stay whole."""
         while await self._counts.count_more(STEP):
             pass
-        limit, rows = min(at, now_ms()), 0
+        limits, rows = writes.RowLimits(min(at, now_ms()), exported), 0
         after: tuple[int, int] | None = (-1, -1)
         while after is not None:
-            dropped: writes.DroppedRows = await self._store.write(writes.DROP_ROWS, (limit, after))
+            dropped: writes.DroppedRows = await self._store.write(writes.DROP_ROWS, (limits, after))
             after = dropped.last
             rows += dropped.rows
             if on_dropped is not None:

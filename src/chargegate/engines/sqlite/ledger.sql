@@ -78,13 +78,14 @@ SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE {conditions} ORDE
 
 -- name: count_old
 SELECT count(*) FROM authorization_audit a LEFT JOIN charging_requests r USING (request_id)
-WHERE a.timestamp < ? AND (r.request_id ISNULL OR r.processed_at NOTNULL AND r.sealed ISNULL)
+WHERE a.timestamp < ? AND +a.sequence <= ?
+    AND (r.request_id ISNULL OR r.processed_at NOTNULL AND r.sealed ISNULL)
 
 -- name: old_rows
 -- Rows that are not counted yet stay.
 SELECT a.timestamp, a.sequence, a.request_id, r.request_id ISNULL OR r.processed_at NOTNULL AND r.sealed ISNULL
 FROM authorization_audit a LEFT JOIN charging_requests r USING (request_id)
-WHERE (a.timestamp, a.sequence) > (?, ?) AND a.timestamp < ?
+WHERE (a.timestamp, a.sequence) > (?, ?) AND a.timestamp < ? AND +a.sequence <= ?
     AND a.sequence < (SELECT min(first) FROM uncounted_decisions)
 ORDER BY a.timestamp, a.sequence LIMIT ?
 

@@ -8,16 +8,19 @@ import msgspec
 from msgspec.structs import astuple
 
 from chargegate.engines.sqlite.batches import Operation
+from chargegate.engines.sqlite.chain import EMBEDDED_WRITER
 from chargegate.engines.sqlite.queries import many, run_many
-from chargegate.engines.sqlite.statements import LEDGER
+from chargegate.engines.sqlite.statements import EXPORTS, LEDGER
 from chargegate.ledger.accepted import Accepted
 from chargegate.ledger.counts import ROWS_SINCE
+from chargegate.ledger.exports import ExportedFile, positions_of
 from chargegate.ledger.records import CLAIM_MS, Claim, Finished, Recorded
 from chargegate.ledger.rows import recorded_of
 from chargegate.model import Decision
 
 _OLD_CLAIMS: Final = 200
 _ROWS_DROPPED: Final = 500
+_ENDLESS: Final = 2**63 - 1
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -126,12 +129,36 @@ class DroppedRows(msgspec.Struct, frozen=True):
     last: tuple[int, int] | None
 
 
-def _drop_rows(connection: sqlite3.Connection, items: list[tuple[int, tuple[int, int]]]) -> list[DroppedRows]:
-    return [_drop_some_rows(connection, limit, after) for limit, after in items]
+class RowLimits(msgspec.Struct, frozen=True):
+    """Which audit rows may be dropped: those decided before a time, and with ``exported`` only those in a file."""
+
+    before: int
+    exported: bool
 
 
-def _drop_some_rows(connection: sqlite3.Connection, limit: int, after: tuple[int, int]) -> DroppedRows:
-    rows = connection.execute(LEDGER["old_rows"], (*after, limit, _ROWS_DROPPED)).fetchall()
+def _limits(connection: sqlite3.Connection, limits: RowLimits) -> tuple[int, int]:
+    """A time and a sequence: older rows up to the sequence may be dropped."""
+    if not limits.exported:
+        return limits.before, _ENDLESS
+    row = connection.execute(EXPORTS["newest"], (None,)).fetchone()
+    if row is None:
+        return 0, 0
+    newest = ExportedFile(*row)
+    return min(limits.before, newest.until), positions_of(newest.positions).get(EMBEDDED_WRITER, 0)
+
+
+def count_old_rows(connection: sqlite3.Connection, limits: RowLimits) -> int:
+    rows: int = connection.execute(LEDGER["count_old"], _limits(connection, limits)).fetchone()[0]
+    return rows
+
+
+def _drop_rows(connection: sqlite3.Connection, items: list[tuple[RowLimits, tuple[int, int]]]) -> list[DroppedRows]:
+    return [_drop_some_rows(connection, limits, after) for limits, after in items]
+
+
+def _drop_some_rows(connection: sqlite3.Connection, limits: RowLimits, after: tuple[int, int]) -> DroppedRows:
+    limit, newest = _limits(connection, limits)
+    rows = connection.execute(LEDGER["old_rows"], (*after, limit, newest, _ROWS_DROPPED)).fetchall()
     ended = [row for row in rows if row[3]]
     run_many(connection, LEDGER["drop_requests"], [(row[2],) for row in ended])
     run_many(connection, LEDGER["drop_rows"], [(row[1],) for row in ended])
