@@ -1,5 +1,6 @@
 """``make bench``: the service on one core, compared with its floor; then the distributed set-up (``engines.py``) and
-the audit's sinks (``sinks.py``).
+the audit's sinks (``sinks.py``). Where they are asked for: the audit (``audit.py``) and the dashboard
+(``dashboard.py``) with very many decisions, and the audit's chains (``chain.py``).
 
 In the first part the service, and each floor, runs alone on one core, and the load generator has the other cores.
 Compare the ratios: absolute numbers depend on the machine. Tables go to standard error, and all figures as JSON to
@@ -24,14 +25,21 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+import audit
+import chain
+import dashboard
+import decisions
 import engines
 import load
 import sinks
+from chargegate.observe import configure_logging
 from processes import DRIVERS, ENVIRONMENT, configure, cpu_seconds, free_port, new_folder
 
 HERE = Path(__file__).parent
 CORES = sorted(os.sched_getaffinity(0))
-PARTS = ("core", "engines", "workers", "sinks")
+USUAL = ("core", "engines", "workers", "sinks")
+LARGE = ("audit", "dashboard", "chain")
+"""These make databases with very many decisions first. With ten million that takes six minutes for each database."""
 
 
 @contextmanager
@@ -212,20 +220,47 @@ def main(options: argparse.Namespace) -> bool:
         distributed.run_workers()
         figures["workers"] = distributed.workers
     distributed.show()
-    audit = sinks.Sinks(options.seconds, Console(stderr=True))
+    copies = sinks.Sinks(options.seconds, Console(stderr=True))
     if "sinks" in options.only:
-        audit.run()
-        figures["sinks"] = audit.figures
-    audit.show()
+        copies.run()
+        figures["sinks"] = copies.figures
+    copies.show()
+    complete = large(options, figures)
     print(json.dumps(rounded(figures)))
-    return not (distributed.failed or audit.failed)
+    return complete and not (distributed.failed or copies.failed)
+
+
+def large(options: argparse.Namespace, figures: dict[str, Any]) -> bool:
+    """Measure the parts with many decisions. Returns whether everything could be measured."""
+    configure_logging("error")
+    console = Console(stderr=True, width=120)
+    pages = dashboard.Dashboard(options.seconds, options.rows, console)
+    queries = audit.Audit(options.databases, options.rows, console)
+    if {"audit", "dashboard"} & set(options.only):
+        with decisions.databases(options.databases, options.rows, options.keep, console) as filled:
+            if "dashboard" in options.only:
+                pages.run(options.databases, filled)
+                figures["dashboard"] = pages.figures
+            if "audit" in options.only:
+                queries.run(filled, drop=options.keep is None)
+                figures["audit"] = queries.figures
+    chains = chain.Chains(1_000_000, console)
+    if "chain" in options.only:
+        chains.run(options.databases)
+        figures["chain"] = chains.figures
+    return not (pages.failed or chains.failed)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5, help="length of each measurement")
     parser.add_argument("--backlog", type=int, default=1_000_000, help="requests that wait in the large backlog")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
+    parser.add_argument("--only", nargs="+", choices=USUAL + LARGE, default=USUAL, help="parts to measure")
+    parser.add_argument("--databases", nargs="+", choices=decisions.KINDS, default=decisions.KINDS)
+    parser.add_argument("--rows", type=int, nargs=2, default=[10_000, 10_000_000], help="few and many decisions")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder in which the databases stay for another run"
+    )
     parser.add_argument("--engines", nargs="+", choices=engines.NAMES, default=engines.NAMES)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Like Ctrl-C, so that every process is stopped.
     try:
