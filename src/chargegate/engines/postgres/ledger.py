@@ -90,8 +90,13 @@ class PostgresLedger:
         return request_of(rows[0]) if rows else None
 
     async def decisions(self, which: DecisionFilter, limit: int, after: tuple[int, str] | None) -> Sequence[Decision]:
-        values = (*msgspec.structs.astuple(which), *(after or (None, None)), limit)
-        return [decision_of(row) for row in await self._list("decisions", *values)]
+        *values, client = msgspec.structs.astuple(which)
+        place = (*values, *(after or (None, None)))
+        if client is None:
+            rows = await self._list("decisions", *place, limit)
+        else:
+            rows = await self._list("decisions_of_client", *place, client, limit)
+        return [decision_of(row) for row in rows]
 
     async def station_stats(
         self,

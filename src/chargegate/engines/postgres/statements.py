@@ -23,6 +23,7 @@ LEDGER: Final = statements(
     __package__,
     "ledger.sql",
     decision=columns(DECISION),
+    of_audit=columns(DECISION, "a"),
     decided=columns(_DECIDED),
     excluded=columns(_DECIDED, "excluded"),
     recorded=columns(RECORDED, finished_at="processed_at"),

@@ -45,10 +45,13 @@ SELECT {of_request}, {request} FROM charging_requests r LEFT JOIN authorization_
 WHERE r.request_id = ?
 
 -- name: decisions
-SELECT {of_audit} FROM authorization_audit a WHERE {conditions} ORDER BY a.timestamp DESC, a.request_id DESC LIMIT ?
+SELECT {of_audit} FROM {rows} WHERE {conditions} ORDER BY {place}.timestamp DESC, {place}.request_id DESC LIMIT ?
+
+-- name: decision_some_way_back
+SELECT {place}.timestamp FROM {rows} WHERE {conditions} ORDER BY {place}.timestamp DESC LIMIT 1 OFFSET ?
 
 -- name: station_stats
-SELECT lower(a.station_id), count(*), {counts} FROM authorization_audit a WHERE {conditions}
+SELECT lower(a.station_id), count(*), {counts} FROM {rows} WHERE {conditions}
 GROUP BY a.station_id ORDER BY {order}
 
 -- name: latest_delivered
