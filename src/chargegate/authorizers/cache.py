@@ -77,6 +77,15 @@ class DecisionCache:
         """The access list entry that is kept for a token, or None."""
         return self._access.get(token_hash)
 
+    def known(self, token_hash: str, station_id: str) -> Verdict | None:
+        """The cached verdict for a token at a station, or else the one by the access list entry that is kept for it;
+        None where there is neither."""
+        verdict = self.get(token_hash, station_id)
+        if verdict is None and (entry := self.entry(token_hash)) is not None:
+            verdict = judge(entry, station_id, now_ms())
+            self.put(token_hash, station_id, verdict, self.epoch)
+        return verdict
+
     def keep_entry(self, entry: AccessEntry, epoch: int) -> None:
         """Keep an entry of the access list. ``epoch`` is from before it was looked up."""
         if epoch != self.epoch or len(entry.allowed_stations) + len(entry.denied_stations) > _MAX_STATIONS:
@@ -123,17 +132,13 @@ class Cached:
         self._on_look = on_look
 
     async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:
-        cached = self._cache.get(token_hash, request.station_id)
-        if cached is not None:
-            self._on_look(True)
-            return cached
+        known = self._cache.known(token_hash, request.station_id)
+        if known is not None:
+            self._on_look(known.cached)
+            return known
         epoch = self._cache.epoch
-        entry = self._cache.entry(token_hash)
         try:
-            if entry is None:
-                verdict = await self._inner.decide(request, token_hash)
-            else:
-                verdict = judge(entry, request.station_id, now_ms())
+            verdict = await self._inner.decide(request, token_hash)
         except AuthorizationError:
             self._on_look(False)
             raise
