@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from chargegate.api import Parts, Sessions, build, build_monitoring
 from chargegate.app.analysing import KEPT_MS, start_analysis
-from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
+from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list, remember_access_list
 from chargegate.app.opening import Opened
 from chargegate.app.reloading import Prepare, following_access_keys, following_access_list, following_secrets
 from chargegate.at_once import AtOnce
@@ -51,6 +51,8 @@ async def build_worker(opened: Opened, tracing: Tracing, stack: AsyncExitStack) 
     remembered = DecisionCache(ttl_ms=settings.authorization.cache_ttl_ms)
     caches = [remembered] if opened.cache is None else [remembered, opened.cache]
     await follow_access_list(access_list, caches, stack)
+    if settings.authorization.backend == "acl" and settings.authorization.cache_ttl_ms:
+        remember_access_list(access_list, remembered, stack)
     authorizer = build_authorizer(settings, access_list, remembered, opened.cache, opened.metrics)
     stack.push_async_callback(authorizer.close)
     callback = settings.callback

@@ -28,8 +28,8 @@ class DecisionCache:
     It holds at most ``max_entries``, and then drops the oldest. ``epoch`` changes with every ``forget``, so that a
     verdict from before a change of the access list is not kept after it. ``now`` is in Unix milliseconds.
 
-    It also keeps entries of the access list that were looked up, for the driver's next station, until a change of the
-    list is followed. Tokens without an entry are not kept, because strangers can name them without end.
+    It also keeps entries of the access list, for drivers at any station, until a change of the list is followed.
+    Tokens without an entry are not kept, because strangers can name them without end.
     """
 
     def __init__(self, *, ttl_ms: int, max_entries: int = 100_000, now: Callable[[], int] = now_ms) -> None:
@@ -85,6 +85,11 @@ class DecisionCache:
             verdict = judge(entry, station_id, now_ms())
             self.put(token_hash, station_id, verdict, self.epoch)
         return verdict
+
+    @property
+    def keeps_more_entries(self) -> bool:
+        """Whether another entry of the access list drops none that is kept."""
+        return len(self._access) < _MAX_ACCESS_ENTRIES
 
     def keep_entry(self, entry: AccessEntry, epoch: int) -> None:
         """Keep an entry of the access list. ``epoch`` is from before it was looked up."""
