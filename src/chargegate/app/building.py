@@ -9,9 +9,10 @@ from starlette.types import ASGIApp
 
 from chargegate.api import Parts, Sessions, build, build_monitoring
 from chargegate.app.analysing import KEPT_MS, start_analysis
-from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
+from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list, remember_access_list
 from chargegate.app.opening import Opened
 from chargegate.app.reloading import Prepare, following_access_keys, following_access_list, following_secrets
+from chargegate.at_once import AtOnce
 from chargegate.audit.counting import Counting
 from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
@@ -38,12 +39,14 @@ _TOLD: Final = ("authorization", "callbacks", "audit", "clock")
 
 
 class Working(NamedTuple):
-    """The worker of this process, what signs its callbacks, whom it asks, and which decisions it remembers."""
+    """The worker of this process, what signs its callbacks, whom it asks, which decisions it remembers, and what
+    decides requests as they come in; that is None where the queue and the database are not one."""
 
     worker: Worker
     signer: Signer
     authorizer: Authorizer
     remembered: DecisionCache
+    at_once: AtOnce | None
 
 
 async def build_worker(opened: Opened, tracing: Tracing, stack: AsyncExitStack) -> Working:
@@ -52,6 +55,8 @@ async def build_worker(opened: Opened, tracing: Tracing, stack: AsyncExitStack) 
     remembered = DecisionCache(ttl_ms=settings.authorization.cache_ttl_ms)
     caches = [remembered] if opened.cache is None else [remembered, opened.cache]
     await follow_access_list(access_list, caches, stack)
+    if settings.authorization.backend == "acl" and settings.authorization.cache_ttl_ms:
+        remember_access_list(access_list, remembered, stack)
     authorizer = build_authorizer(settings, access_list, remembered, opened.cache, opened.metrics)
     stack.push_async_callback(authorizer.close)
     callback = settings.callback
@@ -60,18 +65,23 @@ async def build_worker(opened: Opened, tracing: Tracing, stack: AsyncExitStack) 
         max_connections=callback.max_connections, check_address=guard.check, name_servers=callback.name_servers
     )
     stack.push_async_callback(client.close)
+    decider = Decider(
+        authorizer, opened.keyring, opened.metrics, max_age_ms=settings.queue.max_age_ms, known=remembered.known
+    )
     signer = Signer(callback.signing_secrets)
     worker = Worker(
         queue=opened.queue,
         ledger=ledger,
-        decider=Decider(authorizer, opened.keyring, opened.metrics, max_age_ms=settings.queue.max_age_ms),
+        decider=decider,
         keyring=opened.keyring,
         sender=Sender(client, signer, opened.metrics, timeout_ms=callback.timeout_ms),
         limits=_callback_limits(callback),
         concurrency=settings.queue.consumer_concurrency,
         metrics=opened.metrics,
         tracing=tracing,
+        together=opened.together,
     )
+    at_once = None if opened.together is None else AtOnce(opened.together, decider, worker)
     kept = RetentionLimits(
         dead_letters_ms=callback.dead_letter_retention_ms,
         max_dead_letters=callback.max_dead_letters,
@@ -80,7 +90,7 @@ async def build_worker(opened: Opened, tracing: Tracing, stack: AsyncExitStack) 
     stack.push_async_callback(Dropping(opened.database.retention, kept, opened.metrics).close)
     stack.push_async_callback(Counting(opened.database.counts, keep_ms=KEPT_MS).close)
     start_analysis(opened, signer, stack)
-    return Working(worker, signer, authorizer, remembered)
+    return Working(worker, signer, authorizer, remembered, at_once)
 
 
 def build_surface(
@@ -162,6 +172,7 @@ def build_surface(
         max_body_bytes=settings.server.max_body_bytes,
         rate_limit_per_second=settings.server.rate_limit_per_second,
         rate_limit_burst=settings.server.rate_limit_burst,
+        at_once=None if working is None or working.at_once is None else working.at_once.put_then,
         allowed_hosts=settings.server.allowed_hosts,
         allowed_origins=settings.server.allowed_origins,
     )

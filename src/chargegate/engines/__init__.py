@@ -34,6 +34,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     of its queue. ``shortest_lease_ms``: the least that ``queue.lease_ms`` may be. ``keeps_size``: a queue keeps for
     ever the bound that it was made with. ``keeps_delivered``: messages stay readable after their ack, for
     ``chargegate replay``. ``has_registry``: it has a clock to ask, and can tell which processes are alive.
+    ``together``: where it is the queue and the database, one commit changes both.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     keeps_size: bool = False
     keeps_delivered: bool = False
     has_registry: bool = False
+    together: bool = False
 
     @property
     def in_folder(self) -> bool:
@@ -154,6 +156,9 @@ class EngineModule(Protocol):
         """What a queue that ``keeps_delivered`` still holds, from an offset or a time up to its end as it is now."""
         ...
 
+    def together(self, place: Place, queue: Queue, database: Database) -> Any:
+        """What is changed in both at once: a ``together.Together``."""
+
     async def source(self, place: Place) -> LedgerSource:
         """The database in the folder, to be copied into another."""
         ...
@@ -180,6 +185,7 @@ SQLITE: Final = Engine(
     capabilities=Capabilities(durable=True, shared=False, find=True),
     whole_url=True,
     file="chargegate.db",
+    together=True,
 )
 MEMORY: Final = Engine(
     name="memory",

@@ -17,8 +17,9 @@ from chargegate.engines.sqlite.queue import SqliteQueue
 from chargegate.engines.sqlite.retention import SqliteRetention
 from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.engines.sqlite.statements import ALL_TABLES, QUEUE_TABLES
+from chargegate.engines.sqlite.together import SqliteTogether
 from chargegate.ledger.anomalies import Anomalies
-from chargegate.ledger.base import AccessList, Ledger, Retention
+from chargegate.ledger.base import AccessList, Retention
 from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.counts import DecisionCounts
 from chargegate.ledger.exports import AuditExports
@@ -64,7 +65,7 @@ class SqliteDatabase:
     def __init__(self, file: _SharedFile, on_audit: Callable[[list[AuditRow]], None] | None) -> None:
         self._file = file
         self._closed = False
-        self.ledger: Ledger = SqliteLedger(file.store, on_audit)
+        self.ledger = SqliteLedger(file.store, on_audit)
         self.access_list: AccessList = SqliteAccessList(file.store)
         self.counts: DecisionCounts = SqliteCounts(file.store)
         self.anomalies: Anomalies = SqliteAnomalies(file.store)
@@ -96,6 +97,10 @@ async def open_database(
     needed: bool,  # noqa: ARG001 - a file is never away
 ) -> SqliteDatabase:
     return SqliteDatabase(await _SharedFile.use(place, with_ledger=True), on_audit)
+
+
+def together(place: Place, queue: SqliteQueue, database: SqliteDatabase) -> SqliteTogether:
+    return SqliteTogether(place.opened[FILE].store, queue, database.ledger)
 
 
 async def source(place: Place) -> SqliteSource:

@@ -49,10 +49,14 @@ class SqliteLedger:
         self.check = self._store.check
 
     def _committed(self, written: Sequence[writes.Written]) -> None:
+        rows = [AuditRow(w.sequence, w.recorded.decision) for w in written if w.sequence]
+        if rows:
+            self.tell(rows)
+
+    def tell(self, rows: list[AuditRow]) -> None:
+        """Audit rows were committed. The writing thread calls this."""
         if self._on_audit is not None:
-            rows = [AuditRow(w.sequence, w.recorded.decision) for w in written if w.sequence]
-            if rows:
-                self._on_audit(rows)
+            self._on_audit(rows)
 
     def accepted(self, request_id: str, station_id: str, created_at: int, client: str = "") -> None:
         self._accepted.add(request_id, station_id, created_at, client)

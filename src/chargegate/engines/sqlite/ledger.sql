@@ -4,6 +4,9 @@
 INSERT INTO authorization_audit ({decision}) VALUES {rows}
 ON CONFLICT (request_id) DO NOTHING RETURNING request_id, sequence
 
+-- name: insert_new_audit
+INSERT INTO authorization_audit ({decision}) VALUES {rows}
+
 -- name: insert_requests
 -- A conflict is with a request that was only accepted: one that was decided has its audit row, and is left out before.
 INSERT INTO charging_requests (request_id, station_id, driver_token_hash, created_at, started_at, status, client)

@@ -46,7 +46,7 @@ def record(connection: sqlite3.Connection, entries: list[Entry]) -> list[Written
     for cursor, _ in many(connection, LEDGER["insert_audit"], [astuple(entry.decision) for entry in entries]):
         inserted.update(cursor.fetchall())
     new = [entry for entry in entries if entry.decision.request_id in inserted]
-    run_many(connection, LEDGER["insert_requests"], [_request(entry) for entry in new])
+    run_many(connection, LEDGER["insert_requests"], [request_row(entry) for entry in new])
     written = []
     for entry in entries:
         decision = entry.decision
@@ -62,7 +62,7 @@ def record(connection: sqlite3.Connection, entries: list[Entry]) -> list[Written
     return written
 
 
-def _request(entry: Entry) -> tuple[Any, ...]:
+def request_row(entry: Entry) -> tuple[Any, ...]:
     d = entry.decision
     return d.request_id, d.station_id, d.driver_token_hash, entry.created_at, d.timestamp, "PROCESSING", entry.client
 
