@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 HOOKS = Path(__file__).with_name("openapi_hooks.py")
 MANY_OR_FEW = pytest.mark.parametrize(
-    "examples", [8, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+    "examples", [8, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
 )
 
 
