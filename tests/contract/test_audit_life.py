@@ -190,7 +190,7 @@ def test_nothing_is_lost_or_doubled_while_it_is_rotated_and_killed(
         ended = threading.Event()
 
         def keep_asking(ended: threading.Event = ended) -> None:
-            while not ended.is_set():
+            while not ended.wait(0.01):
                 accepted.append(running.ask(receiver.url()))
 
         asking = threading.Thread(target=keep_asking)

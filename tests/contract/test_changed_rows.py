@@ -7,9 +7,11 @@ import contextlib
 import sqlite3
 import subprocess
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+
+from outside import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,29 +68,56 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", [*CHANGES, 5, 16, 17, 40, -1])
+FLIPPED = (5, 16, 17, 40, -1)  # places in the body
+
+
+class Changed(NamedTuple):
+    """A request whose row was changed. ``request_id`` is the row's now."""
+
+    asked: Asked
+    request_id: str
+
+
+@pytest.fixture(scope="module")
+def changed(
+    shared_service: Callable[..., Service], authorizer: Site, receiver: Site, reply: type[Reply]
+) -> tuple[Service, dict[str | int, Changed]]:
+    """A service that was killed while it held a request for each change, and was started again after the changes."""
+    changes = [*CHANGES, *FLIPPED]
+    caller = shared_service(
+        authorization__backend="http",
+        authorization__url=authorizer.url("/decide"),
+        queue__consumer_concurrency=2 * len(changes),
+    )
+    token = caller.allow(denied_stations=[STATION])
+    authorizer.plan(token, reply(how="held"))
+    asked = {change: caller.ask(receiver.url(), station_id=STATION, driver_token=token) for change in changes}
+    eventually(lambda: len(authorizer.calls_to(token)) == len(changes))
+    caller.kill()
+    caller.configure(**{"authorization.backend": "acl"})
+    found = {}
+    for change, each in asked.items():
+        [(number, body)] = rows(caller, "SELECT seq, body FROM queue WHERE request_id = ?", each.request_id)
+        if isinstance(change, str):
+            rows(caller, f"{CHANGES[change]} WHERE seq = ?", number)
+        else:
+            rows(caller, "UPDATE queue SET body = ? WHERE seq = ?", flip(body, change), number)
+        [(request_id,)] = rows(caller, "SELECT request_id FROM queue WHERE seq = ?", number)
+        found[change] = Changed(each, request_id)
+    return caller.start(), found
+
+
+@pytest.mark.parametrize("change", [*CHANGES, *FLIPPED])
 def test_a_changed_row_of_the_queue_is_invalid(
-    service: Callable[..., Service],
-    authorizer: Site,
-    receiver: Site,
-    reply: type[Reply],
-    eventually: Callable[..., Any],
-    change: str | int,
+    changed: tuple[Service, dict[str | int, Changed]], receiver: Site, change: str | int
 ) -> None:
-    url = receiver.url()
-    caller, asked = waiting(service, authorizer, reply, url, eventually)
-    if isinstance(change, str):
-        rows(caller, CHANGES[change])
-    else:
-        [(body,)] = rows(caller, "SELECT body FROM queue")
-        rows(caller, "UPDATE queue SET body = ?", flip(body, change))
-    [(request_id,)] = rows(caller, "SELECT request_id FROM queue")
-    caller.start()
+    caller, (asked, request_id) = changed[0], changed[1][change]
     ended = caller.finished(asked._replace(request_id=request_id))
     assert (ended["status"], ended["decision"]["status"]) == ("FAILED", "invalid")
     assert ended["decision"]["reason"] == "malformed_request"
-    assert [(status, reason) for _, status, reason in caller.audit_rows()] == [("invalid", "malformed_request")]
-    assert not receiver.calls_to(url)
+    audited = [(status, reason) for audited_id, status, reason in caller.audit_rows() if audited_id == request_id]
+    assert audited == [("invalid", "malformed_request")]
+    assert not receiver.calls_to(asked.callback_url)
     eventually(lambda: request_id in caller.log)
     assert asked.driver_token not in caller.log
     assert caller.client.get("/api/v1/dead-letters").json()["items"] == []

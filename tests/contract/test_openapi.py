@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jsonschema_rs
+import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 HOOKS = Path(__file__).with_name("openapi_hooks.py")
+MANY_OR_FEW = pytest.mark.parametrize(
+    "examples", [8, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+)
 
 
-def examine(service: Service, *options: str) -> None:
+def examine(service: Service, examples: int, *options: str) -> None:
     command = [str(SCHEMATHESIS), "run", f"{service.url}/openapi.json", "--checks", "all", "--seed", "1", "--no-color"]
-    command += ["--max-examples", "20", "--continue-on-failure", "--generation-database", "none", *options]
+    command += ["--max-examples", str(examples), "--continue-on-failure", "--generation-database", "none", *options]
     environ = {**os.environ, "SCHEMATHESIS_HOOKS": str(HOOKS)}
     examined = subprocess.run(command, cwd=service.folder, env=environ, capture_output=True, text=True, check=False)
     assert examined.returncode == 0, examined.stdout + examined.stderr
@@ -30,14 +34,17 @@ def examine(service: Service, *options: str) -> None:
     assert '"level":"error"' not in service.log
 
 
-def test_anyone_may_do_everything(service: Callable[..., Service]) -> None:
-    examine(service())
+@MANY_OR_FEW
+def test_anyone_may_do_everything(service: Callable[..., Service], examples: int) -> None:
+    examine(service(), examples)
 
 
-def test_with_keys(service: Callable[..., Service], command: str) -> None:
+@MANY_OR_FEW
+def test_with_keys(service: Callable[..., Service], command: str, examples: int) -> None:
     create = [command, "keys", "create", "--role", "admin", "--json"]
     made = json.loads(subprocess.run(create, check=True, capture_output=True, text=True).stdout)
-    examine(service(security__api_keys=[made["hash"]]), "--header", f"Authorization: Bearer {made['key']}")
+    header = f"Authorization: Bearer {made['key']}"
+    examine(service(security__api_keys=[made["hash"]]), examples, "--header", header)
 
 
 def test_callbacks_are_as_documented(service: Callable[..., Service], receiver: Site, reply: type[Reply]) -> None:

@@ -58,10 +58,11 @@ def new_receiver() -> Site:
 class Load:
     """Clients that use all ``apis`` in turn, at a steady rate. Used by ``with``, which stops them at its end.
 
+    The rate is low, because it goes on while a test waits for processes or servers, and slows down their start.
     A client without an answer does not know what became of its request, and does not send it again.
     """
 
-    def __init__(self, cluster: Cluster, receiver: Site, *, per_second: float = 100, flaky: float = 0.1) -> None:
+    def __init__(self, cluster: Cluster, receiver: Site, *, per_second: float = 40, flaky: float = 0.1) -> None:
         self.accepted: dict[str, Accepted] = {}
         self.refused: list[Refused] = []
         self.broken = 0

@@ -36,7 +36,7 @@ def test_workers_wait_for_the_database(
     on_redis_and_postgres: Cluster, postgres_server: Server, receiver: Site, how: str
 ) -> None:
     cluster = on_redis_and_postgres
-    with Load(cluster, receiver) as load:
+    with Load(cluster, receiver, per_second=100) as load:
         load.more(50)
         getattr(postgres_server, how)()
         gone_at = time.monotonic()

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import asyncpg
+import pytest
 
 from outside import eventually
 from scaling.load import Load
@@ -26,8 +27,9 @@ ROWS = (
 KEPT = "SELECT start, status, decisions, time_ms FROM decision_counts WHERE unit = 60000"
 
 
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
 def test_each_decision_is_counted_once_whoever_is_killed(
-    new_engine: Callable[[str], Engine], clusters: Callable[..., Cluster], receiver: Site
+    new_engine: Callable[[str], Engine], clusters: Callable[..., Cluster], receiver: Site, kills: int
 ) -> None:
     queue = new_engine("postgres").new_queue()
 
@@ -46,7 +48,7 @@ def test_each_decision_is_counted_once_whoever_is_killed(
             cluster.add(role)
         cluster.start()
         with Load(cluster, receiver) as load:
-            for _ in range(6):
+            for _ in range(kills):
                 load.more(random.randint(20, 60))
                 time.sleep(random.uniform(0.2, 1.2))  # a random moment of the second in which counting begins
                 random.choice(cluster.workers).kill()

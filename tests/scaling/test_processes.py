@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 LEASE_S = 10
 WORK_S = 15  # for decisions and callbacks, on a small machine that also prepares the next engine's cluster
-UNDER_WAY = 500
+UNDER_WAY = 200
+UNDER_WAY_FOR_LONG = 500
 
 
 def kill_some(cluster: Cluster, load: Load, rounds: int) -> None:
@@ -58,7 +59,10 @@ class Takeover:
     While the lease of one engine runs out, the cluster of the next is prepared.
     """
 
-    def __init__(self, clusters: Callable[..., Cluster], receiver: Site, authorizer: Site) -> None:
+    def __init__(
+        self, clusters: Callable[..., Cluster], receiver: Site, authorizer: Site, under_way: int = UNDER_WAY
+    ) -> None:
+        self._under_way = under_way
         self._clusters = clusters
         self._receiver = receiver
         self._authorizer = authorizer
@@ -87,12 +91,12 @@ class Takeover:
         patient = {"authorization__timeout_ms": 120_000}
         cluster.add("worker", queue__consumer_concurrency=100, authorization__url=hold(others), **patient)
         victim = cluster.add(
-            "worker", queue__consumer_concurrency=UNDER_WAY + 100, authorization__url=hold(victims), **patient
+            "worker", queue__consumer_concurrency=self._under_way + 100, authorization__url=hold(victims), **patient
         )
         cluster.start()
         with Load(cluster, self._receiver, per_second=400, flaky=0) as load:
             eventually(
-                lambda: len(self._authorizer.calls_to(victims)) >= UNDER_WAY,
+                lambda: len(self._authorizer.calls_to(victims)) >= self._under_way,
                 60,
                 lambda: f"{len(self._authorizer.calls_to(victims))} of {len(load.accepted)} held\n{cluster.tails()}",
             )
@@ -121,6 +125,13 @@ def test_others_finish_what_a_killed_worker_held(name: str, takeovers: dict[str,
     print(takeovers[name].result())
 
 
+@pytest.mark.soak
+def test_others_finish_the_many_that_a_killed_worker_held(
+    engine: Engine, clusters: Callable[..., Cluster], receiver: Site, authorizer: Site
+) -> None:
+    print(Takeover(clusters, receiver, authorizer, UNDER_WAY_FOR_LONG).run(engine))
+
+
 def come_and_go(cluster: Cluster, load: Load, for_s: float, callbacks: int) -> int:
     """Let a worker join and another leave, repeatedly. Returns how often."""
     end = time.monotonic() + for_s
@@ -135,9 +146,9 @@ def come_and_go(cluster: Cluster, load: Load, for_s: float, callbacks: int) -> i
 
 
 def rebalance(engine: Engine, cluster: Cluster, receiver: Site, for_s: float) -> None:
-    with Load(cluster, receiver, per_second=150) as load:
+    with Load(cluster, receiver, per_second=100) as load:
         load.more(100)
-        changes = come_and_go(cluster, load, for_s, 150)
+        changes = come_and_go(cluster, load, for_s, 100)
     load.check()
     repeats, first = load.repeats()
     print(f"{engine.name}: {changes} changes of {first} callbacks' worth, {repeats} repeats ({repeats / first:.2%})")
@@ -156,7 +167,7 @@ def changing_cluster(engine: Engine, clusters: Callable[..., Cluster]) -> Cluste
 
 @pytest.mark.parametrize("engine", ["kafka"], indirect=True)
 def test_workers_come_and_go(engine: Engine, changing_cluster: Cluster, receiver: Site) -> None:
-    rebalance(engine, changing_cluster, receiver, 10)
+    rebalance(engine, changing_cluster, receiver, 6)
 
 
 @pytest.mark.soak

@@ -21,8 +21,8 @@ class Entry(NamedTuple):
 class LazyGroup(click.Group):
     """Its help shows the lines of the table, and so imports no command."""
 
-    def __init__(self, name: str | None = None, *, table: Mapping[str, Entry], **options: Any) -> None:
-        super().__init__(name, commands=_Commands(table), **options)
+    def __init__(self, *, table: Mapping[str, Entry], **options: Any) -> None:
+        super().__init__(commands=_Commands(table), **options)
         self._lines = {name: click.Command(name, help=entry.line) for name, entry in table.items()}
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
