@@ -198,7 +198,7 @@ class S3(Server):
         options |= {"s3.port": self.port, "s3.config": self.folder / "identities.json"}
         options |= {
             "master.volumeSizeLimitMB": 64,
-            "volume.max": 50,
+            "volume.max": 500,  # each bucket has several of its own
             "volume.preStopSeconds": 0,
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,

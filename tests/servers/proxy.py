@@ -23,6 +23,7 @@ class Proxy:
         self.port = port
         self._target = target
         self._delay_s = 0.0
+        self._rate = 0.0  # in bytes a second; 0 for no limit
         self._listener: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
         self._forgotten: set[asyncio.Task[None]] = set()
@@ -42,6 +43,10 @@ class Proxy:
     def delay(self, ms: float) -> None:
         """Delay the data of both sides by so many milliseconds."""
         self._call(self._set_delay, ms / 1000)
+
+    def throttle(self, bytes_per_s: float) -> None:
+        """Let through no more than this on each side of each connection."""
+        self._call(self._set_rate, bytes_per_s)
 
     def reset(self) -> None:
         """Reset every connection on both sides, and refuse new ones."""
@@ -82,11 +87,14 @@ class Proxy:
     async def _forget(self) -> None:
         self._forgotten |= self._connections.keys()
 
+    async def _set_rate(self, bytes_per_s: float) -> None:
+        self._rate = bytes_per_s
+
     async def _set_delay(self, seconds: float) -> None:
         self._delay_s = seconds
 
     async def _heal(self) -> None:
-        self._delay_s = 0.0
+        self._delay_s = self._rate = 0.0
         self._flowing.set()
         if self._listener is None:
             self._listener = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
@@ -127,8 +135,8 @@ class Proxy:
     async def _forward(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: asyncio.Task[None]
     ) -> None:
-        while data := await reader.read(65536):
-            await asyncio.sleep(self._delay_s)
+        while data := await reader.read(max(1, int(self._rate / 20)) if self._rate else 65536):
+            await asyncio.sleep(self._delay_s + (len(data) / self._rate if self._rate else 0))
             await self._flowing.wait()
             if connection not in self._forgotten:
                 writer.write(data)

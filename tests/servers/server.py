@@ -118,6 +118,7 @@ class Server(ABC):
 
     def start(self) -> None:
         if self.running:
+            self.resume()
             return
         if not self.data.exists():
             self.prepare()
@@ -165,6 +166,19 @@ class Server(ABC):
                 raise RuntimeError(f"{self.name} left processes behind")
             time.sleep(0.01)
         (self.folder / "pid").write_text("")
+
+    def pause(self) -> None:
+        """Stop the server and all its processes as they are (SIGSTOP): connections stay open, and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after ``pause``; ``start`` does so too."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
 
     def wipe(self) -> None:
         """Kill the server and delete its data, so that ``start`` starts it empty."""
@@ -214,7 +228,7 @@ class GivenServer:
     def _skip(self) -> Any:
         pytest.skip(self._why)
 
-    start = stop = kill = wipe = proxied = _skip
+    start = stop = kill = pause = resume = wipe = proxied = _skip
 
     def close(self) -> None:
         """Leave the server as it is: whoever started it closes it."""

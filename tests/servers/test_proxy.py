@@ -87,6 +87,13 @@ def test_a_delay_counts_both_ways(proxy: Proxy, client: socket.socket) -> None:
     assert time.monotonic() - began >= 0.2  # a lower bound: no machine is too slow for it
 
 
+def test_a_throttle_lets_through_so_much_and_no_more(proxy: Proxy, client: socket.socket) -> None:
+    proxy.throttle(2000)
+    began = time.monotonic()
+    assert exchange(client, b"x" * 400) == b"x" * 400
+    assert time.monotonic() - began >= 0.2  # as above
+
+
 def test_reset_ends_connections_and_refuses_new_ones_until_healed(proxy: Proxy, client: socket.socket) -> None:
     proxy.reset()
     with pytest.raises(ConnectionResetError):

@@ -23,8 +23,8 @@ _REQUEST_S: Final = 60  # for a request: a whole small object, or a part of a la
 _CONNECT_S: Final = 10
 _RETRIES: Final = 3
 _RETRY_S: Final = 60
-_PART_BYTES: Final = 8 * 1024 * 1024
-_AT_ONCE: Final = 4
+_PART_BYTES: Final = 5 * 1024 * 1024  # the least that S3 takes, so that a slow line has enough time for one
+_AT_ONCE: Final = 2
 _OWN_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 
 
@@ -79,8 +79,11 @@ class Archive:
 
     async def put(self, key: str, path: Path, attributes: dict[str, str], *, replace: bool = False) -> None:
         """Upload a file: the object is there whole, or not at all. Without ``replace`` one of that key is left alone,
-        which ``attributes`` then tells."""
-        size = (await asyncio.to_thread(path.stat)).st_size
+        which ``attributes`` then tells. A large file goes in parts, each with a time limit of its own, and then no
+        condition can be made: whether there is one is asked before."""
+        large = (await asyncio.to_thread(path.stat)).st_size > _PART_BYTES
+        if large and not replace and await self.attributes(key) is not None:
+            return
         with _telling(key):
             try:
                 await self._obstore.put_async(
@@ -88,11 +91,10 @@ class Archive:
                     key,
                     path,
                     attributes=attributes,
-                    mode="overwrite" if replace else "create",
+                    mode="overwrite" if replace or large else "create",  # with "create" it would go as a whole
                     chunk_size=_PART_BYTES,
                     max_concurrency=_AT_ONCE,
-                    # A large file goes in parts, and only then no condition can be made.
-                    use_multipart=size > _PART_BYTES,
+                    use_multipart=large,
                 )
             except self._obstore.exceptions.AlreadyExistsError:
                 return
@@ -105,10 +107,12 @@ class Archive:
         return digest.hexdigest()
 
     async def read(self, key: str) -> AsyncIterator[bytes]:
+        """In parts, each with a time limit of its own."""
         with _telling(key):
-            found = await self._obstore.get_async(self._store, key)
-            async for chunk in found.stream(_PART_BYTES):
-                yield bytes(chunk)
+            size = (await self._obstore.head_async(self._store, key))["size"]
+            for start in range(0, size, _PART_BYTES):
+                end = min(start + _PART_BYTES, size)
+                yield bytes(await self._obstore.get_range_async(self._store, key, start=start, end=end))
 
     async def delete(self, key: str) -> None:
         """It may be gone already."""
