@@ -1,234 +1,251 @@
-"""The audit with many decisions: how long queries take with more and more of them, and what counting costs.
+"""The audit with very many decisions: how long queries take beside a small one, and what dropping old rows costs.
 
-Usage: audit.py [--rows 10000 1000000 10000000] [--databases sqlite postgres]
+Usage: audit.py [--rows SMALL LARGE] [--databases sqlite postgres] [--keep FOLDER]
 
-Rows are made inside the database, over 60 days, for 2,000 stations. One of the stations has 2 % of the decisions, and
-2 % of the decisions are timeouts, so that each page is full at every size. A time is the median of some runs. The table
-goes to standard error, and all figures as JSON to standard output.
+Both databases are open at once, and the same query is asked of one and of the other in turns, so that the noise of a
+shared machine falls on both. Pages are in the operating system's cache, as far as it has room for them. A time is a
+median. Then a month is dropped from the larger one while decisions are recorded in it at a steady rate, and the time
+that recording takes is compared with that of the seconds before. The table goes to standard error, and all figures as
+JSON to standard output. ``--keep`` fills the databases in a folder that stays, or uses those that are there; then no
+month is dropped.
 """
 
 import argparse
 import asyncio
-import contextlib
 import json
-import sqlite3
 import statistics
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from chargegate.engines import SQLITE, Place, engine_of
-from chargegate.ledger.counts import DAY_MS, HOUR_MS, STEP
-from chargegate.ledger.records import DecisionFilter
-from chargegate.model import Reason, month_start, to_iso
+import decisions
+from chargegate.ledger.counts import DAY_MS, HOUR_MS
+from chargegate.ledger.records import DecisionFilter, Finished
+from chargegate.model import Decision, Reason, RequestStatus, Status, month_start, new_request_id, now_ms
 from chargegate.observe import configure_logging
-from processes import new_folder
+from decisions import BUSY, RARE_CLIENT, Filled
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))  # for the servers of the tests
+RUNS: Final = 41
+RATE: Final = 200
+CALM_S: Final = 15
+LONGEST_S: Final = 150
 
-from servers import engines as servers  # type: ignore[import-not-found]
-
-DAYS: Final = 60
-START: Final = month_start(1_740_000_000_000)
-BUSY: Final = "00000000-0000-4000-8000-000000000000"
-RUNS: Final = 15
-CHUNK: Final = 250_000
-
-# The n-th of so many decisions. Ids begin with the time, as those of the service do.
-AT: Final = f"({START} + {DAYS * DAY_MS} / {{rows}} * n)"
-STATION: Final = f"CASE WHEN n % 50 = 7 THEN '{BUSY}' ELSE {{hex}} || '-0000-4000-8000-00000000000a' END"
-STATUS: Final = "CASE WHEN n % 50 = 3 THEN 'unknown' WHEN n % 5 = 1 THEN 'not_allowed' ELSE 'allowed' END"
-REASON: Final = "CASE WHEN n % 50 = 3 THEN 'authorization_timeout' WHEN n % 5 = 1 THEN 'driver_not_in_acl' ELSE '' END"
+Query = Callable[[], Awaitable[Any]]
 
 
-def fill_sqlite(folder: Path, rows: int) -> None:
-    """Fill the file that the service has made."""
-    at = AT.format(rows=rows)
-    request_id = f"printf('%08x-%04x-7000-8000-%012x', {at} >> 16, {at} & 65535, n)"
-    station = STATION.format(hex="printf('%08x', n * 2654435761 % 1999)")
-    with contextlib.closing(sqlite3.connect(folder / SQLITE.file, isolation_level=None)) as database:
-        database.execute("PRAGMA synchronous = OFF")
-        database.execute("PRAGMA cache_size = -400000")
-        for first in range(0, rows, CHUNK):
-            numbers = (
-                f"WITH RECURSIVE numbers(n) AS (VALUES ({first}) UNION ALL"
-                f" SELECT n + 1 FROM numbers WHERE n < {min(rows, first + CHUNK) - 1})"
-            )
-            database.execute("BEGIN")
-            database.execute(
-                f"{numbers} INSERT INTO authorization_audit (timestamp, request_id, station_id, driver_token_hash,"
-                f" status, reason, processing_time_ms) SELECT {at}, {request_id}, {station}, '0123456789abcdef',"
-                f" {STATUS}, {REASON}, n % 300 FROM numbers"
-            )
-            database.execute(
-                f"{numbers} INSERT INTO charging_requests (request_id, station_id, driver_token_hash, status,"
-                f" created_at, started_at, processed_at, attempts) SELECT {request_id}, {station}, '0123456789abcdef',"
-                f" 'COMPLETED', {at}, {at}, {at}, 1 FROM numbers"
-            )
-            database.execute("COMMIT")
-
-
-async def fill_postgres(url: str, rows: int) -> None:
-    """Fill the tables that the service has made."""
-    at = AT.format(rows=rows)
-    hexes = [f"lpad(to_hex({value}), {digits}, '0')" for value, digits in ((f"{at} >> 16", 8), (f"{at} & 65535", 4))]
-    request_id = f"{hexes[0]} || '-' || {hexes[1]} || '-7000-8000-' || lpad(to_hex(n), 12, '0')"
-    station = STATION.format(hex="lpad(to_hex(n * 2654435761 % 1999), 8, '0')")
-    connection = await asyncpg.connect(url)
-    await connection.execute("SET synchronous_commit = off")
-    for month in {month_start(START + day * DAY_MS) for day in range(DAYS + 1)}:
-        name, end = to_iso(month)[:7].replace("-", "_"), month_start(month + 32 * DAY_MS)
-        await connection.execute(
-            f"CREATE TABLE authorization_audit_{name} PARTITION OF authorization_audit"
-            f" FOR VALUES FROM ({month}) TO ({end})"
-        )
-    for first in range(0, rows, CHUNK):
-        numbers = f"generate_series({first}::bigint, {min(rows, first + CHUNK) - 1}) AS n"
-        await connection.execute(
-            f"INSERT INTO authorization_audit (writer, sequence, timestamp, request_id, station_id, driver_token_hash,"
-            f" status, reason, processing_time_ms) SELECT 'bench', n + 1, {at}, {request_id}, {station},"
-            f" '0123456789abcdef', {STATUS}, {REASON}, n % 300 FROM {numbers}"
-        )
-        await connection.execute(
-            f"INSERT INTO charging_requests (request_id, station_id, driver_token_hash, decision, reason,"
-            f" processing_time_ms, decided_at, status, created_at, started_at, processed_at, attempts)"
-            f" SELECT {request_id}, {station}, '0123456789abcdef', {STATUS}, {REASON}, n % 300, {at}, 'COMPLETED',"
-            f" {at}, {at}, {at}, 1 FROM {numbers}"
-        )
-    await connection.close()
-    await vacuum(url)
-
-
-async def vacuum(url: str) -> None:
-    """Clean up, and learn what the tables hold."""
-    connection = await asyncpg.connect(url)
-    await connection.execute("VACUUM ANALYZE")
-    await connection.close()
-
-
-@asynccontextmanager
-async def filled(kind: str, rows: int, folder: Path, postgres: Any) -> AsyncIterator[Any]:
-    """An open database with so many decisions."""
-    url = "sqlite"
-    if kind == "postgres":
-        connection = await asyncpg.connect(postgres.url)
-        await connection.execute(f"CREATE DATABASE audit{rows}")
-        await connection.close()
-        url = f"{postgres.url.rpartition('/')[0]}/audit{rows}"
-    place = Place(folder=folder, exclusive=False, process="bench")
-    database = await engine_of(url).load().open_database(url, place, None, needed=True)
-    try:
-        if kind == "postgres":
-            await fill_postgres(url, rows)
-        else:
-            await asyncio.to_thread(fill_sqlite, folder, rows)
-        yield database, url
-    finally:
-        await database.close()
-
-
-async def median_ms(query: Callable[[], Awaitable[Any]]) -> float:
-    """The first runs only fill caches."""
-    times = []
-    for run in range(RUNS + 3):
-        started = time.perf_counter()
-        found = await query()
-        if run >= 3:
-            times.append((time.perf_counter() - started) * 1e3)
-        if not found:
-            raise SystemExit("a query found nothing")
-    return statistics.median(times)
-
-
-async def count(database: Any, rows: int) -> dict[str, float]:
-    """Counting, in µs a decision, and its longest step in ms."""
-    started, slowest = time.perf_counter(), 0.0
-    while True:
-        step = time.perf_counter()
-        if not await database.counts.count_more(STEP):
-            break
-        slowest = max(slowest, time.perf_counter() - step)
-    taken = (time.perf_counter() - started) / rows * 1e6
-    return {"counting, µs a decision": taken, "longest step of counting": slowest * 1e3}
-
-
-async def measure(database: Any) -> dict[str, float]:
-    """Every query of the audit, in ms."""
+async def queries(filled: Filled, database: Any) -> dict[str, Query]:
+    """Every query of the audit, each of which finds something."""
     ledger, counts = database.ledger, database.counts
-    middle = START + DAYS // 2 * DAY_MS
+    middle = filled.end - decisions.DAYS // 2 * DAY_MS
     [one] = await ledger.decisions(DecisionFilter(until=middle), 1, None)
-    week = (middle, middle + 7 * DAY_MS)
+    day = middle // DAY_MS * DAY_MS
+    week = (day, day + 7 * DAY_MS)
     ragged = (week[0] + HOUR_MS // 3, week[1] + HOUR_MS // 3)
-    queries: dict[str, Callable[[], Awaitable[Any]]] = {
-        "the newest page": lambda: ledger.decisions(DecisionFilter(), 50, None),
+
+    def page(**which: Any) -> Query:
+        return lambda: ledger.decisions(DecisionFilter(**which), 50, None)
+
+    def stations(since: int | None, until: int | None, **which: Any) -> Query:
+        return lambda: counts.by_station(since, until, **which)
+
+    return {
+        "the newest page": page(),
         "a page in the middle": lambda: ledger.decisions(DecisionFilter(), 50, (middle, "")),
-        "station and range": lambda: ledger.decisions(DecisionFilter(BUSY, until=middle), 50, None),
-        "status and range": lambda: ledger.decisions(DecisionFilter(status="unknown", until=middle), 50, None),
-        "timeouts in a range": lambda: ledger.decisions(DecisionFilter(until=middle, reason=Reason.TIMEOUT), 50, None),
+        "station and range": page(station_id=BUSY, until=middle),
+        "status and range": page(status="unknown", until=middle),
+        "timeouts in a range": page(reason=Reason.TIMEOUT, until=middle),
+        "timeouts of a station": page(reason=Reason.TIMEOUT, station_id=BUSY),
+        "a rare reason": page(reason=Reason.CIRCUIT_OPEN),
+        "a rare reason at a station": page(reason=Reason.CIRCUIT_OPEN, station_id=BUSY),
+        "a station and a status": page(station_id=BUSY, status="not_allowed"),
+        "a client with few decisions": page(client=RARE_CLIENT),
+        "a client with many, and a rare reason": page(client="usual", reason=Reason.CIRCUIT_OPEN),
+        "a client that is not there": page(client="nobody"),
         "one request": lambda: ledger.find(one.request_id),
+        "dead letters": lambda: ledger.dead_letters(None, None, 50, None),
         "statistics, all": lambda: counts.total(None, None),
         "statistics, a week": lambda: counts.total(*week),
         "statistics, a ragged week": lambda: counts.total(*ragged),
         "series by hour": lambda: counts.by_unit(HOUR_MS, None, None, 50, None),
-        "one station, all": lambda: counts.by_station(None, None, station_id=BUSY),
-        "one station, a ragged week": lambda: counts.by_station(*ragged, station_id=BUSY),
-        "stations, all": lambda: counts.by_station(None, None, limit=100),
-        "stations, a week": lambda: counts.by_station(*week, limit=100),
-        "stations, a ragged week": lambda: counts.by_station(*ragged, limit=100),
+        "one station, all": stations(None, None, station_id=BUSY),
+        "one station, a week": stations(*week, station_id=BUSY),
+        "one station, a ragged week": stations(*ragged, station_id=BUSY),
+        "100 stations, all": stations(None, None, limit=100),
+        "100 stations, a week": stations(*week, limit=100),
+        "100 stations, a ragged week": stations(*ragged, limit=100),
+        "all stations, a day": stations(week[1] - DAY_MS, None),
     }
-    return {name: await median_ms(query) for name, query in queries.items()}
 
 
-async def run(kind: str, sizes: list[int], postgres: Any) -> dict[int, dict[str, float]]:
-    """The figures of a database, by its number of decisions."""
-    figures = {}
-    for rows in sizes:
-        with new_folder() as folder:
-            async with filled(kind, rows, folder, postgres) as (database, url):
-                counting = await count(database, rows)
-                if kind == "postgres":  # as autovacuum does in time
-                    await vacuum(url)
-                figures[rows] = await measure(database) | counting
-    return figures
+class Sizes(NamedTuple):
+    """A query's times in ms: in the small database, in the large one, and the large one's in proportion."""
+
+    small: float
+    large: float
+
+    @property
+    def ratio(self) -> float:
+        return self.large / self.small
 
 
-def show(kind: str, figures: dict[int, dict[str, float]], console: Console) -> None:
-    """Print times in ms, and the largest size's in proportion to the smallest size's."""
-    sizes = list(figures)
+async def compare(small: Filled, large: Filled, runs: int = RUNS) -> dict[str, Sizes]:
+    """Every query of both in turns. The first runs only fill caches."""
+    opened = [await decisions.opened(each) for each in (small, large)]
+    try:
+        asked = [await queries(each, database) for each, database in zip((small, large), opened, strict=True)]
+        return {name: await _in_turns([each[name] for each in asked], runs) for name in asked[0]}
+    finally:
+        for database in opened:
+            await database.close()
+
+
+async def _in_turns(pair: list[Query], runs: int) -> Sizes:
+    times: list[list[float]] = [[], []]
+    for run in range(runs + 3):
+        for which in (0, 1) if run % 2 else (1, 0):
+            started = time.perf_counter()
+            await pair[which]()
+            if run >= 3:
+                times[which].append((time.perf_counter() - started) * 1e3)
+    return Sizes(*map(statistics.median, times))
+
+
+class Writer:
+    """Records decisions at a steady rate, and notes how long each took to be on the disk."""
+
+    def __init__(self, database: Any) -> None:
+        self._ledger = database.ledger
+        self._under_way: set[asyncio.Task[None]] = set()
+        self.times: list[float] = []
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        started, sent = time.perf_counter(), 0
+        while True:
+            await asyncio.sleep(max(0.0, started + sent / RATE - time.perf_counter()))
+            task = asyncio.create_task(self._one(sent))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+            sent += 1
+
+    async def _one(self, number: int) -> None:
+        request_id, now = new_request_id(), now_ms()
+        station = f"{number % 2000:08x}-0000-4000-8000-00000000000a"
+        started = time.perf_counter()
+        await self._ledger.record(Decision(request_id, station, "0123456789abcdef", Status.ALLOWED, "", 5, now), now)
+        self.times.append((time.perf_counter() - started) * 1e3)
+        self._ledger.finish_soon(
+            Finished(request_id, RequestStatus.COMPLETED, 1, 200, None, now, None), lambda *_: None
+        )
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.gather(*self._under_way)
+
+    def taken(self) -> dict[str, float]:
+        """Median and 99th percentile since the last call, in ms, and the longest."""
+        times, self.times = sorted(self.times), []
+        return {"p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100], "longest": times[-1]}
+
+
+async def drop_month(filled: Filled) -> dict[str, float]:
+    """Drop what is older than the newest month, for ``LONGEST_S`` at most, while decisions are recorded."""
+    database = await decisions.opened(filled)
+    writer = Writer(database)
+    try:
+        await asyncio.sleep(2)
+        writer.taken()
+        await asyncio.sleep(CALM_S)
+        calm = writer.taken()
+        started, dropped = time.perf_counter(), [0]
+        task = asyncio.create_task(
+            database.ledger.drop_audit_before(month_start(filled.end), lambda rows: dropped.__setitem__(0, rows))
+        )
+        await asyncio.wait([task], timeout=LONGEST_S)
+        taken_s = time.perf_counter() - started
+        while time.perf_counter() - started < 1:  # so that there are times to speak of
+            await asyncio.sleep(0.05)
+        beside = writer.taken()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        else:
+            result = task.result()
+            dropped[0] = max(dropped[0], result.rows)
+        return {
+            **{f"calm_{name}_ms": value for name, value in calm.items()},
+            **{f"dropping_{name}_ms": value for name, value in beside.items()},
+            "ratio_p50": beside["p50"] / calm["p50"],
+            "ratio_p99": beside["p99"] / calm["p99"],
+            "seconds": taken_s,
+            "rows": dropped[0],
+            "all": float(task.done() and not task.cancelled()),
+        }
+    finally:
+        await writer.close()
+        await database.close()
+
+
+def show(kind: str, sizes: list[int], figures: dict[str, Sizes], console: Console) -> None:
+    """Print the times in ms."""
     table = Table("query, ms", *(f"{rows:,}" for rows in sizes), "ratio", title=kind)
-    for name in figures[sizes[0]]:
-        times = [figures[rows][name] for rows in sizes]
-        table.add_row(name, *(f"{one:.2f}" for one in times), f"{times[-1] / times[0]:.1f}")
+    for name, times in figures.items():
+        table.add_row(name, f"{times.small:.2f}", f"{times.large:.2f}", f"{times.ratio:.2f}")
     console.print(table)
+
+
+def show_dropping(kind: str, figures: dict[str, float], console: Console) -> None:
+    """Print what dropping a month cost those who write."""
+    table = Table("recording a decision, ms", "median", "p99", "longest", title=f"{kind}: dropping old months")
+    for name in ("calm", "dropping"):
+        table.add_row(name, *(f"{figures[f'{name}_{which}_ms']:.1f}" for which in ("p50", "p99", "longest")))
+    table.add_row("ratio", f"{figures['ratio_p50']:.2f}", f"{figures['ratio_p99']:.2f}", "")
+    rows = f"{figures['rows']:,.0f} rows" if figures["rows"] else "whole months"
+    table.caption = f"{rows} in {figures['seconds']:.1f} s{'' if figures['all'] else ', not all yet'}"
+    console.print(table)
+
+
+class Audit:
+    """One run, over all databases."""
+
+    def __init__(self, kinds: list[str], sizes: list[int], console: Console) -> None:
+        self.kinds = kinds
+        self.sizes = sizes
+        self.console = console
+        self.figures: dict[str, Any] = {}
+
+    def run(self, filled: dict[tuple[str, int], Filled], *, drop: bool) -> None:
+        """Measure each database, and print."""
+        for kind in self.kinds:
+            small, large = (filled[kind, rows] for rows in self.sizes)
+            times = uvloop.run(compare(small, large))
+            show(kind, self.sizes, times, self.console)
+            self.figures[kind] = {name: {**each._asdict(), "ratio": each.ratio} for name, each in times.items()}
+            if drop:
+                dropping = uvloop.run(drop_month(large))
+                show_dropping(kind, dropping, self.console)
+                self.figures[kind]["dropping old months"] = dropping
 
 
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 1_000_000])
-    parser.add_argument("--databases", nargs="+", choices=["sqlite", "postgres"], default=["sqlite", "postgres"])
+    parser.add_argument("--rows", type=int, nargs=2, default=[10_000, 1_000_000])
+    parser.add_argument("--databases", nargs="+", choices=decisions.KINDS, default=decisions.KINDS)
+    parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     configure_logging("error")
-    postgres = servers.Postgres() if "postgres" in options.databases else None
-    results = {}
-    try:
-        if postgres is not None:
-            postgres.start()
-        for kind in options.databases:
-            results[kind] = uvloop.run(run(kind, options.rows, postgres))
-            show(kind, results[kind], Console(stderr=True, width=120))
-    finally:
-        if postgres is not None:
-            postgres.close()
-    print(json.dumps(results))
+    console = Console(stderr=True, width=120)
+    audit = Audit(options.databases, options.rows, console)
+    with decisions.databases(options.databases, options.rows, options.keep, console) as filled:
+        audit.run(filled, drop=options.keep is None)
+    print(json.dumps(audit.figures))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,30 @@
-"""What the chain of the audit costs: to write it, and to verify a million rows of it.
+"""What the chains of the audit cost: to write them, and to verify a million lines and rows.
 
 bench/chain.py [ROWS]
 """
 
-import asyncio
+import json
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+import decisions
+import load
 from chargegate.audit.chain import START, Chain
 from chargegate.audit.chaining import RowVerifier, mac_of
 from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.life.compressing import opened
 from chargegate.audit.life.verifying import Verifier
-from chargegate.engines import EMBEDDED, Place
 from chargegate.ledger.chain import RowLink
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision, Status, new_request_id
+from chargegate.observe import configure_logging
 
 STATION = "123e4567-e89b-12d3-a456-426614174000"
 BATCH = 50  # about what one commit holds under load
@@ -49,11 +55,9 @@ def verify(path: Path, chain: Chain) -> float:
     return time.perf_counter() - begun
 
 
-async def in_database(folder: Path, decisions: Sequence[Decision], chain: Chain) -> AsyncIterator[str]:
-    database = await EMBEDDED.load().open_database("sqlite", Place(folder=folder, exclusive=True), None, needed=True)
-    for start in range(0, len(decisions), PAGE):
-        page = decisions[start : start + PAGE]
-        await asyncio.gather(*(database.ledger.record(each, each.timestamp) for each in page))
+async def in_database(kind: str, url: str, folder: Path, count: int, chain: Chain) -> dict[str, float]:
+    """Give each row of a filled database its link, as the service does, and verify all."""
+    database = await decisions.opened(await decisions.fill(kind, count, folder, url, counted=False))
     number, mac, after = 0, START, 0
     begun = time.process_time()
     while rows := await database.ledger.audit_after(after, PAGE):
@@ -64,26 +68,54 @@ async def in_database(folder: Path, decisions: Sequence[Decision], chain: Chain)
             links.append(RowLink(number, row.sequence, bytes.fromhex(mac)))
         await database.chain.add(links)
         after = rows[-1].sequence
-    yield f"links of rows in SQLite: {(time.process_time() - begun) / len(decisions) * 1e6:.1f} µs a row"
+    link_us = (time.process_time() - begun) / count * 1e6
     begun = time.perf_counter()
     verified = await RowVerifier(database.chain, database.chain.writer, chain, []).verify(lambda _: None)
-    assert (verified.rows, verified.problems) == (len(decisions), [])
-    yield f"verified {len(decisions)} rows in SQLite in {time.perf_counter() - begun:.1f} s"
+    taken = time.perf_counter() - begun
     await database.close()
+    if (verified.rows, verified.problems) != (count, []):
+        raise load.Failed(f"{kind}: {verified.rows} rows, {verified.problems[:3]}")
+    return {"link_us": link_us, "verified_s": taken}
 
 
-async def main(count: int) -> None:
-    decisions = [decision(number) for number in range(count)]
-    rows = [AuditRow(number, each) for number, each in enumerate(decisions, start=1)]
-    chain = Chain(b"k" * 32)
+def in_files(count: int, chain: Chain) -> dict[str, float]:
+    """Write the lines without and with the chain, and verify all."""
+    rows = [AuditRow(number, decision(number)) for number in range(1, count + 1)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plain, chained = write(folder / "plain.log", rows, None), write(folder / "chained.log", rows, chain)
-        print(f"CSV: {plain:.1f} µs a row, with the chain {chained:.1f} µs: {chained - plain:+.1f} µs")
-        print(f"verified {count} lines in {verify(folder / 'chained.log', chain):.1f} s")
-        async for line in in_database(folder, decisions, chain):
-            print(line)
+        taken = verify(folder / "chained.log", chain)
+    return {"line_us": plain, "link_us": chained - plain, "verified_s": taken}
+
+
+class Chains:
+    """One run. ``failed``: some figures are missing."""
+
+    def __init__(self, count: int, console: Console) -> None:
+        self.count = count
+        self.console = console
+        self.figures: dict[str, dict[str, float]] = {}
+        self.failed = False
+
+    def run(self, kinds: Sequence[str]) -> None:
+        """Measure files and databases, and print."""
+        chain = Chain(b"k" * 32)
+        self.figures["files"] = in_files(self.count, chain)
+        for kind in kinds:
+            try:
+                with decisions.empty(kind) as (folder, url):
+                    self.figures[kind] = uvloop.run(in_database(kind, url, folder, self.count, chain))
+            except (load.Failed, OSError, RuntimeError) as error:
+                self.failed = True
+                self.console.print(f"chain, {kind}: {error}", style="red", markup=False)
+        table = Table("", "a link", f"{self.count:,} verified", title="the audit's chains")
+        for name, each in self.figures.items():
+            table.add_row(name, f"{each['link_us']:.1f} µs", f"{each['verified_s']:.1f} s")
+        self.console.print(table)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000))
+    configure_logging("error")
+    chains = Chains(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000, Console(stderr=True))
+    chains.run(decisions.KINDS)
+    print(json.dumps(chains.figures))

@@ -1,13 +1,13 @@
 """The table of the benchmark: one function measures each entry, prints its table and returns its figures."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final, NamedTuple
 
+import audit
+import chain
 import cost
+import dashboard
+import decisions
 import engines
 import growth
 import instructions
@@ -15,6 +15,7 @@ import isolation
 import latency
 import peers
 import sinks
+from chargegate.observe import configure_logging
 from load import Failed
 from plan import Figures, Plan
 
@@ -37,17 +38,28 @@ def measure_sinks(plan: Plan) -> Figures:
     return dict(audit.figures)
 
 
-def measure_audit(plan: Plan) -> Figures:
-    """The audit's queries with few and with very many decisions, in a process of their own."""
-    largest = "1000000" if plan.quick else "10000000"
-    command = [sys.executable, str(Path(__file__).with_name("audit.py")), "--rows", "10000", largest]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=AUDIT_LIMIT_S, check=False)
-    if done.returncode:
-        raise Failed("audit.py failed; its error is above")
-    return dict(json.loads(done.stdout))
+def measure_decisions(plan: Plan) -> Figures:
+    """The dashboard and the audit's queries with few and with very many decisions, in the same databases."""
+    sizes = [10_000, 1_000_000 if plan.quick else 10_000_000]
+    pages = dashboard.Dashboard(plan.seconds, sizes, plan.console)
+    queries = audit.Audit(list(decisions.KINDS), sizes, plan.console)
+    configure_logging("error")
+    with decisions.databases(decisions.KINDS, sizes, None, plan.console) as filled:
+        pages.run(list(decisions.KINDS), filled)
+        queries.run(filled, drop=True)
+    if pages.failed:
+        raise Failed("not all of the dashboard could be measured")
+    return {"dashboard": pages.figures, "audit": queries.figures}
 
 
-AUDIT_LIMIT_S: Final = 1_800
+def measure_chains(plan: Plan) -> Figures:
+    """The audit's hash chains."""
+    chains = chain.Chains(100_000 if plan.quick else 1_000_000, plan.console)
+    chains.run(decisions.KINDS)
+    if chains.failed:
+        raise Failed("not all of the chains could be measured")
+    return dict(chains.figures)
+
 
 ENTRIES: Final = {
     "cost": Entry(cost.measure, 1, quick=True),
@@ -59,5 +71,6 @@ ENTRIES: Final = {
     "engines": Entry(engines.measure_engines, 5),
     "workers": Entry(engines.measure_workers, 2),
     "sinks": Entry(measure_sinks, 3),
-    "audit": Entry(measure_audit, 10),
+    "chain": Entry(measure_chains, 3),
+    "decisions": Entry(measure_decisions, 20),
 }

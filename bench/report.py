@@ -87,7 +87,12 @@ def headline(entries: Figures) -> str:
             f"{isolation['p99_ratio']:.2f} of that without",
         ],
     ]
-    queries = [query for found in entries.get("audit", {}).values() for query in found.values() if "large" in query]
+    queries = [
+        query
+        for found in entries.get("decisions", {}).get("audit", {}).values()
+        for query in found.values()
+        if "large" in query
+    ]
     if queries:
         most = max(query["ratio"] for query in queries)
         rows.append(["the query of the audit that grows most, 10⁷ decisions", f"{most:.1f} of that with 10⁴"])

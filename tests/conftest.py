@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +12,11 @@ import pytest
 from hypothesis import settings
 
 from chargegate.observe import configure_logging, log
+
+# Many tests start the service. Where Python may not keep what it has compiled, each start would compile all of it anew,
+# which takes longer than the rest of the start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 settings.register_profile("chargegate", settings.default, deadline=None)  # the machine that runs the tests may be busy
 settings.load_profile("chargegate")

@@ -13,6 +13,7 @@ from chargegate.engines.postgres.access_list import PostgresAccessList
 from chargegate.engines.postgres.anomalies import PostgresAnomalies
 from chargegate.engines.postgres.chain import PostgresChain
 from chargegate.engines.postgres.counts import PostgresCounts
+from chargegate.engines.postgres.exports import PostgresExports
 from chargegate.engines.postgres.ledger import PostgresLedger
 from chargegate.engines.postgres.retention import PostgresRetention
 from chargegate.engines.postgres.statements import LEDGER_TABLES
@@ -22,6 +23,7 @@ from chargegate.engines.sqlite.anomalies import SqliteAnomalies
 from chargegate.engines.sqlite.chain import SqliteChain
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.counts import SqliteCounts
+from chargegate.engines.sqlite.exports import SqliteExports
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.retention import SqliteRetention
 from chargegate.engines.sqlite.statements import ALL_TABLES
@@ -29,6 +31,7 @@ from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable, Retention
 from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.counts import DecisionCounts
+from chargegate.ledger.exports import AuditExports
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision, Status, new_request_id
 from scenario import run as run_to_its_end
@@ -46,6 +49,7 @@ class Database(Protocol):
     anomalies: Callable[[], Anomalies]
     retention: Callable[[], Retention]
     chain: Callable[..., AuditChain]
+    exports: Callable[[], AuditExports]
 
     async def execute(self, statement: str) -> list[tuple[Any, ...]]: ...
 
@@ -64,6 +68,7 @@ class Sqlite:
         self.anomalies = partial(SqliteAnomalies, store)
         self.retention = partial(SqliteRetention, store)
         self.chain = lambda _writer="": SqliteChain(store)
+        self.exports = partial(SqliteExports, store)
 
     def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "") -> SqliteLedger:
         """Of one process, and so of one writer, whatever its name."""
@@ -93,6 +98,7 @@ class Postgres:
         self.anomalies = partial(PostgresAnomalies, store)
         self.retention = partial(PostgresRetention, store)
         self.chain = lambda writer="test": PostgresChain(store, writer)
+        self.exports = partial(PostgresExports, store)
 
     def ledger(self, on_audit: Callable[[list[AuditRow]], None] | None = None, writer: str = "test") -> PostgresLedger:
         return PostgresLedger(self._store, writer, on_audit)

@@ -9,25 +9,45 @@ COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
 
 
 class LossyProxy:
-    """While ``to_lose`` is above 0, a commit reaches the server and happens, and then the connection breaks."""
+    """While ``to_lose`` is above 0, a commit reaches the server and happens, and then the connection breaks. With
+    ``held`` the connection breaks at once, and the commit reaches the server only after ``release``."""
 
     def __init__(self, server_url: str) -> None:
         self._server = urlsplit(server_url)
         self.url = ""
         self.to_lose = 0
+        self.held = False
+        self._released = asyncio.Event()
+        self._late: list[asyncio.Task[None]] = []
 
     def listens(self, port: int) -> None:
         self.url = self._server._replace(netloc=f"{self._server.username}:secret@127.0.0.1:{port}").geturl()
 
+    async def release(self) -> None:
+        """Let the commits arrive that were held back, and wait until the server has answered them."""
+        self._released.set()
+        await asyncio.gather(*self._late)
+
+    async def _commit_late(self, server: asyncio.StreamReader, requests: asyncio.StreamWriter, commit: bytes) -> None:
+        await self._released.wait()
+        requests.write(commit)
+        await server.read(65536)
+        requests.transport.abort()
+
     async def serve(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
         server, requests = await asyncio.open_connection(self._server.hostname, self._server.port)
         lost = asyncio.Event()
+        late = False
 
         async def forward() -> None:
+            nonlocal late
             while data := await client.read(65536):
                 if data == COMMIT and self.to_lose:
                     self.to_lose -= 1
                     lost.set()
+                    if self.held:
+                        late = True
+                        return
                 requests.write(data)
 
         async def answer() -> None:
@@ -39,7 +59,9 @@ class LossyProxy:
         for each in both:
             each.cancel()
         await asyncio.gather(*both, return_exceptions=True)
-        for writer in (requests, answers):
+        if late:
+            self._late.append(asyncio.create_task(self._commit_late(server, requests, COMMIT)))
+        for writer in (answers,) if late else (requests, answers):
             writer.transport.abort()
 
 

@@ -112,6 +112,10 @@ class Site:
         """Send the replies that are held for this key, and hold none of the later ones."""
         self._in_loop(self._release(_path_of(key)))
 
+    def hold(self, key: str) -> None:
+        """Hold later replies for this key again."""
+        self._in_loop(self._hold(_path_of(key)))
+
     def calls_to(self, key: str) -> list[Call]:
         path = _path_of(key)
         return [call for call in list(self.calls) if self._key(call) == path]
@@ -135,6 +139,9 @@ class Site:
 
     async def _release(self, path: str) -> None:
         self._gates[path].set()
+
+    async def _hold(self, path: str) -> None:
+        self._gates.pop(path, None)
 
     async def _up(self) -> None:
         self._server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, backlog=1000)

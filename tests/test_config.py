@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chargegate.config import SECRET_KEYS, URL_KEYS, ConfigError, Settings, load, shown
 from chargegate.keys import new_access_key
+from trying import few_or_many, try_many
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 ACCESS = new_access_key("admin")[1]
@@ -441,13 +441,18 @@ def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "names no file" in fault(None, {"CHARGEGATE_SECURITY__TOKEN_HASH_KEY_FILE": " "})
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(sorted(KEYS)), st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"])))
-def test_any_text_is_a_value_or_one_line(key: str, text: str) -> None:
-    try:
-        load(None, {variable(key): text})
-    except ConfigError as error:
-        assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
+@few_or_many(100, 20_000)
+def test_any_text_is_a_value_or_one_line(examples: int) -> None:
+    texts = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))
+
+    def check(given_text: tuple[str, str]) -> None:
+        key, text = given_text
+        try:
+            load(None, {variable(key): text})
+        except ConfigError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
+
+    try_many(examples, st.tuples(st.sampled_from(sorted(KEYS)), texts), check)
 
 
 toml_values = st.recursive(
@@ -457,17 +462,22 @@ toml_values = st.recursive(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from(sorted(KEYS)) | st.text(max_size=9), toml_values, max_size=4), st.binary())
-def test_any_file_is_settings_or_one_line(tmp_path: Path, values: dict[str, Any], garbage: bytes) -> None:
+@few_or_many(200, 20_000)
+def test_any_file_is_settings_or_one_line(tmp_path: Path, examples: int) -> None:
     file = tmp_path / "c.toml"
-    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
-    for content in (lines.encode(), lines.encode() + garbage, garbage):
-        file.write_bytes(content)
-        try:
-            load(str(file), {})
-        except ConfigError as error:
-            assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
+    keys = st.sampled_from(sorted(KEYS)) | st.text(max_size=9)
+
+    def check(written: tuple[dict[str, Any], bytes]) -> None:
+        values, garbage = written
+        lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+        for content in (lines.encode(), lines.encode() + garbage, garbage):
+            file.write_bytes(content)
+            try:
+                load(str(file), {})
+            except ConfigError as error:
+                assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
+
+    try_many(examples, st.tuples(st.dictionaries(keys, toml_values, max_size=4), st.binary()), check)
 
 
 @pytest.mark.parametrize("left_out", [OF_A_DATABASE, OF_A_BUCKET])

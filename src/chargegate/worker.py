@@ -23,10 +23,11 @@ from chargegate.keys import KeyMissing, Keyring
 from chargegate.ledger.base import DecisionLedger, LedgerUnavailable
 from chargegate.ledger.records import Finished, Recorded
 from chargegate.ledger.rows import attempts_of, history_text
-from chargegate.model import CallbackPayload, ChargingRequest, Decision, Reason, RequestStatus, now_ms
+from chargegate.model import CallbackPayload, CallbackTarget, ChargingRequest, Decision, Reason, RequestStatus, now_ms
 from chargegate.observe import NO_SPAN, NO_TRACING, Metrics, Tracing, log, trace_field
 from chargegate.queues.base import Delivery, Queue, QueueUnavailable
 from chargegate.queues.envelope import Opened, open_message, seal_dead_letter
+from chargegate.together import Together
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -64,13 +65,16 @@ class Worker:
         concurrency: int,
         metrics: Metrics,
         tracing: Tracing = NO_TRACING,
+        together: Together | None = None,
     ) -> None:
-        """``concurrency``: how many decisions and attempts at callbacks run at once."""
+        """``concurrency``: how many decisions and attempts at callbacks run at once. ``together``: the queue and the
+        ledger, where they are in one file."""
         self._queue = queue
         self._ledger = ledger
         self._decider = decider
         self._keyring = keyring
         self._tracing = tracing
+        self._together = together
         self._deadline_ms = limits.deadline_ms
         self._end_to_end = metrics.end_to_end
         self._room = asyncio.Event()
@@ -89,6 +93,7 @@ class Worker:
         self._any_finished, self._none_finishing = asyncio.Event(), asyncio.Event()
         self._acker: asyncio.Task[None] | None = None
         self._unopened = 0
+        self._taking = False
         self._receiver: asyncio.Task[None] | None = None
         metrics.in_flight.set_function(lambda: len(self._in_flight))
 
@@ -117,12 +122,29 @@ class Worker:
         """For how long the authorizer has not answered, where it owes an answer."""
         return self._decider.oldest_question_ms
 
+    @property
+    def room(self) -> int:
+        """How many messages more would be decided now, without waiting for others to end."""
+        return self._concurrency.free if self._taking and self._deliveries.has_room else 0
+
+    def take_decided(
+        self, delivery: Delivery, request: ChargingRequest, target: CallbackTarget, decision: Decision
+    ) -> None:
+        """Take over a request whose decision was recorded when its message was put."""
+        self._decider.count(decision, request.traceparent)
+        work = self._in_flight[request.request_id] = _InFlight(delivery)
+        work.request, work.decision = request, decision
+        if self._taking:  # else it stays in the queue, as what a drain leaves there
+            self._deliveries.begin(self._callback(request, target, Recorded(decision, 0, decision.timestamp, None)))
+
     def start(self) -> None:
+        self._taking = True
         self._receiver = asyncio.create_task(self._receive())
         self._acker = asyncio.create_task(self._ack_finished())
 
     async def drain(self, grace_s: float) -> None:
         """Take nothing more, let what runs end within the time, and cancel the rest. What has no end stays queued."""
+        self._taking = False
         self._concurrency.stop()
         if self._receiver is not None:
             self._receiver.cancel()
@@ -194,8 +216,11 @@ class Worker:
             await self._persist(self._ledger.finish, ended)
             await self._ack(work)
             return
+        await self._deliveries.deliver(self._callback(request, target, recorded))
+
+    def _callback(self, request: ChargingRequest, target: CallbackTarget, recorded: Recorded) -> Callback:
         span = self._tracing.delivering(request)
-        callback = Callback(
+        return Callback(
             request.request_id,
             target,
             _encode(CallbackPayload(request.station_id, request.driver_token, recorded.decision.status)),
@@ -206,7 +231,6 @@ class Worker:
             span=span,
             history=list(attempts_of(recorded.history)),
         )
-        await self._deliveries.deliver(callback)
 
     async def _decide(self, work: _InFlight, opened: Opened) -> Recorded | None:
         """The request's one decision, which is made and recorded unless that was done before; None where its callback
@@ -278,7 +302,10 @@ class Worker:
             # Nobody waits for this: a crash before it is on disk repeats the callback.
             self._finishing += 1
             self._none_finishing.clear()
-            self._ledger.finish_soon(ended, partial(self._is_finished, work))
+            if self._together is not None:
+                self._together.end(work.delivery, ended, partial(self._has_ended, work))
+            else:
+                self._ledger.finish_soon(ended, partial(self._is_finished, work))
             self._end_to_end.observe((ended.at - work.created_at) / 1000)
         else:
             await self._persist(self._ledger.finish, ended)
@@ -299,12 +326,23 @@ class Worker:
                     await self._ack(work)
                 except Exception:  # noqa: BLE001 - as in a step: one message's defect must not keep the others
                     log.exception("request left in the queue by a defect")
-                self._finishing -= 1
-            if not self._finishing:
-                self._none_finishing.set()
+                self._finished_one()
+
+    def _has_ended(self, work: _InFlight) -> None:
+        self._forget(work)
+        self._finished_one()
+
+    def _finished_one(self) -> None:
+        self._finishing -= 1
+        if not self._finishing:
+            self._none_finishing.set()
 
     async def _ack(self, work: _InFlight) -> None:
         await self._queue.ack(work.delivery)
+        self._forget(work)
+
+    def _forget(self, work: _InFlight) -> None:
+        """Its message was acked."""
         del self._in_flight[work.delivery.message.request_id]
         for delivery in work.redelivered:
             self._accept(Delivery(delivery.message, delivery.handle, fresh=False))

@@ -186,3 +186,55 @@ def test_a_client_that_does_not_read_is_not_read_from_and_gets_all_its_answers(s
     assert set(raw.statuses(count)) == {202}
     sending.join(30)
     raw.close()
+
+
+BROKEN = CONTENT[:-1] + b"]"
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 400])
+def test_a_head_that_came_before_is_taken_as_the_first_time(
+    both: Callable[..., tuple[Service, Service]], pieces: int
+) -> None:
+    bodies = [CONTENT, BROKEN, CONTENT, CONTENT[:10] + b"\xff" + CONTENT[11:], CONTENT]
+    sent = b"".join(request(HOST, JSON, b"x-request-id: mine\r\n", content=body) for body in bodies)
+    size = max(1, len(sent) // pieces)
+
+    def answers(service: Service) -> list[tuple[int, dict[str, str]]]:
+        told(service, FIRST, *[request(HOST, JSON, b"x-request-id: mine\r\n")] * 2)
+        raw = Raw(service.port)
+        for start in range(0, len(sent), size):
+            raw.send(sent[start : start + size])
+        found = []
+        for _ in bodies:
+            status, headers, _ = raw.answer()
+            headers.pop("date")
+            found.append((status, headers))
+        raw.close()
+        return found
+
+    direct, plain = both()
+    assert answers(direct) == answers(plain)
+    assert direct.accepted() == plain.accepted() == 6
+
+
+def test_a_head_that_came_before_still_needs_its_key_and_its_host(serve: Callable[..., Service]) -> None:
+    secret, line = new_access_key("client", "one")
+    service = serve(keys=[line])
+    sent = request(HOST, JSON, b"x-api-key: " + secret.encode() + b"\r\n")
+    raw = Raw(service.port)
+    raw.send(sent + sent)
+    assert raw.statuses(2) == [202, 202]
+    service.parts.access_keys.replace([KEY])
+    raw.send(sent)
+    assert raw.statuses(1) == [401]
+    raw.close()
+
+
+def test_many_different_heads_are_not_all_remembered(serve: Callable[..., Service]) -> None:
+    service = serve(queue=MemoryQueue(5000), queue_size=5000)
+    raw = Raw(service.port)
+    count = 1200
+    raw.send(b"".join(request(HOST, JSON, b"x-request-id: %d\r\n" % number) for number in range(count)))
+    assert set(raw.statuses(count)) == {202}
+    assert len(service.server.heads) <= 512
+    raw.close()

@@ -3,12 +3,18 @@
 import asyncio
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from chargegate.app import authorization
+from chargegate.authorizers.cache import DecisionCache
+from chargegate.engines.sqlite.access_list import SqliteAccessList
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.ledger.base import LedgerUnavailable
+from chargegate.ledger.records import AccessEntry
 
 
 class Changes:
@@ -50,3 +56,22 @@ def test_whatever_fails_all_is_forgotten_and_the_following_goes_on(monkeypatch: 
 
     asyncio.run(follow())
     assert cache.told == ["all", "all", {"a"}, "all"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 500, 501, 1300])
+def test_the_access_list_is_in_memory_before_its_drivers_come(tmp_path: Path, count: int) -> None:
+    async def scenario() -> None:
+        store = await SqliteStore.open(tmp_path / "list.db", ALL_TABLES, exclusive=True)
+        access_list = SqliteAccessList(store)
+        entries = [AccessEntry(f"{number:064x}", blocked=bool(number % 2)) for number in range(count)]
+        await access_list.put(entries)
+        remembered = DecisionCache(ttl_ms=1000)
+        async with AsyncExitStack() as stack, asyncio.timeout(20):
+            authorization.remember_access_list(access_list, remembered, stack)
+            for entry in entries:
+                while remembered.entry(entry.driver_token_hash) is None:
+                    await asyncio.sleep(0.005)
+                assert remembered.entry(entry.driver_token_hash) == entry
+        await store.close()
+
+    asyncio.run(scenario())

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chargegate.audit.csv_file import CsvFile
@@ -19,6 +18,7 @@ from chargegate.audit.life.rotating import rotate
 from chargegate.audit.zst import zstd
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision
+from trying import few_or_many, try_many
 
 Decide = Callable[..., Decision]
 
@@ -149,24 +149,30 @@ class Written:
         return found
 
 
-@settings(max_examples=150)
-@given(st.lists(steps, max_size=9))
-@example([("write", 20), ("rotate", "rename"), ("write", 5), ("kill", None), ("rotate", "gzip"), ("kill", None)])
-@example(
-    [("write", 20), ("rotate", "ours_compressed"), ("kill", None), ("rotate", "ours"), ("write", 9), ("kill", None)]
-)
-@example([("write", 20), ("rotate", "move"), ("write", 9), ("cut", (0.5, b"\x00\x00")), ("write", 1)])
-@example([("write", 20), ("save", None), ("rotate", "rename"), ("write", 9), ("power", (0.5, b"\x00\n"))])
-def test_a_row_has_one_line_whatever_happens(decide: Decide, way: "list[tuple[str, object]]") -> None:
-    moved = False  # after a power cut nobody looks in other folders
-    forgot = False  # and nobody knows which of the older rows are in this file
-    with TemporaryDirectory() as folder:
-        written = Written(Path(folder), decide)
-        for what, how in way:
-            if (what == "power" and moved) or (what == "cut" and forgot):
-                continue
-            forgot = forgot or what == "power"
-            getattr(written, what)(how)
-            moved = (moved or how == "move") and what not in ("save", "stop")
-        written.sink.close()
-        assert written.lines() == Counter(row.decision.request_id for row in written.rows)
+KNOWN: list[list[tuple[str, object]]] = [
+    [("write", 20), ("rotate", "rename"), ("write", 5), ("kill", None), ("rotate", "gzip"), ("kill", None)],
+    [("write", 20), ("rotate", "ours_compressed"), ("kill", None), ("rotate", "ours"), ("write", 9), ("kill", None)],
+    [("write", 20), ("rotate", "move"), ("write", 9), ("cut", (0.5, b"\x00\x00")), ("write", 1)],
+    [("write", 20), ("save", None), ("rotate", "rename"), ("write", 9), ("power", (0.5, b"\x00\n"))],
+]
+
+
+@few_or_many(150, 10_000)
+def test_a_row_has_one_line_whatever_happens(decide: Decide, examples: int) -> None:
+    def check(way: list[tuple[str, object]]) -> None:
+        moved = False  # after a power cut nobody looks in other folders
+        forgot = False  # and nobody knows which of the older rows are in this file
+        with TemporaryDirectory() as folder:
+            written = Written(Path(folder), decide)
+            for what, how in way:
+                if (what == "power" and moved) or (what == "cut" and forgot):
+                    continue
+                forgot = forgot or what == "power"
+                getattr(written, what)(how)
+                moved = (moved or how == "move") and what not in ("save", "stop")
+            written.sink.close()
+            assert written.lines() == Counter(row.decision.request_id for row in written.rows)
+
+    for way in KNOWN:
+        check(way)
+    try_many(examples, st.lists(steps, max_size=9), check)

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from chargegate import app, cli, config
+from chargegate import cli, config
+from chargegate.app.commands import Offline, opened_store
 from chargegate.observe import log
 
 TOKEN = "driver-token.0123456789"
@@ -88,12 +89,12 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 @pytest.fixture
-def in_store() -> Callable[[Callable[[app.Offline], Awaitable[Any]]], Any]:
+def in_store() -> Callable[[Callable[[Offline], Awaitable[Any]]], Any]:
     """Something done to the database that the commands will read."""
 
-    def in_store(act: Callable[[app.Offline], Awaitable[Any]]) -> Any:
+    def in_store(act: Callable[[Offline], Awaitable[Any]]) -> Any:
         async def inside() -> Any:
-            async with app.opened_store(config.load(), made=lambda _: None) as store:
+            async with opened_store(config.load(), made=lambda _: None) as store:
                 return await act(store)
 
         return asyncio.run(inside())
@@ -102,10 +103,10 @@ def in_store() -> Callable[[Callable[[app.Offline], Awaitable[Any]]], Any]:
 
 
 @pytest.fixture
-def database(in_store: Callable[[Callable[[app.Offline], Awaitable[Any]]], Any]) -> None:
+def database(in_store: Callable[[Callable[[Offline], Awaitable[Any]]], Any]) -> None:
     """An empty one."""
 
-    async def nothing(_: app.Offline) -> None:
+    async def nothing(_: Offline) -> None:
         pass
 
     in_store(nothing)

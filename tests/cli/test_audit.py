@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from chargegate.app import Offline
+from chargegate.app.commands import Offline
 from chargegate.audit.life.files import LogFiles
 from chargegate.ledger.records import Finished
 from chargegate.model import AUDIT_COLUMNS, Decision, Reason, RequestStatus, Status, now_ms, to_iso

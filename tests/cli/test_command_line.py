@@ -4,6 +4,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,32 @@ def test_help_everywhere_with_an_example(run: Run, path: tuple[str, ...]) -> Non
     assert (result.code, result.err) == (0, "")
     assert "Example" in result.out
     assert f"  chargegate {' '.join(path)}" in result.out
+
+
+def test_the_list_of_commands_says_what_each_command_says(run: Run) -> None:
+    listed = run("--help").out.partition("Commands:\n")[2]
+    for name, command in cli.chargegate_command.commands.items():
+        said = " ".join(command.help.split())
+        line = next(line for line in listed.splitlines() if line.split()[0] == name)
+        assert said.startswith(line.split(maxsplit=1)[1].removesuffix("..."))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "others"),
+    [
+        ("--help", {"chargegate.app", "chargegate.config", "rich", "starlette"}),
+        ("config check", {"chargegate.api", "chargegate.app.serving", "rich.progress", "starlette"}),
+        ("serve --config nowhere.toml", {"chargegate.demo", "chargegate.top", "cryptography.x509", "obstore", "rich"}),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(folder: Path, arguments: str, others: set[str]) -> None:
+    code = "import sys; from chargegate.cli import main; main(sys.argv[1:]); sys.exit(' '.join(sys.modules))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *arguments.split()], capture_output=True, text=True, check=False, timeout=60
+    )
+    imported = set(ran.stderr.split())
+    assert "chargegate.cli" in imported
+    assert not others & imported
 
 
 @pytest.mark.parametrize("path", [path for path in commands() if path], ids=" ".join)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chargegate.app import Offline
+from chargegate.app.commands import Offline
 from chargegate.ledger.records import Finished
 from chargegate.model import ChargingRequest, Decision, RequestStatus, Status, to_iso
 from chargegate.queues.envelope import seal_dead_letter

@@ -11,7 +11,7 @@ from typing import Any
 
 from chargegate import cli
 from chargegate.audit.feed import AuditFeed
-from chargegate.engines.sqlite import batches, counts, queue
+from chargegate.engines.sqlite import batches, counts, queue, together
 from chargegate.engines.sqlite import writes as ledger
 
 
@@ -28,16 +28,21 @@ def countdown(nth: int) -> Callable[[], None]:
     return arrived
 
 
-def around_commits(before: Any, after: Any, arrived: Callable[[], None]) -> None:
-    """Arrive before, or after, each commit that holds this work."""
+PUT = {queue._insert, together._put}
+RECORD = {ledger.record, together._put}
+FINISH = {ledger.finish, together._end}
+
+
+def around_commits(before: set[Any], after: set[Any], arrived: Callable[[], None]) -> None:
+    """Arrive before, or after, each commit that holds such work."""
     commit = batches.commit
 
     def attempt(connection: Any, batch: Any) -> Any:
         kinds = {operation.apply for operation in batch}
-        if before in kinds:
+        if before & kinds:
             arrived()
         answers = commit(connection, batch)
-        if after in kinds:
+        if after & kinds:
             arrived()
         return answers
 
@@ -58,19 +63,19 @@ def main(point: str, nth: int, arguments: list[str]) -> int:
     arrived = countdown(nth)
     match point:
         case "accepted":
-            around_commits(None, queue._insert, arrived)
+            around_commits(set(), PUT, arrived)
         case "decided":
-            around_commits(None, ledger.record, arrived)
+            around_commits(set(), RECORD, arrived)
         case "counting":
-            around_commits(counts._count, None, arrived)
+            around_commits({counts._count}, set(), arrived)
         case "counted":
-            around_commits(None, counts._count, arrived)
+            around_commits(set(), {counts._count}, arrived)
         case "decided_not_logged":
             before_csv(arrived)
         case "delivered_not_finished":
-            around_commits(ledger.finish, None, arrived)
+            around_commits(FINISH, set(), arrived)
         case "finished_not_acked":
-            around_commits(None, ledger.finish, arrived)
+            around_commits(set(), FINISH, arrived)
         case _:
             raise SystemExit(f"no such point: {point}")
     return cli.main(arguments)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from browsing import LIMIT_MS, chromium
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,24 +21,15 @@ if TYPE_CHECKING:
 
 AXE = Path(__file__).with_name("axe") / "axe.min.js"
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
-LIMIT_MS = 8_000
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 HOSTILE = '<img src=x onerror="document.title=1"><b>note</b>'
 pytestmark = pytest.mark.servers  # it needs what `make servers` installs
-expect.set_options(timeout=LIMIT_MS)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The distribution's Chromium."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        lacking = pytest.fail if os.environ.get("CI") else pytest.skip
-        lacking("chromium is missing; `make servers` provides it")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 class Visit:
@@ -184,6 +175,38 @@ def test_the_overview_says_what_happens(visit: Callable[..., Page], open_gate: S
     assert page.url.endswith("?range=day")
 
 
+CHARTS = [
+    "Decisions", "From accepted to delivered", "Waiting for a worker", "Accepted, and dead letters",
+    "The audit sink furthest behind", "Open circuits, and anomalies that go on",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("length", "points"), [("Last hour", 60), ("Last day", 48)])
+@pytest.mark.parametrize("title", CHARTS)
+def test_each_chart_is_read_by_mouse_by_keyboard_and_as_a_table(
+    visit: Callable[..., Page], open_gate: Service, told: dict[str, Asked], title: str, length: str, points: int
+) -> None:
+    page = visit(open_gate)
+    page.get_by_label(length).check()
+    figure = page.locator("figure").filter(has=page.locator("figcaption", has_text=re.compile(f"^{title}$")))
+    chart = figure.get_by_role("img")
+    expect(chart).to_have_attribute("aria-label", re.compile(rf"^{title}\. .+: \D+\S"))
+    figure.get_by_text("As a table").click()
+    rows = figure.locator("tbody tr")
+    expect(rows).to_have_count(points)
+    times = figure.locator("tbody th").all_text_contents()
+    chart.hover(position={"x": 2, "y": 40})
+    expect(figure.locator(".mark")).to_have_count(1)
+    expect(figure.locator(".legend li").first).to_have_text(times[-1])
+    page.mouse.move(1, 1)
+    expect(figure.locator(".mark")).to_have_count(0)
+    chart.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(figure.locator(".legend li").first).to_have_text(times[1])
+    names = figure.locator("thead th").all_text_contents()[1:]
+    assert [item.partition(":")[0] for item in figure.locator(".legend li").all_text_contents()[1:]] == names
+
+
 def test_one_sentence_says_what_is_wrong(
     visit: Callable[..., Page],
     service: Callable[..., Service],
@@ -200,6 +223,9 @@ def test_one_sentence_says_what_is_wrong(
     assert gate.post(body).status_code == 202
     expect(sentences).to_contain_text("The authorizer has not answered a request")
     accessible(page)
+    page.get_by_role("link", name="The authorizer has not answered").click()
+    expect(page.get_by_role("heading", level=2, name="Components")).to_be_in_viewport()
+    heading(page, "Overview")
     authorizer.release(body["driver_token"])
     expect(sentences).not_to_contain_text("has not answered", timeout=40_000)
     gate.stop()
@@ -238,6 +264,40 @@ def test_requests_are_found_by_an_address_that_can_be_sent(
     assert page.url.endswith(told["allowed"].request_id)
 
 
+def test_every_filter_of_requests_is_in_the_address(
+    visit: Callable[..., Page], service: Callable[..., Service], command: str, receiver: Site
+) -> None:
+    made = keys(command)
+    gate = service(security__api_keys=[line for _, line in made.values()])
+    for name in ("north", "ops"):
+        gate.sign_in(made[name][0])
+        gate.finished(gate.ask(receiver.url()))
+    page = visit(gate, "/dashboard/requests")
+    page.get_by_label("Access key").fill(made["ops"][0])
+    page.keyboard.press("Enter")
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(2)
+    filters = {
+        "Client": ("north", 1), "Station": (str(uuid.uuid4()), 0), "Reason": ("driver_not_in_acl", 2),
+        "From": ("2020-01-31T10:00:07", 2), "To": ("2020-01-31T10:00:07", 0),
+    }  # fmt: skip
+    for label, (value, found) in filters.items():
+        page.get_by_label(label, exact=True).fill(value)
+        page.get_by_role("button", name="Filter").click()
+        expect(page).to_have_url(re.compile(r"\?"))
+        expect(rows).to_have_count(found)
+        page.reload()
+        expect(page.get_by_label(label, exact=True)).to_have_value(value)
+        expect(rows).to_have_count(found)
+        page.get_by_role("link", name="Show all").click()
+        expect(rows).to_have_count(2)
+    page.get_by_label("Status").select_option("unknown")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.get_by_text("No decision matches.")).to_be_visible()
+    page.go_back()
+    expect(rows).to_have_count(2)
+
+
 def test_the_story_of_one_request(
     visit: Callable[..., Page], service: Callable[..., Service], receiver: Site, reply: type[Reply]
 ) -> None:
@@ -247,6 +307,7 @@ def test_the_story_of_one_request(
     page = visit(gate, f"/dashboard/requests/{asked.request_id}")
     steps = page.locator("ol.timeline > li")
     expect(steps.filter(has_text="Accepted")).to_be_visible()
+    expect(steps.filter(has_text="Taken by a worker")).to_contain_text("in the queue")
     expect(steps.filter(has_text="Decided: not_allowed")).to_contain_text("driver_not_in_acl")
     expect(steps.filter(has_text="Given up")).to_be_visible()
     for number in (1, 2, 3):
@@ -308,6 +369,98 @@ def test_dead_letters_are_sent_again_and_discarded(
         assert gate.session(asked.request_id)["status"] == "FAILED"
 
 
+def held(page: Page, path: str) -> list[Any]:
+    """Calls of this path are kept back until the test lets each of them go on."""
+    waiting: list[Any] = []
+
+    def hold(route: Any) -> None:
+        waiting.append(route)
+
+    page.route(re.compile(path), hold)
+    return waiting
+
+
+def test_dead_letters_that_match_a_filter(
+    visit: Callable[..., Page],
+    service: Callable[..., Service],
+    command: str,
+    receiver: Site,
+    reply: type[Reply],
+    eventually: Callable[..., Any],
+) -> None:
+    made = keys(command)
+    gate = service(security__api_keys=[line for _, line in made.values()])
+    letters: dict[str, list[Asked]] = {"north": [], "ops": []}
+    for name, asked in letters.items():
+        gate.sign_in(made[name][0])
+        asked += [gate.ask(receiver.planned(reply(410), reply(204))) for _ in range(2)]
+        for each in asked:
+            gate.finished(each)
+    page = visit(gate, "/dashboard/dead-letters")
+    page.get_by_label("Access key").fill(made["ops"][0])
+    page.keyboard.press("Enter")
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(4)
+    page.get_by_label("To", exact=True).fill("2020-01-31T10:00:07")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.get_by_text("There are no dead letters here.")).to_be_visible()
+    expect(page.get_by_role("button", name="Discard all that match")).to_be_disabled()
+    page.get_by_role("link", name="Show all").click()
+    page.get_by_label("Client").fill("north")
+    page.get_by_role("button", name="Filter").click()
+    expect(rows).to_have_count(2)
+    assert page.url.endswith("?client=north")
+    accessible(page)
+    kept_back = held(page, "dead-letters/replay")
+    page.get_by_role("button", name="Send all that match again").click()
+    expect(page.get_by_role("heading", name="Send all dead letters that match the filter again?")).to_be_visible()
+    page.get_by_role("dialog").get_by_role("button", name="Send again").click()
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    expect(page.get_by_role("button", name="Discard all that match")).to_be_disabled()
+    accessible(page)
+    eventually(lambda: page.wait_for_timeout(20) or kept_back)
+    kept_back.pop().continue_()
+    expect(page.locator("#said")).to_have_text("2 dead letters sent again.")
+    gate.sign_in(made["ops"][0])
+    for each in letters["north"]:
+        assert gate.finished(each)["status"] == "COMPLETED"
+    page.get_by_label("Client").fill("ops")
+    page.get_by_role("button", name="Filter").click()
+    expect(rows).to_have_count(2)
+    page.get_by_role("button", name="Discard all that match").click()
+    page.get_by_role("dialog").get_by_role("button", name="Discard").click()
+    expect(page.locator("#said")).to_have_text("2 dead letters discarded.")
+    expect(rows).to_have_count(0)
+    assert [gate.session(each.request_id)["status"] for each in letters["ops"]] == ["FAILED"] * 2
+    assert gate.client.get("/api/v1/dead-letters").json()["items"] == []
+
+
+def test_the_progress_of_many(
+    visit: Callable[..., Page],
+    service: Callable[..., Service],
+    receiver: Site,
+    reply: type[Reply],
+    eventually: Callable[..., Any],
+) -> None:
+    gate = service()
+    for asked in [gate.ask(receiver.planned(reply(410))) for _ in range(6)]:
+        gate.finished(asked)
+    page = visit(gate, "/dashboard/dead-letters")
+    page.get_by_label("Mark all of this page").first.check()
+    kept_back = held(page, "/discard")
+    page.get_by_role("button", name="Discard the marked ones").click()
+    expect(page.get_by_role("heading", name="Discard 6 dead letters for good?")).to_be_visible()
+    page.get_by_role("dialog").get_by_role("button", name="Discard").click()
+    bar = page.get_by_role("progressbar")
+    for ended in range(1, 7):
+        eventually(lambda: page.wait_for_timeout(20) or kept_back)
+        kept_back.pop(0).continue_()
+        if ended < 6:
+            expect(page.get_by_text(f"Discarding: {ended}")).to_be_visible()
+            assert float(bar.get_attribute("value") or 0) == pytest.approx(ended / 6)
+    expect(page.locator("#said")).to_have_text("6 dead letters discarded.")
+
+
 def test_the_access_list(visit: Callable[..., Page], service: Callable[..., Service], tmp_path: Path) -> None:
     gate = service()
     token, other = f"typed-in-{uuid.uuid4().hex}", f"imported-{uuid.uuid4().hex}"
@@ -345,6 +498,8 @@ def test_the_access_list(visit: Callable[..., Page], service: Callable[..., Serv
     importing.get_by_label("File").set_input_files(tmp_path / "list.csv")
     importing.get_by_role("button", name="Show what would change").click()
     expect(importing).to_contain_text("would add 1, change 1 and leave 0 as they are")
+    expect(importing.locator("tbody tr")).to_have_count(2)
+    accessible(page)
     assert len(gate.client.get("/api/v1/acl").json()["items"]) == 1
     importing.get_by_role("button", name="Import this").click()
     expect(rows).to_have_count(2)
@@ -368,6 +523,37 @@ def test_stations_lead_to_their_requests(
     busiest.first.get_by_role("link").click()
     heading(page, "Requests")
     expect(page.locator("tbody tr")).to_have_count(2)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_anomalies(
+    visit: Callable[..., Page],
+    service: Callable[..., Service],
+    receiver: Site,
+    eventually: Callable[..., Any],
+    look: str,
+) -> None:
+    gate = service(analysis__interval_ms=200, analysis__token_stations=3)
+    token = f"stolen-{uuid.uuid4().hex}"
+    for asked in [gate.ask(receiver.url(), driver_token=token) for _ in range(3)]:
+        gate.finished(asked)
+    eventually(lambda: gate.client.get("/api/v1/anomalies").json()["items"], 40)
+    page = visit(gate, **LOOKS[look])
+    page.get_by_role("link", name="1 anomaly goes on.").click()
+    heading(page, "Anomalies")
+    rows = page.locator("tbody tr")
+    expect(rows).to_contain_text("TOKEN_DENIED_WIDELY")
+    expect(page.get_by_label("Only those that go on")).to_be_checked()
+    accessible(page)
+    page.get_by_label("Type").select_option("STATION_SILENT")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.get_by_text("No anomalies.")).to_be_visible()
+    assert page.url.endswith("?type=STATION_SILENT&open=true")
+    page.reload()
+    expect(page.get_by_label("Type")).to_have_value("STATION_SILENT")
+    page.get_by_role("link", name="Show all").click()
+    expect(rows).to_have_count(1)
+    assert token not in page.content()
 
 
 def keys(command: str) -> dict[str, tuple[str, str]]:

@@ -19,7 +19,7 @@ import pytest
 from outside import leaks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tests.contract.conftest import Service
 
@@ -35,8 +35,10 @@ CLIENTS = 3
 class Load:
     """Clients that make requests for as long as the service answers. What it does not answer is not sent again."""
 
-    def __init__(self, receiver: Site) -> None:
+    def __init__(self, receiver: Site, drivers: Sequence[str] = ()) -> None:
+        """``drivers``: the tokens that come again and again; without any each comes once."""
         self._receiver = receiver
+        self._drivers = drivers
         self.acknowledged: dict[str, dict[str, str]] = {}
         self.refusals: set[bytes] = set()
         self._threads: list[threading.Thread] = []
@@ -59,7 +61,8 @@ class Load:
                 return  # it was killed
 
     def _post(self, client: httpx.Client, kind: str) -> None:
-        token = f"{SECRET}-{uuid.uuid4().hex}" + ("!" if kind == "wrong" else "")
+        token = random.choice(self._drivers) if self._drivers else f"{SECRET}-{uuid.uuid4().hex}"
+        token += "!" if kind == "wrong" else ""
         url = self._receiver.url(f"/{kind}/{SECRET}/{uuid.uuid4().hex}")
         body = {"station_id": str(uuid.uuid4()), "driver_token": token, "callback_url": url}
         answer = client.post(PATH, json=body)
@@ -183,6 +186,24 @@ def test_nothing_acknowledged_is_lost(killed: Service, receiver: Site, eventuall
             kill_at(point, killed, load, eventually)
         for _ in range(3):
             kill_somewhen(killed, load, eventually)
+    check(killed, load, receiver, eventually)
+
+
+def test_nothing_that_is_decided_at_once_is_lost(
+    service: Callable[..., Service], receiver: Site, eventually: Callable[..., Any]
+) -> None:
+    """Drivers of the access list, whose entries are soon in memory: their requests are decided as they come in."""
+    drivers = [f"{SECRET}-{uuid.uuid4().hex}" for _ in range(4)]
+    killed = service(started=False, authorization__acl_file="drivers.csv", callback__retry_delay_ms=50)
+    lines = [f"{driver},{'true' if number % 2 else ''}" for number, driver in enumerate(drivers)]
+    (killed.folder / "drivers.csv").write_text("\n".join(["driver_token,blocked", *lines, ""]))
+    load = Load(receiver, drivers)
+    for point in POINTS * 2:
+        kill_at(point, killed, load, eventually)
+    for _ in range(3):
+        kill_somewhen(killed, load, eventually)
+    (killed.folder / "drivers.csv").unlink()  # it holds tokens, and the database has what it said
+    killed.configure(**{"callback.retry_delay_ms": 50})
     check(killed, load, receiver, eventually)
 
 

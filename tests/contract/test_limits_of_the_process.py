@@ -4,18 +4,17 @@ else's."""
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from contract.faults import no_more_files
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable
 
     from tests.contract.conftest import Service, Site
 
@@ -64,27 +63,6 @@ def test_enough_for_the_settings_is_enough(service: Callable[..., Service], comm
     assert {small.finished(each)["status"] for each in asked} == {"COMPLETED"}
 
 
-@pytest.fixture
-def no_more_files() -> Callable[[Service], AbstractContextManager[None]]:
-    """While it lasts, the service's process can open nothing more."""
-
-    @contextmanager
-    def limited(service: Service) -> Iterator[None]:
-        assert service.process is not None
-        pid = service.process.pid
-        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        # The lowest number that is not in use, so that not even one that is closed and opened again is to be had.
-        used = {int(file.name) for file in Path(f"/proc/{pid}/fd").iterdir()}
-        lowest = next(number for number in range(len(used) + 1) if number not in used)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest, before[1]))
-        try:
-            yield
-        finally:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-
-    return limited
-
-
 def cpu_s(service: Service) -> float:
     assert service.process is not None
     fields = Path(f"/proc/{service.process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -94,7 +72,6 @@ def cpu_s(service: Service) -> float:
 def test_no_file_left_is_told_once_and_passes(
     service: Callable[..., Service],
     receiver: Site,
-    no_more_files: Callable[[Service], AbstractContextManager[None]],
     eventually: Callable[..., Any],
 ) -> None:
     running = service()
@@ -124,7 +101,6 @@ def test_no_file_left_is_told_once_and_passes(
 def test_a_callback_waits_for_a_file_and_uses_no_attempt(
     service: Callable[..., Service],
     site: Callable[..., Site],
-    no_more_files: Callable[[Service], AbstractContextManager[None]],
     eventually: Callable[..., Any],
 ) -> None:
     """No connection to any receiver was made before, so that each callback needs a file."""
@@ -153,7 +129,6 @@ def test_the_authorizer_is_asked_when_there_is_a_file_again(
     service: Callable[..., Service],
     site: Callable[..., Site],
     answer: Callable[..., Any],
-    no_more_files: Callable[[Service], AbstractContextManager[None]],
     receiver: Site,
 ) -> None:
     """That it could not be asked opens no circuit and uses up no retry."""
@@ -180,7 +155,6 @@ def test_who_could_not_be_asked_in_time_is_not_to_blame(
     service: Callable[..., Service],
     site: Callable[..., Site],
     answer: Callable[..., Any],
-    no_more_files: Callable[[Service], AbstractContextManager[None]],
     receiver: Site,
     eventually: Callable[..., Any],
 ) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from contract.faults import locked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,14 +18,6 @@ if TYPE_CHECKING:
 
 ANSWER_S = 2.0
 ROOM_S = 1.0  # for a machine that is busy with other tests
-
-
-@contextlib.contextmanager
-def locked(service: Service, statement: str) -> Iterator[None]:
-    with contextlib.closing(sqlite3.connect(service.data / "chargegate.db", isolation_level=None, timeout=20)) as other:
-        other.execute(statement)
-        yield
-        other.execute("ROLLBACK")
 
 
 @pytest.mark.parametrize("statement", ["BEGIN EXCLUSIVE", "BEGIN IMMEDIATE"])

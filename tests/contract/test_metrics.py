@@ -53,7 +53,8 @@ def test_without_a_cache_nothing_is_looked_for(service: Callable[..., Service], 
 
 
 def test_the_table_of_the_specification(gate: Service, receiver: Site, eventually: Callable[..., Any]) -> None:
-    """Throughput, audit entries, the distribution of statuses, processing times and the depth of the queue."""
+    """Throughput, audit entries, the distribution of statuses, processing times, the depth of the queue, looks into the
+    cache, and the sinks' lag."""
     before = gate.metrics()
     token = gate.allow()
     for body in ({"driver_token": token}, {}, {}):
@@ -77,6 +78,11 @@ def test_the_table_of_the_specification(gate: Service, receiver: Site, eventuall
     )
     assert now["queue_depth"] == 0
     assert now["queue_max_size"] == 321
+    assert now["queue_oldest_age_seconds"] == 0
+    eventually(lambda: gate.metrics()["requests_in_flight"] == 0)
+    eventually(lambda: gate.metrics()['audit_sink_lag_seconds{sink="csv"}'] == 0)
+    looks = [grown(gate, before, f'decision_cache_total{{outcome="{outcome}"}}') for outcome in ("hit", "miss")]
+    assert sum(looks) == 3
 
 
 def test_disks_are_those_that_are_written_to(gate: Service, eventually: Callable[..., Any]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from contract.faults import locked, no_more_files
 from nameserver import NameServer, name_server
 
 if TYPE_CHECKING:
@@ -119,3 +120,39 @@ def test_a_full_queue(service: Callable[..., Service], receiver: Site, measured:
         assert time.monotonic() < began + 30
     measured(began)
     assert len(asked) >= 50
+
+
+def test_a_database_that_was_locked(
+    service: Callable[..., Service], receiver: Site, measured: Callable[[float], None]
+) -> None:
+    caller = service(authorization__backend="simulated", authorization__simulated_latency_ms=[1_000, 1_000])
+    asked = [caller.ask(receiver.url()) for _ in range(MANY)]
+    with locked(caller, "BEGIN IMMEDIATE"):
+        for _ in range(3):
+            assert caller.post(caller.body(receiver.url())).status_code == 503
+    began = time.monotonic()
+    while caller.post(caller.body(receiver.url())).status_code != 202:
+        assert time.monotonic() < began + 30
+    measured(began)
+    all_delivered(caller, asked, receiver)
+    measured(began)
+
+
+def test_open_files_that_were_used_up(
+    service: Callable[..., Service],
+    site: Callable[..., Site],
+    measured: Callable[[float], None],
+    eventually: Callable[..., Any],
+) -> None:
+    caller = service()
+    caller.metrics()
+    receivers = [site() for _ in range(8)]
+    with no_more_files(caller):
+        asked = [(caller.ask(each.url()), each) for each in receivers for _ in range(3)]
+        eventually(
+            lambda: caller.metrics().get('callback_deliveries_total{outcome="not_sent"}', 0) > 2 * len(asked), 30
+        )
+    began = time.monotonic()
+    for each, receiver in asked:
+        all_delivered(caller, [each], receiver)
+    measured(began)

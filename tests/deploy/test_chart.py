@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ipaddress
 import os
 import re
 import shutil
@@ -311,6 +312,78 @@ def test_the_jobs_of_the_audit_are_commands(helm: str) -> None:
         volume = next(volume for volume in pod.spec["volumes"] if volume["name"] == "data")
         if "persistentVolumeClaim" in volume:
             assert "podAffinity" in pod.spec["affinity"]
+
+
+def by_role(documents: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    return {
+        document["metadata"]["labels"]["app.kubernetes.io/component"]: document["spec"]
+        for document in of_kind(documents, kind)
+    }
+
+
+@pytest.mark.parametrize("values", FILES)
+def test_pods_reach_name_servers_their_servers_and_public_receivers_alone(helm: str, values: str) -> None:
+    documents = render(helm, values)
+    policies = by_role(documents, "NetworkPolicy")
+    if not policies:
+        assert values == "rabbitmq-values.yaml"
+        return
+    jobs = {name for name in policies if name.startswith("audit-")}
+    assert len(jobs) == len(of_kind(documents, "CronJob"))
+    own = [ipaddress.ip_network("10.20.0.0/16"), ipaddress.ip_network("fd00:20::/32")]
+    for role, policy in policies.items():
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        assert {"port": 53, "protocol": "UDP"} in policy["egress"][0]["ports"]
+        blocks = [peer["ipBlock"] for rule in policy["egress"] for peer in rule.get("to", []) if "ipBlock" in peer]
+        receivers = [block for block in blocks if block["cidr"] != "10.0.5.0/24"]
+        anybody = [block for block in receivers if ipaddress.ip_network(block["cidr"]) not in own]
+        if role in jobs or role == "api":
+            assert receivers == []
+            continue
+        for address in ("10.0.0.1", "127.0.0.1", "169.254.169.254", "172.31.0.1", "192.168.1.1", "::1", "fd00::1"):
+            assert not any(holds(block, address) for block in anybody)
+        for address in ("93.184.215.14", "2606:2800:21f::1"):
+            assert any(holds(block, address) for block in receivers)
+        assert any(holds(block, "10.20.1.2") for block in receivers) == (values == "postgres-values.yaml")
+
+
+def holds(block: dict[str, Any], address: str) -> bool:
+    place = ipaddress.ip_address(address)
+    inside = place in ipaddress.ip_network(block["cidr"])
+    return inside and not any(place in ipaddress.ip_network(each) for each in block.get("except", []))
+
+
+def test_workers_are_scaled_by_processor_time_and_by_the_queue(helm: str) -> None:
+    hpa = by_role(render(helm, "redis-values.yaml"), "HorizontalPodAutoscaler")
+    assert {role: [metric["type"] for metric in spec["metrics"]] for role, spec in hpa.items()} == {
+        "api": ["Resource"], "worker": ["Resource", "External"],
+    }  # fmt: skip
+    keda = by_role(render(helm, "kafka-values.yaml"), "ScaledObject")
+    assert {role: [trigger["type"] for trigger in spec["triggers"]] for role, spec in keda.items()} == {
+        "api": ["cpu"], "worker": ["cpu", "prometheus"],
+    }  # fmt: skip
+    [query] = [each["metadata"]["query"] for each in keda["worker"]["triggers"] if each["type"] == "prometheus"]
+    assert query.startswith("max(queue_depth{")
+    for role in ("api", "worker"):
+        for documents in (render(helm, "redis-values.yaml"), render(helm, "kafka-values.yaml")):
+            [deployment] = [each for name, each in by_role(documents, "Deployment").items() if name == role]
+            assert "replicas" not in deployment, "a release would undo what the autoscaler did"
+
+
+def test_the_vertical_autoscaler_only_recommends(helm: str) -> None:
+    for values, roles in (("kafka-values.yaml", {"api", "worker"}), ("tls-values.yaml", {"serve"})):
+        found = by_role(render(helm, values), "VerticalPodAutoscaler")
+        assert found.keys() == roles
+        assert all(spec["updatePolicy"] == {"updateMode": "Off"} for spec in found.values())
+
+
+def test_only_the_api_is_seen_from_outside(helm: str) -> None:
+    [ingress] = of_kind(render(helm, "kafka-values.yaml"), "Ingress")
+    paths = [path["path"] for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]]
+    assert paths == ["/api"]
+    [route] = of_kind(render(helm, "rabbitmq-values.yaml"), "HTTPRoute")
+    matched = [match["path"]["value"] for rule in route["spec"]["rules"] for match in rule["matches"]]
+    assert matched == ["/api", "/docs"]
 
 
 @pytest.mark.parametrize(

@@ -3,28 +3,18 @@
 import csv
 import io
 import ipaddress
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chargegate.authorizers.acl_entries import FIELDS, AclLineError, read_csv
 from chargegate.delivering.retry import retry_after_ms
 from chargegate.model import Invalid, parse_body, parse_callback_url
+from trying import few_or_many, try_many
 
 SUITE: Final = 400
 SOAK: Final = 100_000
 NOW: Final = 1_769_860_800_000
-
-LENGTHS: Final = [SUITE, pytest.param(SOAK, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
-
-
-def try_many(examples: int, strategy: st.SearchStrategy[Any], test: Callable[[Any], None]) -> None:
-    checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-    settings(max_examples=examples, deadline=None, database=None, suppress_health_check=checks)(given(strategy)(test))()
-
 
 HOST: Final = st.one_of(
     st.text(max_size=30),
@@ -47,7 +37,7 @@ URL: Final = st.one_of(
 )
 
 
-@pytest.mark.parametrize("examples", LENGTHS)
+@few_or_many(SUITE, SOAK)
 def test_callback_urls(examples: int) -> None:
     def check(url: str) -> None:
         try:
@@ -64,7 +54,7 @@ def test_callback_urls(examples: int) -> None:
     try_many(examples, URL, check)
 
 
-@pytest.mark.parametrize("examples", LENGTHS)
+@few_or_many(SUITE, SOAK)
 def test_retry_after(examples: int) -> None:
     dates = st.datetimes().map(lambda moment: moment.strftime("%a, %d %b %Y %H:%M:%S GMT"))
     numbers = st.integers().map(str) | st.floats().map(str) | st.from_regex(r"[0-9]{1,400}", fullmatch=True)
@@ -85,7 +75,7 @@ CELL: Final = st.one_of(
 )
 
 
-@pytest.mark.parametrize("examples", LENGTHS)
+@few_or_many(SUITE, SOAK)
 def test_lines_of_the_access_list(examples: int) -> None:
     def written(rows: list[list[str]]) -> str:
         text = io.StringIO()
@@ -106,7 +96,7 @@ def test_lines_of_the_access_list(examples: int) -> None:
     try_many(examples, st.one_of(rows, raw, raw.map((",".join(FIELDS) + "\n{}").format)), check)
 
 
-@pytest.mark.parametrize("examples", LENGTHS)
+@few_or_many(SUITE, SOAK)
 def test_bodies(examples: int) -> None:
     names = st.sampled_from(["station_id", "stationId", "driver_token", "callback_url", "station\\u005fid", "x", "\\"])
     values = st.sampled_from(

@@ -6,11 +6,11 @@ import gc
 from typing import Any
 
 import uvloop
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chargegate.http1 import BadAnswer, CallFailed, HttpClient, Response, TimedOut
 from chargegate.model import parse_callback_url
+from trying import few_or_many, try_many
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -77,9 +77,12 @@ async def converse(conversation: list[tuple[list[bytes], bool]]) -> list[Respons
     return outcomes
 
 
-@settings(max_examples=40, deadline=None)
-@given(CONVERSATION)
-def test_any_bytes_are_an_answer_or_a_failure(conversation: list[tuple[list[bytes], bool]]) -> None:
+@few_or_many(40, 2_000)
+def test_any_bytes_are_an_answer_or_a_failure(examples: int) -> None:
+    try_many(examples, CONVERSATION, is_answered)
+
+
+def is_answered(conversation: list[tuple[list[bytes], bool]]) -> None:
     complaints: list[dict[str, Any]] = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))

@@ -806,6 +806,26 @@ def test_a_fact_that_is_replaced_is_the_last_one(run: Run) -> None:
     run(read)
 
 
+def test_facts_are_found_by_the_beginning_of_their_names_and_dropped(run: Run) -> None:
+    async def write(database: Database) -> None:
+        ledger = database.ledger()
+        for name in ("is:a", "is:b", "is%", "is_", "IS:a", "its", ""):
+            await ledger.put_value(name, f"value of {name}")
+        assert await ledger.values_of("is:") == {"is:a": "value of is:a", "is:b": "value of is:b"}
+        assert await ledger.values_of("other") == {}
+        await ledger.drop_values([])
+        await ledger.drop_values(["is:a", "never there"])
+
+    async def read(database: Database) -> None:
+        ledger = database.ledger()
+        assert await ledger.values_of("is:") == {"is:b": "value of is:b"}
+        assert await ledger.values_of("is_") == {"is_": "value of is_"}
+        assert await ledger.value("is:a") is None
+
+    run(write)
+    run(read)
+
+
 async def scenario_again(database: Database) -> None:
     assert await database.ledger().put_value_if_absent("key", "c") == "a"
 
@@ -819,7 +839,8 @@ def test_a_database_that_is_gone_is_unavailable(run: Run, decide: Decide) -> Non
             ledger.check(), ledger.record(decide(), 0), ledger.finish(delivered("x")), ledger.find("x"),
             ledger.discard(["x"]), ledger.fail_lost([], 0), ledger.station_stats(None, None),
             ledger.put_value_if_absent("x", "y"),
-            ledger.value("x"), ledger.put_value("x", "y"), ledger.sealed_prefixes(3),
+            ledger.value("x"), ledger.put_value("x", "y"), ledger.values_of("x"), ledger.drop_values(["x"]),
+            ledger.sealed_prefixes(3),
         ):  # fmt: skip
             with pytest.raises(LedgerUnavailable):
                 await attempt

@@ -39,6 +39,13 @@ QUERIES: dict[str, Query] = {
     "timeouts_of_station": lambda ledger, _: ledger.decisions(
         DecisionFilter(STATION, reason=Reason.TIMEOUT, **RANGE), 50, None
     ),
+    "reason": lambda ledger, _: ledger.decisions(DecisionFilter(reason=Reason.CIRCUIT_OPEN, **RANGE), 50, None),
+    "status_of_station": lambda ledger, _: ledger.decisions(DecisionFilter(STATION, "unknown", **RANGE), 50, None),
+    "client": lambda ledger, _: ledger.decisions(DecisionFilter(client="seldom", **RANGE), 50, (START + 9, "0")),
+    "status_of_client": lambda ledger, _: ledger.decisions(DecisionFilter(status="allowed", client="seldom"), 50, None),
+    "reason_of_client": lambda ledger, _: ledger.decisions(
+        DecisionFilter(reason=Reason.CIRCUIT_OPEN, client="often"), 50, None
+    ),
     "request": lambda ledger, _: ledger.find("0"),
     "total": lambda _, counts: counts.total(START + 1, START + 900 * HOUR_MS + 1),
     "series": lambda _, counts: counts.by_unit(HOUR_MS, START, None, 50, None),
@@ -55,12 +62,13 @@ async def fill(ledger: Ledger, counts: DecisionCounts) -> None:
     decisions = [
         Decision(
             new_request_id(), f"{n % 40:08x}-0000-4000-8000-00000000000a", "0" * 16,
-            Status.UNKNOWN if n % 5 == 0 else Status.ALLOWED, Reason.TIMEOUT if n % 10 == 0 else "", n,
-            START + n * 400_000,
+            Status.UNKNOWN if n % 5 == 0 else Status.ALLOWED,
+            Reason.TIMEOUT if n % 10 == 0 else Reason.CIRCUIT_OPEN if n % 100 == 5 else "", n, START + n * 400_000,
         )
         for n in range(4000)
     ]  # fmt: skip
-    await asyncio.gather(*(ledger.record(decision, 0) for decision in decisions))
+    clients = {0: "seldom", 1: ""}
+    await asyncio.gather(*(ledger.record(each, 0, clients.get(n % 50, "often")) for n, each in enumerate(decisions)))
     while await counts.count_more(1000):
         pass
 
@@ -109,7 +117,7 @@ def test_sqlite_searches_and_never_scans_a_table(
                 # Rows in the order of an index end with the page; what has a virtual table, or is made by the query
                 # itself, is small.
                 assert not re.match(r"SCAN (\w+)", step) or re.match(SMALL, step), plan
-            if "FROM authorization_audit a WHERE" in select:
+            if "FROM authorization_audit a WHERE" in select or "FROM client_decisions" in select:
                 assert "USE TEMP B-TREE FOR ORDER BY" not in plan
 
 

@@ -4,25 +4,27 @@ from typing import Any
 
 import pytest
 
-from chargegate.ledger.counts import UnitCounts
 from chargegate.operations.health import Component
+from chargegate.operations.looks import Recent
 from chargegate.operations.problems import Seen, problems
+from chargegate.operations.processes import Process
 
 
-def minute(total: int, unknown: int, timeouts: int = 0, errors: int = 0) -> UnitCounts:
-    return UnitCounts(0, total, total - unknown, 0, unknown, 0, timeouts, errors, 0, 0, 0)
+def recent(total: int, unknown: int, timeouts: int = 0, errors: int = 0) -> Recent:
+    return Recent(total, unknown, timeouts, errors, 0, 0)
 
 
 def seen(**changes: Any) -> Seen:
     well: dict[str, Any] = {
-        "components": {"queue": Component("UP"), "database": Component("UP")},
+        "components": {"queue": Component("UP"), "callbacks": Component("UP")},
         "waiting": 3,
         "oldest_age_ms": 200,
         "max_size": 100,
         "oldest_question_ms": 900,
-        "recent": [minute(100, 9)],
-        "dead_letters": 4,
-        "dead_letters_before": 4,
+        "recent": recent(100, 9),
+        "workers": [],
+        "given_up": 0,
+        "why_given_up": None,
         "anomalies": 0,
     }
     return Seen(**{**well, **changes})
@@ -33,7 +35,7 @@ def test_nothing_is_said_where_all_is_well() -> None:
 
 
 def test_nothing_is_said_of_what_is_not_known() -> None:
-    unknown = seen(waiting=None, oldest_age_ms=None, recent=[], dead_letters=None, anomalies=None)
+    unknown = seen(waiting=None, oldest_age_ms=None, recent=recent(0, 0), workers=None, anomalies=None)
     assert problems(unknown) == []
 
 
@@ -50,21 +52,24 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"waiting": 1, "oldest_age_ms": 400_000}, "A request waits, the oldest for 6 min."),
     ({"waiting": 80}, "The queue is filling: 80 of 100 places."),
     ({"oldest_question_ms": 3_000}, "The authorizer has not answered a request for 3 s."),
-    ({"recent": [minute(5, 5, errors=2, timeouts=3), minute(5, 0)]}, "5 of the last 10 decisions were unknown, mostly by no answer from the authorizer in time."),  # noqa: E501 - a case is a line
-    ({"recent": [minute(2, 1)]}, "1 of the last 2 decisions was unknown."),
-    ({"dead_letters": 5}, "1 callback was given up in the last minutes."),
-    ({"dead_letters": 6}, "2 callbacks were given up in the last minutes."),
+    ({"recent": recent(10, 5, errors=2, timeouts=3)}, "5 of the last 10 decisions were unknown, mostly by no answer from the authorizer in time."),  # noqa: E501 - a case is a line
+    ({"recent": recent(2, 1)}, "1 of the last 2 decisions was unknown."),
+    ({"given_up": 1}, "1 callback was given up in the last half minute."),
+    ({"given_up": 2, "why_given_up": "http_500"}, "2 callbacks were given up in the last half minute, mostly with http_500."),  # noqa: E501 - a case is a line
+    ({"components": {}, "workers": []}, "No worker runs. Requests wait until one is started."),
+    ({"components": {}, "workers": [Process("a", "worker", 9_000), Process("b", "worker", 3_000)]}, "No worker runs: the last one was heard from 3 s ago. Requests wait until one is started."),  # noqa: E501 - a case is a line
+    ({"workers": [Process("a", "worker", 9_000), Process("b", "worker", 100)]}, "A worker has not been heard from for 9 s: a."),  # noqa: E501 - a case is a line
     ({"anomalies": 2}, "2 anomalies go on."),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("changes", "text"), CASES)
 def test_each_fault_has_its_sentence(changes: dict[str, Any], text: str) -> None:
-    [problem] = problems(seen(**changes))
+    [problem] = problems(seen(**{"workers": None if "components" in changes else [], **changes}))
     assert problem.text == text
-    assert not problem.page or problem.page.startswith("/dashboard/")
+    assert problem.page.startswith(("/dashboard/", "/dashboard#"))
 
 
 def test_the_worst_is_said_first() -> None:
-    found = problems(seen(anomalies=1, dead_letters=9, oldest_age_ms=9_000))
+    found = problems(seen(anomalies=1, given_up=5, oldest_age_ms=9_000))
     assert [problem.severity for problem in found] == ["critical", "warning", "warning"]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from playwright.sync_api import Browser, expect
+
+from browsing import chromium
 from collector import collectors
 from outside import Reply, eventually, sites
 from scaling.cluster import COMMAND, ENVIRONMENT
@@ -63,4 +67,26 @@ def test_three_attempts_are_one_trace_and_one_story(engine: Engine, clusters: Ca
             assert told.returncode == 0, told.stderr
             story = json.loads(told.stdout)
             assert story["trace_id"] == trace_id
-            assert [step["what"] for step in story["steps"]].count("attempt") == 3
+            attempts = [step for step in story["steps"] if step["what"] == "attempt"]
+            assert [step["details"]["status_code"] for step in attempts] == [500, 503, 200]
+            with chromium() as browser:
+                on_its_page(browser, api.url, request_id)
+
+
+def on_its_page(browser: Browser, url: str, request_id: str) -> None:
+    """The dashboard tells the same story."""
+    page = browser.new_page(base_url=url)
+    page.goto(f"/dashboard/requests/{request_id}")
+    steps = page.locator("ol.timeline > li strong")
+    expect(steps).to_have_text(
+        [
+            "Accepted",
+            "Taken by a worker",
+            re.compile("^Decided: "),
+            "Attempt 1: HTTP 500",
+            "Attempt 2: HTTP 503",
+            "Attempt 3: HTTP 200",
+            "Delivered",
+        ]
+    )
+    page.close()

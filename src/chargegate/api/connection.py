@@ -7,11 +7,12 @@ does not cost that request its answer.
 
 import asyncio
 import enum
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
 
 from chargegate.api.deadline import Deadline
+from chargegate.api.direct import Direct
 from chargegate.api.errors import Refused, unavailable
 from chargegate.api.exchange import MAX_DISCARDED, Exchange
 from chargegate.api.heads import NOT_HTTP, HeadFinder
@@ -139,7 +140,7 @@ class Connection(asyncio.Protocol):
             pass
         elif self._turned_away:
             self._say_no_room()
-        else:
+        elif self._state is not State.IDLE or self._received or not self._take_common(data):
             self._received += data
             self._advance()
 
@@ -169,6 +170,27 @@ class Connection(asyncio.Protocol):
                 if len(self._received) > _AHEAD:
                     self._pause_reading()
                 return False
+
+    def _take_common(self, data: bytes) -> bool:
+        """Take a whole request to the hot route whose head was parsed before, as ``_begin`` would. False leaves it all
+        to ``_advance``."""
+        end = data.find(b"\r\n\r\n") + 4
+        known = self._server.heads.get(data[:end])
+        direct = self._server.direct
+        if known is None or direct is None or known.length != len(data) - end:
+            return False
+        exchange = known.repeated(self)
+        whole = direct.examine(exchange, data[end:], self.client)
+        if whole is None:
+            return False
+        self._exchange = exchange
+        self._accept(direct, whole, exchange)
+        return True
+
+    def _accept(self, direct: Direct, whole: Any, exchange: Exchange) -> None:
+        exchange.remaining, exchange.complete = 0, True
+        self._await_answer()
+        direct.accept(whole)
 
     def _take_head(self) -> bool:
         """Begin an exchange if a whole head is there."""
@@ -206,10 +228,9 @@ class Connection(asyncio.Protocol):
         if direct is not None and 0 < exchange.remaining <= len(self._received) and direct.path == exchange.url:
             whole = direct.examine(exchange, bytes(self._received[: exchange.remaining]), self.client)
             if whole is not None:
+                self._server.heads.keep(head, exchange)
                 del self._received[: exchange.remaining]
-                exchange.remaining, exchange.complete = 0, True
-                self._await_answer()
-                direct.accept(whole)
+                self._accept(direct, whole, exchange)
                 return True
         if exchange.complete:
             self._await_answer()

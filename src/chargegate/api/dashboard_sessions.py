@@ -95,7 +95,14 @@ class Sessions:
                 del self._ended[next(iter(self._ended))]
             self._ended[session.id] = until
             await self._values.put_value(_ENDED + session.id, str(until))
+            await self._forget_ended()
         return self._attributes("", 0, scope)
+
+    async def _forget_ended(self) -> None:
+        """Those that would be over by now in any case."""
+        now = self._clock()
+        ended = await self._values.values_of(_ENDED)
+        await self._values.drop_values([name for name, until in ended.items() if int(until) < now])
 
     async def _find(self, headers: Mapping[bytes, bytes]) -> tuple[Session, AccessKey] | None:
         text = cookie_in(headers)

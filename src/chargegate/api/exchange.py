@@ -68,6 +68,8 @@ class Exchange:
         "fault",
         "headers",
         "keep_alive",
+        "lasts",
+        "length",
         "method",
         "remaining",
         "started",
@@ -83,12 +85,16 @@ class Exchange:
         self.headers: list[tuple[bytes, bytes]] = []
         self.fault = ""
         """The rule that the head breaks."""
+        self.length = 0
+        """Bytes of the body, where its length is known."""
         self.remaining = 0
-        """Bytes of the body that have not come, where its length is known."""
+        """Those of them that have not come."""
         self.chunks: ChunkedBody | None = None
         self.complete = False
         """The body has arrived whole."""
         self.buffered = 0
+        self.lasts = True
+        """Whether the client wants the connection to last."""
         self.keep_alive = True
         self.expects_continue = False
         self.started = False
@@ -122,7 +128,7 @@ class Exchange:
                 if not _LENGTH(value):
                     self.fault = "Content-Length is not a length."
                 else:
-                    self.remaining = int(value)
+                    self.length = self.remaining = int(value)
             case b"transfer-encoding":
                 if self.chunks is not None or value.lower() != b"chunked":
                     self.fault = "The only transfer coding of a request is chunked."
@@ -137,11 +143,20 @@ class Exchange:
         self.method = method.decode("ascii")
         self.version = version
         options = {option.strip(b" \t") for option in self._connection.split(b",")} if self._connection else ()
-        lasts = b"close" not in options and (version == "1.1" or b"keep-alive" in options)
-        self.keep_alive = lasts and not self._wire.stopping
+        self.lasts = b"close" not in options and (version == "1.1" or b"keep-alive" in options)
+        self.keep_alive = self.lasts and not self._wire.stopping
         self.expects_continue = self.expects_continue and version == "1.1"
         self.complete = not self.remaining and self.chunks is None
         self.fault = self.fault or self._find_fault()
+
+    def repeated(self, wire: Wire) -> "Exchange":
+        """A new exchange with the same head, which has no fault and no chunks."""
+        again = Exchange(wire)
+        again.url, again.method, again.version = self.url, self.method, self.version
+        again.headers, again.length, again.remaining = self.headers, self.length, self.length
+        again.lasts, again.expects_continue = self.lasts, self.expects_continue
+        again.keep_alive = self.lasts and not wire.stopping
+        return again
 
     def _find_fault(self) -> str:
         if len(self.headers) > MAX_FIELDS:
@@ -181,7 +196,7 @@ class Exchange:
             "path": unquote_to_bytes(path).decode("utf-8", "replace") if b"%" in path else path.decode("ascii"),
             "raw_path": path,
             "query_string": query,
-            "headers": self.headers,
+            "headers": list(self.headers),
             "client": client,
             "server": local,
         }

@@ -114,6 +114,7 @@ class Intake:
         self._keyring = parts.keyring
         self._shares = Shares(parts.queue, parts.access_keys, parts.queue_size, parts.queue_share)
         self._put = self._shares.put
+        self._at_once = parts.at_once
         # Where the queue cannot say that it holds a request, the ledger can.
         self._note_accepted = None if parts.queue.capabilities.find else parts.ledger.accepted
         self._idempotency = Idempotency(parts.ledger, parts.queue, parts.keyring, self._put, parts.claims)
@@ -220,7 +221,9 @@ class Intake:
         try:
             self._rate.take(request.client if request.client != ANONYMOUS.name else "", whole.address)
             message = carry(self._keyring, request, whole.target)
-            self._shares.put_then(request.client, message, partial(self._stored, whole))
+            done = partial(self._stored, whole)
+            if self._at_once is None or not self._at_once(message, done):
+                self._shares.put_then(request.client, message, done)
         except Exception as fault:  # noqa: BLE001 - as in ``__call__``
             self._refuse_whole(whole, fault)
 

@@ -13,7 +13,8 @@ from chargegate.observe import NO_TRACING, Metrics, Tracing
 from chargegate.operations.busy_stations import BusyStations
 from chargegate.operations.health import Component
 from chargegate.operations.overview import Overviews
-from chargegate.queues.base import Queue
+from chargegate.queues.base import Queue, Stored
+from chargegate.queues.envelope import Carried
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,7 +24,9 @@ class Parts:
     ``components`` are the checks for ``/health``; one of them is called queue. ``check_address`` raises
     ``http1.AddressBlocked`` for an address that may not be called. ``access_changed`` is told the token hashes whose
     cached decisions must go. ``claims`` is None where no cache is shared. One client may hold ``queue_share`` of the
-    ``queue_size`` requests that may wait. ``sessions``, ``overview`` and ``stations`` are None where there is no
+    ``queue_size`` requests that may wait. ``at_once`` takes a message
+    that needs no turn in the queue, as ``Queue.put_then`` would, or returns False and does nothing; it is None where
+    all messages go into the queue. ``sessions``, ``overview`` and ``stations`` are None where there is no
     dashboard.
     """
 
@@ -51,6 +54,7 @@ class Parts:
     allowed_hosts: Sequence[str] = ()
     allowed_origins: Sequence[str] = ()
     tracing: Tracing = NO_TRACING
+    at_once: Callable[[Carried, Stored], bool] | None = None
     sessions: Sessions | None = None
     overview: Overviews | None = None
     stations: BusyStations | None = None

@@ -20,6 +20,7 @@ from chargegate.api.direct import Direct, Surface
 from chargegate.api.errors import Refused
 from chargegate.api.exchange import Exchange
 from chargegate.api.headers import SECURITY, new_trace_id, trace_id
+from chargegate.api.known_heads import KnownHeads
 from chargegate.api.tls import Encrypted
 from chargegate.model import MIN_DRIVER_TOKEN
 from chargegate.observe import log
@@ -39,6 +40,7 @@ class Server:
         self.stopping = False
         self.date = b""
         self.direct: Direct | None = None
+        self.heads = KnownHeads()
         self._app: ASGIApp | None = None
         self._tls: ssl.SSLContext | None = None
         self._max_connections = math.inf

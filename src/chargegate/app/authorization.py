@@ -1,9 +1,11 @@
 """Builds who decides, and keeps what it remembers in step with the access list."""
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -26,8 +28,11 @@ from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
 from chargegate.ledger.records import AccessEntry
 from chargegate.model import parse_callback_url
 from chargegate.observe import Metrics, log
+from chargegate.storage.recurring import rest
 
 _FOLLOW_S: Final = 0.25
+_PAGE: Final = 500  # of the access list
+_PAUSE_FACTOR: Final = 2  # it rests twice as long as a page took
 _APPLIED: Final = "access_list_file"
 
 
@@ -155,6 +160,27 @@ async def follow_access_list(access_list: AccessList, caches: Sequence[VerdictCa
 
     task = asyncio.create_task(follow(newest))
     stack.push_async_callback(_end, task)
+
+
+def remember_access_list(access_list: AccessList, remembered: DecisionCache, stack: AsyncExitStack) -> None:
+    """Have entries of the access list in memory before their drivers come, as many as are kept there: in small steps
+    beside the traffic. A change of the list while a page is read leaves that page to be looked up."""
+
+    async def read() -> None:
+        after: str | None = ""
+        while after is not None and remembered.keeps_more_entries:
+            epoch, started = remembered.epoch, time.monotonic()
+            page = await access_list.entries(_PAGE, after or None)
+            for entry in page:
+                remembered.keep_entry(entry, epoch)
+            after = page[-1].driver_token_hash if len(page) == _PAGE else None
+            await rest(started, _PAUSE_FACTOR)
+
+    async def try_to_read() -> None:
+        with contextlib.suppress(LedgerUnavailable):  # what is not kept is looked up
+            await read()
+
+    stack.push_async_callback(_end, asyncio.create_task(try_to_read()))
 
 
 async def _end(task: "asyncio.Task[None]") -> None:

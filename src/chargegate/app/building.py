@@ -3,15 +3,16 @@
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from starlette.types import ASGIApp
 
 from chargegate.api import Parts, Sessions, build, build_monitoring
 from chargegate.app.analysing import KEPT_MS, start_analysis
-from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list
+from chargegate.app.authorization import apply_acl_file, build_authorizer, follow_access_list, remember_access_list
 from chargegate.app.opening import Opened
 from chargegate.app.reloading import Prepare, following_access_keys, following_access_list, following_secrets
+from chargegate.at_once import AtOnce
 from chargegate.audit.counting import Counting
 from chargegate.authorizers.base import Authorizer
 from chargegate.authorizers.cache import DecisionCache
@@ -30,16 +31,22 @@ from chargegate.observe import Tracing
 from chargegate.operations import health
 from chargegate.operations.busy_stations import BusyStations
 from chargegate.operations.overview import Overviews
+from chargegate.operations.processes import Processes, Reporter, Reporting
 from chargegate.worker import Worker
+
+_TOLD: Final = ("authorization", "callbacks", "audit", "clock")
+"""Components that the other processes do not have, or that may differ between machines."""
 
 
 class Working(NamedTuple):
-    """The worker of this process, what signs its callbacks, whom it asks, and which decisions it remembers."""
+    """The worker of this process, what signs its callbacks, whom it asks, which decisions it remembers, and what
+    decides requests as they come in; that is None where the queue and the database are not one."""
 
     worker: Worker
     signer: Signer
     authorizer: Authorizer
     remembered: DecisionCache
+    at_once: AtOnce | None
 
 
 async def build_worker(opened: Opened, tracing: Tracing, stack: AsyncExitStack) -> Working:
@@ -48,6 +55,8 @@ async def build_worker(opened: Opened, tracing: Tracing, stack: AsyncExitStack) 
     remembered = DecisionCache(ttl_ms=settings.authorization.cache_ttl_ms)
     caches = [remembered] if opened.cache is None else [remembered, opened.cache]
     await follow_access_list(access_list, caches, stack)
+    if settings.authorization.backend == "acl" and settings.authorization.cache_ttl_ms:
+        remember_access_list(access_list, remembered, stack)
     authorizer = build_authorizer(settings, access_list, remembered, opened.cache, opened.metrics)
     stack.push_async_callback(authorizer.close)
     callback = settings.callback
@@ -56,18 +65,23 @@ async def build_worker(opened: Opened, tracing: Tracing, stack: AsyncExitStack) 
         max_connections=callback.max_connections, check_address=guard.check, name_servers=callback.name_servers
     )
     stack.push_async_callback(client.close)
+    decider = Decider(
+        authorizer, opened.keyring, opened.metrics, max_age_ms=settings.queue.max_age_ms, known=remembered.known
+    )
     signer = Signer(callback.signing_secrets)
     worker = Worker(
         queue=opened.queue,
         ledger=ledger,
-        decider=Decider(authorizer, opened.keyring, opened.metrics, max_age_ms=settings.queue.max_age_ms),
+        decider=decider,
         keyring=opened.keyring,
         sender=Sender(client, signer, opened.metrics, timeout_ms=callback.timeout_ms),
         limits=_callback_limits(callback),
         concurrency=settings.queue.consumer_concurrency,
         metrics=opened.metrics,
         tracing=tracing,
+        together=opened.together,
     )
+    at_once = None if opened.together is None else AtOnce(opened.together, decider, worker)
     kept = RetentionLimits(
         dead_letters_ms=callback.dead_letter_retention_ms,
         max_dead_letters=callback.max_dead_letters,
@@ -76,7 +90,7 @@ async def build_worker(opened: Opened, tracing: Tracing, stack: AsyncExitStack) 
     stack.push_async_callback(Dropping(opened.database.retention, kept, opened.metrics).close)
     stack.push_async_callback(Counting(opened.database.counts, keep_ms=KEPT_MS).close)
     start_analysis(opened, signer, stack)
-    return Working(worker, signer, authorizer, remembered)
+    return Working(worker, signer, authorizer, remembered, at_once)
 
 
 def build_surface(
@@ -102,6 +116,16 @@ def build_surface(
             opened.cache.forget(token_hashes)
 
     components = _components(opened, working, no_file, life_failure)
+    reporter = Reporter(
+        role=opened.role,
+        metrics=opened.metrics,
+        oldest_question_ms=lambda: 0 if working is None else working.worker.oldest_question_ms,
+    )
+    processes = None
+    if opened.presence is not None and opened.queue.capabilities.shared:
+        told: dict[str, health.Check] = {name: components[name] for name in _TOLD if name in components}
+        stack.push_async_callback(Reporting(reporter, told, database.ledger, opened.presence.name).close)
+        processes = Processes(database.ledger, opened.presence.name)
     overview = sessions = None
     if opened.role != "worker" and settings.dashboard.enabled:
         overview = Overviews(
@@ -109,9 +133,9 @@ def build_surface(
             ledger=database.ledger,
             counts=database.counts,
             anomalies=database.anomalies,
-            metrics=opened.metrics,
             components=components,
-            oldest_question_ms=lambda: 0 if working is None else working.worker.oldest_question_ms,
+            reporter=reporter,
+            processes=processes,
             max_size=settings.queue.max_size,
         )
         stack.push_async_callback(overview.close)
@@ -148,6 +172,7 @@ def build_surface(
         max_body_bytes=settings.server.max_body_bytes,
         rate_limit_per_second=settings.server.rate_limit_per_second,
         rate_limit_burst=settings.server.rate_limit_burst,
+        at_once=None if working is None or working.at_once is None else working.at_once.put_then,
         allowed_hosts=settings.server.allowed_hosts,
         allowed_origins=settings.server.allowed_origins,
     )

@@ -30,7 +30,8 @@ from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable
 from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.copying import copy
-from chargegate.ledger.counts import DecisionCounts
+from chargegate.ledger.counts import STEP, DecisionCounts
+from chargegate.ledger.exports import AuditExports
 from chargegate.ledger.transfer import WaitingRequest
 from chargegate.operations.moving import MOVED_AT_ONCE, Side, count_undecided, named
 from chargegate.operations.moving import move_queue as move_all
@@ -53,6 +54,7 @@ class Offline(msgspec.Struct, frozen=True):
     anomalies: Anomalies
     access_list: AccessList
     chain: AuditChain
+    exports: AuditExports
     keyring: Keyring
     open_queue: Callable[[], Awaitable[Queue]]
 
@@ -85,6 +87,7 @@ async def opened_store(settings: Settings, *, made: Callable[[Path], None] | Non
                 database.anomalies,
                 database.access_list,
                 database.chain,
+                database.exports,
                 keyring,
                 open_reachable,
             )
@@ -198,6 +201,9 @@ async def move_database(settings: Settings, target_url: str, on_copied: Callable
         with naming("--to", engine, place.folder):
             target = await engine.load().target(target_url)
         stack.push_async_callback(target.close)
+        with named("data_dir"):
+            while await embedded.counts.count_more(STEP):  # counts of rows that were dropped are told from others'
+                pass
         try:
             await copy(
                 source,

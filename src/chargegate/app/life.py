@@ -4,21 +4,23 @@ import asyncio
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from chargegate.app.auditing import audit_chain
 from chargegate.app.opening import Opened, StartError, made_folder, open_keys
 from chargegate.audit.chaining import RowChain, Statements
 from chargegate.audit.life.address import parse_address
 from chargegate.audit.life.archive import Archive
-from chargegate.audit.life.files import LogFiles
+from chargegate.audit.life.exporting import Exporter
+from chargegate.audit.life.files import ExportFiles, LogFiles
 from chargegate.audit.life.heads import Heads
 from chargegate.audit.life.origin import origin_of
 from chargegate.audit.life.steps import Ages, Life
 from chargegate.audit.verdicts import Verdicts
 from chargegate.config import Settings
-from chargegate.ledger.base import NamedValues
-from chargegate.operations.audit_life import drop_chained_rows
+from chargegate.ledger.base import AuditHistory, NamedValues
+from chargegate.ledger.exports import AuditExports
+from chargegate.operations.audit_life import drop_chained_rows, export_days
 from chargegate.operations.audit_schedule import Schedule
 
 _LONGEST_S: Final = 60.0
@@ -26,30 +28,81 @@ _SHORTEST_S: Final = 1.0
 _BY_SIZE_S: Final = 5.0
 
 
-def audit_life(settings: Settings) -> Life:
-    """The files of the settings, with their archive. Raises ``StartError``."""
+class Exported(Protocol):
+    """The parts of a database that are needed to export its rows."""
+
+    @property
+    def ledger(self) -> AuditHistory: ...
+
+    @property
+    def exports(self) -> AuditExports: ...
+
+
+def audit_life(settings: Settings, *, exports: bool = False) -> Life:
+    """The files of the log, or the daily exports, with their archive. Raises ``StartError`` also where there are
+    none."""
     audit = settings.audit
     ages = Ages(
         audit.rotate_after_ms, audit.rotate_bytes, audit.compress_after_ms, audit.archive_after_ms, audit.retention_ms
     )
-    if not audit.csv_path:
-        raise StartError("audit.csv_path: is empty, and so there are no files")
+    if not (audit.export_dir if exports else audit.csv_path):
+        raise StartError(f"audit.{'export_dir' if exports else 'csv_path'}: is empty, and so there are no files")
     origin, archive = "", None
     if audit.archive_url:
         try:
-            origin = origin_of(made_folder(settings))
+            origin = _origin(settings)
             archive = Archive(parse_address(audit.archive_url))
         except ImportError as error:
             missing = error.name or "a module"
             raise StartError(
                 f"audit.archive_url: needs `pip install 'chargegate[s3]'` ({missing} is missing)"
             ) from None
-        except OSError as error:
-            raise StartError(f"data_dir: {settings.data_path}: {error.strerror}") from None
-        except ValueError as error:
-            raise StartError(f"data_dir: {error}") from None
     heads = audit_heads(settings) if audit.chain else None
-    return Life(LogFiles(Path(audit.csv_path)), ages, archive, origin, heads=heads)
+    files = export_files(settings) if exports else LogFiles(Path(audit.csv_path))
+    return Life(files, ages, archive, origin, heads=heads)
+
+
+def audit_lives(settings: Settings) -> list[Life]:
+    """That of the log, and that of the daily exports, as far as there are some. Raises ``StartError`` where there is
+    none of them."""
+    audit = settings.audit
+    if not audit.csv_path and not audit.export_dir:
+        raise StartError("audit.csv_path: is empty, and so is audit.export_dir, and so there are no files")
+    wanted = [(audit.csv_path, False), (audit.export_dir, True)]
+    return [audit_life(settings, exports=exports) for path, exports in wanted if path]
+
+
+def export_files(settings: Settings) -> ExportFiles:
+    """The folder of the daily exports, which is made where it is missing. Raises ``StartError``."""
+    folder = Path(settings.audit.export_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"audit.export_dir: {folder}: {error.strerror}") from None
+    return ExportFiles(folder)
+
+
+def audit_exporter(settings: Settings, database: Exported) -> Exporter:
+    """What makes the daily exports. Raises ``StartError``."""
+    if not settings.audit.export_dir:
+        raise StartError("audit.export_dir: is empty, and so nothing is exported")
+    return Exporter(
+        database.ledger,
+        database.exports,
+        export_files(settings),
+        _origin(settings),
+        after_ms=settings.audit.export_after_ms,
+        heads=audit_heads(settings) if settings.audit.chain else None,
+    )
+
+
+def _origin(settings: Settings) -> str:
+    try:
+        return origin_of(made_folder(settings))
+    except OSError as error:
+        raise StartError(f"data_dir: {settings.data_path}: {error.strerror}") from None
+    except ValueError as error:
+        raise StartError(f"data_dir: {error}") from None
 
 
 def audit_heads(settings: Settings) -> Heads:
@@ -61,13 +114,23 @@ async def keep_audit(opened: Opened, stack: AsyncExitStack) -> Schedule:
     """Carry out what is due from now on, until the stack is closed. Of several processes on the same folder one does
     it. Raises ``StartError``."""
     settings, ledger, links = opened.settings, opened.database.ledger, opened.database.chain
-    life = await asyncio.to_thread(audit_life, settings) if settings.audit.csv_path else None
+    audit, exports = settings.audit, opened.database.exports
+    lives = await asyncio.to_thread(audit_lives, settings) if audit.csv_path or audit.export_dir else []
+    exporter = await asyncio.to_thread(audit_exporter, settings, opened.database) if audit.export_dir else None
     statements = Statements(audit_heads(settings), ledger)
     if settings.audit.chain:
         stack.push_async_callback(RowChain(ledger, links, statements).close)
     schedule = Schedule(
-        life,
-        partial(drop_chained_rows, ledger, links, statements, on_dropped=lambda _: None),
+        lives,
+        None if exporter is None else partial(export_days, exporter, exports),
+        partial(
+            drop_chained_rows,
+            ledger,
+            links,
+            statements,
+            on_dropped=lambda _: None,
+            exports=exports if audit.export_dir else None,
+        ),
         opened.metrics,
         audit_verdicts(settings, ledger).intact if settings.audit.chain else _unknown,
         keep_ms=settings.audit.retention_ms,
@@ -75,6 +138,8 @@ async def keep_audit(opened: Opened, stack: AsyncExitStack) -> Schedule:
     )
     schedule.start()
     stack.push_async_callback(schedule.close)
+    if exporter is not None:
+        stack.callback(exporter.stop)
     return schedule
 
 
@@ -91,6 +156,8 @@ def _turn_s(settings: Settings) -> float:
     """How often it looks: well within the shortest time that the settings ask for."""
     audit = settings.audit
     times = [audit.rotate_after_ms, audit.compress_after_ms, audit.retention_ms]
+    if audit.export_dir:
+        times.append(audit.export_after_ms)
     if audit.archive_url:
         times.append(audit.archive_after_ms)
     shortest_s = min((at for at in times if at), default=0) / 1000

@@ -28,9 +28,9 @@ class StartError(Exception):
 
 
 class Opened(NamedTuple):
-    """What a process holds open. ``feeds`` are the audit sinks that it keeps. ``cache`` is None where it shares none,
-    ``presence`` where it has no name, and ``clocks`` where no server is there to compare with. ``keys_checked`` is
-    False where the database was away: see ``check_keys``."""
+    """What a process holds open. ``feeds`` are the audit sinks that it keeps. ``together`` is None where the queue and
+    the database are not one, ``cache`` where it shares none, ``presence`` where it has no name, and ``clocks`` where no
+    server is there to compare with. ``keys_checked`` is False where the database was away: see ``check_keys``."""
 
     settings: Settings
     role: Role
@@ -40,6 +40,7 @@ class Opened(NamedTuple):
     keys_checked: bool
     feeds: list[Feed]
     queue: Queue
+    together: Any
     cache: Any
     presence: Presence | None
     clocks: ClockWatch | None
@@ -73,8 +74,13 @@ async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> O
     with naming_sink():
         await start_feeds(feeds, database.ledger, stack)
     queue = await _open_service_queue(settings, place, database, keyring, stack)
+    engine = engine_of(url)
+    joined = engine.together and engine is engine_of(settings.queue.url)
+    together = engine.load().together(place, queue, database) if joined else None
     cache = _open_cache(settings, stack)
-    return Opened(settings, role, metrics, keyring, database, keys_checked, feeds, queue, cache, presence, clocks)
+    return Opened(
+        settings, role, metrics, keyring, database, keys_checked, feeds, queue, together, cache, presence, clocks
+    )
 
 
 def made_folder(settings: Settings) -> Path:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cryptography import x509
-
 from chargegate.app.opening import StartError
 from chargegate.config import Server
 
@@ -36,6 +34,8 @@ def certificate_end(settings: Server) -> dt.datetime | None:
     is of a form that OpenSSL takes and ``cryptography`` does not."""
     if not settings.tls_certificate:
         return None
+    from cryptography import x509  # noqa: PLC0415 - takes as long to import as click does, and few have a certificate
+
     try:
         return x509.load_pem_x509_certificate(Path(settings.tls_certificate).read_bytes()).not_valid_after_utc
     except (OSError, ValueError):

@@ -6,23 +6,21 @@ import fcntl
 import os
 import stat
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
 from chargegate.audit.chain import Chain, Link
+from chargegate.audit.csv_beside import held_in, relatives_of
 from chargegate.audit.csv_lines import (
     CHAINED_HEADER,
     HEADER,
     HEADERS,
     TAIL_BYTES,
-    UNREADABLE,
     as_lines,
     checksum_of_head,
     end_of_lines,
     last_link,
-    request_ids,
-    tail_of,
 )
 from chargegate.audit.csv_notes import Note, Notes
 from chargegate.audit.life.heads import newest_link
@@ -33,7 +31,6 @@ from chargegate.model import now_ms
 _HEAD_BYTES: Final = 2048
 _LINK_BYTES: Final = 8192  # more than the longest line
 _MOST_LEFT_OPEN: Final = 32
-_RELATIVES: Final = 8
 _RENAMES: Final = 3  # more of them within one write would be no rotations
 
 
@@ -283,27 +280,6 @@ class CsvFile:
                 os.close(file)
             self._left.clear()
             self._file = -1
-
-
-def relatives_of(path: Path, inode: int = -1, others: Collection[Path] = ()) -> list[Path]:
-    """The newest files beside a log whose names begin like its own, or that have this inode, but for ``others``."""
-    found = []
-    names = {path.name, *(other.name for other in others)}
-    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
-        for entry in entries:
-            like = entry.name.startswith(path.stem) or entry.inode() == inode
-            if like and entry.name not in names and entry.is_file(follow_symlinks=False):
-                found.append((entry.stat(follow_symlinks=False).st_mtime, entry.path))
-    return [Path(name) for _, name in sorted(found, reverse=True)[:_RELATIVES]]
-
-
-def held_in(paths: Iterable[Path]) -> frozenset[str]:
-    """The request ids in the ends of those logs that can be read."""
-    found: set[str] = set()
-    for path in paths:
-        with contextlib.suppress(*UNREADABLE):
-            found.update(request_ids(tail_of(path)))
-    return frozenset(found)
 
 
 def _sync_folder(path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Final
 import msgspec
 
 from chargegate.audit.chain import Chain
-from chargegate.audit.csv_file import CsvFile, held_in, relatives_of
+from chargegate.audit.csv_beside import held_in, relatives_of
+from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.csv_notes import Notes
 from chargegate.ledger.records import AuditRow
 from chargegate.observe import log

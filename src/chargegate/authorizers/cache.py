@@ -28,8 +28,8 @@ class DecisionCache:
     It holds at most ``max_entries``, and then drops the oldest. ``epoch`` changes with every ``forget``, so that a
     verdict from before a change of the access list is not kept after it. ``now`` is in Unix milliseconds.
 
-    It also keeps entries of the access list that were looked up, for the driver's next station, until a change of the
-    list is followed. Tokens without an entry are not kept, because strangers can name them without end.
+    It also keeps entries of the access list, for drivers at any station, until a change of the list is followed.
+    Tokens without an entry are not kept, because strangers can name them without end.
     """
 
     def __init__(self, *, ttl_ms: int, max_entries: int = 100_000, now: Callable[[], int] = now_ms) -> None:
@@ -77,6 +77,20 @@ class DecisionCache:
         """The access list entry that is kept for a token, or None."""
         return self._access.get(token_hash)
 
+    def known(self, token_hash: str, station_id: str) -> Verdict | None:
+        """The cached verdict for a token at a station, or else the one by the access list entry that is kept for it;
+        None where there is neither."""
+        verdict = self.get(token_hash, station_id)
+        if verdict is None and (entry := self.entry(token_hash)) is not None:
+            verdict = judge(entry, station_id, now_ms())
+            self.put(token_hash, station_id, verdict, self.epoch)
+        return verdict
+
+    @property
+    def keeps_more_entries(self) -> bool:
+        """Whether another entry of the access list drops none that is kept."""
+        return len(self._access) < _MAX_ACCESS_ENTRIES
+
     def keep_entry(self, entry: AccessEntry, epoch: int) -> None:
         """Keep an entry of the access list. ``epoch`` is from before it was looked up."""
         if epoch != self.epoch or len(entry.allowed_stations) + len(entry.denied_stations) > _MAX_STATIONS:
@@ -123,17 +137,13 @@ class Cached:
         self._on_look = on_look
 
     async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:
-        cached = self._cache.get(token_hash, request.station_id)
-        if cached is not None:
-            self._on_look(True)
-            return cached
+        known = self._cache.known(token_hash, request.station_id)
+        if known is not None:
+            self._on_look(known.cached)
+            return known
         epoch = self._cache.epoch
-        entry = self._cache.entry(token_hash)
         try:
-            if entry is None:
-                verdict = await self._inner.decide(request, token_hash)
-            else:
-                verdict = judge(entry, request.station_id, now_ms())
+            verdict = await self._inner.decide(request, token_hash)
         except AuthorizationError:
             self._on_look(False)
             raise

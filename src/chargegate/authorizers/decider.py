@@ -1,6 +1,7 @@
 """Makes a decision of what an authorizer answers, and of its failure to answer."""
 
 import time
+from collections.abc import Callable
 
 from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Authorizer, CircuitOpen
 from chargegate.keys import SHORT_HASH, Keyring
@@ -11,8 +12,20 @@ from chargegate.observe import Metrics, log, trace_field
 class Decider:
     """Decides every request. A request that came too late, or whose authorizer does not answer, is ``unknown``."""
 
-    def __init__(self, authorizer: Authorizer, keyring: Keyring, metrics: Metrics, *, max_age_ms: int) -> None:
+    def __init__(
+        self,
+        authorizer: Authorizer,
+        keyring: Keyring,
+        metrics: Metrics,
+        *,
+        max_age_ms: int,
+        known: Callable[[str, str], Verdict | None] = lambda _hash, _station: None,
+    ) -> None:
+        """``known``: what the authorizer would say of a token's hash and a station, where that is known without asking
+        anybody; None where it is not."""
         self._authorizer = authorizer
+        self._known = known
+        self._cache_looked = metrics.cache_looked
         self._keyring = keyring
         self._processing_time = metrics.processing_time
         self._max_age = max_age_ms
@@ -39,15 +52,19 @@ class Decider:
             if not verdict.cached:
                 elapsed = time.perf_counter() - started
                 self._processing_time.observe(elapsed)
-        return Decision(
-            request.request_id,
-            request.station_id,
-            token_hash[:SHORT_HASH],
-            verdict.status,
-            verdict.reason,
-            round(elapsed * 1000),
-            now_ms(),
-        )
+        return _decision(request, token_hash, verdict, elapsed)
+
+    def decide_at_once(self, request: ChargingRequest) -> Decision | None:
+        """The decision of a request that was accepted just now; None where somebody must be asked."""
+        started = time.perf_counter()
+        token_hash = self._keyring.token_hash(request.driver_token)
+        verdict = self._known(token_hash, request.station_id)
+        if verdict is None:
+            return None
+        self._cache_looked(verdict.cached)
+        if not verdict.cached:
+            self._processing_time.observe(time.perf_counter() - started)
+        return _decision(request, token_hash, verdict, 0)
 
     @property
     def oldest_question_ms(self) -> int:
@@ -68,6 +85,18 @@ class Decider:
             processing_time_ms=decision.processing_time_ms,
             **trace_field(traceparent),
         )
+
+
+def _decision(request: ChargingRequest, token_hash: str, verdict: Verdict, elapsed_s: float) -> Decision:
+    return Decision(
+        request.request_id,
+        request.station_id,
+        token_hash[:SHORT_HASH],
+        verdict.status,
+        verdict.reason,
+        round(elapsed_s * 1000),
+        now_ms(),
+    )
 
 
 def _reason(request: ChargingRequest, error: AuthorizationError) -> Reason:

@@ -5,44 +5,53 @@ Errors are one line on standard error: exit 1, or 2 for wrong usage. Ctrl-C is 1
 
 import io
 import re
-import signal
 import sys
 from collections.abc import Sequence
-from functools import partial
+from pkgutil import resolve_name
 
 import click
-import uvloop
 
 import chargegate
-from chargegate import app, config, demo
-from chargegate.cli import audit_life
-from chargegate.cli.acl import acl
-from chargegate.cli.audit import audit
-from chargegate.cli.audit_verify import verify
-from chargegate.cli.database import database
-from chargegate.cli.dead_letters import dead_letters
-from chargegate.cli.keys import keys
-from chargegate.cli.options import config_file
-from chargegate.cli.queue import queue
-from chargegate.cli.replay import replay
-from chargegate.cli.settings import show_settings
-from chargegate.cli.top import top
-from chargegate.cli.trace import trace
-from chargegate.keys import CannotOpen, KeyFileError
-from chargegate.ledger.base import LedgerUnavailable
+from chargegate.cli.commands import Entry, LazyGroup
 from chargegate.model import one_line
 from chargegate.observe import configure_logging
-from chargegate.queues.base import QueueFull, QueueUnavailable
 
+_COMMANDS = {
+    "acl": Entry("chargegate.cli.acl:acl", "The access list: which drivers may charge where."),
+    "api": Entry("chargegate.cli.serving:api", "Serve the API alone; workers elsewhere decide."),
+    "audit": Entry("chargegate.cli.audit:audit", "Decisions, newest first."),
+    "config": Entry("chargegate.cli.settings:show_settings", "The settings: file and environment together."),
+    "database": Entry("chargegate.cli.database:database", "Decisions, dead letters, the audit, the access list."),
+    "dead-letters": Entry(
+        "chargegate.cli.dead_letters:dead_letters", "Callbacks that were given up: send them again, or discard them."
+    ),
+    "demo": Entry("chargegate.cli.demo:demo", "Show the service at work, and check all of it."),
+    "keys": Entry("chargegate.cli.keys:keys", "Access keys for the HTTP API."),
+    "queue": Entry("chargegate.cli.queue:queue", "Requests that wait for their decision, or for their callback."),
+    "replay": Entry(
+        "chargegate.cli.replay:replay", "Send recorded decisions again, for the requests in the Kafka topic since then."
+    ),
+    "serve": Entry("chargegate.cli.serving:serve", "Serve the API and decide, in one process."),
+    "top": Entry(
+        "chargegate.cli.top:top",
+        "Show how a running service is: what is wrong, rates, times, queue, circuits, dead letters.",
+    ),
+    "trace": Entry(
+        "chargegate.cli.trace:trace",
+        "Tell one request's story: accepted, taken, decided and why, each attempt, replays, its end.",
+    ),
+    "worker": Entry("chargegate.cli.serving:worker", "Decide and call back, without an API."),
+}
+# What a person can mend. A command that has not imported the module of one cannot have raised it.
 _EXPECTED = (
-    config.ConfigError,
-    app.StartError,
-    demo.DemoError,
-    KeyFileError,
-    CannotOpen,
-    LedgerUnavailable,
-    QueueFull,
-    QueueUnavailable,
+    "chargegate.app.opening:StartError",
+    "chargegate.config:ConfigError",
+    "chargegate.demo:DemoError",
+    "chargegate.keys:CannotOpen",
+    "chargegate.keys:KeyFileError",
+    "chargegate.ledger.base:LedgerUnavailable",
+    "chargegate.queues.base:QueueFull",
+    "chargegate.queues.base:QueueUnavailable",
 )
 # Click's messages quote the arguments, and one of those may be a driver token, or a URL with a password.
 _could_be_token = re.compile(r"[\w.~-]{20,}|(?<=://)\S*(?=@)").sub
@@ -68,9 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Nobody reads it, so there is nothing to flush at exit.
         sys.stdout = None
         return 1
-    except _EXPECTED as error:
+    except _expected() as error:
         return _fail(str(error))
     return code if isinstance(code, int) else 0
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    return tuple(resolve_name(name) for name in _EXPECTED if name.partition(":")[0] in sys.modules)
 
 
 def _fail(message: str, code: int = 1) -> int:
@@ -78,7 +91,7 @@ def _fail(message: str, code: int = 1) -> int:
     return code
 
 
-@click.group("chargegate", no_args_is_help=False)
+@click.group("chargegate", cls=LazyGroup, table=_COMMANDS, no_args_is_help=False)
 @click.version_option(chargegate.__version__, message="%(prog)s %(version)s")
 def chargegate_command() -> None:
     """The asynchronous authorization gate for EV charging.
@@ -90,76 +103,3 @@ def chargegate_command() -> None:
       chargegate audit list --status unknown --json
     """
     configure_logging("warning")
-
-
-@chargegate_command.command()
-@config_file
-def serve(config_file: str | None) -> None:
-    """Serve the API and decide, in one process.
-
-    Runs until SIGTERM or Ctrl-C, then finishes what is under way.
-
-    \b
-    Example:
-      chargegate serve --config chargegate.toml
-    """
-    _run(config_file, "serve")
-
-
-@chargegate_command.command()
-@config_file
-def api(config_file: str | None) -> None:
-    """Serve the API alone; workers elsewhere decide.
-
-    Any number of them, on a queue that processes share. It accepts also while the database is away. Health and metrics
-    are the API's own. Runs until SIGTERM or Ctrl-C.
-
-    \b
-    Example:
-      chargegate api --config chargegate.toml
-    """
-    _run(config_file, "api")
-
-
-@chargegate_command.command()
-@config_file
-def worker(config_file: str | None) -> None:
-    """Decide and call back, without an API.
-
-    Any number of them, on a queue that processes share. Health and metrics are at worker.host and worker.port. Runs
-    until SIGTERM or Ctrl-C, then finishes what is under way; what is left goes to the others.
-
-    \b
-    Example:
-      chargegate worker --config chargegate.toml
-    """
-    _run(config_file, "worker")
-
-
-def _run(config_file: str | None, role: app.Role) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service itself follows it
-    reread = partial(config.load, config_file)
-    settings = reread()
-    configure_logging(settings.logging.level, settings.logging.format)
-    uvloop.run(app.serve(settings, role=role, reread=reread))
-
-
-@chargegate_command.command("demo")
-@click.pass_context
-def run_demo(context: click.Context) -> None:
-    """Show the service at work, and check all of it.
-
-    Starts it in a temporary folder, sends real requests, kills it, starts it again, and checks every result. Takes
-    seconds, leaves nothing behind, exits 0 only if all came out right.
-
-    \b
-    Example:
-      chargegate demo
-    """
-    context.exit(0 if uvloop.run(demo.run()) else 1)
-
-
-for command in (*audit_life.COMMANDS, verify):
-    audit.add_command(command)
-for command in (acl, audit, database, dead_letters, keys, queue, replay, show_settings, top, trace):
-    chargegate_command.add_command(command)

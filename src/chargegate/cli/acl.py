@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from chargegate import app
+from chargegate.app.commands import Offline
 from chargegate.authorizers.acl_entries import AclLineError
 from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import write_listing, write_object
@@ -73,7 +73,7 @@ def add(
         "note": note,
     }
 
-    async def put(store: app.Offline) -> AccessEntry:
+    async def put(store: Offline) -> AccessEntry:
         return await access_list.put_entry(store.access_list, store.keyring, fields)
 
     try:
@@ -99,7 +99,7 @@ def remove(token: str, as_json: bool, config_file: str | None) -> None:
     """
     named = _token(token)
 
-    async def take_out(store: app.Offline) -> str | None:
+    async def take_out(store: Offline) -> str | None:
         return await access_list.remove_entry(store.access_list, store.keyring, named)
 
     removed = in_store(config_file, take_out)
@@ -122,7 +122,7 @@ def list_entries(as_json: bool, config_file: str | None) -> None:
       chargegate acl list --json
     """
 
-    async def write(store: app.Offline) -> None:
+    async def write(store: Offline) -> None:
         await write_listing(access_list.access_entries(store.access_list), as_json=as_json)
 
     in_store(config_file, write)
@@ -143,7 +143,7 @@ def import_file(file: Path, as_json: bool, config_file: str | None) -> None:
       chargegate acl import drivers.csv
     """
 
-    async def fill(store: app.Offline) -> int:
+    async def fill(store: Offline) -> int:
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             return await _import(store, file, progress)
@@ -158,7 +158,7 @@ def import_file(file: Path, as_json: bool, config_file: str | None) -> None:
         click.echo(f"imported {imported} {'entry' if imported == 1 else 'entries'}")
 
 
-async def _import(store: app.Offline, file: Path, progress: Progress) -> int:
+async def _import(store: Offline, file: Path, progress: Progress) -> int:
     checking = progress.add_task("checking", total=None)
     storing = progress.add_task("storing", visible=False)
     try:

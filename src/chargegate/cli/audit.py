@@ -7,7 +7,12 @@ import click
 import msgspec
 import uvloop
 
-from chargegate import app, config
+from chargegate import config
+from chargegate.app.backfilling import SinkName, backfill_sink
+from chargegate.app.commands import Offline
+from chargegate.cli import audit_life
+from chargegate.cli.audit_restore import restore
+from chargegate.cli.audit_verify import verify
 from chargegate.cli.options import as_json, client, config_file, paging, time_range
 from chargegate.cli.options import station as only_station
 from chargegate.cli.output import write_listing, write_object, write_rows
@@ -61,7 +66,7 @@ def list_decisions(
       chargegate audit list --station 0a1b2c3d-0000-4000-8000-000000000001 --limit 10
     """
 
-    async def write(store: app.Offline) -> None:
+    async def write(store: Offline) -> None:
         listing = decisions.decisions(store.ledger, DecisionFilter(station, status, since, until, client=client))
         await write_listing(listing, limit=limit, as_json=as_json)
 
@@ -92,7 +97,7 @@ def timeouts(
       chargegate audit timeouts --from 2026-01-31 --to 2026-02-01 --all --json
     """
 
-    async def write(store: app.Offline) -> None:
+    async def write(store: Offline) -> None:
         listing = decisions.timeouts(store.ledger, station, since, until, client)
         await write_listing(listing, limit=limit, as_json=as_json)
 
@@ -121,7 +126,7 @@ def stats(
       chargegate audit stats --from 2026-01-01
     """
 
-    async def write(store: app.Offline) -> None:
+    async def write(store: Offline) -> None:
         counted = await store.ledger.station_stats(since, until, station_id=station, client=client)
         await write_rows(_one_page(counted), columns(StationStats), as_json=as_json)
 
@@ -129,14 +134,14 @@ def stats(
 
 
 @audit.command()
-@click.option("--sink", "sink", type=click.Choice(get_args(app.SinkName)), required=True, help="Which copy to fill.")
+@click.option("--sink", "sink", type=click.Choice(get_args(SinkName)), required=True, help="Which copy to fill.")
 @time_range
 @click.option("--dry-run", is_flag=True, help="Only say what would be written.")
 @as_json
 @config_file
 def backfill(
     *,
-    sink: app.SinkName,
+    sink: SinkName,
     since: int | None,
     until: int | None,
     dry_run: bool,
@@ -155,7 +160,7 @@ def backfill(
     settings = config.load(config_file)
     with counting("reading") as show:
         filled = uvloop.run(
-            app.backfill_sink(
+            backfill_sink(
                 settings,
                 sink,
                 since,
@@ -189,7 +194,7 @@ def list_anomalies(
       chargegate audit anomalies --open --json
     """
 
-    async def write(store: app.Offline) -> None:
+    async def write(store: Offline) -> None:
         listing = anomalies.anomalies(store.anomalies, type_, open_ or None)
         await write_listing(listing, limit=limit, as_json=as_json)
 
@@ -212,7 +217,7 @@ def aggregate(*, rebuild: bool, as_json: bool, config_file: str | None) -> None:
       chargegate audit aggregate --rebuild
     """
 
-    async def count(store: app.Offline) -> int:
+    async def count(store: Offline) -> int:
         with counting("counting") as show:
             return await statistics.count_all(store.counts, show, again=rebuild)
 
@@ -225,3 +230,7 @@ def aggregate(*, rebuild: bool, as_json: bool, config_file: str | None) -> None:
 
 async def _one_page(records: Sequence[StationStats]) -> AsyncIterator[Sequence[StationStats]]:
     yield records
+
+
+for command in (*audit_life.COMMANDS, restore, verify):
+    audit.add_command(command)

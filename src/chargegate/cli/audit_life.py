@@ -1,31 +1,29 @@
-"""``chargegate audit rotate|compress|archive|prune``: what becomes of the CSV files, and of old rows."""
+"""``chargegate audit rotate|compress|export|archive|prune``: what becomes of the CSV files, and of old rows."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import click
 import uvloop
 
-from chargegate import app, config
+from chargegate import config
+from chargegate.app.commands import Offline
+from chargegate.app.life import audit_exporter, audit_heads, audit_lives
 from chargegate.audit.chaining import Statements
 from chargegate.audit.life.archive import ArchiveUnavailable
-from chargegate.audit.life.compressing import Damaged
 from chargegate.audit.life.files import LifeBusy
-from chargegate.audit.life.restoring import CsvWriter, DatabaseWriter, RowWriter, StreamWriter
-from chargegate.audit.life.restoring import restore as restore_rows
 from chargegate.audit.life.steps import Done, Step
-from chargegate.cli.options import as_json, at, before, config_file, dry_run, time_range
+from chargegate.cli.options import as_json, at, before, config_file, dry_run
 from chargegate.cli.output import write_object, write_rows
 from chargegate.cli.progress import advancing, counting
 from chargegate.cli.store import in_store
 from chargegate.ledger.records import DroppedAudit
-from chargegate.model import AUDIT_COLUMNS, now_ms
-from chargegate.operations.audit_life import Place, carry_out, drop_chained_rows, places
+from chargegate.model import now_ms
+from chargegate.operations.audit_life import Place, carry_out, drop_chained_rows, export_days, places
 from chargegate.operations.views import columns
 
 _BUSY_S: Final = 10.0
@@ -56,16 +54,24 @@ class _Shown:
 
 
 def _run(config_file: str | None, step: Step, at: int | None, **options: Any) -> _Shown:
-    life = app.audit_life(config.load(config_file))
-    with advancing(step) as show:
+    lives = audit_lives(config.load(config_file))
+    with advancing(step) as show, _telling("audit.csv_path"):
         shown = _Shown(show)
-        try:
-            uvloop.run(_once_free(partial(carry_out, life, (step,), now_ms() if at is None else at, shown, **options)))
-        except LifeBusy as error:
-            raise click.ClickException(str(error)) from None
-        except OSError as error:
-            raise click.ClickException(f"audit.csv_path: {error.filename}: {error.strerror}") from None
+        for life in lives:
+            step_of_life = partial(carry_out, life, (step,), now_ms() if at is None else at, shown, **options)
+            uvloop.run(_once_free(step_of_life))
     return shown
+
+
+@contextmanager
+def _telling(key: str) -> Iterator[None]:
+    """``key`` names the setting that says where the files are."""
+    try:
+        yield
+    except LifeBusy as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"{key}: {error.filename}: {error.strerror}") from None
 
 
 async def _once_free(act: Callable[[], Awaitable[None]]) -> None:
@@ -129,6 +135,34 @@ def compress(*, every: bool, at: int | None, dry_run: bool, as_json: bool, confi
     _finish(_run(config_file, "compress", at, every=every, dry_run=dry_run), as_json=as_json)
 
 
+@click.command()
+@click.option("--all", "every", is_flag=True, help="Also what there is of the day under way.")
+@at
+@dry_run
+@as_json
+@config_file
+def export(*, every: bool, at: int | None, dry_run: bool, as_json: bool, config_file: str | None) -> None:
+    """Export audit rows of the database to audit.export_dir, one compressed CSV file for each day that has ended.
+
+    Each row is in one file. Rows that were written late are in the file of a later day. Beside a running service.
+
+    \b
+    Example:
+      chargegate audit export --dry-run
+    """
+    settings = config.load(config_file)
+    now = now_ms() if at is None else at
+    with advancing("export") as show, _telling("audit.export_dir"):
+        shown = _Shown(show)
+
+        async def run(store: Offline) -> None:
+            exporter = audit_exporter(settings, store)
+            await _once_free(partial(export_days, exporter, store.exports, now, shown, every=every, dry_run=dry_run))
+
+        in_store(config_file, run)
+    _finish(shown, as_json=as_json)
+
+
 @click.group(invoke_without_command=True, no_args_is_help=False)
 @_everything
 @at
@@ -139,7 +173,7 @@ def compress(*, every: bool, at: int | None, dry_run: bool, as_json: bool, confi
 def archive(
     context: click.Context, *, every: bool, at: int | None, dry_run: bool, as_json: bool, config_file: str | None
 ) -> None:
-    """Move rotated files that are older than audit.archive_after_ms to audit.archive_url.
+    """Move rotated files and daily exports that are older than audit.archive_after_ms to audit.archive_url.
 
     A file is removed here once the archive has given it back whole.
 
@@ -161,16 +195,16 @@ def archive(
 @config_file
 @click.pass_context
 def list_places(context: click.Context, *, as_json: bool, config_file: str | None) -> None:
-    """Say what is where: in the archive, compressed, rotated, and being written.
+    """Say what is where: in the archive, compressed, rotated, exported, and being written.
 
     \b
     Example:
       chargegate audit archive list
     """
-    life = app.audit_life(config.load(config_file or context.obj))
+    lives = audit_lives(config.load(config_file or context.obj))
 
     async def write() -> None:
-        await write_rows(_one_page(await places(life)), columns(Place), as_json=as_json)
+        await write_rows(_one_page(await places(lives)), columns(Place), as_json=as_json)
 
     _answered(write)
 
@@ -189,9 +223,10 @@ def _answered(act: Callable[[], Any]) -> Any:
 @as_json
 @config_file
 def prune(*, before: int | None, at: int | None, dry_run: bool, as_json: bool, config_file: str | None) -> None:
-    """Drop old audit rows, and delete old CSV files here and in the archive, for good.
+    """Drop old audit rows, and delete old CSV files and daily exports here and in the archive, for good.
 
-    What is older than audit.retention_ms, or than --before. Counts stay. With PostgreSQL whole months of rows go, and
+    What is older than audit.retention_ms, or than --before. Counts stay. With audit.export_dir only rows go that are
+    exported. With PostgreSQL whole months of rows go, and
     requests keep their decisions. The embedded database has a decision only in its audit row, so that requests that
     have ended go too. Beside a running service.
 
@@ -206,7 +241,8 @@ def prune(*, before: int | None, at: int | None, dry_run: bool, as_json: bool, c
             raise click.UsageError("audit.retention_ms is 0, so --before must say how old")
         before = now - settings.audit.retention_ms
     rows = _prune_rows(config_file, before, dry_run=dry_run)
-    result = _run(config_file, "prune", now, before=before, dry_run=dry_run) if settings.audit.csv_path else None
+    has_files = settings.audit.csv_path or settings.audit.export_dir
+    result = _run(config_file, "prune", now, before=before, dry_run=dry_run) if has_files else None
     files = [done.file for done in result.all_done] if result else []
     if as_json:
         write_object({"dropped": rows.tables, "rows": rows.rows, "files": files})
@@ -218,86 +254,20 @@ def prune(*, before: int | None, at: int | None, dry_run: bool, as_json: bool, c
 
 
 def _prune_rows(config_file: str | None, before: int, *, dry_run: bool) -> DroppedAudit:
-    heads = app.audit_heads(config.load(config_file))
+    settings = config.load(config_file)
+    heads, exported = audit_heads(settings), bool(settings.audit.export_dir)
     with counting("dropping") as show:
 
-        async def drop(store: app.Offline) -> DroppedAudit:
+        async def drop(store: Offline) -> DroppedAudit:
             if dry_run:
-                return await store.ledger.audit_before(before)
+                return await store.ledger.audit_before(before, exported=exported)
             statements = Statements(heads, store.ledger)
-            return await drop_chained_rows(store.ledger, store.chain, statements, before, show)
+            exports = store.exports if exported else None
+            return await drop_chained_rows(
+                store.ledger, store.chain, statements, before, on_dropped=show, exports=exports
+            )
 
         return in_store(config_file, drop)
 
 
-@click.command()
-@time_range
-@click.option("--output", metavar="FILE", type=click.Path(path_type=Path), help="A new CSV file.  [default: stdout]")
-@click.option("--database", metavar="FILE", type=click.Path(path_type=Path), help="An SQLite file, for queries.")
-@click.option("--origin", metavar="NAME", help="Only what this service has archived; see `archive list`.")
-@dry_run
-@as_json
-@config_file
-def restore(
-    *,
-    since: int | None,
-    until: int | None,
-    output: Path | None,
-    database: Path | None,
-    origin: str | None,
-    dry_run: bool,
-    as_json: bool,
-    config_file: str | None,
-) -> None:
-    """Bring back the rows of a time range, wherever they are: archived, compressed, rotated or being written.
-
-    Nothing is changed there. Without --output or --database the rows go to standard output.
-
-    \b
-    Examples:
-      chargegate audit restore --from 2025-03-01 --to 2025-04-01 --output march.csv
-      chargegate audit restore --from 2025-03-01 --database march.db
-    """
-    if output and database:
-        raise click.UsageError("--output and --database: only one of them")
-    life = app.audit_life(config.load(config_file))
-    target = output or database
-    with advancing("restoring") as show, ExitStack() as stack:
-        try:
-            writer = _writer(stack, output, database, dry_run=dry_run, as_json=as_json)
-            rows = uvloop.run(restore_rows(life, writer, since, until, show, origin=origin))
-        except ArchiveUnavailable as error:
-            raise click.ClickException(f"audit.archive_url: {error}") from None
-        except Damaged as error:
-            raise click.ClickException(str(error)) from None
-        except OSError as error:
-            raise click.ClickException(f"{error.filename or target}: {error.strerror}") from None
-    if dry_run or target:
-        summary = {"rows": rows, "to": None if dry_run else str(target)}
-        if as_json:
-            write_object(summary)
-        else:
-            click.echo(f"would restore {rows} rows" if dry_run else f"restored {rows} rows to {target}")
-
-
-def _writer(stack: ExitStack, output: Path | None, database: Path | None, *, dry_run: bool, as_json: bool) -> RowWriter:
-    if dry_run:
-        return StreamWriter(lambda _: None)
-    if output:
-        return stack.enter_context(CsvWriter(output))
-    if database:
-        return stack.enter_context(DatabaseWriter(database))
-    return JsonWriter() if as_json else StreamWriter(click.echo)
-
-
-class JsonWriter:
-    """Writes each row as an object on a line."""
-
-    def write(self, line: str, fields: list[str]) -> None:  # noqa: ARG002 - the protocol's
-        write_object({**dict(zip(AUDIT_COLUMNS, fields, strict=False)), "processing_time_ms": int(fields[6])})
-
-    def finish(self) -> None:
-        """Nothing is kept back."""
-
-
-COMMANDS = (rotate, compress, archive, prune, restore)
+COMMANDS = (rotate, compress, export, archive, prune)

@@ -8,11 +8,13 @@ import click
 import msgspec
 import uvloop
 
-from chargegate import app, config
+from chargegate import config
+from chargegate.app.commands import Offline
+from chargegate.app.life import audit_heads, audit_lives, audit_verdicts
 from chargegate.audit.chaining import RowProblem, RowVerifier, Statements, VerifiedRows
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.heads import Heads
-from chargegate.audit.life.verifying import Problem, Verified
+from chargegate.audit.life.verifying import Problem, Verified, joined
 from chargegate.audit.life.verifying import verify as verify_files
 from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import write_object, write_rows
@@ -33,9 +35,9 @@ def verify(
 ) -> None:
     """Verify that no row was changed, removed, put in between or moved.
 
-    In the database, and in all CSV files here and in the archive; or only in FILES. Exits 0 if all is as it was
-    written, else 1 after naming each row at fault. Needs the keys of the service. Lines from before audit.chain was
-    switched on are only counted.
+    In the database, and in all CSV files and daily exports here and in the archive; or only in FILES. Exits 0 if all is
+    as it was written, else 1 after naming each row at fault. Needs the keys of the service. Lines from before
+    audit.chain was switched on are only counted.
 
     \b
     Examples:
@@ -43,12 +45,13 @@ def verify(
       chargegate audit verify --json authorization_audit.log.20260131T000000.000Z
     """
     settings = config.load(config_file)
-    heads = app.audit_heads(settings)
-    of_files = _files(settings, heads, files) if settings.audit.csv_path else Verified(0, 0, 0, {}, [])
+    heads = audit_heads(settings)
+    has_files = bool(settings.audit.csv_path or settings.audit.export_dir)
+    of_files = _files(settings, heads, files) if has_files else Verified(0, 0, 0, {}, [])
     of_rows = _rows(config_file, heads) if rows and not files else {}
     row_problems = [problem for each in of_rows.values() for problem in each.problems]
     if settings.audit.chain and not files:
-        of_all_files = not of_files.problems if settings.audit.csv_path else None
+        of_all_files = not of_files.problems if has_files else None
         _keep(config_file, settings, files=of_all_files, rows=not row_problems if rows else None)
     if as_json:
         write_object(msgspec.to_builtins(of_files) | {"database": msgspec.to_builtins(of_rows)})
@@ -58,10 +61,12 @@ def verify(
 
 
 def _files(settings: config.Settings, heads: Heads, files: Sequence[Path]) -> Verified:
-    life = app.audit_life(settings)
+    lives = audit_lives(settings)
     with advancing("verifying files") as show:
         try:
-            return uvloop.run(verify_files(life, heads, show, only=files))
+            if files:
+                return uvloop.run(verify_files(lives[0], heads, show, only=files))
+            return joined([uvloop.run(verify_files(life, heads, show)) for life in lives])
         except ArchiveUnavailable as error:
             raise click.ClickException(f"audit.archive_url: {error}") from None
         except OSError as error:
@@ -72,7 +77,7 @@ def _rows(config_file: str | None, heads: Heads) -> dict[str, VerifiedRows]:
     """By writer."""
     with counting("verifying rows") as show:
 
-        async def verify(store: app.Offline) -> dict[str, VerifiedRows]:
+        async def verify(store: Offline) -> dict[str, VerifiedRows]:
             statements = Statements(heads, store.ledger)
             return {
                 writer: await RowVerifier(store.chain, writer, heads.chain, await statements.of(writer)).verify(show)
@@ -85,8 +90,8 @@ def _rows(config_file: str | None, heads: Heads) -> dict[str, VerifiedRows]:
 def _keep(config_file: str | None, settings: config.Settings, *, files: bool | None, rows: bool | None) -> None:
     """So that the service's metrics tell it."""
 
-    async def keep(store: app.Offline) -> None:
-        await app.audit_verdicts(settings, store.ledger).keep(now_ms(), files=files, rows=rows)
+    async def keep(store: Offline) -> None:
+        await audit_verdicts(settings, store.ledger).keep(now_ms(), files=files, rows=rows)
 
     try:
         in_store(config_file, keep)

@@ -5,7 +5,8 @@ from collections import Counter
 import click
 import uvloop
 
-from chargegate import app, config
+from chargegate import config
+from chargegate.app.commands import check_target, move_database
 from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import write_object
 from chargegate.cli.progress import counting
@@ -14,7 +15,7 @@ from chargegate.ledger.base import LedgerUnavailable
 
 def _url(_context: click.Context, _option: click.Parameter, value: str) -> str:
     try:
-        app.check_target(value)
+        check_target(value)
     except config.ConfigError as error:
         raise click.BadParameter(str(error).removeprefix("database.url: ")) from None
     return value
@@ -61,7 +62,7 @@ def move(target: str, as_json: bool, config_file: str | None) -> None:
             show(copied.total())
 
         try:
-            uvloop.run(app.move_database(settings, target, on_copied))
+            uvloop.run(move_database(settings, target, on_copied))
         except LedgerUnavailable as error:
             rows = copied.total()
             raise click.ClickException(f"{error} (copied {rows} rows before that; run it again to go on)") from None

@@ -2,7 +2,7 @@
 
 import click
 
-from chargegate import app
+from chargegate.app.commands import Offline
 from chargegate.cli.options import as_json, client, config_file, paging, time_range
 from chargegate.cli.output import write_listing, write_object
 from chargegate.cli.progress import counting
@@ -47,7 +47,7 @@ def list_dead_letters(
       chargegate dead-letters list --all --json
     """
 
-    async def write(store: app.Offline) -> None:
+    async def write(store: Offline) -> None:
         await write_listing(operations.dead_letters(store.ledger, since, until, client), limit=limit, as_json=as_json)
 
     in_store(config_file, write)
@@ -79,7 +79,7 @@ def replay(
     """
     _check_which(request_id, client, since, until)
 
-    async def put_back(store: app.Offline) -> int:
+    async def put_back(store: Offline) -> int:
         if request_id is None:
             return await _replay_range(store, client, since, until)
         letter = await store.ledger.dead_letter(request_id.lower())
@@ -117,7 +117,7 @@ def discard(
     """
     _check_which(request_id, client, since, until)
 
-    async def forget(store: app.Offline) -> int:
+    async def forget(store: Offline) -> int:
         if request_id is None:
             return await operations.discard_range(store.ledger, since, until, client)
         discarded = await store.ledger.discard([request_id.lower()])
@@ -143,7 +143,7 @@ def _check_which(request_id: str | None, client: str | None, since: int | None, 
         raise click.UsageError("REQUEST_ID: must be a UUID")
 
 
-async def _replay_range(store: app.Offline, client: str | None, since: int | None, until: int | None) -> int:
+async def _replay_range(store: Offline, client: str | None, since: int | None, until: int | None) -> int:
     queue = await store.open_queue()
     replayed = 0
     with counting("replaying") as show:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import click
 import uvloop
 
-from chargegate import app, config
+from chargegate import config
+from chargegate.app.commands import check_queue, move_queue
 from chargegate.cli.options import Command, as_json, config_file
 from chargegate.cli.output import write_object
 from chargegate.cli.progress import counting
@@ -14,7 +15,7 @@ from chargegate.queues.base import QueueUnavailable
 
 def _url(_context: click.Context, _option: click.Parameter, value: str) -> str:
     try:
-        app.check_queue(value)
+        check_queue(value)
     except config.ConfigError as error:
         raise click.BadParameter(str(error).removeprefix("queue.url: ")) from None
     return value
@@ -64,7 +65,7 @@ def move(source: str, target: str, as_json: bool, config_file: str | None) -> No
             show(moved)
 
         try:
-            uvloop.run(app.move_queue(settings, source, target, on_moved))
+            uvloop.run(move_queue(settings, source, target, on_moved))
         except QueueUnavailable as error:
             raise click.ClickException(f"{error} (moved {moved} before that; run it again to go on)") from None
     if as_json:

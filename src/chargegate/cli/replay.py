@@ -6,7 +6,8 @@ import click
 import msgspec
 import uvloop
 
-from chargegate import app, config
+from chargegate import config
+from chargegate.app.commands import replay_from
 from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import write_object
 from chargegate.cli.progress import counting
@@ -57,7 +58,7 @@ def replay(start: int | datetime, as_json: bool, config_file: str | None) -> Non
             show(done.replayed)
 
         try:
-            uvloop.run(app.replay_from(settings, start, on_read))
+            uvloop.run(replay_from(settings, start, on_read))
         except (QueueUnavailable, LedgerUnavailable) as error:
             raise click.ClickException(f"{error} (replayed {done.replayed} before that)") from None
     if as_json:

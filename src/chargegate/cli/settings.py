@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from chargegate import app, config
+from chargegate import config
+from chargegate.app.authorization import check_acl_file
 from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import write_object
 from chargegate.model import one_line, printable_json
@@ -50,7 +51,7 @@ def check(as_json: bool, config_file: str | None) -> None:
     Example:
       chargegate config check --config /etc/chargegate.toml
     """
-    app.check_acl_file(config.load(config_file))
+    check_acl_file(config.load(config_file))
     file = config_file or (str(config.DEFAULT_FILE) if config.DEFAULT_FILE.exists() else None)
     if as_json:
         write_object({"status": "ok", "file": file})

@@ -7,16 +7,17 @@ from typing import TypeVar
 import click
 import uvloop
 
-from chargegate import app, config
+from chargegate import config
+from chargegate.app.commands import Offline, opened_store
 
 T = TypeVar("T")
 
 
-def in_store(config_file: str | None, act: Callable[[app.Offline], Awaitable[T]], *, make: bool = False) -> T:
+def in_store(config_file: str | None, act: Callable[[Offline], Awaitable[T]], *, make: bool = False) -> T:
     """Run ``act`` with the database that the settings name. With ``make`` a missing one is made, and that is said."""
 
     async def run() -> T:
-        async with app.opened_store(config.load(config_file), made=_say_made if make else None) as store:
+        async with opened_store(config.load(config_file), made=_say_made if make else None) as store:
             return await act(store)
 
     return uvloop.run(run())

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chargegate import app, config
+from chargegate import config
+from chargegate.app.commands import tell_story
 from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import printable, write_object
 from chargegate.model import is_uuid, to_iso
@@ -42,7 +43,7 @@ def trace(*, request_id: str, log_file: BinaryIO | None, as_json: bool, config_f
         raise click.UsageError("REQUEST_ID: must be a UUID")
     request_id = request_id.lower()
     lines = [] if log_file is None else list(lines_about(request_id, log_file))
-    story = uvloop.run(app.tell_story(config.load(config_file), request_id, lines))
+    story = uvloop.run(tell_story(config.load(config_file), request_id, lines))
     if story is None:
         raise click.ClickException(f"no request {request_id} is known: never accepted, or dropped since")
     if as_json:

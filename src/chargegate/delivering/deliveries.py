@@ -86,12 +86,22 @@ class Deliveries:
         if self._dispatch.start(callback):
             await self._attempt(callback)
 
+    def begin(self, callback: Callback) -> None:
+        """As ``deliver``, outside of a step."""
+        if self._dispatch.start(callback):
+            self._concurrency.run(self._attempt, callback)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another callback may be taken over before ``make_room`` is asked."""
+        return self.parked < self._limits.max_parked
+
     def make_room(self) -> None:
         """Where too many callbacks are parked, give the newest up of those who have the most: first of the client, then
         of its destination. What these left waiting must not keep others from being served."""
-        most = self._limits.max_parked
-        if self.parked < most:
+        if self.has_room:
             return
+        most = self._limits.max_parked
         log.warning("too many callbacks wait, the newest are given up of the client that has the most")
         for callback in self._dispatch.newest_of_most(self.parked - most + 1 + most // 50):
             self._give_up_soon(callback, _TOO_MANY)
@@ -220,8 +230,7 @@ class Deliveries:
 
     def _start_again(self, callback: Callback) -> None:
         callback.timer = None
-        if self._dispatch.start(callback):
-            self._concurrency.run(self._attempt, callback)
+        self.begin(callback)
 
     def _give_up_late(self, callback: Callback, held_back_by: str | None) -> None:
         self._give_up_soon(callback, callback.error or held_back_by or _TOO_LATE)

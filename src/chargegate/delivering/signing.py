@@ -1,9 +1,11 @@
 """Signatures by the Standard Webhooks specification, which its public libraries verify."""
 
 import binascii
-import hmac
 from collections.abc import Sequence
 from typing import Final
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 PREFIX: Final = "whsec_"
 
@@ -15,7 +17,8 @@ class Signer:
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:
-        # Copies of a prepared HMAC are used, because ``hmac.digest`` lets the interpreter's lock go.
+        # Copies of a prepared HMAC are used, because ``hmac.digest`` lets the interpreter's lock go. The standard
+        # library's take twice as long.
         self._macs = [_mac(secret) for secret in secrets]
 
     def replace(self, secrets: Sequence[str]) -> None:
@@ -34,16 +37,16 @@ class Signer:
         return named + b"webhook-signature: " + signatures + b"\r\n"
 
 
-def _signature(mac: hmac.HMAC, signed: bytes) -> bytes:
+def _signature(mac: HMAC, signed: bytes) -> bytes:
     mac.update(signed)
-    return b"v1," + binascii.b2a_base64(mac.digest(), newline=False)
+    return b"v1," + binascii.b2a_base64(mac.finalize(), newline=False)
 
 
-def _mac(secret: str) -> hmac.HMAC:
+def _mac(secret: str) -> HMAC:
     try:
         key = binascii.a2b_base64(secret.removeprefix(PREFIX), strict_mode=True)
     except ValueError:
         key = b""
     if not key or not secret.startswith(PREFIX):
         raise ValueError("a signing secret must be 'whsec_' and base64")
-    return hmac.new(key, digestmod="sha256")
+    return HMAC(key, SHA256())

@@ -17,6 +17,7 @@ from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, Retention
 from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.counts import DecisionCounts
+from chargegate.ledger.exports import AuditExports
 from chargegate.ledger.records import AuditRow
 from chargegate.ledger.transfer import LedgerSource, LedgerTarget
 from chargegate.queues.base import Capabilities, Message, Queue
@@ -33,6 +34,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     of its queue. ``shortest_lease_ms``: the least that ``queue.lease_ms`` may be. ``keeps_size``: a queue keeps for
     ever the bound that it was made with. ``keeps_delivered``: messages stay readable after their ack, for
     ``chargegate replay``. ``has_registry``: it has a clock to ask, and can tell which processes are alive.
+    ``together``: where it is the queue and the database, one commit changes both.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     keeps_size: bool = False
     keeps_delivered: bool = False
     has_registry: bool = False
+    together: bool = False
 
     @property
     def in_folder(self) -> bool:
@@ -101,6 +104,7 @@ class Database(Protocol):
     anomalies: Anomalies
     retention: Retention
     chain: AuditChain
+    exports: AuditExports
 
     async def close(self) -> None: ...
 
@@ -152,6 +156,9 @@ class EngineModule(Protocol):
         """What a queue that ``keeps_delivered`` still holds, from an offset or a time up to its end as it is now."""
         ...
 
+    def together(self, place: Place, queue: Queue, database: Database) -> Any:
+        """What is changed in both at once: a ``together.Together``."""
+
     async def source(self, place: Place) -> LedgerSource:
         """The database in the folder, to be copied into another."""
         ...
@@ -178,6 +185,7 @@ SQLITE: Final = Engine(
     capabilities=Capabilities(durable=True, shared=False, find=True),
     whole_url=True,
     file="chargegate.db",
+    together=True,
 )
 MEMORY: Final = Engine(
     name="memory",

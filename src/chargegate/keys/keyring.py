@@ -7,6 +7,8 @@ from typing import Final
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from chargegate.model import RandomPieces
 
@@ -39,7 +41,7 @@ class Keyring:
     def __init__(self, encryption_keys: list[bytes], token_hash_key: bytes) -> None:
         self._hash_key = token_hash_key
         # A copy of this takes half the time of a new HMAC, and ``hmac.digest`` lets the interpreter's lock go.
-        self._mac = hmac.new(token_hash_key, digestmod="sha256")
+        self._mac = HMAC(token_hash_key, SHA256())
         self._ciphers = {_key_id(key): AESGCM(key) for key in reversed(encryption_keys)}
         newest_id = _key_id(encryption_keys[0])
         self._newest = self._ciphers[newest_id]
@@ -49,13 +51,13 @@ class Keyring:
         """HMAC-SHA256 (RFC 2104) of a token, in 64 hexadecimal digits. Audit rows show the first ``SHORT_HASH``."""
         mac = self._mac.copy()
         mac.update(token.encode())
-        return mac.hexdigest()
+        return mac.finalize().hex()
 
     def digest(self, *parts: str) -> str:
         """A keyed hash of several strings, for idempotency keys and bodies. It never equals the hash of a token."""
         mac = self._mac.copy()
         mac.update(b"\x00" + "\x00".join(parts).encode())
-        return mac.hexdigest()
+        return mac.finalize().hex()
 
     def derived(self, purpose: str) -> bytes:
         """A key of its own for another purpose, from which this one cannot be found (HKDF's expand, RFC 5869)."""

@@ -152,15 +152,18 @@ class AuditHistory(Protocol):
 class AuditRetention(Protocol):
     """How old audit rows go."""
 
-    async def audit_before(self, at: int) -> DroppedAudit:
+    async def audit_before(self, at: int, *, exported: bool = False) -> DroppedAudit:
         """What ``drop_audit_before`` would drop now."""
         ...
 
-    async def drop_audit_before(self, at: int, on_dropped: Callable[[int], None] | None = None) -> DroppedAudit:
+    async def drop_audit_before(
+        self, at: int, on_dropped: Callable[[int], None] | None = None, *, exported: bool = False
+    ) -> DroppedAudit:
         """Drop audit rows that were decided before ``at``, and before now: where each month is a table, the months that
         ended by then, else row by row, a few in each transaction. Nobody who writes waits for it for long. What is not
         counted yet is counted first, and the counts stay. Decisions of requests that have not ended stay, and so do
-        those of dead letters. ``on_dropped`` is told how many rows went. Raises ``LedgerUnavailable`` also while
+        those of dead letters. With ``exported`` only what is in a file that counts (``ledger.exports``); a month with
+        any other row stays whole. ``on_dropped`` is told how many rows went. Raises ``LedgerUnavailable`` also while
         someone reads the audit for long."""
         ...
 
@@ -232,6 +235,13 @@ class NamedValues(Protocol):
     async def value(self, name: str) -> str | None: ...
 
     async def put_value(self, name: str, value: str) -> None: ...
+
+    async def values_of(self, prefix: str) -> dict[str, str]:
+        """All values whose names begin so, by their names. There should be few."""
+        ...
+
+    async def drop_values(self, names: Sequence[str]) -> None:
+        """Keep these values no longer. A name without one is ignored."""
 
 
 class Ledger(

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_args
 
 import msgspec
 
 from chargegate.ledger.base import AccessList, LedgerUnavailable
 from chargegate.ledger.records import CLAIM_MS, AccessEntry
-from chargegate.ledger.transfer import LedgerSource, LedgerTarget, WaitingRequest
+from chargegate.ledger.transfer import CountKind, LedgerSource, LedgerTarget, WaitingRequest
 from chargegate.model import now_ms
 
 T = TypeVar("T")
@@ -62,6 +62,15 @@ async def copy(
     while links := await read(source.links(number, _PAGE)):
         number = links[-1].number
         await write(target.put_links(links))
+    number = 0
+    while files := await read(source.exports(number, _PAGE)):
+        number = files[-1].number
+        await write(target.put_exports(files))
+    for kind in get_args(CountKind):
+        at = await write(target.counts_place(kind))
+        while counts := await read(source.gone_counts(kind, at, _PAGE)):
+            at = counts[-1][0], counts[-1][1]
+            await write(target.put_counts(kind, counts))
     # These come last, because one of them says that a file's entries are in the access list.
     await write(target.put_values(await read(source.values())))
 

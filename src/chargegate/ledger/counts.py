@@ -219,8 +219,11 @@ def quantile(counts: TotalCounts, share: float) -> int | None:
 
 _BUCKETS: Final = tuple(f"le_{bound}" for bound in BUCKETS_MS)
 _COMMON: Final = (*REASONS, "time_ms")
-_OF_STATION: Final = ("decisions", *Status, *_COMMON)
-_OF_ALL: Final = ("decisions", *_COMMON, *_BUCKETS)
+OF_STATION: Final = ("decisions", *Status, *_COMMON)
+"""The columns of the counts of a station in a unit of time."""
+
+OF_ALL: Final = ("decisions", *_COMMON, *_BUCKETS)
+"""The columns of the counts of a status in a unit of time."""
 
 
 def count_columns(flag: Callable[[str], str], total: Callable[[str], str]) -> dict[str, str]:
@@ -250,16 +253,18 @@ def count_columns(flag: Callable[[str], str], total: Callable[[str], str]) -> di
         "minute": str(MINUTE_MS),
         "day": str(DAY_MS),
         "longest": str(LONGEST_MS),
-        "of_station": each(_OF_STATION, kept),
-        "of_all": each(_OF_ALL, kept),
-        "row_of_station": each(_OF_STATION, lambda name: f"{one[name]} AS {name}"),
-        "row_of_all": each(_OF_ALL, lambda name: f"{one[name]} AS {name}"),
-        "rows_of_station": summed(_OF_STATION, one.__getitem__),
-        "rows_of_all": summed(_OF_ALL, one.__getitem__),
-        "sums_of_station": summed(_OF_STATION, kept),
-        "sums_of_all": summed(_OF_ALL, kept),
-        "add_of_station": each(_OF_STATION, lambda name: f"{name} = held.{name} + excluded.{name}"),
-        "add_of_all": each(_OF_ALL, lambda name: f"{name} = held.{name} + excluded.{name}"),
+        "of_station": each(OF_STATION, kept),
+        "of_all": each(OF_ALL, kept),
+        "row_of_station": each(OF_STATION, lambda name: f"{one[name]} AS {name}"),
+        "row_of_all": each(OF_ALL, lambda name: f"{one[name]} AS {name}"),
+        "rows_of_station": summed(OF_STATION, one.__getitem__),
+        "rows_of_all": summed(OF_ALL, one.__getitem__),
+        "sums_of_station": summed(OF_STATION, kept),
+        "sums_of_all": summed(OF_ALL, kept),
+        "gone_of_station": each(OF_STATION, lambda name: f"c.{name} - coalesce(r.{name}, 0) AS {name}"),
+        "gone_of_all": each(OF_ALL, lambda name: f"c.{name} - coalesce(r.{name}, 0) AS {name}"),
+        "add_of_station": each(OF_STATION, lambda name: f"{name} = held.{name} + excluded.{name}"),
+        "add_of_all": each(OF_ALL, lambda name: f"{name} = held.{name} + excluded.{name}"),
         "by_status": ", ".join([total("decisions"), *by_status, *map(total, _COMMON)]),
         "buckets": ", ".join(map(total, _BUCKETS)),
     }

@@ -6,12 +6,13 @@ end that it came to since.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
 from chargegate.ledger.base import AccessList
 from chargegate.ledger.chain import RowLink
+from chargegate.ledger.exports import ExportedFile
 from chargegate.ledger.records import Claim
 from chargegate.model import Decision
 
@@ -56,6 +57,12 @@ class KeptClaim(msgspec.Struct, frozen=True):
     claim: Claim
 
 
+CountKind = Literal["of_all", "of_stations"]
+
+BEFORE_COUNTS: Final = (-1, "")
+"""Where a copy of counts begins."""
+
+
 class LedgerSource(Protocol):
     """Raises ``LedgerUnavailable``. Every page continues after the last item of the one before."""
 
@@ -73,6 +80,16 @@ class LedgerSource(Protocol):
 
     async def links(self, after: int, limit: int) -> Sequence[RowLink]:
         """Of the chain of the audit rows, after a number."""
+        ...
+
+    async def exports(self, after: int, limit: int) -> Sequence[ExportedFile]:
+        """After a number."""
+        ...
+
+    async def gone_counts(self, kind: CountKind, after: tuple[int, str], limit: int) -> Sequence[tuple[Any, ...]]:
+        """The counts of rows that were dropped, in the shortest units of their kind: the unit's start, the status or
+        station, and the columns of ``counts.OF_ALL`` or ``counts.OF_STATION``. After the first two of one of them.
+        All rows are counted when this is called."""
         ...
 
     async def close(self) -> None: ...
@@ -95,5 +112,15 @@ class LedgerTarget(Protocol):
     async def put_values(self, values: Sequence[tuple[str, str]]) -> int: ...
 
     async def put_links(self, links: Sequence[RowLink]) -> int: ...
+
+    async def put_exports(self, files: Sequence[ExportedFile]) -> int: ...
+
+    async def counts_place(self, kind: CountKind) -> tuple[int, str]:
+        """After which of ``gone_counts`` a copy goes on."""
+        ...
+
+    async def put_counts(self, kind: CountKind, counts: Sequence[tuple[Any, ...]]) -> int:
+        """Add counts to those of all units that hold them, once."""
+        ...
 
     async def close(self) -> None: ...

@@ -44,7 +44,7 @@ class Metrics:
         )
         self.audit_life = Counter(
             "audit_life_total",
-            "Audit files that were rotated, compressed, archived or pruned, by how that ended: done or failed.",
+            "Audit files that were rotated, compressed, exported, archived or pruned, by how it ended: done or failed.",
             ["step", "outcome"],
             registry=registry,
         )

@@ -1,20 +1,25 @@
-"""Carries out the steps of the life of audit files, for a command or on a schedule."""
+"""Carries out the steps of the life of audit files and rows, for a command or on a schedule."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from chargegate.audit.chaining import Statements, drop_links
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.compressing import Damaged
+from chargegate.audit.life.exporting import Exporter, exported_until
+from chargegate.audit.life.files import LifeBusy, name_of_day
 from chargegate.audit.life.names import ArchivedFile
 from chargegate.audit.life.steps import Done, Item, Life, Step
 from chargegate.ledger.base import AuditRetention
 from chargegate.ledger.chain import AuditChain
+from chargegate.ledger.exports import AuditExports
 from chargegate.ledger.records import DroppedAudit
-from chargegate.model import Moment
+from chargegate.model import Moment, now_ms
+
+_TURN_MS: Final = 600_000
 
 
 class Watcher(Protocol):
@@ -47,6 +52,43 @@ async def carry_out(
         life.files.remove_parts()
         for step in steps:
             await _step(life, step, now, watcher, every=every, before=before, dry_run=False)
+
+
+async def export_days(
+    exporter: Exporter,
+    exports: AuditExports,
+    now: int,
+    watcher: Watcher,
+    *,
+    every: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Export the days that are due, oldest first. See ``Exporter.next_day`` for ``every``. Raises ``LifeBusy`` also
+    where another of the services that share the database does it, ``Stopped``, ``LedgerUnavailable``, and ``OSError``
+    where the folder cannot be used."""
+    if dry_run:
+        day = None
+        while (day := await exporter.next_day(now, every=every, after=day)) is not None:
+            watcher.done(Done("export", day.file, "", 0))
+        return
+    with exporter.files.locked():
+        exporter.files.remove_parts()
+        await exporter.settle()
+        while True:
+            if not await exports.take_turn(exporter.origin, now_ms(), _TURN_MS):
+                raise LifeBusy("another of the services that share the database exports its rows now")
+            day = await exporter.next_day(now, every=every)
+            if day is None:
+                return
+            watcher.planned("export", 1)
+            try:
+                file = await exporter.export(day, now)
+            except (OSError, Damaged) as error:
+                reason = error.strerror if isinstance(error, OSError) else None
+                watcher.failed("export", day.file, reason or str(error))
+                return
+            if file is not None:
+                watcher.done(Done("export", name_of_day(day.since), file.file, file.bytes))
 
 
 async def _step(
@@ -82,7 +124,8 @@ async def _carried_out(life: Life, item: Item, now: int, watcher: Watcher) -> bo
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a part of the audit is: ``state`` is ``written``, ``rotated``, ``compressed`` or ``archived``. ``first``
+    """Where a part of the audit is: ``state`` is ``written``, ``rotated``, ``compressed``, ``exported`` or
+    ``archived``. ``first``
     and ``last`` are Unix ms, and None where only a reading of the file would tell."""
 
     state: str
@@ -93,14 +136,20 @@ class Place(msgspec.Struct, frozen=True):
     bytes: int
 
 
-async def places(life: Life) -> list[Place]:
-    """All files of this log, and all that the archive has, oldest first. Raises ``ArchiveUnavailable``."""
-    found = [_archived_place(file) for file in await life.archived()]
-    for file in life.files.rotated():
-        state = "compressed" if file.compressed else "rotated"
-        found.append(Place(state, file.path.name, "", None, file.rotated_at, file.size))
+async def places(lives: Sequence[Life]) -> list[Place]:
+    """All files of this log and all daily exports, and all that the archive has, oldest first. Raises
+    ``ArchiveUnavailable``."""
+    found: list[Place] = []
+    written: list[Place] = []
+    for life in lives:
+        found += [_archived_place(file) for file in await life.archived()]
+        for file in life.files.rotated():
+            state = "exported" if life.files.exports else "compressed" if file.compressed else "rotated"
+            found.append(Place(state, file.path.name, "", None, file.rotated_at, file.size))
+        paths = life.files.written()
+        written += [Place("written", path.name, "", None, None, path.stat().st_size) for path in paths]
     found.sort(key=lambda place: (place.last or 0, place.file))
-    return found + [Place("written", path.name, "", None, None, path.stat().st_size) for path in life.files.written()]
+    return found + written
 
 
 def _archived_place(file: ArchivedFile) -> Place:
@@ -112,11 +161,15 @@ async def drop_chained_rows(
     links: AuditChain,
     statements: Statements,
     before: int,
+    *,
     on_dropped: Callable[[int], None],
+    exports: AuditExports | None,
 ) -> DroppedAudit:
     """As ``AuditRetention.drop_audit_before``, and what remains of the chains of the rows begins with a signed start.
-    Raises ``LedgerUnavailable`` and ``OSError``."""
-    dropped: DroppedAudit = await drop_links(
-        links, statements, before, partial(ledger.drop_audit_before, before, on_dropped)
-    )
+    ``exports``: where rows are exported daily; then only those go that are. Raises ``LedgerUnavailable`` and
+    ``OSError``."""
+    if exports is not None:
+        before = min(before, await exported_until(exports))
+    drop = partial(ledger.drop_audit_before, before, on_dropped, exported=exports is not None)
+    dropped: DroppedAudit = await drop_links(links, statements, before, drop)
     return dropped

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from chargegate.audit.life.compressing import Stopped
@@ -12,7 +12,7 @@ from chargegate.audit.life.steps import STEPS, Done, Life, Step
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.model import now_ms
 from chargegate.observe import Metrics, log
-from chargegate.operations.audit_life import carry_out
+from chargegate.operations.audit_life import Watcher, carry_out
 
 _JUMP_MS: Final = 60_000
 _PRUNE_S: Final = 600.0
@@ -21,13 +21,14 @@ _PRUNE_S: Final = 600.0
 class Schedule:
     """Looks every ``turn_s`` seconds what is due.
 
-    Nothing is deleted, compressed or archived in a turn in which the wall clock ran apart from the monotonic one: a
-    clock that was set forward by mistake would make everything old.
+    Nothing is deleted, compressed, archived or exported in a turn in which the wall clock ran apart from the monotonic
+    one: a clock that was set forward by mistake would make everything old.
     """
 
     def __init__(
         self,
-        life: Life | None,
+        lives: Sequence[Life],
+        export: Callable[[int, Watcher], Awaitable[None]] | None,
         drop_rows: Callable[[int], Awaitable[object]],
         metrics: Metrics,
         intact: Callable[[], Awaitable[bool | None]],
@@ -35,9 +36,11 @@ class Schedule:
         keep_ms: int,
         turn_s: float,
     ) -> None:
-        """``life`` is None where this process has no files; then only rows of the database are dropped, by
-        ``drop_rows``, which is told a time (Unix ms). ``intact``: see ``Verdicts.intact``."""
-        self._life = life
+        """``lives``: the files of the log, and the daily exports, as far as this process has them. ``export`` makes
+        the latter, as of a time (Unix ms). ``drop_rows`` drops the rows of the database from before a time.
+        ``intact``: see ``Verdicts.intact``."""
+        self._lives = lives
+        self._export = export
         self._drop_rows = drop_rows
         self._intact = intact
         self._metrics = metrics
@@ -59,24 +62,24 @@ class Schedule:
 
     async def close(self) -> None:
         """End what is under way; another run goes on with it."""
-        if self._life is not None:
-            self._life.stop()
+        for life in self._lives:
+            life.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._life is not None:
+        for life in self._lives:
             with contextlib.suppress(OSError):  # the last one that was signed stands
-                await asyncio.to_thread(self._life.sign_heads, now_ms())
+                await asyncio.to_thread(life.sign_heads, now_ms())
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._turn_s)
             try:
                 await self._turn()
-            except (LifeBusy, Stopped):
-                continue  # another process does it, or this one ends
+            except Stopped:
+                continue  # this process ends
             except LedgerUnavailable as error:
-                log.warning("old audit rows were not dropped", error=str(error))
+                log.warning("old audit rows were not exported or dropped", error=str(error))
             except OSError as error:
                 self.failed("rotate", "", error.strerror or str(error))
             except Exception:  # noqa: BLE001 - whatever it is, the files are as they were, and the next turn tries again
@@ -89,13 +92,22 @@ class Schedule:
         jumped = self._clock_jumped()
         pruning = time.monotonic() - self._pruned_at >= max(min(_PRUNE_S, self._keep_ms / 10_000), self._turn_s)
         steps = [step for step in STEPS if step == "rotate" or not (jumped or (step == "prune" and not pruning))]
-        if self._life is not None:
-            self._failed_now = set()
-            await carry_out(self._life, steps, now_ms(), self)
-            await asyncio.to_thread(self._life.sign_heads, now_ms())
-            for step in set(steps) & self._failing.keys() - self._failed_now:
-                del self._failing[step]
-                log.info("the life of the audit goes on", step=step)
+        self._failed_now = set()
+        for life in self._lives:
+            with contextlib.suppress(LifeBusy):  # another process does it
+                await carry_out(life, steps, now_ms(), self)
+            await asyncio.to_thread(life.sign_heads, now_ms())
+        if self._export is not None and not jumped:
+            try:
+                await self._export(now_ms(), self)
+            except LifeBusy:
+                pass  # as above
+            except OSError as error:
+                self.failed("export", "", error.strerror or str(error))
+            steps.append("export")
+        for step in set(steps) & self._failing.keys() - self._failed_now:
+            del self._failing[step]
+            log.info("the life of the audit goes on", step=step)
         if pruning and not jumped:
             self._pruned_at = time.monotonic()
             if self._keep_ms:

@@ -34,8 +34,19 @@ _WORST_FIRST: Final[tuple[ComponentStatus, ...]] = ("DOWN", "DEGRADED", "UP")
 async def check_all(components: Mapping[str, Check]) -> tuple[ComponentStatus, dict[str, Component]]:
     """Each component, and the status of the worst of them, which is the service's."""
     checked = await asyncio.gather(*(check(name, part) for name, part in components.items()))
-    statuses: list[ComponentStatus] = ["UP", *(component.status for component in checked)]
-    return min(statuses, key=_WORST_FIRST.index), dict(zip(components, checked, strict=True))
+    found = dict(zip(components, checked, strict=True))
+    return status_of(found), found
+
+
+def status_of(components: Mapping[str, Component]) -> ComponentStatus:
+    """The status of the worst of them."""
+    statuses: list[ComponentStatus] = ["UP", *(component.status for component in components.values())]
+    return min(statuses, key=_WORST_FIRST.index)
+
+
+def worse(one: Component, other: Component) -> Component:
+    """The component that is worse; the first one where both are the same."""
+    return min((one, other), key=lambda component: _WORST_FIRST.index(component.status))
 
 
 async def check(name: str, part: Check) -> Component:

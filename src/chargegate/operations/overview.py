@@ -1,15 +1,16 @@
 """How the service is doing, at a glance: what a dashboard shows first, and what is wrong in one sentence each.
 
-Decisions come from the database's counts, which all processes share. What no database keeps, such as the queue's depth
-some minutes ago, is looked at every few seconds by this process since its start.
+Decisions come from the database's counts, which all processes share, and the other processes' states from what they
+say of themselves there. What no database keeps, such as the queue's depth some minutes ago, is looked at every few
+seconds by this process since its start.
 """
 
 import asyncio
 import contextlib
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -17,72 +18,24 @@ from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import Ledger, LedgerUnavailable
 from chargegate.ledger.counts import HOUR_MS, MINUTE_MS, DecisionCounts, UnitCounts
 from chargegate.model import Millis, Status, now_ms
-from chargegate.observe import Metrics, log
-from chargegate.operations.health import Check, Component, ComponentStatus, check_all
+from chargegate.observe import log
+from chargegate.operations.health import Check, Component, ComponentStatus, check_all, status_of
+from chargegate.operations.looks import RECENT_MS, Look, Looks, Series, percentiles
 from chargegate.operations.problems import Problem, Seen, problems
+from chargegate.operations.processes import SILENT_MS, Circuit, Lag, Process, Processes, Report, Reporter, together
 from chargegate.queues.base import Queue, QueueUnavailable
 
 _LOOK_S: Final = 2.0
-_KEPT_S: Final = 1.0
+_KEPT_S: Final = 0.5
 _LAST_MS: Final = 10_000
 _DAY_STEP_MS: Final = 30 * MINUTE_MS
+_DAY_KEPT_S: Final = 60.0
 _DELIVERED: Final = 500
-
-
-class Look(msgspec.Struct, frozen=True):
-    """What was seen at one moment. None: it could not be seen. ``accepted`` counts since this process's start. The
-    percentiles are of callbacks delivered within the minute before, from accepted to delivered."""
-
-    timestamp: Millis
-    accepted: int
-    waiting: int | None
-    oldest_age_ms: int | None
-    dead_letters: int | None
-    p50_ms: int | None
-    p95_ms: int | None
-    p99_ms: int | None
-
-
-class Point(msgspec.Struct, frozen=True):
-    """One length of time in a chart: decisions made in it, and what was last seen in it."""
-
-    timestamp: Millis
-    allowed: int
-    not_allowed: int
-    unknown: int
-    invalid: int
-    accepted: int | None
-    waiting: int | None
-    oldest_age_ms: int | None
-    dead_letters: int | None
-    p50_ms: int | None
-    p95_ms: int | None
-    p99_ms: int | None
-
-
-class Series(msgspec.Struct, frozen=True):
-    """Points one after another, oldest first, each ``step_ms`` long."""
-
-    step_ms: int
-    points: list[Point]
-
-
-class Circuit(msgspec.Struct, frozen=True):
-    """A circuit breaker of this process."""
-
-    name: str
-    state: str
-
-
-class Lag(msgspec.Struct, frozen=True):
-    """How far an audit sink of this process is behind."""
-
-    sink: str
-    seconds: float
+_LETTERS: Final = 50
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """Each second, over the last ten. ``accepted`` counts this process alone."""
+    """Each second, over the last ten."""
 
     accepted: float
     allowed: float
@@ -92,13 +45,14 @@ class Rates(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """All of it, as it was at most a second ago. ``several_processes``: others may accept requests beside this one."""
+    """All of it, as it was at most half a second ago. ``processes``: the others of this service. Of circuits, sinks
+    and components that several processes have, the worst is shown."""
 
     status: ComponentStatus
     timestamp: Millis
-    several_processes: bool
     problems: list[Problem]
     components: dict[str, Component]
+    processes: list[Process]
     per_second: Rates
     now: Look
     in_flight: int
@@ -107,6 +61,16 @@ class Overview(msgspec.Struct, frozen=True):
     sinks: list[Lag]
     hour: Series
     day: Series
+
+
+class _Decided(NamedTuple):
+    """What the database's counts say: each minute of the last hour, and how many of each status a second."""
+
+    minutes: Sequence[UnitCounts]
+    per_second: Mapping[str, float]
+
+
+_NOTHING: Final = _Decided([], dict.fromkeys(Status, 0.0))
 
 
 class Overviews:
@@ -119,28 +83,30 @@ class Overviews:
         ledger: Ledger,
         counts: DecisionCounts,
         anomalies: Anomalies,
-        metrics: Metrics,
         components: Mapping[str, Check],
-        oldest_question_ms: Callable[[], int],
+        reporter: Reporter,
+        processes: Processes | None,
         max_size: int,
     ) -> None:
+        """``processes`` is None where this process is the only one."""
         self._queue = queue
         self._ledger = ledger
         self._counts = counts
         self._anomalies = anomalies
-        self._metrics = metrics
         self._components = components
-        self._oldest_question_ms = oldest_question_ms
+        self._reporter = reporter
+        self._processes = processes
         self._max_size = max_size
-        self._looks: deque[Look] = deque(maxlen=60)
-        self._minutes: deque[Look] = deque(maxlen=24 * 60 + 1)
+        self._looks = Looks()
         self._lock = asyncio.Lock()
         self._made: tuple[float, Overview] | None = None
         self._day: tuple[float, list[UnitCounts]] = (0.0, [])
+        self._others: list[Process] | None = None
+        self._began = time.monotonic()
         self._task = asyncio.create_task(self._run())
 
     async def read(self) -> Overview:
-        """The overview of now. It is made at most once a second, however many ask. Raises nothing for a part that is
+        """The overview of now. It is made at most twice a second, however many ask. Raises nothing for a part that is
         away."""
         async with self._lock:
             if self._made is None or time.monotonic() - self._made[0] >= _KEPT_S:
@@ -154,153 +120,115 @@ class Overviews:
     async def _run(self) -> None:
         while True:
             try:
-                self._note(await self._look())
+                await self._look()
             except Exception:  # noqa: BLE001 - whatever it is, the next look may succeed
                 log.exception("the overview could not look")
             await asyncio.sleep(_LOOK_S)
 
-    def _note(self, look: Look) -> None:
-        self._looks.append(look)
-        if self._minutes and self._minutes[-1].timestamp // MINUTE_MS == look.timestamp // MINUTE_MS:
-            self._minutes[-1] = _worse(self._minutes[-1], look)
-        else:
-            self._minutes.append(look)
-
     async def _look(self) -> Look:
+        """Look at what is now, and note it."""
         now = now_ms()
-        waiting = oldest = letters = None
+        waiting = oldest = letters = minutes = going_on = None
         times: Sequence[int] = ()
         with contextlib.suppress(QueueUnavailable, TimeoutError):
             async with asyncio.timeout(_LOOK_S):
                 depth = await self._queue.depth()
                 waiting, oldest = depth.waiting, depth.oldest_age_ms
+        others: list[Process] | None = None if self._processes is not None else []
         with contextlib.suppress(LedgerUnavailable, TimeoutError):
             async with asyncio.timeout(_LOOK_S):
+                if self._processes is not None:
+                    others = await self._processes.read()
                 letters = await self._ledger.count_dead_letters()
                 times = sorted(await self._ledger.latest_delivered(now - MINUTE_MS, _DELIVERED))
-        p50, p95, p99 = (times[min(len(times) - 1, int(share * len(times)))] if times else None for share in _SHARES)
-        accepted = int(self._metrics.sampled("charging_requests_total", "outcome").get("accepted", 0))
-        return Look(now, accepted, waiting, oldest, letters, p50, p95, p99)
+                minutes = await self._counts.by_unit(MINUTE_MS, now - 2 * MINUTE_MS, None, 5, None)
+                going_on = sum((await self._anomalies.count_open()).values())
+        self._others = others
+        accepted = self._reporter.accepted + (self._processes.accepted if self._processes is not None else 0)
+        report = self._together({})
+        p50, p95, p99 = percentiles(times)
+        look = Look(
+            timestamp=now,
+            accepted=accepted,
+            waiting=waiting,
+            oldest_age_ms=oldest,
+            dead_letters=letters,
+            p50_ms=p50,
+            p95_ms=p95,
+            p99_ms=p99,
+            open_circuits=sum(circuit.state != "closed" for circuit in report.circuits),
+            sink_lag_ms=max((round(lag.seconds * 1000) for lag in report.sinks), default=0),
+            anomalies=going_on,
+        )
+        self._looks.note(look, minutes)
+        return look
 
     async def _make(self) -> Overview:
-        (status, components), look = await asyncio.gather(check_all(self._components), self._look())
-        self._note(look)
+        (_, components), look = await asyncio.gather(check_all(self._components), self._look())
         now = look.timestamp
-        minutes: list[UnitCounts] = []
-        open_anomalies: int | None = None
-        per_second: Mapping[str, float] = dict.fromkeys(Status, 0.0)
+        decided = _NOTHING
+        why_letters: str | None = None
+        letters = self._looks.more_dead_letters()
         with contextlib.suppress(LedgerUnavailable, TimeoutError):
             async with asyncio.timeout(_LOOK_S):
-                minutes = list(await self._counts.by_unit(MINUTE_MS, now - HOUR_MS, None, 70, None))
-                open_anomalies = sum((await self._anomalies.count_open()).values())
-                latest = await self._counts.total(now - _LAST_MS, None)
-                per_second = {name: round(getattr(latest, name) * 1000 / _LAST_MS, 2) for name in Status}
-                if time.monotonic() - self._day[0] >= _DAY_KEPT_S or not self._day[1]:
-                    day = await self._counts.by_unit(MINUTE_MS, now - 24 * HOUR_MS, None, 24 * 60 + 5, None)
-                    self._day = time.monotonic(), list(day)
-        recent = [one for one in minutes if one.start >= now - 2 * MINUTE_MS]
-        earlier = next((one for one in self._looks if one.timestamp >= now - _LAST_MS), look)
-        elapsed_s = max((look.timestamp - earlier.timestamp) / 1000, _LOOK_S)
+                decided = await self._decided(now)
+                why_letters = await self._why_given_up(now) if letters else None
+        report = self._together(components)
         seen = Seen(
-            components=components,
+            components=report.components,
             waiting=look.waiting,
             oldest_age_ms=look.oldest_age_ms,
             max_size=self._max_size,
-            oldest_question_ms=self._oldest_question_ms(),
-            recent=recent,
-            dead_letters=look.dead_letters,
-            dead_letters_before=self._letters_before(now),
-            anomalies=open_anomalies,
+            oldest_question_ms=report.oldest_question_ms,
+            recent=self._looks.recent(),
+            workers=self._workers(),
+            given_up=letters,
+            why_given_up=why_letters,
+            anomalies=look.anomalies,
         )
+        earlier = self._looks.since(now - _LAST_MS)
+        elapsed_s = max((now - earlier.timestamp) / 1000, _LOOK_S)
         return Overview(
-            status=status,
+            status=status_of(report.components),
             timestamp=now,
-            several_processes=self._queue.capabilities.shared,
             problems=problems(seen),
-            components=components,
+            components=report.components,
+            processes=self._others or [],
             per_second=Rates(
                 accepted=round(max(0, look.accepted - earlier.accepted) / elapsed_s, 2),
-                **{name.value: per_second[name] for name in Status},
+                **{name.value: decided.per_second[name] for name in Status},
             ),
             now=look,
-            anomalies=open_anomalies,
-            in_flight=int(self._metrics.sampled("requests_in_flight").get("", 0)),
-            circuits=[
-                Circuit(name, _STATES[int(value)])
-                for name, value in self._metrics.sampled("circuit_breaker_state", "name").items()
-            ],
-            sinks=[
-                Lag(name, round(value, 3))
-                for name, value in self._metrics.sampled("audit_sink_lag_seconds", "sink").items()
-            ],
-            hour=self._series(MINUTE_MS, 60, now, minutes),
-            day=self._series(_DAY_STEP_MS, 48, now, [*self._day[1], *minutes]),
+            anomalies=look.anomalies,
+            in_flight=report.in_flight,
+            circuits=report.circuits,
+            sinks=report.sinks,
+            hour=self._looks.series(MINUTE_MS, 60, now, decided.minutes),
+            day=self._looks.series(_DAY_STEP_MS, 48, now, [*self._day[1], *decided.minutes]),
         )
 
-    def _letters_before(self, now: int) -> int | None:
-        before = [one.dead_letters for one in self._minutes if one.timestamp <= now - MINUTE_MS]
-        known = [each for each in [*before[-5:], *(one.dead_letters for one in self._looks)] if each is not None]
-        return known[0] if known else None
+    def _together(self, components: Mapping[str, Component]) -> Report:
+        """What all processes say. ``components``: those of this one."""
+        others = [] if self._processes is None else self._processes.reports()
+        return together(self._reporter.report(components), others)
 
-    def _series(self, step: int, length: int, now: int, counted: Sequence[UnitCounts]) -> Series:
-        first = (now // step - length + 1) * step
-        by_minute = {one.start: one for one in counted if one.start >= first}
-        decided: dict[int, dict[Status, int]] = {}
-        for start, one in by_minute.items():
-            into = decided.setdefault(start // step * step, dict.fromkeys(Status, 0))
-            for name in Status:
-                into[name] += getattr(one, name)
-        seen: dict[int, list[Look]] = {}
-        before: Look | None = None
-        accepted: dict[int, int] = {}
-        for look in self._minutes:
-            start = look.timestamp // step * step
-            seen.setdefault(start, []).append(look)
-            accepted[start] = accepted.get(start, 0) + look.accepted - (before.accepted if before else 0)
-            before = look
-        nothing = dict.fromkeys(Status, 0)
-        return Series(
-            step,
-            [
-                _point(start, decided.get(start, nothing), accepted.get(start), seen.get(start, []))
-                for start in range(first, first + length * step, step)
-            ],
-        )
+    async def _decided(self, now: int) -> _Decided:
+        minutes = await self._counts.by_unit(MINUTE_MS, now - HOUR_MS, None, 70, None)
+        latest: Any = await self._counts.total(now - _LAST_MS, None)
+        if time.monotonic() - self._day[0] >= _DAY_KEPT_S or not self._day[1]:
+            day = await self._counts.by_unit(MINUTE_MS, now - 24 * HOUR_MS, None, 24 * 60 + 5, None)
+            self._day = time.monotonic(), list(day)
+        return _Decided(minutes, {name: round(getattr(latest, name) * 1000 / _LAST_MS, 2) for name in Status})
 
+    async def _why_given_up(self, now: int) -> str | None:
+        """The error that most of the newest dead letters have."""
+        letters = await self._ledger.dead_letters(now - RECENT_MS, None, _LETTERS, None)
+        errors = Counter(letter.last_error for letter in letters if letter.last_error)
+        return errors.most_common(1)[0][0] if errors else None
 
-_SHARES: Final = (0.5, 0.95, 0.99)
-_STATES: Final = ("closed", "half_open", "open")
-_DAY_KEPT_S: Final = 60.0
-_MEASURED: Final = ("waiting", "oldest_age_ms", "dead_letters", "p50_ms", "p95_ms", "p99_ms")
-
-
-def _worse(one: Look, later: Look) -> Look:
-    """Two looks in one minute as one, so that no peak is lost."""
-
-    def worst(name: str) -> int | None:
-        return max((each for each in (getattr(one, name), getattr(later, name)) if each is not None), default=None)
-
-    return msgspec.structs.replace(later, **{name: worst(name) for name in _MEASURED})
-
-
-def _point(start: int, decided: Mapping[Status, int], accepted: int | None, looks: Sequence[Look]) -> Point:
-    """Of what was seen in a length of time, the worst."""
-
-    def worst(name: str) -> int | None:
-        values = [getattr(look, name) for look in looks if getattr(look, name) is not None]
-        return max(values, default=None)
-
-    return Point(
-        timestamp=start,
-        allowed=decided[Status.ALLOWED],
-        not_allowed=decided[Status.NOT_ALLOWED],
-        unknown=decided[Status.UNKNOWN],
-        invalid=decided[Status.INVALID],
-        accepted=accepted,
-        waiting=worst("waiting"),
-        oldest_age_ms=worst("oldest_age_ms"),
-        dead_letters=worst("dead_letters"),
-        p50_ms=worst("p50_ms"),
-        p95_ms=worst("p95_ms"),
-        p99_ms=worst("p99_ms"),
-    )
+    def _workers(self) -> list[Process] | None:
+        """The other processes that work; None where they are not known, also because this one began to look just
+        now."""
+        if self._others is None or (time.monotonic() - self._began) * 1000 < SILENT_MS:
+            return None
+        return [each for each in self._others if each.works]

@@ -5,8 +5,9 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from chargegate.ledger.counts import UnitCounts
 from chargegate.operations.health import Component
+from chargegate.operations.looks import Recent
+from chargegate.operations.processes import Process
 
 SLOW_MS: Final = 3000
 """A request that waits longer for a worker, or for the authorizer, is worth a sentence."""
@@ -34,16 +35,18 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Seen(NamedTuple):
-    """What the sentences are made from. ``recent``: decisions of the last two minutes."""
+    """What the sentences are made from. ``workers``: other processes that work, None where they are not known.
+    ``recent`` and ``given_up``: decisions and dead letters of the last half minute."""
 
     components: Mapping[str, Component]
+    workers: Sequence[Process] | None
     waiting: int | None
     oldest_age_ms: int | None
     max_size: int
     oldest_question_ms: int
-    recent: Sequence[UnitCounts]
-    dead_letters: int | None
-    dead_letters_before: int | None
+    recent: Recent
+    given_up: int
+    why_given_up: str | None
     anomalies: int | None
 
 
@@ -51,6 +54,7 @@ def problems(seen: Seen) -> list[Problem]:
     """The worst first."""
     found = [
         *_of_components(seen.components),
+        *_of_workers(seen),
         *_of_queue(seen),
         *_of_authorizer(seen),
         *_of_callbacks(seen),
@@ -68,10 +72,14 @@ def _of_components(components: Mapping[str, Component]) -> Iterator[Problem]:
         severity: Literal["critical", "warning"] = "critical" if component.status == "DOWN" else "warning"
         state = "down" if component.status == "DOWN" else "degraded"
         verb = "are" if name == "callbacks" else "is"
-        yield Problem(severity, name, f"{said} {verb} {state}{': ' + why if why else ''}.", _PAGES.get(name, ""))
+        yield Problem(
+            severity, name, f"{said} {verb} {state}{': ' + why if why else ''}.", _PAGES.get(name, _COMPONENTS)
+        )
 
 
-_PAGES: Final = {"callbacks": "/dashboard/dead-letters"}
+_COMPONENTS: Final = "/dashboard#components"
+_PROCESSES: Final = "/dashboard#processes"
+_PAGES: Final = {"callbacks": "/dashboard/dead-letters", "authorization": "/dashboard/requests?status=unknown"}
 
 
 def _why(component: Component) -> str:
@@ -98,46 +106,65 @@ def _why_audit(component: Component) -> str:
     return ", ".join(f"{sink}: {said}" for sink, said in component.details.items() if said not in ("on", "off"))
 
 
+def _of_workers(seen: Seen) -> Iterator[Problem]:
+    """``callbacks`` is a component of those who work: where this process has it, it works itself or hears of one."""
+    if seen.workers is None:
+        return
+    silent = [each for each in seen.workers if each.silent]
+    if "callbacks" not in seen.components:
+        last = min((each.silent_ms for each in silent), default=None)
+        since = "" if last is None else f": the last one was heard from {_seconds(last)} ago"
+        yield Problem("critical", "workers", f"No worker runs{since}. Requests wait until one is started.", _COMPONENTS)
+    elif silent:
+        who = "A worker has" if len(silent) == 1 else f"{len(silent)} workers have"
+        names = ", ".join(each.name for each in silent)
+        since = _seconds(max(each.silent_ms for each in silent))
+        yield Problem("warning", "workers", f"{who} not been heard from for {since}: {names}.", _PROCESSES)
+
+
 def _of_queue(seen: Seen) -> Iterator[Problem]:
     if seen.oldest_age_ms is not None and seen.oldest_age_ms >= SLOW_MS and seen.waiting:
         waits = f"{_counted(seen.waiting, 'request')} wait for a worker" if seen.waiting > 1 else "A request waits"
         text = f"{waits}, the oldest for {_seconds(seen.oldest_age_ms)}."
-        yield Problem("critical", "queue", text, "")
+        yield Problem("critical", "queue", text, _COMPONENTS)
     if seen.waiting is not None and _FULL_SHARE * seen.max_size <= seen.waiting < seen.max_size:
-        yield Problem("warning", "queue", f"The queue is filling: {seen.waiting} of {seen.max_size} places.", "")
+        text = f"The queue is filling: {seen.waiting} of {seen.max_size} places."
+        yield Problem("warning", "queue", text, _COMPONENTS)
 
 
 def _of_authorizer(seen: Seen) -> Iterator[Problem]:
     if seen.oldest_question_ms >= SLOW_MS:
         text = f"The authorizer has not answered a request for {_seconds(seen.oldest_question_ms)}."
-        yield Problem("critical", "authorization", text, "")
-    total = sum(one.total for one in seen.recent)
-    unknown = sum(one.unknown for one in seen.recent)
-    if total and unknown / total >= _UNKNOWN_SHARE:
+        yield Problem("critical", "authorization", text, _COMPONENTS)
+    recent = seen.recent
+    if recent.total and recent.unknown / recent.total >= _UNKNOWN_SHARE:
         reasons = {
-            "no answer from the authorizer in time": sum(one.timeouts for one in seen.recent),
-            "errors of the authorizer": sum(one.errors for one in seen.recent),
-            "an open circuit": sum(one.circuit_open for one in seen.recent),
-            "too long in the queue": sum(one.expired_in_queue for one in seen.recent),
+            "no answer from the authorizer in time": recent.timeouts,
+            "errors of the authorizer": recent.errors,
+            "an open circuit": recent.circuit_open,
+            "too long in the queue": recent.expired_in_queue,
         }
         worst = max(reasons, key=reasons.__getitem__)
-        text = f"{unknown} of the last {total} decisions {'was' if unknown == 1 else 'were'} unknown"
+        text = f"{recent.unknown} of the last {recent.total} decisions {_was(recent.unknown)} unknown"
         why = f", mostly by {worst}" if reasons[worst] else ""
         yield Problem("warning", "authorization", f"{text}{why}.", "/dashboard/requests?status=unknown")
 
 
 def _of_callbacks(seen: Seen) -> Iterator[Problem]:
-    if seen.dead_letters is not None and seen.dead_letters_before is not None:
-        more = seen.dead_letters - seen.dead_letters_before
-        if more > 0:
-            text = f"{_counted(more, 'callback')} {'was' if more == 1 else 'were'} given up in the last minutes."
-            yield Problem("warning", "dead_letters", text, "/dashboard/dead-letters")
+    if seen.given_up:
+        why = f", mostly with {seen.why_given_up}" if seen.why_given_up else ""
+        text = f"{_counted(seen.given_up, 'callback')} {_was(seen.given_up)} given up in the last half minute{why}."
+        yield Problem("warning", "dead_letters", text, "/dashboard/dead-letters")
 
 
 def _of_analysis(seen: Seen) -> Iterator[Problem]:
     if seen.anomalies:
         text = f"{seen.anomalies} {'anomaly goes' if seen.anomalies == 1 else 'anomalies go'} on."
         yield Problem("warning", "anomalies", text, "/dashboard/anomalies?open=true")
+
+
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def _counted(count: object, what: str) -> str:

@@ -128,7 +128,7 @@ class Queue(Protocol):
         """Look up a message that is not acked; None where there is none or the backend cannot tell."""
 
     async def depth(self) -> Depth:
-        """How much is waiting."""
+        """How much is waiting. Where very many are, and counting them takes long, it may be some seconds old."""
         ...
 
     async def check(self) -> None:

@@ -76,7 +76,7 @@ def wrap(keyring: Keyring, request: ChargingRequest, replayed_at: int = 0) -> Me
     return Message(request.request_id, request.station_id, request.accepted_at, body, request.traceparent)
 
 
-def carry(keyring: Keyring, request: ChargingRequest, target: CallbackTarget) -> Message:
+def carry(keyring: Keyring, request: ChargingRequest, target: CallbackTarget) -> Carried:
     """As ``wrap``, for a request that was just validated. ``target`` is what its callback URL says."""
     message = wrap(keyring, request)
     opened = Opened(request, 0, target, False)

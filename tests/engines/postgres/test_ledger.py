@@ -154,6 +154,50 @@ def test_a_decision_whose_answer_was_lost_is_its_own_and_told_once(
     run(scenario())
 
 
+@pytest.mark.parametrize("again", ["the same", "others"])
+def test_no_number_is_used_twice_while_a_lost_commit_is_still_under_way(
+    postgres_url: str, postgres_server: Server, decide: Decide, again: str
+) -> None:
+    """The connection breaks before the server has the commit, which it gets while the next transaction runs."""
+
+    async def scenario() -> None:
+        told: list[AuditRow] = []
+        query = urlsplit(postgres_url).query
+        async with losing_answers(postgres_server.url) as proxy, opened(f"{proxy.url}?{query}") as store:
+            ledger = PostgresLedger(store, "w", told.extend)
+            made = [decide() for _ in range(6)]
+            await ledger.record(made[0], 0)
+            proxy.to_lose, proxy.held = 1, True
+            first = asyncio.ensure_future(asyncio.gather(*(ledger.record(each, 0) for each in made[1:3])))
+            while proxy.to_lose:
+                await asyncio.sleep(0)
+            if again == "others":  # the retry is given up, and the next commit is about other decisions
+                with pytest.raises(LedgerUnavailable):
+                    await first
+            waiting = [asyncio.ensure_future(ledger.record(each, 0)) for each in made[3:5]]
+            while not await blocked(postgres_url):
+                await asyncio.sleep(0.01)
+            await proxy.release()
+            await asyncio.gather(first, *waiting, return_exceptions=True)
+            for decision in made:
+                await ledger.record(decision, 0)
+            written = await ledger.audit_after(0, 100)
+            assert [row.sequence for row in written] == list(range(1, 7))
+            assert {row.decision for row in written} == set(made)
+            assert told == written
+
+    run(scenario())
+
+
+async def blocked(url: str) -> bool:
+    """Whether a transaction waits for a lock."""
+    connection = await asyncpg.connect(url)
+    try:
+        return bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+    finally:
+        await connection.close()
+
+
 def test_each_writer_has_its_own_numbers_and_positions(postgres_url: str, decide: Decide) -> None:
     async def scenario() -> None:
         async with opened(postgres_url) as store:

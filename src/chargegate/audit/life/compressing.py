@@ -71,27 +71,32 @@ def compress(file: LogFile, stop: threading.Event) -> Path:
 def _copy(source: IO[bytes], part: Path, stop: threading.Event) -> bytes:
     """Compress into a new file, which is on disk then. Returns the SHA-256 of what was read."""
     digest = hashlib.sha256()
-    with contextlib.suppress(FileNotFoundError):
-        part.unlink()
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as raw:
-            options = {
-                int(zstd.CompressionParameter.compression_level): _LEVEL,
-                int(zstd.CompressionParameter.checksum_flag): 1,
-            }
-            with zstd.ZstdFile(raw, "wb", options=options) as packed:
-                while chunk := source.read(_CHUNK):
-                    _unless(stop)
-                    digest.update(chunk)
-                    packed.write(chunk)
-            raw.flush()
-            os.fsync(descriptor)
+        with packing(part) as packed:
+            while chunk := source.read(_CHUNK):
+                _unless(stop)
+                digest.update(chunk)
+                packed.write(chunk)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
     return digest.digest()
+
+
+@contextlib.contextmanager
+def packing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file for what is written to be compressed, in place of one of this name. It is on disk at the end. Raises
+    ``OSError``."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as raw:
+        options = {int(_Parameter.compression_level): _LEVEL, int(_Parameter.checksum_flag): 1}
+        with zstd.ZstdFile(raw, "wb", options=options) as packed:
+            yield packed  # type: ignore[misc]  # it has all of it that is used
+        raw.flush()
+        os.fsync(descriptor)
 
 
 def _digest_of(path: Path, stop: threading.Event) -> bytes:

@@ -1,8 +1,11 @@
-"""Which files of the CSV audit log there are, and what their names say.
+"""Which files of the CSV audit log there are, and which of daily exports, and what their names say.
 
 The file that is written has the name of the settings, and shards have names of their own beside it. A file that was
 rotated has the time of that behind its name, and ``.zst`` behind this once it is compressed. Files with other names,
 such as those that logrotate makes, belong to somebody else and are left alone.
+
+A daily export has the day of its rows in its name, and a number behind it where the day has another file already:
+``authorization_audit_rows.2026-01-31.csv.zst``.
 """
 
 import contextlib
@@ -17,16 +20,25 @@ from typing import Final
 
 import msgspec
 
-from chargegate.model import to_iso
+from chargegate.model import from_iso, to_iso
 
 COMPRESSED: Final = ".zst"
 PART: Final = ".part"
 """How the name of a file ends that is being written."""
 
+DRAFT: Final = ".draft"
+"""How the name of a daily export ends that may be whole, but of which the database does not yet say that it counts."""
+
+EXPORTS: Final = "authorization_audit_rows"
+"""How the names of daily exports begin, and what statements call their chain."""
+
+DAY_MS: Final = 86_400_000
+
 SHARD: Final = r"authorization_audit_shard_\d+\.log"
 """The names of shards, whatever the log is called (``csv_shards.shard_paths``)."""
 
 _TIME: Final = r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{3})Z"
+_DAY: Final = r"\d{4}-\d\d-\d\d"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -71,15 +83,26 @@ class LogFiles:
     """The files of one log with all its shards, in the folder of the log. A log that is a symbolic link is followed;
     no other link is."""
 
+    exports = False
+
     def __init__(self, csv_path: Path) -> None:
         path = Path(os.path.realpath(csv_path))
         self.folder = path.parent
         self._path = path
         log = f"(?:{re.escape(path.name)}|{SHARD})"
+        self._named(log, rf"{log}\.{_TIME}(?:-\d+)?(?:\.zst)?", rf"(?P<log>{log})\.(?P<at>{_TIME})(?:-\d+)?(?:\.zst)?")
+
+    def _named(self, log: str, name: str, rotated: str) -> None:
         self._log = log
         self._is_log = re.compile(log).fullmatch
-        self._is_rotated = re.compile(rf"(?P<log>{log})\.(?P<at>{_TIME})(?:-\d+)?(?:\.zst)?").fullmatch
-        self._is_part = re.compile(rf"\.{log}\.{_TIME}(?:-\d+)?(?:\.zst)?{re.escape(PART)}").fullmatch
+        self._is_rotated = re.compile(rotated).fullmatch
+        self._is_part = re.compile(rf"\.{name}{re.escape(PART)}").fullmatch
+
+    @staticmethod
+    def _ended(at: str) -> int:
+        """When a file was written no more, by the time in its name. Raises ``ValueError`` where there is no such
+        time."""
+        return from_compact(at)
 
     def written(self) -> list[Path]:
         """The files that are written now, or were until their shard was given up."""
@@ -93,7 +116,7 @@ class LogFiles:
             if match is None:
                 continue
             with contextlib.suppress(ValueError):  # such as the 31st of February
-                file = LogFile(path, match["log"], from_compact(match["at"]), status.st_size)
+                file = LogFile(path, match["log"], self._ended(match["at"]), status.st_size)
                 if file.name not in found or not file.compressed:
                     found[file.name] = file
         return sorted(found.values(), key=lambda file: (file.rotated_at, file.name))
@@ -147,6 +170,41 @@ class LogFiles:
             yield
         finally:
             os.close(lock)
+
+
+class ExportFiles(LogFiles):
+    """The daily exports in a folder. They are compressed from the start, and no file is written on. A draft becomes a
+    file once the database says that it counts."""
+
+    exports = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(os.path.realpath(folder))
+        self._path = self.folder / EXPORTS
+        name = rf"{EXPORTS}\.{_DAY}(?:-\d+)?\.csv\.zst"
+        self._named(EXPORTS, name, rf"(?P<log>{EXPORTS})\.(?P<at>{_DAY})(?:-\d+)?\.csv\.zst")
+        self._is_draft = re.compile(rf"\.{name}{re.escape(DRAFT)}").fullmatch
+
+    @staticmethod
+    def _ended(at: str) -> int:
+        return day_of(at) + DAY_MS
+
+    def drafts(self) -> list[str]:
+        """The names of the files that drafts are of."""
+        return sorted(path.name[1:].removesuffix(DRAFT) for path, _ in self._regular(self._is_draft))
+
+    def draft_of(self, name: str) -> Path:
+        return self.folder / f".{name}{DRAFT}"
+
+
+def name_of_day(at: int) -> str:
+    """The UTC day of a time (Unix ms): ``2026-01-31``."""
+    return to_iso(at)[:10]
+
+
+def day_of(text: str) -> int:
+    """When a day begins (Unix ms). Raises ``ValueError``."""
+    return from_iso(text)
 
 
 def sync_folder(path: Path) -> None:

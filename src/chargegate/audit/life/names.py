@@ -11,8 +11,10 @@ from chargegate.audit.life.compressing import Content
 from chargegate.audit.life.files import COMPRESSED, LogFile, compact, from_compact
 
 _AT: Final = r"\d{8}T\d{6}\.\d{3}Z"
+_DAY: Final = r"\d{4}-\d\d-\d\d"
 _key = re.compile(
-    rf"(?P<origin>[^/]+)/(?P<name>(?P<log>[^/]+?)\.(?P<at>{_AT})(?:-\d+)?)\.(?P<first>{_AT})-(?P<last>{_AT})"
+    rf"(?P<origin>[^/]+)/(?P<name>(?P<log>[^/]+?)\.(?:{_AT}(?:-\d+)?|{_DAY}(?:-\d+)?\.csv))"
+    rf"\.(?P<first>{_AT})-(?P<last>{_AT})"
     rf"(?:~[0-9a-f]+)?{re.escape(COMPRESSED)}"
 ).fullmatch
 

@@ -18,15 +18,16 @@ from chargegate.audit.chain import BEGINNING, Link
 from chargegate.audit.life import rotating
 from chargegate.audit.life.archive import Archive
 from chargegate.audit.life.compressing import Content, Damaged, compress, content_of
-from chargegate.audit.life.files import COMPRESSED, LogFile, LogFiles, remove
+from chargegate.audit.life.files import COMPRESSED, EXPORTS, LogFile, LogFiles, remove
 from chargegate.audit.life.heads import Heads, link_at_end, note_link
 from chargegate.audit.life.names import ArchivedFile, archived, key_of
+from chargegate.observe import log
 
 T = TypeVar("T")
 
-Step = Literal["rotate", "compress", "archive", "prune"]
+Step = Literal["rotate", "compress", "archive", "prune", "export"]
 STEPS: Final[tuple[Step, ...]] = ("rotate", "prune", "compress", "archive")
-"""In this order: what is to go is not compressed or uploaded before."""
+"""Those of files that are there, in this order: what is to go is not compressed or uploaded before."""
 
 SETTLE_S: Final = 10.0
 """How long a rotated file stays in its folder at least. By then the sinks' positions cover its rows, so that after a
@@ -121,6 +122,8 @@ class Life:
                 subjects = [f for f in files if self._is_old(f, now, self._ages.archive_ms, every)]
             case "prune":
                 subjects = await self._to_prune(now, before)
+            case "export":
+                subjects = []
         return [Item(step, subject) for subject in subjects]
 
     def _to_rotate(self, now: int, every: bool) -> list[Path]:
@@ -156,10 +159,11 @@ class Life:
         return file.origin == self._origin
 
     async def archived(self, below: str = "") -> list[ArchivedFile]:
-        """What anybody has. Raises ``ArchiveUnavailable``."""
+        """What anybody has: of daily exports if these files are some, else of logs. Raises ``ArchiveUnavailable``."""
         if self.archive is None:
             return []
-        return [file for item in await self.archive.objects(below) if (file := archived(item))]
+        found = [file for item in await self.archive.objects(below) if (file := archived(item))]
+        return [file for file in found if (file.log == EXPORTS) == self.files.exports]
 
     async def carry_out(self, item: Item, now: int) -> Done | None:
         """None where somebody else has done it meanwhile. Raises ``OSError``, ``Damaged``, ``Stopped`` and
@@ -231,6 +235,7 @@ class Life:
             if held is None or held.get("sha256") != content.sha256:
                 continue  # another object has this name
             if await archive.sha256(key) != content.sha256:
+                log.warning("an archived file was not what it says it is, and is replaced", file=key)
                 await archive.put(key, path, said, replace=True)
                 if await archive.sha256(key) != content.sha256:
                     raise Damaged(f"{key}: the archive gives back something else than was put there")

@@ -47,6 +47,18 @@ class Verified(msgspec.Struct, frozen=True):
     problems: list[Problem]
 
 
+def joined(parts: Sequence[Verified]) -> Verified:
+    """What was found in the files of several logs."""
+    heads = {log: head for part in parts for log, head in part.head.items()}
+    return Verified(
+        sum(part.files for part in parts),
+        sum(part.rows for part in parts),
+        sum(part.unchained for part in parts),
+        heads,
+        [problem for part in parts for problem in part.problems],
+    )
+
+
 class _Segment(msgspec.Struct):
     """What a file holds of the chain. ``macs`` has those rows that a statement is about."""
 

@@ -5,6 +5,7 @@ from chargegate.engines.postgres.access_list import PostgresAccessList
 from chargegate.engines.postgres.anomalies import PostgresAnomalies
 from chargegate.engines.postgres.chain import PostgresChain
 from chargegate.engines.postgres.counts import PostgresCounts
+from chargegate.engines.postgres.exports import PostgresExports
 from chargegate.engines.postgres.ledger import PostgresLedger
 from chargegate.engines.postgres.queue import PostgresQueue, own_options
 from chargegate.engines.postgres.recording import OnAudit
@@ -17,6 +18,7 @@ from chargegate.ledger.anomalies import Anomalies
 from chargegate.ledger.base import AccessList, Ledger, LedgerUnavailable, Retention
 from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.counts import DecisionCounts
+from chargegate.ledger.exports import AuditExports
 from chargegate.storage.budget import STORE_S
 
 
@@ -31,6 +33,7 @@ class PostgresDatabase:
         self.anomalies: Anomalies = PostgresAnomalies(store)
         self.retention: Retention = PostgresRetention(store)
         self.chain: AuditChain = PostgresChain(store, writer)
+        self.exports: AuditExports = PostgresExports(store)
 
     async def close(self) -> None:
         await self.ledger.close()

@@ -61,8 +61,8 @@ SELECT earliest FROM uncounted_decisions ORDER BY id LIMIT 1
 -- name: total
 SELECT {by_status}, {buckets} FROM (
     SELECT c.status, {of_all}
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS s (unit, low, high)
-    JOIN decision_counts c ON c.unit = s.unit AND c.start >= s.low AND c.start < s.high
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS s (unit, low, high) CROSS JOIN LATERAL (
+        SELECT * FROM decision_counts WHERE unit = s.unit AND start >= s.low AND start < s.high OFFSET 0) c
     UNION ALL
     SELECT status, {row_of_all} FROM unnest($4::bigint[], $5::bigint[]) AS e (low, high) CROSS JOIN LATERAL (
         SELECT * FROM authorization_audit WHERE timestamp >= e.low AND timestamp < e.high OFFSET 0) a
@@ -86,7 +86,8 @@ SELECT start, {by_status} FROM (
 -- rows that are not counted yet.
 WITH slots AS MATERIALIZED (
     SELECT DISTINCT c.unit, c.start FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS s (unit, low, high)
-    JOIN decision_counts c ON c.unit = s.unit AND c.start >= s.low AND c.start < s.high
+    CROSS JOIN LATERAL (SELECT unit, start FROM decision_counts
+        WHERE unit = s.unit AND start >= s.low AND start < s.high OFFSET 0) c
 ), edges AS MATERIALIZED (
     SELECT * FROM unnest($4::bigint[], $5::bigint[]) AS e (low, high)
 ), uncounted AS MATERIALIZED (

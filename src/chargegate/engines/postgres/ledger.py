@@ -8,7 +8,7 @@ import msgspec
 
 from chargegate.engines.postgres.connection import Connection
 from chargegate.engines.postgres.counts import PostgresCounts, count_rest
-from chargegate.engines.postgres.months import Months, limit_of
+from chargegate.engines.postgres.months import Months
 from chargegate.engines.postgres.recording import OnAudit, Recorder, audit_row_of
 from chargegate.engines.postgres.statements import LEDGER, arrays
 from chargegate.engines.postgres.store import PostgresStore
@@ -90,8 +90,13 @@ class PostgresLedger:
         return request_of(rows[0]) if rows else None
 
     async def decisions(self, which: DecisionFilter, limit: int, after: tuple[int, str] | None) -> Sequence[Decision]:
-        values = (*msgspec.structs.astuple(which), *(after or (None, None)), limit)
-        return [decision_of(row) for row in await self._list("decisions", *values)]
+        *values, client = msgspec.structs.astuple(which)
+        place = (*values, *(after or (None, None)))
+        if client is None:
+            rows = await self._list("decisions", *place, limit)
+        else:
+            rows = await self._list("decisions_of_client", *place, client, limit)
+        return [decision_of(row) for row in rows]
 
     async def station_stats(
         self,
@@ -155,19 +160,25 @@ class PostgresLedger:
     async def save_sink_position(self, sink: str, sequence: int) -> None:
         await self._store.execute(LEDGER["save_sink_position"], self._writer, sink, sequence)
 
-    async def audit_before(self, at: int) -> DroppedAudit:
-        return DroppedAudit([row[0] for row in await self._list("old_months", limit_of(at))], 0)
+    async def audit_before(self, at: int, *, exported: bool = False) -> DroppedAudit:
+        months = await self._store.transaction(
+            lambda connection, _: self._months.old(connection, at, exported=exported), within=_LIST_S, read_only=True
+        )
+        return DroppedAudit(months, 0)
 
     async def drop_audit_before(
         self,
         at: int,
         on_dropped: Callable[[int], None] | None = None,  # noqa: ARG002 - the protocol's
+        *,
+        exported: bool = False,
     ) -> DroppedAudit:
         while await self._counts.count_more(STEP):
             pass
         return DroppedAudit(
             await self._store.transaction(
-                lambda connection, _: self._months.drop(connection, at, count_rest), within=_LIST_S
+                lambda connection, _: self._months.drop(connection, at, count_rest, exported=exported),
+                within=_LIST_S,
             ),
             0,
         )
@@ -194,6 +205,12 @@ class PostgresLedger:
 
     async def put_value(self, name: str, value: str) -> None:
         await self._store.execute(LEDGER["put_value"], name, value)
+
+    async def values_of(self, prefix: str) -> dict[str, str]:
+        return {row[0]: row[1] for row in await self._store.read(LEDGER["values_of"], prefix)}
+
+    async def drop_values(self, names: Sequence[str]) -> None:
+        await self._store.execute(LEDGER["drop_values"], list(names))
 
     async def sealed_prefixes(self, length: int) -> frozenset[bytes]:
         return frozenset(row[0] for row in await self._list("sealed_prefixes", length))

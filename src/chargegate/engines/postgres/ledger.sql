@@ -3,12 +3,14 @@
 
 -- name: record
 -- What was decided before is left out rather than left to the conflict: a conflict locks its row, in no order that an
--- UPDATE elsewhere would keep to. The rest is inserted by all processes in one order.
+-- UPDATE elsewhere would keep to. The rest is inserted by all processes in one order. The writer's turn ends with the
+-- transaction, see last_sequence.
 WITH decided AS (
     INSERT INTO charging_requests AS held ({decided}, created_at, client, started_at, status)
     SELECT d.*, d.at, 'PROCESSING' FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[],
         $6::bigint[], $7::bigint[], $8::bigint[], $9::text[])
         AS d (id, station, hash, decision, reason, took, at, created, client)
+        CROSS JOIN (SELECT pg_advisory_xact_lock(hashtext('audit writer'), hashtext($10::text)) OFFSET 0) AS turn
     WHERE NOT EXISTS (SELECT FROM charging_requests WHERE request_id = d.id AND decision IS NOT NULL)
     ORDER BY d.id COLLATE "C"
     ON CONFLICT (request_id) DO UPDATE
@@ -20,7 +22,12 @@ WITH decided AS (
 INSERT INTO authorization_audit (writer, sequence, {decision})
 SELECT $10, $11 + row_number() OVER (ORDER BY request_id), {decided} FROM decided RETURNING request_id, sequence
 
+-- name: turn
+-- Wait until no transaction of this writer is under way.
+SELECT pg_advisory_xact_lock(hashtext('audit writer'), hashtext($1::text))
+
 -- name: last_sequence
+-- In the writer's turn: a commit whose answer was lost may still be under way, and its numbers are not seen before.
 SELECT greatest(0, (SELECT max(sequence) FROM authorization_audit WHERE writer = $1),
     (SELECT max(sequence) FROM sink_positions WHERE writer = $1))
 
@@ -87,15 +94,23 @@ WHERE r.status = 'PROCESSING' AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS 
 SELECT {decided}, {request} FROM charging_requests WHERE request_id = $1
 
 -- name: decisions
--- An audit row does not say whose it is; its request does.
 SELECT {decision} FROM authorization_audit a
 WHERE ($1::text IS NULL OR lower(station_id) = lower($1)) AND ($2::text IS NULL OR status = $2)
     AND ($3::bigint IS NULL OR timestamp >= $3) AND ($4::bigint IS NULL OR timestamp < $4)
     AND ($5::text IS NULL OR reason = $5)
-    AND ($6::text IS NULL
-        OR EXISTS (SELECT FROM charging_requests r WHERE r.request_id = a.request_id AND r.client = $6))
-    AND ($7::bigint IS NULL OR timestamp <= $7 AND (timestamp, request_id) < ($7, $8::text))
-ORDER BY timestamp DESC, request_id DESC LIMIT $9
+    AND ($6::bigint IS NULL OR timestamp <= $6 AND (timestamp, request_id) < ($6, $7::text))
+ORDER BY timestamp DESC, request_id DESC LIMIT $8
+
+-- name: decisions_of_client
+-- An audit row does not say whose it is; its request does.
+SELECT {of_audit} FROM charging_requests r
+JOIN authorization_audit a ON a.timestamp = r.decided_at AND a.request_id = r.request_id
+WHERE r.client = $8::text AND r.client <> '' AND r.decided_at IS NOT NULL
+    AND ($1::text IS NULL OR lower(a.station_id) = lower($1)) AND ($2::text IS NULL OR a.status = $2)
+    AND ($3::bigint IS NULL OR r.decided_at >= $3) AND ($4::bigint IS NULL OR r.decided_at < $4)
+    AND ($5::text IS NULL OR a.reason = $5)
+    AND ($6::bigint IS NULL OR r.decided_at <= $6 AND (r.decided_at, r.request_id) < ($6, $7::text))
+ORDER BY r.decided_at DESC, r.request_id DESC LIMIT $9
 
 -- name: station_stats
 -- Without a limit the busiest station comes first.
@@ -162,3 +177,9 @@ SELECT value FROM service_facts WHERE name = $1
 
 -- name: put_value
 INSERT INTO service_facts VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value
+
+-- name: values_of
+SELECT name, value FROM service_facts WHERE starts_with(name, $1)
+
+-- name: drop_values
+DELETE FROM service_facts WHERE name = ANY ($1::text[])

@@ -8,8 +8,9 @@ from typing import Final
 from asyncpg import LockNotAvailableError  # type: ignore[import-untyped]  # it ships no types
 
 from chargegate.engines.postgres.connection import Connection
-from chargegate.engines.postgres.statements import LEDGER
+from chargegate.engines.postgres.statements import EXPORTS, LEDGER
 from chargegate.ledger.counts import ROWS_SINCE
+from chargegate.ledger.exports import ExportedFile
 from chargegate.model import now_ms
 from chargegate.storage.unavailable import Unavailable
 
@@ -43,17 +44,40 @@ class Months:
                     f" ALTER TABLE authorization_audit ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({end})"
                 )
 
+    async def old(self, connection: Connection, at: int, *, exported: bool) -> list[str]:
+        """The tables of the months that ended by ``at`` (Unix ms) and by now; with ``exported`` only those of which
+        all rows are in files that count."""
+        if not exported:
+            return [row[0] for row in await connection.fetch(LEDGER["old_months"], limit_of(at))]
+        newest = await connection.fetch(EXPORTS["newest"], None)
+        if not newest:
+            return []
+        state = ExportedFile(*newest[0])
+        months = [row[0] for row in await connection.fetch(LEDGER["old_months"], limit_of(min(at, state.until)))]
+        return [
+            name
+            for name in months
+            if not await connection.fetchval(EXPORTS["not_exported"].replace("{month}", name), state.positions)
+        ]
+
     async def drop(
-        self, connection: Connection, at: int, count_rest: Callable[[Connection], Awaitable[None]]
+        self,
+        connection: Connection,
+        at: int,
+        count_rest: Callable[[Connection], Awaitable[None]],
+        *,
+        exported: bool = False,
     ) -> list[str]:
-        """Drop the months that ended by ``at`` (Unix ms) and by now, and return their tables' names. ``count_rest`` is
-        awaited once nobody writes to them any more. Raises ``Unavailable`` while someone reads them."""
-        dropped = [row[0] for row in await connection.fetch(LEDGER["old_months"], limit_of(at))]
+        """Drop the months that ``old`` names, and return their names. ``count_rest`` is awaited once nobody writes to
+        them any more. Raises ``Unavailable`` while someone reads them."""
+        dropped = await self.old(connection, at, exported=exported)
         if not dropped:
             return []
         await connection.execute("SET LOCAL lock_timeout = '1s'")  # all writers wait behind it
         try:
             await connection.execute(f"LOCK TABLE {', '.join(dropped)} IN SHARE ROW EXCLUSIVE MODE")
+            if exported and dropped != await self.old(connection, at, exported=True):
+                raise Unavailable("old audit rows were written meanwhile, and nothing was dropped")
             await count_rest(connection)
             for name in dropped:
                 await connection.execute(f"DROP TABLE IF EXISTS {name}")

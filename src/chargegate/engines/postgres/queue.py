@@ -24,6 +24,7 @@ from chargegate.engines.postgres.arrivals import Arrivals
 from chargegate.engines.postgres.connection import Connection, split_url
 from chargegate.engines.postgres.statements import queue_statements, queue_tables
 from chargegate.engines.postgres.store import PostgresStore
+from chargegate.engines.postgres.waiting import WaitingRows
 from chargegate.model import now_ms
 from chargegate.queues.base import (
     Delivery,
@@ -74,6 +75,7 @@ class PostgresQueue:
         self._window: deque[Delivery] = deque()
         self._held: set[_Handle] = set()
         self._take_late_from = float("-inf")
+        self._rows = WaitingRows(store, self._sql["depth"])
         self._arrivals = Arrivals(listen_url, table)
         self._reading = SharedRead(self._take)
         self._puts: GroupCommit[Message, None] = GroupCommit(self._put_all)
@@ -194,7 +196,7 @@ class PostgresQueue:
         return Waiting(station_id, accepted_at, leased and all(seq != kept.handle[0] for kept in self._window), body)
 
     async def depth(self) -> Depth:
-        ((waiting, oldest),) = await self._store.read(self._sql["depth"])
+        waiting, oldest = await self._rows.read()
         kept = [delivery.message.accepted_at for delivery in self._window]
         times = kept if oldest is None else [*kept, oldest]
         return Depth(waiting + len(kept), max(0, now_ms() - min(times)) if times else 0)

@@ -7,8 +7,11 @@ dropped partition, and a unique key of a partitioned table must hold the month t
 needed to go on: a dropped month takes no decision away.
 
 *Writers.* A process that feeds an audit sink has a writer's name, its own alone and the same after a restart. It
-numbers its audit rows 1, 2, 3, … in the order of their commits. ``audit_after`` and the sinks' positions are the
-writer's, so that each process's CSV file follows the decisions that this process made, and no two write one file.
+numbers its audit rows 1, 2, 3, … in the order of their commits. A commit whose answer was lost may still be under way
+when the next one begins, because the server's disk is slow or its network was cut. So a transaction has the writer's
+turn until its end, and whoever does not know the newest number waits for that before asking. ``audit_after`` and the
+sinks' positions are the writer's, so that each process's CSV file follows the decisions that this process made, and no
+two write one file.
 """
 
 import asyncio
@@ -100,6 +103,7 @@ class Recorder:
         if last is not None:
             return last, []
         self._months.forget()
+        await connection.execute(LEDGER["turn"], self._writer)
         stored = int(await connection.fetchval(LEDGER["last_sequence"], self._writer))
         if self._reported is None:
             self._reported = stored

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from chargegate.ledger.anomalies import Anomaly
-from chargegate.ledger.counts import HOUR_MS, count_columns
+from chargegate.ledger.counts import HOUR_MS, OF_ALL, OF_STATION, count_columns
+from chargegate.ledger.exports import ExportedFile
 from chargegate.ledger.records import CLAIM_MS, AccessEntry, Claim, DeadLetter
 from chargegate.ledger.rows import DECISION, RECORDED, REQUEST, STORED, columns
 from chargegate.model import Status
@@ -16,11 +17,13 @@ _IN_REQUESTS: Final = {"status": "decision", "timestamp": "decided_at"}
 _DECIDED: Final = tuple(_IN_REQUESTS.get(field, field) for field in DECISION)
 _STORED: Final = (*_DECIDED, *(field for field in STORED if field != "sequence"))
 _ENTRY: Final = AccessEntry.__struct_fields__
+_COUNT_COLUMNS: Final = count_columns(lambda condition: f"({condition})::int", lambda column: f"sum({column})::bigint")
 
 LEDGER: Final = statements(
     __package__,
     "ledger.sql",
     decision=columns(DECISION),
+    of_audit=columns(DECISION, "a"),
     decided=columns(_DECIDED),
     excluded=columns(_DECIDED, "excluded"),
     recorded=columns(RECORDED, finished_at="processed_at"),
@@ -35,6 +38,13 @@ ACCESS_LIST: Final = statements(
 )
 RETENTION: Final = statements(__package__, "retention.sql")
 CHAIN: Final = statements(__package__, "chain.sql")
+EXPORTS: Final = statements(
+    __package__,
+    "exports.sql",
+    decision=columns(DECISION),
+    exported=columns(ExportedFile.__struct_fields__),
+    values=", ".join(f"${n}" for n in range(1, len(ExportedFile.__struct_fields__) + 1)),
+)
 TARGET: Final = statements(
     __package__,
     "target.sql",
@@ -42,6 +52,11 @@ TARGET: Final = statements(
     decided=columns(_DECIDED),
     stored=columns(_STORED),
     excluded=columns(_STORED, "excluded"),
+    arrays_of_all=", ".join(f"${n}::bigint[]" for n in range(3, len(OF_ALL) + 3)),
+    units_of_all=f"${len(OF_ALL) + 3}",
+    arrays_of_station=", ".join(f"${n}::bigint[]" for n in range(3, len(OF_STATION) + 3)),
+    units_of_station=f"${len(OF_STATION) + 3}",
+    **_COUNT_COLUMNS,
 )
 ANOMALIES: Final = statements(
     __package__,
@@ -56,7 +71,7 @@ COUNTS: Final = statements(
     uncounted="SELECT a.* FROM uncounted_decisions u CROSS JOIN LATERAL (SELECT * FROM authorization_audit a"
     " WHERE a.writer = u.writer AND a.sequence BETWEEN u.first AND u.last"
     " AND a.timestamp BETWEEN greatest(u.earliest, u.since) AND u.latest OFFSET 0) a",
-    **count_columns(lambda condition: f"({condition})::int", lambda column: f"sum({column})::bigint"),
+    **_COUNT_COLUMNS,
 )
 LEDGER_TABLES: Final = {"ledger": migrations(__package__, "ledger")}
 

@@ -26,7 +26,7 @@ Work = Callable[[Connection, bool], Awaitable[T]]
 """``work(connection, repeated)`` runs inside a transaction. ``repeated``: a first attempt failed, and may have been
 committed although its answer was lost, so the work must be one that can be done twice."""
 
-MIGRATING_S: Final = 60.0
+MIGRATING_S: Final = 600.0
 _DISK_FULL_S: Final = 5.0
 _ON_OFF: Final = ("off", "on")
 _AGAIN_S: Final = 0.05

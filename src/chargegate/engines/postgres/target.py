@@ -4,16 +4,19 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import astuple
 
 from chargegate.engines.postgres.access_list import PostgresAccessList
 from chargegate.engines.postgres.connection import Connection
 from chargegate.engines.postgres.months import Months
-from chargegate.engines.postgres.statements import CHAIN, LEDGER, TARGET, arrays
+from chargegate.engines.postgres.statements import CHAIN, EXPORTS, LEDGER, TARGET, arrays
 from chargegate.engines.postgres.store import PostgresStore, rows_changed
 from chargegate.ledger.base import AccessList
 from chargegate.ledger.chain import RowLink
-from chargegate.ledger.transfer import KeptClaim, StoredRequest, WaitingRequest
+from chargegate.ledger.counts import STATION_UNITS, UNITS
+from chargegate.ledger.exports import ExportedFile
+from chargegate.ledger.transfer import BEFORE_COUNTS, CountKind, KeptClaim, StoredRequest, WaitingRequest
 
 _PAGE_S: Final = 60.0
 _WRITER: Final = "embedded"  # as in put_audit
@@ -67,11 +70,40 @@ class PostgresTarget:
         rows = [astuple(link) for link in links]
         return await self._store.execute(CHAIN["add"], _WRITER, *arrays(rows), within=_PAGE_S) if rows else 0
 
+    async def put_exports(self, files: Sequence[ExportedFile]) -> int:
+        added = [await self._store.execute(EXPORTS["add"], *astuple(file), within=_PAGE_S) for file in files]
+        return sum(added)
+
+    async def counts_place(self, kind: CountKind) -> tuple[int, str]:
+        rows = await self._store.read(LEDGER["value"], _place_of(kind))
+        return msgspec.json.decode(rows[0][0], type=tuple[int, str]) if rows else BEFORE_COUNTS
+
+    async def put_counts(self, kind: CountKind, counts: Sequence[tuple[Any, ...]]) -> int:
+        return await self._store.transaction(partial(_put_counts, kind, counts), within=_PAGE_S)
+
     async def _insert(self, statement: str, rows: Sequence[Sequence[Any]]) -> int:
         return await self._store.execute(statement, *arrays(rows), within=_PAGE_S) if rows else 0
 
     async def close(self) -> None:
         await self._store.close()
+
+
+def _place_of(kind: CountKind) -> str:
+    """The name of the value that says which counts were added. They are not added a second time."""
+    return f"moved counts {kind}"
+
+
+async def _put_counts(
+    kind: CountKind, counts: Sequence[tuple[Any, ...]], connection: Connection, _repeated: bool
+) -> int:
+    name, last = _place_of(kind), (counts[-1][0], counts[-1][1])
+    place = await connection.fetchval(LEDGER["value"], name)
+    if place is not None and msgspec.json.decode(place, type=tuple[int, str]) >= last:
+        return 0
+    units = UNITS if kind == "of_all" else STATION_UNITS
+    changed = rows_changed(await connection.execute(TARGET[f"put_{kind}"], *arrays(counts), list(units)))
+    await connection.execute(LEDGER["put_value"], name, msgspec.json.encode(last).decode())
+    return changed
 
 
 def _row(request: StoredRequest) -> tuple[Any, ...]:

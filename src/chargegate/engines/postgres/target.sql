@@ -25,5 +25,25 @@ WHERE NOT EXISTS (SELECT FROM authorization_audit a WHERE a.timestamp = d.at AND
 INSERT INTO idempotency_keys SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
 ON CONFLICT DO NOTHING
 
+-- name: put_of_all
+INSERT INTO decision_counts AS held (unit, start, status, {of_all})
+SELECT unit, d.at - d.at % unit, d.status, {sums_of_all}
+FROM unnest($1::bigint[], $2::text[], {arrays_of_all}) AS d (at, status, {of_all})
+CROSS JOIN unnest({units_of_all}::bigint[]) AS unit
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+ON CONFLICT (unit, start, status) DO UPDATE SET {add_of_all}
+
+-- name: put_of_stations
+WITH counts AS MATERIALIZED (
+    SELECT * FROM unnest($1::bigint[], $2::text[], {arrays_of_station}) AS d (at, station_id, {of_station})
+), known AS (
+    INSERT INTO known_stations SELECT DISTINCT station_id FROM counts ORDER BY 1 ON CONFLICT DO NOTHING
+)
+INSERT INTO station_counts AS held (unit, start, station_id, {of_station})
+SELECT unit, at - at % unit, station_id, {sums_of_station}
+FROM counts CROSS JOIN unnest({units_of_station}::bigint[]) AS unit
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+ON CONFLICT (unit, start, station_id) DO UPDATE SET {add_of_station}
+
 -- name: put_values
 INSERT INTO service_facts SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING

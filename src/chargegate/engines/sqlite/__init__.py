@@ -10,16 +10,19 @@ from chargegate.engines.sqlite.anomalies import SqliteAnomalies
 from chargegate.engines.sqlite.chain import SqliteChain
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.counts import SqliteCounts
+from chargegate.engines.sqlite.exports import SqliteExports
 from chargegate.engines.sqlite.file import read_once
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.queue import SqliteQueue
 from chargegate.engines.sqlite.retention import SqliteRetention
 from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.engines.sqlite.statements import ALL_TABLES, QUEUE_TABLES
+from chargegate.engines.sqlite.together import SqliteTogether
 from chargegate.ledger.anomalies import Anomalies
-from chargegate.ledger.base import AccessList, Ledger, Retention
+from chargegate.ledger.base import AccessList, Retention
 from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.counts import DecisionCounts
+from chargegate.ledger.exports import AuditExports
 from chargegate.ledger.records import AuditRow
 
 FILE: Final = EMBEDDED.file
@@ -62,12 +65,13 @@ class SqliteDatabase:
     def __init__(self, file: _SharedFile, on_audit: Callable[[list[AuditRow]], None] | None) -> None:
         self._file = file
         self._closed = False
-        self.ledger: Ledger = SqliteLedger(file.store, on_audit)
+        self.ledger = SqliteLedger(file.store, on_audit)
         self.access_list: AccessList = SqliteAccessList(file.store)
         self.counts: DecisionCounts = SqliteCounts(file.store)
         self.anomalies: Anomalies = SqliteAnomalies(file.store)
         self.retention: Retention = SqliteRetention(file.store)
         self.chain: AuditChain = SqliteChain(file.store)
+        self.exports: AuditExports = SqliteExports(file.store)
 
     async def close(self) -> None:
         if not self._closed:
@@ -93,6 +97,10 @@ async def open_database(
     needed: bool,  # noqa: ARG001 - a file is never away
 ) -> SqliteDatabase:
     return SqliteDatabase(await _SharedFile.use(place, with_ledger=True), on_audit)
+
+
+def together(place: Place, queue: SqliteQueue, database: SqliteDatabase) -> SqliteTogether:
+    return SqliteTogether(place.opened[FILE].store, queue, database.ledger)
 
 
 async def source(place: Place) -> SqliteSource:

@@ -1,13 +1,16 @@
 """The ledger in SQLite. A request's row and its audit row are inserted in one commit; the request id is unique."""
 
+import asyncio
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from chargegate.engines.sqlite import writes
 from chargegate.engines.sqlite.batches import Operation
 from chargegate.engines.sqlite.connection import SqliteStore, StorePart
 from chargegate.engines.sqlite.counts import SqliteCounts
+from chargegate.engines.sqlite.decisions import Conditions, by, find_decisions, where
 from chargegate.engines.sqlite.queries import select, select_one
 from chargegate.engines.sqlite.statements import LEDGER
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
@@ -25,11 +28,12 @@ from chargegate.ledger.records import (
     StationStats,
 )
 from chargegate.ledger.rows import dead_letter_of, decision_of, request_of
-from chargegate.model import Decision, Reason, now_ms
+from chargegate.model import Decision, now_ms
 from chargegate.storage.group_commit import Then
+from chargegate.storage.recurring import rest
 
-# An audit row does not say whose it is; its request does.
-_OF_CLIENT = "EXISTS (SELECT 1 FROM charging_requests WHERE request_id = a.request_id AND client = ?)"
+_PAUSE_FACTOR: Final = 2
+"""While old rows are dropped, others have the file for so many times as long as a step took."""
 
 
 class SqliteLedger:
@@ -45,10 +49,14 @@ class SqliteLedger:
         self.check = self._store.check
 
     def _committed(self, written: Sequence[writes.Written]) -> None:
+        rows = [AuditRow(w.sequence, w.recorded.decision) for w in written if w.sequence]
+        if rows:
+            self.tell(rows)
+
+    def tell(self, rows: list[AuditRow]) -> None:
+        """Audit rows were committed. The writing thread calls this."""
         if self._on_audit is not None:
-            rows = [AuditRow(w.sequence, w.recorded.decision) for w in written if w.sequence]
-            if rows:
-                self._on_audit(rows)
+            self._on_audit(rows)
 
     def accepted(self, request_id: str, station_id: str, created_at: int, client: str = "") -> None:
         self._accepted.add(request_id, station_id, created_at, client)
@@ -81,11 +89,7 @@ class SqliteLedger:
         return await self._store.read(select_one(request_of, LEDGER["find"], (request_id,)))
 
     async def decisions(self, which: DecisionFilter, limit: int, after: tuple[int, str] | None) -> Sequence[Decision]:
-        conditions = _matching(which)
-        if after is not None:
-            conditions["(a.timestamp, a.request_id) < (?, ?)"] = after
-        query, values = _where(LEDGER["decisions"], conditions)
-        return await self._store.scan(select(decision_of, query, (*values, limit)))
+        return await self._store.scan(lambda connection: find_decisions(connection, which, limit, after))
 
     async def station_stats(
         self,
@@ -102,10 +106,10 @@ class SqliteLedger:
                 await self._counts.by_station(since, until, station_id=station_id, limit=limit, after=after),
                 busiest_first=limit is None,
             )
-        conditions = _matching(DecisionFilter(station_id, since=since, until=until, client=client))
+        which = DecisionFilter(station_id, since=since, until=until, client=client)
+        query, values = by("client" if station_id is None else "station", LEDGER["station_stats"], which)
         if after is not None:
-            conditions["a.station_id > ?"] = (after,)
-        query, values = _where(LEDGER["station_stats"], conditions)
+            query, values = query.replace("GROUP BY", "AND a.station_id > ? GROUP BY"), [*values, after]
         if limit is None:
             query = query.replace("{order}", "count(*) DESC, 1")
         else:
@@ -121,7 +125,7 @@ class SqliteLedger:
         *,
         client: str | None = None,
     ) -> Sequence[DeadLetter]:
-        conditions: dict[str, Sequence[Any]] = {}
+        conditions: Conditions = {}
         if client is not None:
             conditions["r.client = ?"] = (client,)
         if since is not None:
@@ -130,11 +134,11 @@ class SqliteLedger:
             conditions["r.processed_at < ?"] = (until,)
         if after is not None:
             conditions["(r.processed_at, r.request_id) < (?, ?)"] = after
-        query, values = _where(LEDGER["dead_letters"], conditions)
+        query, values = where(LEDGER["dead_letters"], conditions)
         return await self._store.scan(select(dead_letter_of, query, (*values, limit)))
 
     async def dead_letter(self, request_id: str) -> DeadLetter | None:
-        query, values = _where(LEDGER["dead_letters"], {"r.request_id = ?": (request_id,)})
+        query, values = where(LEDGER["dead_letters"], {"r.request_id = ?": (request_id,)})
         return await self._store.read(select_one(dead_letter_of, query, (*values, 1)))
 
     async def latest_delivered(self, since: int, limit: int) -> Sequence[int]:
@@ -157,32 +161,40 @@ class SqliteLedger:
     async def audit_between(
         self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int
     ) -> list[AuditRow]:
-        conditions: dict[str, Sequence[Any]] = {
+        conditions: Conditions = {
             "a.sequence <= ifnull((SELECT sequence FROM sink_positions WHERE sink = ?), a.sequence)": (sink,)
         }
-        conditions |= _matching(DecisionFilter(since=since, until=until))
+        if since is not None:
+            conditions["a.timestamp >= ?"] = (since,)
+        if until is not None:
+            conditions["a.timestamp < ?"] = (until,)
         if after is not None:
             conditions["(a.timestamp, a.request_id) > (?, ?)"] = after
-        query, values = _where(LEDGER["audit_between"], conditions)
+        query, values = where(LEDGER["audit_between"], conditions)
         return list(await self._store.scan(select(_audit_row, query, (*values, limit))))
 
-    async def audit_before(self, at: int) -> DroppedAudit:
-        rows = await self._store.scan(select(_first, LEDGER["count_old"], (min(at, now_ms()),)))
-        return DroppedAudit([], rows[0])
+    async def audit_before(self, at: int, *, exported: bool = False) -> DroppedAudit:
+        limits = writes.RowLimits(min(at, now_ms()), exported)
+        rows = await self._store.scan(lambda connection: writes.count_old_rows(connection, limits))
+        return DroppedAudit([], rows)
 
-    async def drop_audit_before(self, at: int, on_dropped: Callable[[int], None] | None = None) -> DroppedAudit:
+    async def drop_audit_before(
+        self, at: int, on_dropped: Callable[[int], None] | None = None, *, exported: bool = False
+    ) -> DroppedAudit:
         """Some rows at a time, so that others write in between. A request's decision is only in its audit row, so that
         its own row goes too; what has not ended, and dead letters, stay whole."""
         while await self._counts.count_more(STEP):
             pass
-        limit, rows = min(at, now_ms()), 0
+        limits, rows = writes.RowLimits(min(at, now_ms()), exported), 0
         after: tuple[int, int] | None = (-1, -1)
         while after is not None:
-            dropped: writes.DroppedRows = await self._store.write(writes.DROP_ROWS, (limit, after))
+            started = time.monotonic()
+            dropped: writes.DroppedRows = await self._store.write(writes.DROP_ROWS, (limits, after))
             after = dropped.last
             rows += dropped.rows
             if on_dropped is not None:
                 on_dropped(rows)
+            await rest(started, _PAUSE_FACTOR)
         return DroppedAudit([], rows)
 
     async def sink_position(self, sink: str) -> int:
@@ -212,6 +224,12 @@ class SqliteLedger:
     async def put_value(self, name: str, value: str) -> None:
         await self._store.write(writes.PUT_VALUE, (name, value))
 
+    async def values_of(self, prefix: str) -> dict[str, str]:
+        return dict(await self._store.read(select(tuple, LEDGER["values_of"], (prefix,))))
+
+    async def drop_values(self, names: Sequence[str]) -> None:
+        await asyncio.gather(*(self._store.write(writes.DROP_VALUE, (name,)) for name in names))
+
     async def sealed_prefixes(self, length: int) -> frozenset[bytes]:
         return frozenset(await self._store.read(select(_first, LEDGER["sealed_prefixes"], (length,))))
 
@@ -223,27 +241,5 @@ def _first(row: Sequence[Any]) -> Any:
     return row[0]
 
 
-def _matching(which: DecisionFilter) -> dict[str, Sequence[Any]]:
-    """Conditions on audit rows, with their values."""
-    wanted = {
-        "a.station_id = ?": which.station_id,
-        "a.status = ?": which.status,
-        "a.reason = ?": which.reason,
-        "a.timestamp >= ?": which.since,
-        "a.timestamp < ?": which.until,
-        _OF_CLIENT: which.client,
-    }
-    conditions: dict[str, Sequence[Any]] = {c: (value,) for c, value in wanted.items() if value is not None}
-    if which.reason == Reason.TIMEOUT:  # as the index of these rows says it
-        del conditions["a.reason = ?"]
-        conditions[f"a.reason = '{Reason.TIMEOUT}'"] = ()
-    return conditions
-
-
 def _audit_row(row: Sequence[Any]) -> AuditRow:
     return AuditRow(row[0], decision_of(row[1:]))
-
-
-def _where(query: str, conditions: dict[str, Sequence[Any]]) -> tuple[str, list[Any]]:
-    values = [value for each in conditions.values() for value in each]
-    return query.replace("{conditions}", " AND ".join(["true", *conditions])), values

@@ -4,6 +4,9 @@
 INSERT INTO authorization_audit ({decision}) VALUES {rows}
 ON CONFLICT (request_id) DO NOTHING RETURNING request_id, sequence
 
+-- name: insert_new_audit
+INSERT INTO authorization_audit ({decision}) VALUES {rows}
+
 -- name: insert_requests
 -- A conflict is with a request that was only accepted: one that was decided has its audit row, and is left out before.
 INSERT INTO charging_requests (request_id, station_id, driver_token_hash, created_at, started_at, status, client)
@@ -45,10 +48,13 @@ SELECT {of_request}, {request} FROM charging_requests r LEFT JOIN authorization_
 WHERE r.request_id = ?
 
 -- name: decisions
-SELECT {of_audit} FROM authorization_audit a WHERE {conditions} ORDER BY a.timestamp DESC, a.request_id DESC LIMIT ?
+SELECT {of_audit} FROM {rows} WHERE {conditions} ORDER BY {place}.timestamp DESC, {place}.request_id DESC LIMIT ?
+
+-- name: decision_some_way_back
+SELECT {place}.timestamp FROM {rows} WHERE {conditions} ORDER BY {place}.timestamp DESC LIMIT 1 OFFSET ?
 
 -- name: station_stats
-SELECT lower(a.station_id), count(*), {counts} FROM authorization_audit a WHERE {conditions}
+SELECT lower(a.station_id), count(*), {counts} FROM {rows} WHERE {conditions}
 GROUP BY a.station_id ORDER BY {order}
 
 -- name: latest_delivered
@@ -78,13 +84,14 @@ SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE {conditions} ORDE
 
 -- name: count_old
 SELECT count(*) FROM authorization_audit a LEFT JOIN charging_requests r USING (request_id)
-WHERE a.timestamp < ? AND (r.request_id ISNULL OR r.processed_at NOTNULL AND r.sealed ISNULL)
+WHERE a.timestamp < ? AND +a.sequence <= ?
+    AND (r.request_id ISNULL OR r.processed_at NOTNULL AND r.sealed ISNULL)
 
 -- name: old_rows
 -- Rows that are not counted yet stay.
 SELECT a.timestamp, a.sequence, a.request_id, r.request_id ISNULL OR r.processed_at NOTNULL AND r.sealed ISNULL
 FROM authorization_audit a LEFT JOIN charging_requests r USING (request_id)
-WHERE (a.timestamp, a.sequence) > (?, ?) AND a.timestamp < ?
+WHERE (a.timestamp, a.sequence) > (?, ?) AND a.timestamp < ? AND +a.sequence <= ?
     AND a.sequence < (SELECT min(first) FROM uncounted_decisions)
 ORDER BY a.timestamp, a.sequence LIMIT ?
 
@@ -125,3 +132,9 @@ INSERT OR REPLACE INTO service_facts VALUES (?, ?)
 
 -- name: value
 SELECT value FROM service_facts WHERE name = ?
+
+-- name: values_of
+SELECT name, value FROM service_facts WHERE substr(name, 1, length(?1)) = ?1
+
+-- name: drop_value
+DELETE FROM service_facts WHERE name = ?

@@ -34,6 +34,15 @@ def run_many(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequ
         pass
 
 
+def insert_new(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]]) -> range:
+    """Insert rows into a table that numbers them, none of which can be there already. Returns their numbers: those of
+    one transaction follow one another."""
+    last = 0
+    for cursor, _ in many(connection, statement, rows):
+        last = cursor.lastrowid or 0
+    return range(last - len(rows) + 1, last + 1)
+
+
 @cache
 def _with_rows(statement: str, count: int, width: int) -> str:
     row = "?" if width == 1 else f"({', '.join('?' * width)})"

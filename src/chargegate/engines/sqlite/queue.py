@@ -15,7 +15,7 @@ from typing import Any, Final
 from chargegate.engines import SQLITE
 from chargegate.engines.sqlite.batches import Operation
 from chargegate.engines.sqlite.connection import SqliteStore, StorePart
-from chargegate.engines.sqlite.queries import many, run_many, select, select_one
+from chargegate.engines.sqlite.queries import insert_new, run_many, select, select_one
 from chargegate.engines.sqlite.statements import QUEUE
 from chargegate.model import now_ms
 from chargegate.queues.base import (
@@ -114,6 +114,19 @@ class SqliteQueue:
         else:
             self._left_on_disk(last, own=len(stored))
 
+    @property
+    def waiting(self) -> int:
+        """Messages that nobody has taken yet, with those that are being committed."""
+        return self._waiting
+
+    def skip(self, rows: Sequence[int]) -> None:
+        """Messages were committed that are taken already, in the order of their rows. Where others lie on disk before
+        them, they are handed out again, and the ledger says what became of them."""
+        if rows[0] == self._newest + 1 and self._cursor == self._newest and rows[-1] - rows[0] + 1 == len(rows):
+            self._newest = self._cursor = rows[-1]
+        else:
+            self._left_on_disk(rows[-1], own=0)
+
     def _saw_newest(self, looks: list[tuple[None, int]]) -> None:
         self._left_on_disk(looks[-1][1], own=0)
 
@@ -190,19 +203,20 @@ def _text(stored: bytes) -> str:
     return stored.decode(errors="replace")
 
 
+def row_of(message: Message) -> tuple[str, str, int, bytes]:
+    """What is stored of a message."""
+    return message.request_id, message.station_id, message.accepted_at, message.body
+
+
 def _insert(connection: sqlite3.Connection, messages: list[Message]) -> Sequence[int]:
-    rows = [(m.request_id, m.station_id, m.accepted_at, m.body) for m in messages]
-    last = 0
-    for cursor, _ in many(connection, QUEUE["insert"], rows):
-        last = cursor.lastrowid or 0
-    return range(last - len(rows) + 1, last + 1)
+    return insert_new(connection, QUEUE["insert"], [row_of(message) for message in messages])
 
 
-def _delete(connection: sqlite3.Connection, rows: list[int]) -> None:
+def delete(connection: sqlite3.Connection, rows: list[int]) -> None:
     run_many(connection, QUEUE["delete"], [(row,) for row in rows])
 
 
-_DELETE: Final = Operation(_delete)
+_DELETE: Final = Operation(delete)
 
 
 def _newest(connection: sqlite3.Connection) -> int:

@@ -5,13 +5,15 @@ from typing import Any
 
 from chargegate.engines.sqlite.access_list import SqliteAccessList
 from chargegate.engines.sqlite.connection import SqliteStore, StorePart
-from chargegate.engines.sqlite.queries import select
-from chargegate.engines.sqlite.statements import CHAIN, SOURCE
+from chargegate.engines.sqlite.exports import exported_of
+from chargegate.engines.sqlite.queries import select, select_one
+from chargegate.engines.sqlite.statements import CHAIN, COUNTS, EXPORTS, SOURCE
 from chargegate.ledger.base import AccessList, ledger_unavailable
 from chargegate.ledger.chain import RowLink
+from chargegate.ledger.exports import ExportedFile
 from chargegate.ledger.records import Claim
 from chargegate.ledger.rows import stored_of
-from chargegate.ledger.transfer import KeptClaim, StoredRequest, WaitingRequest
+from chargegate.ledger.transfer import CountKind, KeptClaim, StoredRequest, WaitingRequest
 
 
 class SqliteSource:
@@ -38,10 +40,23 @@ class SqliteSource:
     async def links(self, after: int, limit: int) -> Sequence[RowLink]:
         return await self._store.read(select(_row_link, CHAIN["links"], (after, limit)))
 
+    async def exports(self, after: int, limit: int) -> Sequence[ExportedFile]:
+        return await self._store.read(select(exported_of, EXPORTS["page"], (after, limit)))
+
+    async def gone_counts(self, kind: CountKind, after: tuple[int, str], limit: int) -> Sequence[tuple[Any, ...]]:
+        since = await self._store.read(select_one(_first, COUNTS["rows_since"]))
+        if since is None:
+            return []
+        return await self._store.scan(select(tuple, SOURCE[f"gone_{kind}"], (int(since), *after, limit)))
+
     async def close(self) -> None:
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             await on_close()
+
+
+def _first(row: Sequence[Any]) -> Any:
+    return row[0]
 
 
 def _row_link(row: Sequence[Any]) -> RowLink:

@@ -4,6 +4,7 @@ from typing import Final
 
 from chargegate.ledger.anomalies import Anomaly
 from chargegate.ledger.counts import HOUR_MS, count_columns
+from chargegate.ledger.exports import ExportedFile
 from chargegate.ledger.records import AccessEntry, Claim, DeadLetter, Finished
 from chargegate.ledger.rows import DECISION, RECORDED, REQUEST, STORED, columns
 from chargegate.model import Status
@@ -15,6 +16,7 @@ ALL_TABLES: Final = {**QUEUE_TABLES, "ledger": migrations(__package__, "ledger")
 
 _OF_REQUEST: Final = columns(DECISION, "a", request_id="r.request_id", station_id="r.station_id")
 _CLAIM: Final = Claim.__struct_fields__
+_COUNT_COLUMNS: Final = count_columns(lambda condition: f"({condition})", lambda column: f"sum({column})")
 
 QUEUE: Final = statements(
     __package__, "queue.sql", message=columns(name for name in Message.__struct_fields__ if name != "traceparent")
@@ -51,12 +53,20 @@ LEDGER: Final = statements(
 )
 RETENTION: Final = statements(__package__, "retention.sql")
 CHAIN: Final = statements(__package__, "chain.sql")
+EXPORTS: Final = statements(
+    __package__,
+    "exports.sql",
+    decision=columns(DECISION),
+    exported=columns(ExportedFile.__struct_fields__),
+    values=f"({', '.join('?' for _ in ExportedFile.__struct_fields__)})",
+)
 SOURCE: Final = statements(
     __package__,
     "source.sql",
     of_request=columns(DECISION, "a", request_id="page.request_id", station_id="coalesce(r.station_id, a.station_id)"),
     stored=columns(STORED, "r", sequence="a.sequence", status="ifnull(r.status, '')", history="ifnull(r.history, '')"),
     claim=columns(_CLAIM),
+    **_COUNT_COLUMNS,
 )
 ANOMALIES: Final = statements(
     __package__,
@@ -65,8 +75,4 @@ ANOMALIES: Final = statements(
     values=", ".join("?" for _ in Anomaly.__struct_fields__),
     hour=str(HOUR_MS),
 )
-COUNTS: Final = statements(
-    __package__,
-    "counts.sql",
-    **count_columns(lambda condition: f"({condition})", lambda column: f"sum({column})"),
-)
+COUNTS: Final = statements(__package__, "counts.sql", **_COUNT_COLUMNS)

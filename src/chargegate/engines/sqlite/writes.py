@@ -8,16 +8,19 @@ import msgspec
 from msgspec.structs import astuple
 
 from chargegate.engines.sqlite.batches import Operation
+from chargegate.engines.sqlite.chain import EMBEDDED_WRITER
 from chargegate.engines.sqlite.queries import many, run_many
-from chargegate.engines.sqlite.statements import LEDGER
+from chargegate.engines.sqlite.statements import EXPORTS, LEDGER
 from chargegate.ledger.accepted import Accepted
 from chargegate.ledger.counts import ROWS_SINCE
+from chargegate.ledger.exports import ExportedFile, positions_of
 from chargegate.ledger.records import CLAIM_MS, Claim, Finished, Recorded
 from chargegate.ledger.rows import recorded_of
 from chargegate.model import Decision
 
 _OLD_CLAIMS: Final = 200
 _ROWS_DROPPED: Final = 500
+_ENDLESS: Final = 2**63 - 1
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -43,7 +46,7 @@ def record(connection: sqlite3.Connection, entries: list[Entry]) -> list[Written
     for cursor, _ in many(connection, LEDGER["insert_audit"], [astuple(entry.decision) for entry in entries]):
         inserted.update(cursor.fetchall())
     new = [entry for entry in entries if entry.decision.request_id in inserted]
-    run_many(connection, LEDGER["insert_requests"], [_request(entry) for entry in new])
+    run_many(connection, LEDGER["insert_requests"], [request_row(entry) for entry in new])
     written = []
     for entry in entries:
         decision = entry.decision
@@ -59,7 +62,7 @@ def record(connection: sqlite3.Connection, entries: list[Entry]) -> list[Written
     return written
 
 
-def _request(entry: Entry) -> tuple[Any, ...]:
+def request_row(entry: Entry) -> tuple[Any, ...]:
     d = entry.decision
     return d.request_id, d.station_id, d.driver_token_hash, entry.created_at, d.timestamp, "PROCESSING", entry.client
 
@@ -126,12 +129,36 @@ class DroppedRows(msgspec.Struct, frozen=True):
     last: tuple[int, int] | None
 
 
-def _drop_rows(connection: sqlite3.Connection, items: list[tuple[int, tuple[int, int]]]) -> list[DroppedRows]:
-    return [_drop_some_rows(connection, limit, after) for limit, after in items]
+class RowLimits(msgspec.Struct, frozen=True):
+    """Which audit rows may be dropped: those decided before a time, and with ``exported`` only those in a file."""
+
+    before: int
+    exported: bool
 
 
-def _drop_some_rows(connection: sqlite3.Connection, limit: int, after: tuple[int, int]) -> DroppedRows:
-    rows = connection.execute(LEDGER["old_rows"], (*after, limit, _ROWS_DROPPED)).fetchall()
+def _limits(connection: sqlite3.Connection, limits: RowLimits) -> tuple[int, int]:
+    """A time and a sequence: older rows up to the sequence may be dropped."""
+    if not limits.exported:
+        return limits.before, _ENDLESS
+    row = connection.execute(EXPORTS["newest"], (None,)).fetchone()
+    if row is None:
+        return 0, 0
+    newest = ExportedFile(*row)
+    return min(limits.before, newest.until), positions_of(newest.positions).get(EMBEDDED_WRITER, 0)
+
+
+def count_old_rows(connection: sqlite3.Connection, limits: RowLimits) -> int:
+    rows: int = connection.execute(LEDGER["count_old"], _limits(connection, limits)).fetchone()[0]
+    return rows
+
+
+def _drop_rows(connection: sqlite3.Connection, items: list[tuple[RowLimits, tuple[int, int]]]) -> list[DroppedRows]:
+    return [_drop_some_rows(connection, limits, after) for limits, after in items]
+
+
+def _drop_some_rows(connection: sqlite3.Connection, limits: RowLimits, after: tuple[int, int]) -> DroppedRows:
+    limit, newest = _limits(connection, limits)
+    rows = connection.execute(LEDGER["old_rows"], (*after, limit, newest, _ROWS_DROPPED)).fetchall()
     ended = [row for row in rows if row[3]]
     run_many(connection, LEDGER["drop_requests"], [(row[2],) for row in ended])
     run_many(connection, LEDGER["drop_rows"], [(row[1],) for row in ended])
@@ -151,6 +178,7 @@ RELEASE: Final = _each(LEDGER["release"])
 REPLACE: Final = Operation(_replace)
 PUT_VALUE_IF_ABSENT: Final = Operation(_put_value_if_absent)
 PUT_VALUE: Final = _each(LEDGER["put_value"])
+DROP_VALUE: Final = _each(LEDGER["drop_value"])
 DISCARD: Final = Operation(_discard)
 FAIL_LOST: Final = Operation(_fail_lost)
 DROP_ROWS: Final = Operation(_drop_rows)

@@ -106,7 +106,7 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   go(url.pathname + url.search);
 });
-addEventListener("popstate", () => show({ focus: true }));
+addEventListener("popstate", () => { if (!location.hash) show({ focus: true }); });
 addEventListener("session-ended", () => { if (visitor?.signed_in) { visitor = null; say("Your session is over."); show({ focus: true }); } });
 
 async function start() {

@@ -7,11 +7,15 @@ const STATUSES = [
   { name: "unknown", title: "unknown" }, { name: "invalid", title: "invalid" },
 ];
 
+const SILENT_MS = 2500;
+
 export function show(content, { every, left, values, go }) {
   const sentences = make("ul", { class: "sentences", "aria-live": "polite", "aria-label": "What is wrong" });
   const tiles = make("dl", { class: "tiles" });
   const components = make("dl", { class: "components" });
   const circuits = make("dl", { class: "components" });
+  const processes = make("dl", { class: "components" });
+  const others = make("section", { class: "card", id: "processes", tabindex: "-1", hidden: true }, make("h2", {}, "Other processes"), processes);
   const charts = [
     [chart({ title: "Decisions", kind: "bars", series: STATUSES, format: number }), (series) => series],
     [chart({
@@ -26,6 +30,14 @@ export function show(content, { every, left, values, go }) {
       title: "Accepted, and dead letters", kind: "lines", format: number,
       series: [{ name: "accepted", title: "accepted", style: "first" }, { name: "dead_letters", title: "dead letters", style: "p99" }],
     }), (series) => series],
+    [chart({
+      title: "The audit sink furthest behind", kind: "lines", format: duration,
+      series: [{ name: "sink_lag_ms", title: "behind by", style: "first" }],
+    }), (series) => series],
+    [chart({
+      title: "Open circuits, and anomalies that go on", kind: "lines", format: number,
+      series: [{ name: "open_circuits", title: "circuits", style: "first" }, { name: "anomalies", title: "anomalies", style: "second" }],
+    }), (series) => series],
   ];
   let range = values.range === "day" ? "day" : "hour";
   let latest = null;
@@ -37,8 +49,8 @@ export function show(content, { every, left, values, go }) {
     make("div", { class: "between" }, make("h2", {}, "In the course of time"),
       make("fieldset", { class: "segments" }, make("legend", {}, "Range"), choice("hour", "Last hour"), choice("day", "Last day"))),
     make("div", { class: "charts" }, charts.map(([each]) => each.element)),
-    make("section", { class: "card" }, make("h2", {}, "Components"), components),
-    make("section", { class: "card" }, make("h2", {}, "Circuits and audit sinks"), circuits));
+    make("section", { class: "card", id: "components", tabindex: "-1" }, make("h2", {}, "Components"), components),
+    make("section", { class: "card" }, make("h2", {}, "Circuits and audit sinks"), circuits), others);
   let told = "";
 
   function draw() {
@@ -51,14 +63,14 @@ export function show(content, { every, left, values, go }) {
     if (now === told) return;
     told = now;
     sentences.replaceChildren(...(problems.length ? problems.map(({ severity, text, page }) =>
-      make("li", { class: severity }, page ? make("a", { href: page }, text) : text)) : [make("li", { class: "good" }, "Everything works.")]));
+      make("li", { class: severity }, page ? make("a", { href: page.replace(/^\/dashboard#/, "#") }, text) : text)) : [make("li", { class: "good" }, "Everything works.")]));
   }
 
   function tile(title, value, small = "", href = null) {
     return make("div", { class: "tile" }, make("dt", {}, href ? make("a", { href }, title) : title), make("dd", {}, value), make("dd", { class: "small" }, small));
   }
 
-  every(2000, async () => {
+  every(1000, async () => {
     try {
       latest = await get("/api/v1/overview", { background: true, signal: left });
     } catch (error) {
@@ -69,8 +81,8 @@ export function show(content, { every, left, values, go }) {
     const { now, per_second: rate, components: parts } = latest;
     const decided = rate.allowed + rate.not_allowed + rate.unknown + rate.invalid;
     tiles.replaceChildren(
-      tile("Accepted a second", number(rate.accepted, 1), latest.several_processes ? "by this process" : ""),
-      tile("Decided a second", number(decided, 1), rate.unknown ? `${number(rate.unknown, 1)} unknown` : "", "/dashboard/requests"),
+      tile("Accepted a second", number(rate.accepted, 1)),
+      tile("Decided a second", number(decided, 1), STATUSES.filter(({ name }) => rate[name]).map(({ name, title }) => `${number(rate[name], 1)} ${title}`).join(", "), "/dashboard/requests"),
       tile("Delivered within, p95", duration(now.p95_ms), `p50 ${duration(now.p50_ms)}, p99 ${duration(now.p99_ms)}`),
       tile("Waiting for a worker", number(now.waiting), now.waiting ? `the oldest for ${duration(now.oldest_age_ms)}` : ""),
       tile("Under way", number(latest.in_flight), parts.callbacks?.details.parked ? `${number(parts.callbacks.details.parked)} callbacks wait` : ""),
@@ -81,7 +93,10 @@ export function show(content, { every, left, values, go }) {
     circuits.replaceChildren(
       ...latest.circuits.map(({ name, state }) => make("div", {}, make("dt", {}, `Circuit: ${name} `, chip(state)), make("dd"))),
       ...latest.sinks.map(({ sink, seconds }) => make("div", {}, make("dt", {}, `Sink: ${sink}`), make("dd", { class: "soft" }, `${number(seconds, 1)} s behind`))));
-    if (!latest.circuits.length && !latest.sinks.length) circuits.replaceChildren(make("div", {}, make("dt", {}, "None in this process"), make("dd", { class: "soft" }, "Workers show theirs in their own metrics.")));
+    if (!latest.circuits.length && !latest.sinks.length) circuits.replaceChildren(make("div", {}, make("dt", {}, "None"), make("dd", { class: "soft" }, "No worker tells of any.")));
+    others.hidden = !latest.processes.length;
+    processes.replaceChildren(...latest.processes.map(({ name, role, silent_ms: silent }) =>
+      make("div", {}, make("dt", {}, name), make("dd", { class: "soft" }, `${role}, ${silent < SILENT_MS ? "heard from just now" : `not heard from for ${duration(silent)}`}`))));
     draw();
   });
 }

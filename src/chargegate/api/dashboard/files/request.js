@@ -71,8 +71,12 @@ function timeline(request) {
   if (request.status === "PROCESSING" && !decision) steps.push(step("", "Taken by a worker", null, "The authorizer is being asked."));
   if (decision) {
     const kind = { allowed: "good", not_allowed: "good", unknown: "warn", invalid: "bad" }[decision.status];
+    const took = decision.processing_time_ms;
+    const takenAt = new Date(decision.timestamp).getTime() - took;
+    const waited = Math.max(0, takenAt - new Date(request.created_at).getTime());
+    steps.push(step("good", "Taken by a worker", takenAt, `after ${duration(waited)} in the queue`));
     const why = decision.reason || "no reason needed";
-    steps.push(step(kind, `Decided: ${decision.status}`, decision.timestamp, `${why}; the authorizer took ${duration(decision.processing_time_ms)}`));
+    steps.push(step(kind, `Decided: ${decision.status}`, decision.timestamp, `${why}; the authorizer took ${duration(took)}`));
   }
   const attempts = callback?.history ?? [];
   const unlisted = (callback?.attempts ?? 0) - attempts.length;

@@ -1,0 +1,58 @@
+"""What is told of what was seen."""
+
+from chargegate.ledger.counts import MINUTE_MS, UnitCounts
+from chargegate.operations.looks import Look, Looks, Recent
+
+START = 1_800_000_000_000 // MINUTE_MS * MINUTE_MS
+
+
+def look(after_s: float, letters: int | None = 0, accepted: int = 0) -> Look:
+    return Look(START + round(after_s * 1000), accepted, 0, 0, letters, None, None, None, letters or 0, 0, None)
+
+
+def minute(number: int, total: int, unknown: int = 0) -> UnitCounts:
+    start = START + number * MINUTE_MS
+    return UnitCounts(start, total, total - unknown, 0, unknown, 0, unknown, 0, 0, 0, 0)
+
+
+def test_recent_decisions_are_those_of_half_a_minute() -> None:
+    looks = Looks()
+    assert looks.recent() == Recent(0, 0, 0, 0, 0, 0)
+    looks.note(look(50), [minute(0, 100, 90)])
+    assert looks.recent().total == 0, "what was before the first look is not known to be recent"
+    looks.note(look(58), [minute(0, 110, 95)])
+    looks.note(look(62), [minute(1, 7, 1), minute(0, 112, 95)])
+    assert looks.recent() == Recent(19, 6, 6, 0, 0, 0)
+    looks.note(look(81), None)  # the database is away
+    looks.note(look(89), [minute(1, 8, 1), minute(0, 112, 95)])
+    assert looks.recent() == Recent(10, 1, 1, 0, 0, 0)
+    looks.note(look(200), [])
+    looks.note(look(300), [])
+    assert looks.recent() == Recent(0, 0, 0, 0, 0, 0)
+
+
+def test_dead_letters_that_are_new() -> None:
+    looks = Looks()
+    for after_s, letters in ((0, 5), (10, 7), (20, None), (29, 7)):
+        looks.note(look(after_s, letters), [])
+    assert looks.more_dead_letters() == 2
+    looks.note(look(41, 7), [])
+    assert looks.more_dead_letters() == 0
+    looks.note(look(42, 3), [])
+    assert looks.more_dead_letters() == 0
+    looks.note(look(100, None), [])
+    assert looks.more_dead_letters() == 0
+
+
+def test_a_series_has_the_worst_of_each_length_and_what_was_accepted_in_it() -> None:
+    looks = Looks()
+    for after_s, letters, accepted in ((1, 5, 10), (30, 9, 25), (50, 2, 30), (61, 1, 31)):
+        looks.note(look(after_s, letters, accepted), [])
+    series = looks.series(MINUTE_MS, 3, START + 61_000, [minute(1, 4, 1), minute(0, 6)])
+    assert [point.timestamp for point in series.points] == [START - MINUTE_MS, START, START + MINUTE_MS]
+    assert [point.dead_letters for point in series.points] == [None, 9, 1]
+    assert [point.open_circuits for point in series.points] == [None, 9, 1]
+    assert [point.anomalies for point in series.points] == [None, None, None]
+    assert [point.accepted for point in series.points] == [None, 30, 1]
+    assert [(point.allowed, point.unknown) for point in series.points] == [(0, 0), (6, 0), (3, 1)]
+    assert looks.since(START + 45_000).timestamp == START + 50_000
