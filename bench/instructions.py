@@ -6,12 +6,14 @@ Usage: instructions.py [--write]. Exits with 1 if a request takes over a tenth m
 The service runs under valgrind's callgrind, which counts the instructions of the whole process in user mode. This is
 some fifty times slower than the service is, but hardly depends on what else the machine does. What is compared is the
 ratio to the bare application (``bare.py``), counted in the same way, because builds of the interpreter differ. Where
-there is no valgrind, it is the processor time beside the floor (``cost.py``).
+there is no valgrind, it is the processor time beside the floor (``cost.py``). A figure that is too high is measured
+once more, and the committed one is the median of three.
 """
 
 import argparse
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +33,7 @@ from processes import DRIVERS, ENVIRONMENT, configure, new_folder, ready_port
 HERE: Final = Path(__file__).parent
 COMMITTED: Final = HERE / "instructions.json"
 TOLERANCE: Final = 0.1
+WRITTEN_OF: Final = 3
 REQUESTS: Final = 1_000
 WARM: Final = 300
 CONNECTIONS: Final = 16
@@ -148,14 +151,21 @@ def main(options: argparse.Namespace) -> bool:
     console = Console(stderr=True, width=120)
     plan = Plan(seconds=2, quick=True, engines=[], console=console)
     name = "times the floor's processor time" if missing() else "times the bare application's instructions"
-    value = 1 / cost.measure(plan)["of_floor"] if missing() else measure(plan)["of_bare"]
+
+    def found() -> float:
+        return float(1 / cost.measure(plan)["of_floor"] if missing() else measure(plan)["of_bare"])
+
     committed = json.loads(COMMITTED.read_text())
     if options.write:
+        value = statistics.median(found() for _ in range(WRITTEN_OF))
         COMMITTED.write_text(json.dumps(committed | {name: round(value, 2)}, indent=1) + "\n")
         return True
     if name not in committed:
         raise load.Failed(f"{COMMITTED.name} has no figure of this kind; --write writes it")
-    good, line = verdict(value, committed[name])
+    good, line = verdict(found(), committed[name])
+    if not good:  # A very busy machine makes batches smaller, and so a request dearer: never cheaper.
+        console.print(f"{line}; measured once more", markup=False, style="dim")
+        good, line = verdict(found(), committed[name])
     console.print(f"{name}: {line}", markup=False, style="green" if good else "red")
     return good
 

@@ -15,6 +15,9 @@ from typing import ClassVar, NamedTuple
 
 STATIONS = 5_000
 DRAIN_S = 60
+POOL = 200
+"""Connections of an open loop, as many as the pool of a large client. A request that finds none free waits for one, and
+its latency counts all the same."""
 LATE_S = 10
 """In an open loop, a request that is still not answered so long after the last due time ends the measurement."""
 
@@ -235,7 +238,7 @@ class Open(NamedTuple):
     """What an open loop saw: sorted seconds, each from the time at which a request was due."""
 
     sent: list[float]
-    """To its sending: how late the generator itself was. It is part of the other two."""
+    """To its sending: how late the generator was, or how long no connection was free. It is part of the other two."""
     answered: list[float]
     called_back: list[float]
 
@@ -257,7 +260,9 @@ async def open_loop(
     time, and the requests that became due meanwhile leave together; without, it waits busily, which takes a core.
     """
     source = bodies(url, known)
-    idle = await connect(port, 64)
+    idle: asyncio.LifoQueue[Client] = asyncio.LifoQueue()  # few connections are used where few are enough
+    for client in await connect(port, POOL):
+        idle.put_nowait(client)
     clock = time.perf_counter
     count = len(due)
     sent, done = [0.0] * count, [0.0] * count
@@ -265,11 +270,11 @@ async def open_loop(
     numbers = [number for number in range(count) if called_back(number)]
 
     async def one(number: int, body: bytes) -> None:
-        client = idle.pop() if idle else (await connect(port, 1))[0]
+        client = await idle.get()
         sent[number] = clock()
         accepted(await client.post(body))
         done[number] = clock()
-        idle.append(client)
+        idle.put_nowait(client)
 
     gc.collect()
     gc.disable()  # A collection of this process's objects would be counted as a latency of the service.
@@ -287,8 +292,8 @@ async def open_loop(
         raise Failed("the service was overloaded: requests were not answered") from None
     finally:
         gc.enable()
-    for client in idle:
-        client.transport.close()
+    while not idle.empty():
+        idle.get_nowait().transport.close()
 
     def since_due(times: Sequence[float]) -> list[float]:
         return sorted(at - started - planned for at, planned in zip(times, due, strict=True))

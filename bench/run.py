@@ -41,7 +41,7 @@ def main(options: argparse.Namespace) -> bool:
     plan = Plan(seconds=seconds, quick=options.quick, engines=options.engines, console=console)
     if not options.quick:
         minutes = sum(ENTRIES[name].minutes for name in names) * seconds / 5
-        console.print(f"This takes about {minutes:.0f} minutes.", style="dim")
+        console.print(f"This takes about {max(minutes, 1):.0f} min.", style="dim")
     run = {
         "measured": dt.datetime.now(dt.UTC).date().isoformat(),
         "python": platform.python_version(),

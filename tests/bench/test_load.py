@@ -57,6 +57,7 @@ def test_a_service_that_stands_still_is_charged_with_all_that_became_due() -> No
     """A generator that waited for answers would send no more here, and would see one slow request."""
     due = load.arrivals(400, 0.5)
     Holding.wanted, Holding.waiting = len(due), []
+    assert len(due) <= load.POOL
 
     async def run() -> load.Open:
         server = await asyncio.get_running_loop().create_server(Holding, "127.0.0.1", 0)
