@@ -258,9 +258,7 @@ if __name__ == "__main__":
     parser.add_argument("--only", nargs="+", choices=USUAL + LARGE, default=USUAL, help="parts to measure")
     parser.add_argument("--databases", nargs="+", choices=decisions.KINDS, default=decisions.KINDS)
     parser.add_argument("--rows", type=int, nargs=2, default=[10_000, 10_000_000], help="few and many decisions")
-    parser.add_argument(
-        "--keep", type=Path, help="a folder in which the databases stay for another run"
-    )
+    parser.add_argument("--keep", type=Path, help="a folder in which the databases stay for another run")
     parser.add_argument("--engines", nargs="+", choices=engines.NAMES, default=engines.NAMES)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Like Ctrl-C, so that every process is stopped.
     try:
