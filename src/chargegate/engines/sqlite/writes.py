@@ -17,7 +17,7 @@ from chargegate.ledger.rows import recorded_of
 from chargegate.model import Decision
 
 _OLD_CLAIMS: Final = 200
-_ROWS_DROPPED: Final = 500
+_ROWS_DROPPED: Final = 200
 
 
 class Entry(msgspec.Struct, frozen=True):
