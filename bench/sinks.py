@@ -1,7 +1,7 @@
 """The audit's sinks: decisions a second and the service's processor time, with each of them and with all of them.
 
-The ratio is that of the processor time to that with the CSV file alone. The set-ups take turns, because the speed of
-the machine may change, and each figure is a median.
+The ratio is that of the processor time to that with the CSV file alone, measured just before and just after, because
+the speed of the machine may change. Each figure is a median.
 """
 
 import statistics
@@ -17,6 +17,7 @@ from plan import Figures
 from servers import influxdb  # type: ignore[import-not-found]  # engines.py makes it found
 
 DATABASE: Final = "audit"
+ALONE: Final = "one file"
 ROUNDS: Final = 3
 
 
@@ -42,22 +43,25 @@ class Sinks:
     def _measure(self, url: str) -> None:
         influx = {"audit.influx_url": url, "audit.influx_database": DATABASE}
         setups: dict[str, dict[str, Any]] = {
-            "one file": {},
             "ten shards": {"audit.csv_shards": 10},
             "InfluxDB": {"audit.csv_path": "", **influx},
             "one file and InfluxDB": influx,
             "ten shards and InfluxDB": {"audit.csv_shards": 10, **influx},
         }
-        found: dict[str, list[Figures]] = {name: [] for name in setups}
+        rounds: dict[str, list[Figures]] = {name: [] for name in (ALONE, *setups)}
         for _ in range(ROUNDS):
+            rounds[ALONE].append(self._once({}))
             for name, settings in setups.items():
-                with measuring(["serve"], settings, self.seconds, {}) as measured:
-                    found[name].append(uvloop.run(measured.only_throughput()))
-        for name, rounds in found.items():
-            self.figures[name] = {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
-        alone = self.figures["one file"]["serve_us"]
-        for figures in self.figures.values():
-            figures["ratio"] = figures["serve_us"] / alone
+                measured = self._once(settings)
+                rounds[ALONE].append(self._once({}))
+                alone = statistics.mean(each["serve_us"] for each in rounds[ALONE][-2:])
+                rounds[name].append({**measured, "ratio": measured["serve_us"] / alone})
+        for name, measures in rounds.items():
+            self.figures[name] = {key: statistics.median(each[key] for each in measures) for key in measures[0]}
+
+    def _once(self, settings: dict[str, Any]) -> Figures:
+        with measuring(["serve"], settings, self.seconds, {}) as measured:
+            return uvloop.run(measured.only_throughput())
 
     def show(self) -> None:
         """Print the table."""
@@ -66,5 +70,5 @@ class Sinks:
         table = Table("sinks", "decisions/s", "processor time", "of one file's", title="the audit's sinks")
         for name, figures in self.figures.items():
             rate, spent = f"{figures['requests_per_second']:,.0f}", f"{figures['serve_us']:.0f} µs"
-            table.add_row(name, rate, spent, f"{figures['ratio']:.2f}")
+            table.add_row(name, rate, spent, f"{figures.get('ratio', 1):.2f}")
         self.console.print(table)

@@ -107,6 +107,8 @@ async def check(counts: DecisionCounts, decisions: list[Decision]) -> None:
         assert [tuple(getattr(c, f) for f in c.__struct_fields__) for c in one] == [
             row for row in expected if row[0] == STATIONS[2]
         ]
+        if until is None:
+            await check_top(counts, decisions, (since or 0) // HOUR_MS * HOUR_MS)
         for unit in UNITS:
             starts: dict[int, list[Decision]] = {}
             for d in decisions:
@@ -120,6 +122,27 @@ async def check(counts: DecisionCounts, decisions: list[Decision]) -> None:
                 (start, len(ds), sum(d.reason == Reason.TIMEOUT for d in ds))
                 for start, ds in sorted(starts.items(), reverse=True)
             ]
+
+
+async def check_top(counts: DecisionCounts, decisions: list[Decision], since: int) -> None:
+    """The busiest stations, and those with most errors, are those that sorting finds."""
+    within = [d for d in decisions if d.timestamp >= since]
+    theirs = [(station, [d for d in within if d.station_id.lower() == station]) for station in STATIONS]
+    rows = [(station, *counted(decided)) for station, decided in theirs if decided]
+
+    def share(row: tuple[Any, ...]) -> float:
+        return round((row[4] + row[5]) / row[1], 4)
+
+    def shown(found: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return [tuple(getattr(one, field) for field in one.__struct_fields__) for one in found]
+
+    for limit in (2, 100):
+        busiest = await counts.top_stations(since, by_errors=False, fewest=1, limit=limit)
+        assert shown(busiest) == sorted(rows, key=lambda row: (-row[1], row[0]))[:limit]
+        for fewest in (1, sorted(row[1] for row in rows)[len(rows) // 2] if rows else 1):
+            worst = [row for row in rows if row[1] >= fewest and share(row) > 0]
+            found = await counts.top_stations(since, by_errors=True, fewest=fewest, limit=limit)
+            assert shown(found) == sorted(worst, key=lambda row: (-share(row), -row[1], row[0]))[:limit]
 
 
 def test_counts_are_those_of_the_rows_before_while_and_after_they_are_counted(run: Run) -> None:

@@ -51,6 +51,9 @@ QUERIES: dict[str, Query] = {
     "series": lambda _, counts: counts.by_unit(HOUR_MS, START, None, 50, None),
     "stations": lambda _, counts: counts.by_station(START + 1, START + 900 * HOUR_MS + 1, limit=50),
     "one_station": lambda _, counts: counts.by_station(START + 1, START + 900 * HOUR_MS + 1, station_id=STATION),
+    "top_stations": lambda _, counts: counts.top_stations(
+        (START // HOUR_MS + 880) * HOUR_MS, by_errors=True, fewest=1, limit=9
+    ),
     "stats": lambda ledger, _: ledger.station_stats(None, None, limit=50),
     "callbacks": lambda _, counts: counts.callbacks(START),
 }

@@ -143,6 +143,12 @@ class DecisionCounts(Protocol):
         after one of them."""
         ...
 
+    async def top_stations(self, since: int, *, by_errors: bool, fewest: int, limit: int) -> Sequence[StationCounts]:
+        """The stations with the most decisions since the start of an hour. With ``by_errors`` those with the largest
+        share of ``unknown`` and ``invalid``, in ten thousandths, of the ones with at least ``fewest`` decisions and
+        some such share."""
+        ...
+
     async def callbacks(self, since: int) -> Sequence[CallbackCounts]:
         """How each client's callbacks ended since the start of the hour that holds ``since``."""
         ...

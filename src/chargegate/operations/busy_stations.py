@@ -13,36 +13,37 @@ ORDERS: Final = ("total", "error_rate")
 FEWEST_DECISIONS: Final = 5
 """A station with fewer decisions is not among the worst: one error would make it that."""
 
+MOST: Final = 100
+"""At most so many stations are told."""
+
 _KEPT_S: Final = 15.0
 _DAYS: Final = 31
 
 
 class BusyStations:
-    """Answers from the counts, and remembers an answer for some seconds, because it adds up those of all stations."""
+    """Answers from the counts, and remembers an answer for some seconds, because the database adds up those of all
+    stations."""
 
     def __init__(self, counts: DecisionCounts, clock: Callable[[], float] = time.monotonic) -> None:
         self._counts = counts
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._kept: dict[int, tuple[float, list[OfStation]]] = {}
+        self._kept: dict[tuple[int, str], tuple[float, list[OfStation]]] = {}
 
     async def top(self, hours: int, order: str, limit: int) -> Sequence[OfStation]:
-        """The first of them in the last hours, the current one included. Raises ``LedgerUnavailable``."""
-        stations = await self._stations(hours)
-        if order == "total":
-            return sorted(stations, key=lambda one: (-one.total, one.station_id))[:limit]
-        worst = [one for one in stations if one.error_rate and one.total >= FEWEST_DECISIONS]
-        return sorted(worst, key=lambda one: (-(one.error_rate or 0), -one.total, one.station_id))[:limit]
-
-    async def _stations(self, hours: int) -> list[OfStation]:
+        """The first of them, ``MOST`` at most, in the last hours, the current one included. Raises
+        ``LedgerUnavailable``."""
         async with self._lock:
-            made_at, stations = self._kept.get(hours, (-_KEPT_S, []))
+            made_at, stations = self._kept.get((hours, order), (-_KEPT_S, []))
             if self._clock() - made_at >= _KEPT_S:
                 since = (now_ms() // HOUR_MS - hours + 1) * HOUR_MS
-                stations = [of_station(one) for one in await self._counts.by_station(since, None)]
+                counted = await self._counts.top_stations(
+                    since, by_errors=order == "error_rate", fewest=FEWEST_DECISIONS, limit=MOST
+                )
+                stations = [of_station(one) for one in counted]
                 self._kept = {each: kept for each, kept in self._kept.items() if self._clock() - kept[0] < _KEPT_S}
-                self._kept[hours] = self._clock(), stations
-            return stations
+                self._kept[hours, order] = self._clock(), stations
+            return stations[:limit]
 
 
 MAX_HOURS: Final = _DAYS * 24

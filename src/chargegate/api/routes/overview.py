@@ -10,15 +10,14 @@ from chargegate.api.parameters import whole_number
 from chargegate.api.parts import Parts
 from chargegate.api.routes.statistics import STATION_STATISTICS
 from chargegate.api.routing import Answer, Call, Parameter, Routes, respond
-from chargegate.operations.busy_stations import FEWEST_DECISIONS, MAX_HOURS, ORDERS
+from chargegate.operations.busy_stations import FEWEST_DECISIONS, MAX_HOURS, MOST, ORDERS
 from chargegate.operations.overview import Overview
 from chargegate.operations.views import shown
 
 route: Final = Routes("Statistics", access="admin")
 
-_MAX_STATIONS: Final = 100
 _HOURS: Final = whole_number("hours", "In so many hours, the current one included.", MAX_HOURS, 24)
-_LIMIT: Final = whole_number("limit", "At most so many stations.", _MAX_STATIONS, 10)
+_LIMIT: Final = whole_number("limit", "At most so many stations.", MOST, 10)
 
 
 def _order(text: str) -> str:

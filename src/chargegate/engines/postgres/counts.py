@@ -72,6 +72,12 @@ class PostgresCounts:
             rows = []
         return [StationCounts(*row) for row in rows]
 
+    async def top_stations(self, since: int, *, by_errors: bool, fewest: int, limit: int) -> Sequence[StationCounts]:
+        parts = parts_of(since, None, STATION_UNITS)
+        spans = [[span[part] for span in parts.spans] for part in range(3)]
+        values = (*spans, parts.counted_from, by_errors, fewest, limit)
+        return [StationCounts(*row) for row in await self._list(COUNTS["top_stations"], *values)]
+
     async def callbacks(self, since: int) -> Sequence[CallbackCounts]:
         rows = await self._store.read(COUNTS["callbacks"], since // HOUR_MS * HOUR_MS)
         return [CallbackCounts(*row) for row in rows]

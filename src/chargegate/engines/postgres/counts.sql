@@ -122,6 +122,19 @@ SELECT k.station_id FROM known_stations k
 -- name: one_station
 SELECT $8 AS station_id
 
+-- name: top_stations
+SELECT station_id, {sums_of_station} FROM (
+    SELECT c.* FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS s (unit, low, high) CROSS JOIN LATERAL (
+        SELECT station_id, {of_station} FROM station_counts
+        WHERE unit = s.unit AND start >= s.low AND start < s.high OFFSET 0) c
+    UNION ALL
+    SELECT lower(station_id), {row_of_station} FROM ({uncounted}) a WHERE timestamp >= $4
+) counted GROUP BY station_id
+HAVING NOT $5::boolean
+    OR sum(decisions) >= $6::bigint AND round(sum(unknown + invalid)::numeric / sum(decisions), 4) > 0
+ORDER BY CASE WHEN $5 THEN round(sum(unknown + invalid)::numeric / sum(decisions), 4) ELSE 0 END DESC,
+    sum(decisions) DESC, station_id LIMIT $7
+
 -- name: callbacks
 SELECT client, sum(delivered)::bigint, sum(failed)::bigint FROM callback_counts WHERE start >= $1
 GROUP BY client ORDER BY client

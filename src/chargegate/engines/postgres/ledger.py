@@ -90,13 +90,17 @@ class PostgresLedger:
         return request_of(rows[0]) if rows else None
 
     async def decisions(self, which: DecisionFilter, limit: int, after: tuple[int, str] | None) -> Sequence[Decision]:
-        *values, client = msgspec.structs.astuple(which)
-        place = (*values, *(after or (None, None)))
-        if client is None:
-            rows = await self._list("decisions", *place, limit)
-        else:
-            rows = await self._list("decisions_of_client", *place, client, limit)
+        by_client = which.client is not None and await self._client_is_rarer(which)
+        values = (*msgspec.structs.astuple(which), *(after or (None, None)), limit)
+        rows = await self._list("decisions_of_client" if by_client else "decisions", *values)
         return [decision_of(row) for row in rows]
+
+    async def _client_is_rarer(self, which: DecisionFilter) -> bool:
+        """The planner cannot know: whose a decision is stands in another table."""
+        others = (which.station_id, which.status, which.reason)
+        if others == (None, None, None):
+            return True
+        return bool((await self._list("client_is_rarer", *others, which.until, which.client))[0][0])
 
     async def station_stats(
         self,

@@ -94,23 +94,39 @@ WHERE r.status = 'PROCESSING' AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS 
 SELECT {decided}, {request} FROM charging_requests WHERE request_id = $1
 
 -- name: decisions
+-- An audit row does not say whose it is; its request does.
 SELECT {decision} FROM authorization_audit a
 WHERE ($1::text IS NULL OR lower(station_id) = lower($1)) AND ($2::text IS NULL OR status = $2)
     AND ($3::bigint IS NULL OR timestamp >= $3) AND ($4::bigint IS NULL OR timestamp < $4)
     AND ($5::text IS NULL OR reason = $5)
-    AND ($6::bigint IS NULL OR timestamp <= $6 AND (timestamp, request_id) < ($6, $7::text))
-ORDER BY timestamp DESC, request_id DESC LIMIT $8
+    AND ($6::text IS NULL
+        OR EXISTS (SELECT FROM charging_requests r WHERE r.request_id = a.request_id AND r.client = $6))
+    AND ($7::bigint IS NULL OR timestamp <= $7 AND (timestamp, request_id) < ($7, $8::text))
+ORDER BY timestamp DESC, request_id DESC LIMIT $9
 
 -- name: decisions_of_client
--- An audit row does not say whose it is; its request does.
-SELECT {of_audit} FROM charging_requests r
-JOIN authorization_audit a ON a.timestamp = r.decided_at AND a.request_id = r.request_id
-WHERE r.client = $8::text AND r.client <> '' AND r.decided_at IS NOT NULL
+-- As above, by the index of the client.
+SELECT {of_audit} FROM charging_requests r CROSS JOIN LATERAL (
+    SELECT * FROM authorization_audit WHERE timestamp = r.decided_at AND request_id = r.request_id OFFSET 0) a
+WHERE r.client = $6::text AND r.client <> '' AND r.decided_at IS NOT NULL
     AND ($1::text IS NULL OR lower(a.station_id) = lower($1)) AND ($2::text IS NULL OR a.status = $2)
     AND ($3::bigint IS NULL OR r.decided_at >= $3) AND ($4::bigint IS NULL OR r.decided_at < $4)
     AND ($5::text IS NULL OR a.reason = $5)
-    AND ($6::bigint IS NULL OR r.decided_at <= $6 AND (r.decided_at, r.request_id) < ($6, $7::text))
+    AND ($7::bigint IS NULL OR r.decided_at <= $7 AND (r.decided_at, r.request_id) < ($7, $8::text))
 ORDER BY r.decided_at DESC, r.request_id DESC LIMIT $9
+
+-- name: client_is_rarer
+-- Whether the client's decisions are fewer than those that match the other filters: the newest 200 reach further back.
+SELECT coalesce((
+    SELECT decided_at FROM charging_requests
+    WHERE client = $5::text AND client <> '' AND decided_at IS NOT NULL AND ($4::bigint IS NULL OR decided_at < $4)
+    ORDER BY decided_at DESC OFFSET 200 LIMIT 1
+), -1) <= coalesce((
+    SELECT timestamp FROM authorization_audit
+    WHERE ($1::text IS NULL OR lower(station_id) = lower($1)) AND ($2::text IS NULL OR status = $2)
+        AND ($3::text IS NULL OR reason = $3) AND ($4::bigint IS NULL OR timestamp < $4)
+    ORDER BY timestamp DESC OFFSET 200 LIMIT 1
+), -1)
 
 -- name: station_stats
 -- Without a limit the busiest station comes first.

@@ -72,6 +72,11 @@ class SqliteCounts:
         page = ((after or "").lower(), _NO_LIMIT if limit is None else limit)
         return await self._store.scan(select(_of_station, _OF_ALL, (*values, *page)))
 
+    async def top_stations(self, since: int, *, by_errors: bool, fewest: int, limit: int) -> Sequence[StationCounts]:
+        parts = parts_of(since, None, STATION_UNITS)
+        values = (json.dumps(parts.spans), parts.counted_from, by_errors, fewest, limit)
+        return await self._store.scan(select(_of_station, COUNTS["top_stations"], values))
+
     async def callbacks(self, since: int) -> Sequence[CallbackCounts]:
         start = since // HOUR_MS * HOUR_MS
         return await self._store.read(select(lambda row: CallbackCounts(*row), COUNTS["callbacks"], (start,)))

@@ -111,6 +111,18 @@ SELECT k.station_id FROM known_stations k
 -- name: one_station
 SELECT ?5
 
+-- name: top_stations
+SELECT station_id, {sums_of_station} FROM (
+    SELECT c.station_id, {of_station} FROM json_each(?1) s CROSS JOIN station_counts c
+    WHERE c.unit = json_extract(s.value, '$[0]') AND c.start >= json_extract(s.value, '$[1]')
+        AND c.start < json_extract(s.value, '$[2]')
+    UNION ALL
+    SELECT lower(a.station_id), {row_of_station} FROM uncounted_decisions u CROSS JOIN authorization_audit a
+    WHERE a.sequence BETWEEN u.first AND u.last AND +a.timestamp >= max(u.since, ?2)
+) GROUP BY station_id
+HAVING NOT ?3 OR sum(decisions) >= ?4 AND round(1.0 * sum(unknown + invalid) / sum(decisions), 4) > 0
+ORDER BY iif(?3, round(1.0 * sum(unknown + invalid) / sum(decisions), 4), 0) DESC, sum(decisions) DESC, station_id LIMIT ?5
+
 -- name: callbacks
 SELECT client, sum(delivered), sum(failed) FROM callback_counts WHERE start >= ? GROUP BY client ORDER BY client
 

@@ -32,7 +32,7 @@ from chargegate.model import Decision, now_ms
 from chargegate.storage.group_commit import Then
 from chargegate.storage.recurring import rest
 
-_PAUSE_FACTOR: Final = 2
+_PAUSE_FACTOR: Final = 4
 """While old rows are dropped, others have the file for so many times as long as a step took."""
 
 

@@ -19,7 +19,7 @@ from chargegate.ledger.rows import recorded_of
 from chargegate.model import Decision
 
 _OLD_CLAIMS: Final = 200
-_ROWS_DROPPED: Final = 500
+_ROWS_DROPPED: Final = 200
 _ENDLESS: Final = 2**63 - 1
 
 
