@@ -3,7 +3,7 @@ in ``tests/contract/test_kill.py``."""
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,16 @@ from outside import Reply, Site, sites
 LIMIT_S = 20
 KEYRING = Keyring([os.urandom(32)], os.urandom(32))
 HASH = KEYRING.token_hash(TOKEN)
+
+
+class Replies:
+    """A receiver that answers with each of these in turn, and then with the last."""
+
+    def __init__(self, *replies: Reply) -> None:
+        self._left = list(replies)
+
+    def __call__(self, _call: object) -> Reply:
+        return self._left.pop(0) if len(self._left) > 1 else self._left[0]
 
 
 class Scene:
@@ -132,9 +142,9 @@ def run(tmp_path: Path, make_site: Callable[..., Site]) -> Run:
     """Each run is another process on the same file; the receiver stays."""
     receivers: list[Site] = []
 
-    def start(scenario: Scenario, *, reply: Reply | None = None, concurrency: int = 8) -> None:
+    def start(scenario: Scenario, *, replies: Sequence[Reply] = (), concurrency: int = 8) -> None:
         if not receivers:
-            receivers.append(make_site(lambda _call: reply) if reply else make_site())
+            receivers.append(make_site(Replies(*replies or (Reply(),))))
 
         async def main() -> None:
             async with opened(tmp_path, receivers[0], concurrency) as scene, asyncio.timeout(LIMIT_S):
@@ -174,7 +184,7 @@ def test_what_is_promised_to_others_is_not_promised_twice(run: Run) -> None:
         await scene.know()
         assert [scene.put() is not None for _ in range(5)] == [True, True, True, False, False]
 
-    run(scenario, reply=HELD, concurrency=3)
+    run(scenario, replies=[HELD], concurrency=3)
 
 
 def test_who_waits_goes_first(run: Run) -> None:
@@ -285,3 +295,75 @@ def test_what_others_put_meanwhile_is_taken_too(run: Run) -> None:
         assert (await scene.queue.depth()).waiting == 0
 
     run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("replies", "attempts", "status"),
+    [
+        ([Reply(), Reply(500), Reply()], 2, RequestStatus.COMPLETED),
+        ([Reply(), Reply(410)], 1, RequestStatus.FAILED),
+        ([Reply(), Reply(500)], 3, RequestStatus.FAILED),
+        ([Reply(), Reply(how="cut"), Reply()], 1, RequestStatus.COMPLETED),
+    ],
+    ids=["tried again", "gone", "given up", "closed without an answer"],
+)
+def test_a_kept_connection_serves_as_a_new_one_does(
+    run: Run, replies: list[Reply], attempts: int, status: RequestStatus
+) -> None:
+    """The first callback leaves a connection, on which the second is sent without a task."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.worker.start()
+        await scene.know()
+        first = scene.put()
+        assert first is not None
+        await scene.ended(first)
+        second = scene.put()
+        assert second is not None
+        record = await scene.ended(second)
+        assert record.status is status
+        assert record.callback is not None
+        assert record.callback.attempts == attempts
+        assert len(record.callback.history) == attempts
+
+    run(scenario, replies=replies)
+
+
+def test_what_is_under_way_on_a_kept_connection_is_cut_off_by_the_end_of_a_drain(run: Run) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.worker.start()
+        await scene.know()
+        first = scene.put()
+        assert first is not None
+        await scene.ended(first)
+        second = scene.put()
+        assert second is not None
+        await scene.until(lambda: len(scene.receiver.calls) == 2)
+        await scene.worker.drain(0)
+        found = await scene.ledger.find(second)
+        assert found is not None
+        assert found.status is RequestStatus.PROCESSING
+        assert await scene.queue.find(second) is not None
+
+    run(scenario, replies=[Reply(), HELD])
+
+
+def test_a_drain_waits_for_what_is_under_way_on_a_kept_connection(run: Run) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.worker.start()
+        await scene.know()
+        first = scene.put()
+        assert first is not None
+        await scene.ended(first)
+        second = scene.put()
+        assert second is not None
+        await scene.until(lambda: len(scene.receiver.calls) == 2)
+        draining = asyncio.ensure_future(scene.worker.drain(LIMIT_S))
+        await scene.until(lambda: not scene.worker.room)
+        scene.receiver.release("/hook")
+        await draining
+        found = await scene.ledger.find(second)
+        assert found is not None
+        assert found.status is RequestStatus.COMPLETED
+
+    run(scenario, replies=[Reply(), HELD])

@@ -86,6 +86,7 @@ class Worker:
             metrics=metrics,
             on_retry=self._record_attempt,
             on_end=self._record_end,
+            on_delivered=self._record_delivered,
         )
         self._in_flight: dict[str, _InFlight] = {}
         self._finishing = 0  # callbacks that were delivered, until their messages are acked
@@ -280,36 +281,28 @@ class Worker:
         )
 
     async def _record_end(self, callback: Callback) -> None:
+        if callback.state is State.DELIVERED:
+            self._record_delivered(callback)
+            return
         work = self._in_flight[callback.request_id]
-        status, sealed = RequestStatus.COMPLETED, None
-        delivered = callback.state is State.DELIVERED
-        callback.span.ended(None if delivered else callback.error)
-        if not delivered:
-            status, sealed = RequestStatus.FAILED, seal_dead_letter(self._keyring, work.request, work.decision)
-        elif work.decision.reason == Reason.TIMEOUT:
-            status = RequestStatus.TIMEOUT
-        ended = Finished(
-            callback.request_id,
-            status,
-            callback.attempts,
-            callback.last_status_code,
-            callback.error,
-            now_ms(),
-            sealed,
-            history_text(callback.history),
-        )
-        if delivered:
-            # Nobody waits for this: a crash before it is on disk repeats the callback.
-            self._finishing += 1
-            self._none_finishing.clear()
-            if self._together is not None:
-                self._together.end(work.delivery, ended, partial(self._has_ended, work))
-            else:
-                self._ledger.finish_soon(ended, partial(self._is_finished, work))
-            self._end_to_end.observe((ended.at - work.created_at) / 1000)
+        callback.span.ended(callback.error)
+        sealed = seal_dead_letter(self._keyring, work.request, work.decision)
+        await self._persist(self._ledger.finish, _finished(callback, RequestStatus.FAILED, sealed))
+        await self._ack(work)
+
+    def _record_delivered(self, callback: Callback) -> None:
+        """Nobody waits for this: a crash before it is on disk repeats the callback."""
+        work = self._in_flight[callback.request_id]
+        callback.span.ended()
+        timed_out = work.decision.reason == Reason.TIMEOUT
+        ended = _finished(callback, RequestStatus.TIMEOUT if timed_out else RequestStatus.COMPLETED, None)
+        self._finishing += 1
+        self._none_finishing.clear()
+        if self._together is not None:
+            self._together.end(work.delivery, ended, partial(self._has_ended, work))
         else:
-            await self._persist(self._ledger.finish, ended)
-            await self._ack(work)
+            self._ledger.finish_soon(ended, partial(self._is_finished, work))
+        self._end_to_end.observe((ended.at - work.created_at) / 1000)
 
     def _is_finished(self, work: _InFlight) -> None:
         self._finished.append(work)
@@ -355,3 +348,16 @@ class Worker:
             except LedgerUnavailable as error:
                 log.warning("ledger unavailable, waiting for it", error=str(error))
                 await asyncio.sleep(_PAUSE_S)
+
+
+def _finished(callback: Callback, status: RequestStatus, sealed: bytes | None) -> Finished:
+    return Finished(
+        callback.request_id,
+        status,
+        callback.attempts,
+        callback.last_status_code,
+        callback.error,
+        now_ms(),
+        sealed,
+        history_text(callback.history),
+    )

@@ -66,6 +66,7 @@ class Exchange:
         "complete",
         "expects_continue",
         "fault",
+        "fields",
         "headers",
         "keep_alive",
         "lasts",
@@ -83,6 +84,8 @@ class Exchange:
         self.method = ""
         self.version = "1.1"
         self.headers: list[tuple[bytes, bytes]] = []
+        self.fields: dict[bytes, bytes] | None = None
+        """The headers by their names, once it is known that this head has nothing unusual."""
         self.fault = ""
         """The rule that the head breaks."""
         self.length = 0
@@ -153,7 +156,7 @@ class Exchange:
         """A new exchange with the same head, which has no fault and no chunks."""
         again = Exchange(wire)
         again.url, again.method, again.version = self.url, self.method, self.version
-        again.headers, again.length, again.remaining = self.headers, self.length, self.length
+        again.fields, again.headers, again.length, again.remaining = self.fields, self.headers, self.length, self.length
         again.lasts, again.expects_continue = self.lasts, self.expects_continue
         again.keep_alive = self.lasts and not wire.stopping
         return again

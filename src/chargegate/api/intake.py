@@ -189,17 +189,19 @@ class Intake:
     path = PATH.encode()
 
     def examine(self, exchange: Exchange, body: bytes, client: tuple[str, int] | None) -> _Whole | None:
-        headers = dict(exchange.headers)
-        if (
-            exchange.method != "POST"
-            or len(headers) != len(exchange.headers)
-            or headers.get(b"content-type") != b"application/json"
-            or b"idempotency-key" in headers
-            or b"traceparent" in headers
-            or len(body) > self._limit
-            or not self._origins.known_good(headers)
-            or self._draining()
-        ):
+        headers = exchange.fields
+        if headers is None:
+            headers = dict(exchange.headers)
+            if (
+                exchange.method != "POST"
+                or len(headers) != len(exchange.headers)
+                or headers.get(b"content-type") != b"application/json"
+                or b"idempotency-key" in headers
+                or b"traceparent" in headers
+            ):
+                return None
+            exchange.fields = headers
+        if len(body) > self._limit or not self._origins.known_good(headers) or self._draining():
             return None
         try:
             caller = self._admit(headers, "client")

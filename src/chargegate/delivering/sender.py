@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Final
 
@@ -10,7 +10,7 @@ import msgspec
 
 from chargegate.delivering.retry import says_when
 from chargegate.delivering.signing import Signer
-from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, NameNeeded, NotSent, TimedOut
+from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, NameNeeded, NotSent, Response, TimedOut
 from chargegate.model import NO_USABLE_ADDRESS, CallbackTarget, IPAddress, now_ms
 from chargegate.observe import Metrics, log
 
@@ -82,9 +82,7 @@ class Sender:
         """Try once, on the way that was found before. This never raises for what the receiver or the network does."""
         if isinstance(way, CallFailed):
             return _not_called(way, request_id)
-        headers = self._signer.headers(request_id, now_ms() // 1000, body)
-        if traceparent:
-            headers += b"traceparent: " + traceparent.encode() + b"\r\n"
+        headers = self._headers(request_id, body, traceparent)
         started = time.perf_counter()
         try:
             answer = await self._client.post(target, headers, body, self._timeout, way)
@@ -92,15 +90,48 @@ class Sender:
             return _not_called(failure, request_id)
         finally:
             self._observe(time.perf_counter() - started)
-        status, retry_after = answer.status, answer.retry_after
-        if 200 <= status < 300:
-            return Attempt(_DELIVERED, status, None)
-        return Attempt(_refusal(status, retry_after), status, f"http_{status}", retry_after)
+        return _called(answer)
+
+    def send_kept(
+        self,
+        request_id: str,
+        target: CallbackTarget,
+        body: bytes,
+        traceparent: str,
+        done: Callable[[Attempt | None], None],
+    ) -> Callable[[], None] | None:
+        """As ``send`` on a connection that was kept, for one that is no coroutine: ``done`` is called with what came of
+        it, or with None where it is to be sent again at once. See ``HttpClient.post_kept``."""
+        if not self._client.keeps(target.destination):
+            return None
+        started = time.perf_counter()
+
+        def ended(outcome: Response | CallFailed | None) -> None:
+            self._observe(time.perf_counter() - started)
+            if type(outcome) is Response:
+                done(_called(outcome))
+            else:
+                done(None if outcome is None else _not_called(outcome, request_id))  # type: ignore[arg-type]  # no Response
+
+        headers = self._headers(request_id, body, traceparent)
+        return self._client.post_kept(target, headers, body, self._timeout, ended)
+
+    def _headers(self, request_id: str, body: bytes, traceparent: str) -> bytes:
+        headers = self._signer.headers(request_id, now_ms() // 1000, body)
+        return headers + b"traceparent: " + traceparent.encode() + b"\r\n" if traceparent else headers
 
 
 def told(failure: CallFailed) -> str:
     """The failure's code as clients see it: not whether a name has no address, or only one that may not be called."""
     return NO_USABLE_ADDRESS if failure.reason in _NO_ADDRESS else failure.reason
+
+
+def _called(answer: Response) -> Attempt:
+    """What an answer means."""
+    status, retry_after = answer.status, answer.retry_after
+    if 200 <= status < 300:
+        return Attempt(_DELIVERED, status, None)
+    return Attempt(_refusal(status, retry_after), status, f"http_{status}", retry_after)
 
 
 def _not_called(failure: CallFailed, request_id: str) -> Attempt:

@@ -162,9 +162,11 @@ class Shares:
 
     def _next_destination(self, client: Client, now: float) -> Destination | None:
         """The destination that the client's next callback goes to, if it may have a connection for that."""
-        proven = self._first(client, now, proven=True)
-        unproven = self._first(client, now, proven=False)
-        proven = proven or self._first(client, now, proven=True)
+        proven = self._first(client, now, proven=True) if client.ready else None
+        unproven = None
+        if client.ready_unproven:
+            unproven = self._first(client, now, proven=False)
+            proven = proven or self._first(client, now, proven=True)
         if not client.ready and not client.ready_unproven:
             self._ready.pop(client, None)
         if proven is not None and not self.may_take(client, proven, proven=True):

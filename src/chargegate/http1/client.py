@@ -101,8 +101,7 @@ class HttpClient:
         seconds.
         """
         deadline = self._loop.time() + timeout_s
-        head = f"POST {target.path} HTTP/1.1\r\nhost: {target.authority}\r\n{self._fixed}{len(body)}\r\n"
-        request = b"".join((head.encode(), headers, b"\r\n", body))
+        request = self._request(target, headers, body)
         connection = self._take(target.destination)
         if connection is not None:
             try:
@@ -119,6 +118,30 @@ class HttpClient:
         finally:
             self._release(connection)
         return _given(outcome)
+
+    def post_kept(
+        self, target: CallbackTarget, headers: bytes, body: bytes, timeout_s: float, done: Callable[[Outcome], None]
+    ) -> Callable[[], None] | None:
+        """As ``post`` on a connection that was kept, for one that is no coroutine. ``done`` is called with the answer,
+        the failure, or None where the connection ended without a byte of an answer: then it is to be posted again.
+
+        What is returned gives the post up. None: nothing is sent, because no connection without TLS is kept.
+        """
+        idle = self._idle.get(target.destination)
+        if not idle or idle[-1].closing or idle[-1].encrypted:
+            return None
+        connection = idle.pop()
+
+        def ended(outcome: Outcome) -> None:
+            self._release(connection)
+            done(None if type(outcome) is ConnectFailed else outcome)
+
+        connection.send_then(self._request(target, headers, body), self._loop.time() + timeout_s, ended)
+        return connection.abort
+
+    def _request(self, target: CallbackTarget, headers: bytes, body: bytes) -> bytes:
+        head = f"POST {target.path} HTTP/1.1\r\nhost: {target.authority}\r\n{self._fixed}{len(body)}\r\n"
+        return b"".join((head.encode(), headers, b"\r\n", body))
 
     async def close(self) -> None:
         """Close every idle connection now, and each other one as soon as its answer is there."""

@@ -91,11 +91,15 @@ class Connection(asyncio.Protocol):
         self._tls = tls
         self._encrypted = 0  # bytes received since TLS began, or the exchange began or ended
         self._limit = MAX_HANDSHAKE
-        self._waiter: asyncio.Future[Outcome] | None = None
+        self._done: Callable[[Outcome], None] | None = None  # while an exchange is under way
         self._answer: Answer | None = None
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+
+    @property
+    def encrypted(self) -> bool:
+        return self._tls is not None
 
     @property
     def closing(self) -> bool:
@@ -103,7 +107,18 @@ class Connection(asyncio.Protocol):
 
     def send(self, request: bytes, deadline: float) -> asyncio.Future[Outcome]:
         """Start an exchange. Its outcome comes by ``deadline``, a time of the loop's clock."""
-        self._waiter = waiter = self._loop.create_future()
+        waiter: asyncio.Future[Outcome] = self._loop.create_future()
+
+        def done(outcome: Outcome) -> None:
+            if not waiter.done():
+                waiter.set_result(outcome)
+
+        self.send_then(request, deadline, done)
+        return waiter
+
+    def send_then(self, request: bytes, deadline: float, done: Callable[[Outcome], None]) -> None:
+        """As ``send``, for one that is no coroutine: ``done`` is called with the outcome."""
+        self._done = done
         self._deadline = deadline
         # Setting a timer costs more than the rest of this method. An earlier exchange's timer goes on where it rings
         # in time, and is set again when it rings.
@@ -114,16 +129,15 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():  # since it was connected, or used last
             self._end(None)
-            return waiter
+            return
         if self._tls is not None:
             self._encrypted, self._limit = 0, MAX_RECEIVED
             try:
                 request = self._tls.encrypt(request)
             except ssl.SSLError:
                 self._end(None)
-                return waiter
+                return
         transport.write(request)
-        return waiter
 
     def abort(self) -> None:
         self._end(None)
@@ -137,7 +151,7 @@ class Connection(asyncio.Protocol):
 
     def _expire(self) -> None:
         self._timer = None
-        if self._waiter is None:
+        if self._done is None:
             return
         if self._deadline > self._loop.time():
             self._set_timer()
@@ -145,9 +159,9 @@ class Connection(asyncio.Protocol):
             self._end(TimedOut("timeout"))
 
     def _end(self, outcome: Outcome) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(outcome)
+        done, self._done = self._done, None
+        if done is not None:
+            done(outcome)
 
     def _complete(self, answer: Answer) -> None:
         self.reusable = answer.persistent and not answer.surplus
@@ -173,7 +187,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._not_ready()
-        if self._waiter is not None:
+        if self._done is not None:
             answer = self._answer
             if answer is None:
                 self._end(None)
@@ -199,7 +213,7 @@ class Connection(asyncio.Protocol):
             self._decrypt(tls)
 
     def _read(self, data: bytes) -> None:
-        if self._waiter is None:  # nobody asked
+        if self._done is None:  # nobody asked
             self.reusable = False
             self._abort()
             return

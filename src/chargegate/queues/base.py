@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Protocol
 import msgspec
 from msgspec import Meta
 
+from chargegate.storage.group_commit import GroupCommit
 from chargegate.storage.unavailable import RaisedAs, Unavailable
 
 
@@ -94,6 +95,24 @@ def put_in_task(put: Coroutine[Any, Any, None], done: Stored) -> None:
     task = asyncio.get_running_loop().create_task(put)
     _putting.add(task)  # the loop itself keeps no task alive
     task.add_done_callback(ended)
+
+
+def put_by(group: GroupCommit[Message, Any], message: Message, done: Stored) -> None:
+    """``put_then`` of a queue whose puts share commits, without a task for each. Where the group's answer is False, the
+    queue is full."""
+
+    def told(answer: Any) -> None:
+        if answer is False:
+            done(QueueFull())
+        elif isinstance(answer, Unavailable) and not isinstance(answer, QueueUnavailable):
+            done(QueueUnavailable(str(answer)))
+        else:
+            done(answer if isinstance(answer, Exception) else None)
+
+    try:
+        group.notify(message, told)
+    except Unavailable as error:
+        told(error)
 
 
 class Queue(Protocol):

@@ -34,7 +34,7 @@ from chargegate.queues.base import (
     QueueUnavailable,
     Stored,
     Waiting,
-    put_in_task,
+    put_by,
     queue_unavailable,
 )
 from chargegate.storage.group_commit import GroupCommit
@@ -128,7 +128,10 @@ class PostgresQueue:
         await self._store.transaction(lambda connection, _: connection.execute(self._sql["notify"]), durable=False)
 
     def put_then(self, message: Message, done: Stored) -> None:
-        put_in_task(self.put(message), done)
+        if self._waiting >= self._max_size and time.monotonic() < self._count_valid_until:
+            done(QueueFull())
+        else:
+            put_by(self._puts, message, done)
 
     async def receive(self, limit: int) -> list[Delivery]:
         while not self._window:

@@ -24,7 +24,7 @@ from chargegate.queues.base import (
     QueueUnavailable,
     Stored,
     Waiting,
-    put_in_task,
+    put_by,
     queue_unavailable,
 )
 from chargegate.storage.budget import EXCHANGE_S
@@ -83,7 +83,7 @@ class RedisQueue:
         return [number < count for number in range(len(messages))]
 
     def put_then(self, message: Message, done: Stored) -> None:
-        put_in_task(self.put(message), done)
+        put_by(self._puts, message, done)
 
     async def receive(self, limit: int) -> list[Delivery]:
         ready = self._reader.ready

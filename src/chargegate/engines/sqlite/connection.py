@@ -107,22 +107,21 @@ class StorePart:
                 raise
 
     def notify(self, operation: Operation, item: Any, done: Done) -> None:
-        """As ``write``, for one that is no coroutine: ``done`` is called with the answer, or with the exception."""
-
-        def told(answer: Any) -> None:
-            if isinstance(answer, Unavailable):
-                try:
-                    with self._raised_as:
-                        raise answer
-                except Unavailable as error:
-                    answer = error
-            done(answer)
-
-        try:
-            self._store.notify(operation, item, told)
+        """As ``write``, for one that is no coroutine: ``done`` is called with the answer, or with an exception, to be
+        seen ``as_raised``."""
+        try:  # as above
+            self._store.notify(operation, item, done)
         except Unavailable:
             with self._raised_as:
                 raise
+
+    def as_raised(self, error: Exception) -> Exception:
+        """The part's own kind of an exception that ``notify`` answered."""
+        try:
+            with self._raised_as:
+                raise error
+        except Exception as raised:  # noqa: BLE001 - it is handed on
+            return raised
 
     def post(self, operation: Operation, item: Any, then: Then | None = None) -> None:
         try:  # as above

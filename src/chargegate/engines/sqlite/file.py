@@ -21,6 +21,8 @@ _PRAGMAS: Final = (
 )
 
 
+_STATEMENTS: Final = 256  # that stay prepared: each that takes many rows has a form for each number of them
+
 PATIENT_S: Final = 10.0
 """How long a start or a command waits for a lock that another program holds."""
 
@@ -28,7 +30,9 @@ PATIENT_S: Final = 10.0
 def connect(path: Path, lock_s: float = PATIENT_S) -> sqlite3.Connection:
     """A connection whose commits are on disk when they return. It may be closed in another thread. It waits ``lock_s``
     where another program has locked the file."""
-    connection = sqlite3.connect(path, timeout=lock_s, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        path, timeout=lock_s, isolation_level=None, check_same_thread=False, cached_statements=_STATEMENTS
+    )
     try:
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")

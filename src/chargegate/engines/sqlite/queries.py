@@ -9,7 +9,8 @@ from chargegate.engines.sqlite.threads import Work
 
 T = TypeVar("T")
 
-_MAX_ROWS: Final = 128  # of one statement; a batch is cut into powers of two so that few statements are prepared
+_SIZES: Final = (128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+"""How many rows a statement has. A batch is cut into few pieces, of few sizes, so that few statements are prepared."""
 
 
 def many(
@@ -22,7 +23,8 @@ def many(
     """
     start = 0
     while start < len(rows):
-        count = min(_MAX_ROWS, 1 << (len(rows) - start).bit_length() - 1)
+        left = len(rows) - start
+        count = next(size for size in _SIZES if size <= left)
         values = [value for row in rows[start : start + count] for value in row]
         yield connection.execute(_with_rows(statement, count, len(rows[0])), values), count
         start += count

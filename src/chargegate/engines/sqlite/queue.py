@@ -92,10 +92,11 @@ class SqliteQueue:
         self._waiting += 1
 
         def told(answer: Any) -> None:
-            error = answer if isinstance(answer, Exception) else None
-            if error is not None:
+            if isinstance(answer, Exception):
                 self._waiting -= 1
-            done(error)
+                done(self._store.as_raised(answer))
+            else:
+                done(None)
 
         try:
             self._store.notify(self._insert, message, told)

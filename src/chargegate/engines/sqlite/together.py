@@ -52,7 +52,10 @@ class SqliteTogether:
         self, message: Message, decision: Decision, client: str, done: Callable[[Delivery | Exception], None]
     ) -> None:
         def told(answer: _Placed | Exception) -> None:
-            done(Delivery(message, answer.row, fresh=True) if type(answer) is _Placed else answer)  # type: ignore[arg-type]  # the other case
+            if isinstance(answer, Exception):
+                done(self._store.as_raised(answer))
+            else:
+                done(Delivery(message, answer.row, fresh=True))
 
         entry = writes.Entry(decision, message.accepted_at, client)
         self._store.notify(self._put, _Decided(message, entry), told)
