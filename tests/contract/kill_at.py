@@ -1,6 +1,7 @@
 """The service, with one place where it kills itself: ``kill_at.py POINT NTH serve …``.
 
-The only file in this folder that knows the code, because no client can tell one durable step from the next.
+It knows the code, as no other kind of file in this folder does, because no client can tell one durable step from the
+next.
 """
 
 import os
@@ -11,8 +12,10 @@ from typing import Any
 
 from chargegate import cli
 from chargegate.audit.feed import AuditFeed
-from chargegate.engines.sqlite import batches, counts, queue, together
+from chargegate.engines.sqlite import batches, counts, queue
 from chargegate.engines.sqlite import writes as ledger
+from chargegate.engines.sqlite.together import _end as end_together
+from chargegate.engines.sqlite.together import _put as put_together
 
 
 def countdown(nth: int) -> Callable[[], None]:
@@ -28,9 +31,9 @@ def countdown(nth: int) -> Callable[[], None]:
     return arrived
 
 
-PUT = {queue._insert, together._put}
-RECORD = {ledger.record, together._put}
-FINISH = {ledger.finish, together._end}
+PUT = {queue._insert, put_together}
+RECORD = {ledger.record, put_together}
+FINISH = {ledger.finish, end_together}
 
 
 def around_commits(before: set[Any], after: set[Any], arrived: Callable[[], None]) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-KNOWS_THE_CODE = "kill_at.py"
+KNOW_THE_CODE = "kill_"
+"""How the names of those begin that start the service with one place where it kills itself."""
 FILES = sorted(Path(__file__).parent.glob("*.py"))
 
 
@@ -21,4 +22,4 @@ def imported(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_the_service_is_a_black_box(file: Path) -> None:
-    assert ("chargegate" in imported(file)) == (file.name == KNOWS_THE_CODE)
+    assert ("chargegate" in imported(file)) == file.name.startswith(KNOW_THE_CODE)
