@@ -5,5 +5,5 @@ CREATE INDEX audit_by_station ON authorization_audit (lower(station_id), timesta
 CREATE INDEX audit_by_reason ON authorization_audit (reason, timestamp, request_id)
 WHERE reason <> '' AND reason <> 'authorization_timeout';
 -- An audit row does not say whose it is; its request does.
-CREATE INDEX decisions_by_client ON charging_requests (client, decided_at, request_id)
+CREATE INDEX IF NOT EXISTS decisions_by_client ON charging_requests (client, decided_at, request_id)
 WHERE client <> '' AND decided_at IS NOT NULL
