@@ -74,7 +74,7 @@ class Service:
     def start(self, *launcher: str) -> "Service":
         """Start it and wait until it is ready."""
         process = self.spawn(*launcher)
-        outside.eventually(lambda: process.poll() is not None or self.ready() == 200, 30, "not ready in time")
+        outside.eventually(lambda: process.poll() is not None or self.ready() == 200, 60, "not ready in time")
         assert process.poll() is None, self.log
         return self
 

@@ -208,43 +208,57 @@ LETTER_CHANGES = {
 }
 
 
-@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+UNCHANGED = ""
+
+
+@pytest.fixture(scope="module", params=["running", "stopped"])
+def letter_of(
+    request: pytest.FixtureRequest, shared_service: Callable[..., Service], receiver: Site, reply: type[Reply]
+) -> tuple[Service, dict[str, Asked]]:
+    """A dead letter for each change, and one that is unchanged, of a service that ran or was stopped meanwhile."""
+    caller = shared_service(callback__retry_delay_ms=1)
+    urls = {change: receiver.planned(*[reply(500)] * 3, reply()) for change in (*LETTER_CHANGES, UNCHANGED)}
+    asked = {change: caller.ask(url, station_id=STATION) for change, url in urls.items()}
+    for each in asked.values():
+        assert caller.finished(each)["status"] == "FAILED"
+    assert letters(caller) == {each.request_id for each in asked.values()}
+    if request.param == "stopped":
+        assert caller.stop() == 0
+    for change, statement in LETTER_CHANGES.items():
+        rows(caller, statement, asked[change].request_id)
+    if request.param == "stopped":
+        caller.start()
+    return caller, asked
+
+
 @pytest.mark.parametrize("change", LETTER_CHANGES)
 def test_a_changed_dead_letter_is_not_sent(
-    service: Callable[..., Service],
-    receiver: Site,
-    reply: type[Reply],
-    command: str,
-    eventually: Callable[..., Any],
-    change: str,
-    *,
-    running: bool,
+    letter_of: tuple[Service, dict[str, Asked]], receiver: Site, command: str, change: str
 ) -> None:
-    caller = service(callback__retry_delay_ms=1)
-    urls = [receiver.planned(*[reply(500)] * 3, reply()) for _ in range(2)]
-    first, second = (caller.ask(url, station_id=STATION) for url in urls)
-    for asked in (first, second):
-        assert caller.finished(asked)["status"] == "FAILED"
-    assert letters(caller) == {first.request_id, second.request_id}
-    if not running:
-        assert caller.stop() == 0
-    rows(caller, LETTER_CHANGES[change], first.request_id)
-    if not running:
-        caller.start()
-    one = caller.client.post(f"/api/v1/dead-letters/{first.request_id}/replay")
+    caller, asked = letter_of[0], letter_of[1][change]
+    one = caller.client.post(f"/api/v1/dead-letters/{asked.request_id}/replay")
     assert (one.status_code, one.json()["status"]) == (404, "not_found")
-    by_hand = replay_by_hand(command, caller, first)
+    by_hand = replay_by_hand(command, caller, asked)
     assert (by_hand.returncode, by_hand.stdout) == (1, "")
     assert by_hand.stderr.count("\n") == 1
+    assert [call.json["status"] for call in receiver.calls_to(asked.callback_url)] == ["not_allowed"] * 3
+    assert asked.request_id in letters(caller)
+    assert not [text for text in (caller.log, one.text, by_hand.stderr) if asked.driver_token in text]
+
+
+def test_of_all_dead_letters_the_changed_ones_are_not_sent(
+    letter_of: tuple[Service, dict[str, Asked]], receiver: Site
+) -> None:
+    caller, asked = letter_of
     everything = caller.client.post("/api/v1/dead-letters/replay")
     assert (everything.status_code, everything.json()["replayed"]) == (202, 1)
-    eventually(lambda: caller.session(second.request_id)["status"] == "COMPLETED")
-    calls = [receiver.calls_to(url) for url in urls]
-    assert [len(each) for each in calls] == [3, 4]
-    assert {call.json["status"] for each in calls for call in each} == {"not_allowed"}
-    assert first.request_id in letters(caller)
-    texts = (caller.log, one.text, by_hand.stderr)
-    assert not [asked for asked in (first, second) if any(asked.driver_token in text for text in texts)]
+    sent = asked[UNCHANGED]
+    eventually(lambda: caller.session(sent.request_id)["status"] == "COMPLETED")
+    for each in asked.values():
+        told = [call.json["status"] for call in receiver.calls_to(each.callback_url)]
+        assert told == ["not_allowed"] * (4 if each is sent else 3)
+        assert each.driver_token not in caller.log
+    assert letters(caller) == {each.request_id for each in asked.values()} - {sent.request_id}
 
 
 def test_a_dead_letter_goes_out_once_the_change_is_undone(

@@ -7,6 +7,7 @@ import random
 import sqlite3
 import sys
 import threading
+import time
 import uuid
 from collections import Counter
 from datetime import UTC, datetime
@@ -114,6 +115,11 @@ def test_statistics_are_right_at_once_and_in_any_range(
     assert statuses(one) == by_status([item for item in items if item["station_id"] == stations[3]])
 
 
+@pytest.fixture(scope="module")
+def asked_wrongly(shared_service: Callable[..., Service]) -> Service:
+    return shared_service()
+
+
 @pytest.mark.parametrize(
     ("path", "query"),
     [
@@ -124,8 +130,8 @@ def test_statistics_are_right_at_once_and_in_any_range(
         (f"{STATISTICS}/stations", {"cursor": "x"}),
     ],
 )
-def test_a_wrong_parameter_is_named(service: Callable[..., Service], path: str, query: dict[str, str]) -> None:
-    answer = service().client.get(path, params=query)
+def test_a_wrong_parameter_is_named(asked_wrongly: Service, path: str, query: dict[str, str]) -> None:
+    answer = asked_wrongly.client.get(path, params=query)
     assert (answer.status_code, list(answer.json()["details"])) == (400, list(query))
 
 
@@ -135,9 +141,10 @@ def count_until_killed(served: Service, receiver: Site, stations: list[str]) -> 
             httpx.Client(base_url=served.url, trust_env=False, timeout=30) as connection,
             contextlib.suppress(httpx.TransportError),
         ):
-            while True:
+            while served.process.poll() is None:
                 body = served.body(receiver.url("/ok"), station_id=random.choice(stations))
                 connection.post(PATH, json=body)
+                time.sleep(0.02)  # the pace of a client; it waits for nothing
 
     clients = [threading.Thread(target=client) for _ in range(3)]
     for one in clients:

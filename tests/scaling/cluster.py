@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 COMMAND = str(Path(sys.executable).with_name("chargegate"))
 PATH = "/api/v1/charging-session"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("CHARGEGATE_")}
-START_S = 30.0
+START_S = 60.0
 
 Role = Literal["api", "worker"]
 

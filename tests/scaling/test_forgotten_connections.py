@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.servers
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 def idle(url: str) -> Callable[[], bool]:
