@@ -100,6 +100,8 @@ KEYS: dict[str, Any] = {
     "analysis.callback_min_ended": 7,
     "analysis.webhook_url": "https://ops.example/anomalies",
     "audit.chain": True,
+    "audit.export_dir": "exports",
+    "audit.export_after_ms": 7,
     "audit.rotate_after_ms": 7,
     "audit.rotate_bytes": 7,
     "audit.compress_after_ms": 7,

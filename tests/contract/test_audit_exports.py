@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import obstore
 import pytest
-from obstore.store import S3Store
 
 import outside
+from servers.bucket import Bucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,28 +155,6 @@ def test_rows_stay_in_the_database_until_they_are_exported(
     assert pruned["rows"] == 3
     assert len(running.client.get("/api/v1/decisions").json()["items"]) == 1
     assert exported(running) == Counter() if pruned["files"] else sum(exported(running).values()) == 3
-
-
-class Bucket:
-    def __init__(self, server: Any) -> None:
-        name = f"b{random.getrandbits(48):x}"
-        self.url = f"s3://{name}/audit?endpoint={server.url}"
-        key, secret = server.writer
-        self.environ = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "AWS_REGION": "us-east-1"}
-        self.store = S3Store(
-            name,
-            endpoint=server.url,
-            region="us-east-1",
-            access_key_id=key,
-            secret_access_key=secret,
-            client_options={"allow_http": True},
-        )
-        obstore.put(self.store, "other", b"")  # makes the bucket
-        obstore.delete(self.store, "other")
-
-    def files(self) -> dict[str, bytes]:
-        found = [item["path"] for item in obstore.list(self.store).collect()]
-        return {path: bytes(obstore.get(self.store, path).bytes()) for path in found}
 
 
 def test_to_the_archive_and_back_and_verified(
