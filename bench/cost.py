@@ -27,7 +27,7 @@ from plan import ALONE, Figures, Plan, one_core
 from processes import DRIVERS, cpu_seconds, on_core, peak_memory_mib, stop
 
 HERE: Final = Path(__file__).parent
-ROUNDS: Final = 5
+ROUNDS: Final = 4
 POSTS_A_SECOND: Final = 8_000
 POST_CONNECTIONS: Final = 20
 WARM_S: Final = 0.5

@@ -72,7 +72,8 @@ if __name__ == "__main__":
         "--publish", action="store_true", help="renew docs/bench.json, and what the documents show of it"
     )
     parser.add_argument("--engines", nargs="+", choices=engines.NAMES, default=engines.NAMES)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Like Ctrl-C, so that every process is stopped.
+    # Like Ctrl-C, which cancels what runs in an event loop, so that every process is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         sys.exit(not main(parser.parse_args()))
     except KeyboardInterrupt:
