@@ -193,8 +193,8 @@ class Overviews:
             async with asyncio.timeout(_LOOK_S):
                 minutes = list(await self._counts.by_unit(MINUTE_MS, now - HOUR_MS, None, 70, None))
                 open_anomalies = sum((await self._anomalies.count_open()).values())
-                latest = await self._counts.total(now - _LAST_MS, None)
-                per_second = {name: round(getattr(latest, name) * 1000 / _LAST_MS, 2) for name in Status}
+                latest = await self._counts.latest(now - _LAST_MS)
+                per_second = {name: round(latest[name] * 1000 / _LAST_MS, 2) for name in Status}
                 if time.monotonic() - self._day[0] >= _DAY_KEPT_S or not self._day[1]:
                     day = await self._counts.by_unit(MINUTE_MS, now - 24 * HOUR_MS, None, 24 * 60 + 5, None)
                     self._day = time.monotonic(), list(day)

@@ -1,6 +1,6 @@
 """Counts of decisions in PostgreSQL, for any number of processes, of which one at a time counts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from chargegate.ledger.counts import (
     total_of,
     whole_days,
 )
+from chargegate.model import Status
 
 _OF_ALL: Final = COUNTS["by_station"].replace("{page}", COUNTS["page_of_stations"]).replace("{compare}", ">")
 _OF_ONE: Final = COUNTS["by_station"].replace("{page}", COUNTS["one_station"]).replace("{compare}", "=")
@@ -77,6 +78,10 @@ class PostgresCounts:
         spans = [[span[part] for span in parts.spans] for part in range(3)]
         values = (*spans, parts.counted_from, by_errors, fewest, limit)
         return [StationCounts(*row) for row in await self._list(COUNTS["top_stations"], *values)]
+
+    async def latest(self, since: int) -> Mapping[str, int]:
+        found = {row[0]: int(row[1]) for row in await self._list(COUNTS["latest"], since)}
+        return {status.value: found.get(status, 0) for status in Status}
 
     async def callbacks(self, since: int) -> Sequence[CallbackCounts]:
         rows = await self._store.read(COUNTS["callbacks"], since // HOUR_MS * HOUR_MS)
