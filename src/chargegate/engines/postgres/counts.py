@@ -29,6 +29,8 @@ _COUNT_S: Final = 30.0
 _LIST_S: Final = 10.0
 _RECOUNT_S: Final = 600.0
 _PAGE: Final = 10_000
+_NOTES: Final = 2000
+"""At most so many ranges of rows are counted at once, as the statement says: fewer rows were all that there were."""
 
 
 class PostgresCounts:
@@ -123,10 +125,11 @@ async def _drop(at: int, limit: int, connection: Connection, _repeated: bool) ->
 
 
 async def count_rest(connection: Connection) -> None:
-    """Count all that is not counted yet, within a transaction, after which nobody else does before its end."""
+    """Count all that was not counted yet when it was called, within a transaction, after which nobody else does before
+    its end. What is recorded meanwhile may stay."""
     await connection.execute(COUNTS["wait_for_turn"])
     await connection.execute(COUNTS["keep_months"])
-    while await connection.fetchval(COUNTS["count_more"], _PAGE, STATION_UNITS, UNITS):
+    while await connection.fetchval(COUNTS["count_more"], _PAGE, STATION_UNITS, UNITS) >= _NOTES:
         pass
 
 

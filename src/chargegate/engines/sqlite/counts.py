@@ -90,7 +90,7 @@ class SqliteCounts:
         return dropped
 
     async def recount(self) -> None:
-        while await self.count_more(STEP):
+        while await self.count_more(STEP) >= STEP:
             pass
         await self._store.write(_RECOUNT, None)
 
