@@ -108,6 +108,8 @@ async def check(counts: DecisionCounts, decisions: list[Decision]) -> None:
             row for row in expected if row[0] == STATIONS[2]
         ]
         if until is None:
+            by = Counter(decision.status for decision in within)
+            assert await counts.latest(since or 0) == {status.value: by[status] for status in Status}
             await check_top(counts, decisions, (since or 0) // HOUR_MS * HOUR_MS)
         for unit in UNITS:
             starts: dict[int, list[Decision]] = {}

@@ -5,7 +5,7 @@ middle, shorter ones towards its ends. What a range has beyond whole units, and 
 the rows themselves, in the same snapshot, so that an answer is exact at any moment.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -147,6 +147,11 @@ class DecisionCounts(Protocol):
         """The stations with the most decisions since the start of an hour. With ``by_errors`` those with the largest
         share of ``unknown`` and ``invalid``, in ten thousandths, of the ones with at least ``fewest`` decisions and
         some such share."""
+        ...
+
+    async def latest(self, since: int) -> Mapping[str, int]:
+        """How many decisions there were of each status since a time some seconds ago: these rows are counted one by
+        one."""
         ...
 
     async def callbacks(self, since: int) -> Sequence[CallbackCounts]:

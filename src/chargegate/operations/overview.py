@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -214,11 +214,11 @@ class Overviews:
 
     async def _decided(self, now: int) -> _Decided:
         minutes = await self._counts.by_unit(MINUTE_MS, now - HOUR_MS, None, 70, None)
-        latest: Any = await self._counts.total(now - _LAST_MS, None)
+        latest = await self._counts.latest(now - _LAST_MS)
         if time.monotonic() - self._day[0] >= _DAY_KEPT_S or not self._day[1]:
             day = await self._counts.by_unit(MINUTE_MS, now - 24 * HOUR_MS, None, 24 * 60 + 5, None)
             self._day = time.monotonic(), list(day)
-        return _Decided(minutes, {name: round(getattr(latest, name) * 1000 / _LAST_MS, 2) for name in Status})
+        return _Decided(minutes, {name: round(latest[name] * 1000 / _LAST_MS, 2) for name in Status})
 
     async def _why_given_up(self, now: int) -> str | None:
         """The error that most of the newest dead letters have."""

@@ -1,6 +1,6 @@
 """Counts of decisions in PostgreSQL, for any number of processes, of which one at a time counts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from chargegate.ledger.counts import (
     total_of,
     whole_days,
 )
+from chargegate.model import Status
 
 _OF_ALL: Final = COUNTS["by_station"].replace("{page}", COUNTS["page_of_stations"]).replace("{compare}", ">")
 _OF_ONE: Final = COUNTS["by_station"].replace("{page}", COUNTS["one_station"]).replace("{compare}", "=")
@@ -28,6 +29,8 @@ _COUNT_S: Final = 30.0
 _LIST_S: Final = 10.0
 _RECOUNT_S: Final = 600.0
 _PAGE: Final = 10_000
+_NOTES: Final = 2000
+"""At most so many ranges of rows are counted at once, as the statement says: fewer rows were all that there were."""
 
 
 class PostgresCounts:
@@ -78,6 +81,10 @@ class PostgresCounts:
         values = (*spans, parts.counted_from, by_errors, fewest, limit)
         return [StationCounts(*row) for row in await self._list(COUNTS["top_stations"], *values)]
 
+    async def latest(self, since: int) -> Mapping[str, int]:
+        found = {row[0]: int(row[1]) for row in await self._list(COUNTS["latest"], since)}
+        return {status.value: found.get(status, 0) for status in Status}
+
     async def callbacks(self, since: int) -> Sequence[CallbackCounts]:
         rows = await self._store.read(COUNTS["callbacks"], since // HOUR_MS * HOUR_MS)
         return [CallbackCounts(*row) for row in rows]
@@ -118,10 +125,11 @@ async def _drop(at: int, limit: int, connection: Connection, _repeated: bool) ->
 
 
 async def count_rest(connection: Connection) -> None:
-    """Count all that is not counted yet, within a transaction, after which nobody else does before its end."""
+    """Count all that was not counted yet when it was called, within a transaction, after which nobody else does before
+    its end. What is recorded meanwhile may stay."""
     await connection.execute(COUNTS["wait_for_turn"])
     await connection.execute(COUNTS["keep_months"])
-    while await connection.fetchval(COUNTS["count_more"], _PAGE, STATION_UNITS, UNITS):
+    while await connection.fetchval(COUNTS["count_more"], _PAGE, STATION_UNITS, UNITS) >= _NOTES:
         pass
 
 

@@ -135,6 +135,9 @@ HAVING NOT $5::boolean
 ORDER BY CASE WHEN $5 THEN round(sum(unknown + invalid)::numeric / sum(decisions), 4) ELSE 0 END DESC,
     sum(decisions) DESC, station_id LIMIT $7
 
+-- name: latest
+SELECT status, count(*) FROM authorization_audit WHERE timestamp >= $1 GROUP BY status
+
 -- name: callbacks
 SELECT client, sum(delivered)::bigint, sum(failed)::bigint FROM callback_counts WHERE start >= $1
 GROUP BY client ORDER BY client

@@ -198,11 +198,11 @@ class _Begin:
     """How a transaction begins."""
 
     def __init__(self, within: float, *, read_only: bool = False, durable: bool = True) -> None:
-        # Few rows are read, which takes less time than to compile a query whose cost is overestimated, or to start
-        # processes for it.
-        alone = "SET LOCAL jit = off; SET LOCAL max_parallel_workers_per_gather = 0"
-        self._access = f" READ ONLY; {alone}" if read_only else ""
+        self._access = " READ ONLY" if read_only else ""
         self._limits = (
+            # Few rows are touched, which takes less time than to compile a statement whose cost is overestimated, or
+            # to start processes for it.
+            "; SET LOCAL jit = off; SET LOCAL max_parallel_workers_per_gather = 0"
             # Every request is one statement or a few on rows of its own: what a higher level adds is only failures.
             f"; SET LOCAL statement_timeout = {within * 1000:.0f}; SET LOCAL lock_timeout = 0"
             # A host that dies must not hold its row locks until TCP notices.

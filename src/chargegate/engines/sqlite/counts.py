@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from chargegate.engines.sqlite.batches import Operation
@@ -24,6 +24,7 @@ from chargegate.ledger.counts import (
     total_of,
     whole_days,
 )
+from chargegate.model import Status
 
 _OF_ALL: Final = COUNTS["by_station"].replace("{page}", COUNTS["page_of_stations"]).replace("{compare}", ">")
 _OF_ONE: Final = COUNTS["by_station"].replace("{page}", COUNTS["one_station"]).replace("{compare}", "=")
@@ -77,6 +78,9 @@ class SqliteCounts:
         values = (json.dumps(parts.spans), parts.counted_from, by_errors, fewest, limit)
         return await self._store.scan(select(_of_station, COUNTS["top_stations"], values))
 
+    async def latest(self, since: int) -> Mapping[str, int]:
+        return dict(await self._store.scan(select(tuple, COUNTS["latest"], (since, json.dumps(list(Status))))))
+
     async def callbacks(self, since: int) -> Sequence[CallbackCounts]:
         start = since // HOUR_MS * HOUR_MS
         return await self._store.read(select(lambda row: CallbackCounts(*row), COUNTS["callbacks"], (start,)))
@@ -86,7 +90,7 @@ class SqliteCounts:
         return dropped
 
     async def recount(self) -> None:
-        while await self.count_more(STEP):
+        while await self.count_more(STEP) >= STEP:
             pass
         await self._store.write(_RECOUNT, None)
 

@@ -123,6 +123,9 @@ SELECT station_id, {sums_of_station} FROM (
 HAVING NOT ?3 OR sum(decisions) >= ?4 AND round(1.0 * sum(unknown + invalid) / sum(decisions), 4) > 0
 ORDER BY iif(?3, round(1.0 * sum(unknown + invalid) / sum(decisions), 4), 0) DESC, sum(decisions) DESC, station_id LIMIT ?5
 
+-- name: latest
+SELECT s.value, (SELECT count(*) FROM authorization_audit WHERE status = s.value AND timestamp >= ?1) FROM json_each(?2) s
+
 -- name: callbacks
 SELECT client, sum(delivered), sum(failed) FROM callback_counts WHERE start >= ? GROUP BY client ORDER BY client
 

@@ -183,7 +183,7 @@ class SqliteLedger:
     ) -> DroppedAudit:
         """Some rows at a time, so that others write in between. A request's decision is only in its audit row, so that
         its own row goes too; what has not ended, and dead letters, stay whole."""
-        while await self._counts.count_more(STEP):
+        while await self._counts.count_more(STEP) >= STEP:  # new ones come meanwhile, and there may be some always
             pass
         limits, rows = writes.RowLimits(min(at, now_ms()), exported), 0
         after: tuple[int, int] | None = (-1, -1)
