@@ -16,8 +16,7 @@ from chargegate.worker import Worker
 
 
 class AtOnce:
-    """Puts a message together with its decision. It saves the message's turn in the queue and a commit, which is a
-    fifth of what a request costs, and half of it at a low rate."""
+    """Puts a message together with its decision, which saves the message's turn in the queue and a commit."""
 
     def __init__(self, together: Together, decider: Decider, worker: Worker) -> None:
         self._together = together

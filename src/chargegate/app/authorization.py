@@ -1,7 +1,6 @@
 """Builds who decides, and keeps what it remembers in step with the access list."""
 
 import asyncio
-import contextlib
 import hashlib
 import io
 import random
@@ -177,8 +176,12 @@ def remember_access_list(access_list: AccessList, remembered: DecisionCache, sta
             await rest(started, _PAUSE_FACTOR)
 
     async def try_to_read() -> None:
-        with contextlib.suppress(LedgerUnavailable):  # what is not kept is looked up
+        try:
             await read()
+        except LedgerUnavailable:
+            pass  # what is not kept is looked up
+        except Exception:  # noqa: BLE001 - as above; nothing depends on it
+            log.exception("the access list cannot be read ahead")
 
     stack.push_async_callback(_end, asyncio.create_task(try_to_read()))
 

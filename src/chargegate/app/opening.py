@@ -76,7 +76,7 @@ async def open_parts(settings: Settings, role: Role, stack: AsyncExitStack) -> O
     queue = await _open_service_queue(settings, place, database, keyring, stack)
     engine = engine_of(url)
     joined = engine.together and engine is engine_of(settings.queue.url)
-    together = engine.load().together(place, queue, database) if joined else None
+    together = engine.load().join(place, queue, database) if joined else None
     cache = _open_cache(settings, stack)
     return Opened(
         settings, role, metrics, keyring, database, keys_checked, feeds, queue, together, cache, presence, clocks

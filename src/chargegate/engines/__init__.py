@@ -156,7 +156,7 @@ class EngineModule(Protocol):
         """What a queue that ``keeps_delivered`` still holds, from an offset or a time up to its end as it is now."""
         ...
 
-    def together(self, place: Place, queue: Queue, database: Database) -> Any:
+    def join(self, place: Place, queue: Queue, database: Database) -> Any:
         """What is changed in both at once: a ``together.Together``."""
 
     async def source(self, place: Place) -> LedgerSource:

@@ -70,18 +70,20 @@ _decode = msgspec.msgpack.Decoder(_Sealed).decode
 def wrap(keyring: Keyring, request: ChargingRequest, replayed_at: int = 0) -> Message:
     """Seal a request. ``replayed_at`` (Unix ms) marks a replay: the decision that was made is sent again, unless its
     callback was delivered, or given up, at that time or later."""
-    body = keyring.seal(
-        _plain(request, replayed_at), request.request_id, _MESSAGE, request.station_id, str(request.accepted_at)
-    )
+    body = _sealed(keyring, request, replayed_at)
     return Message(request.request_id, request.station_id, request.accepted_at, body, request.traceparent)
 
 
 def carry(keyring: Keyring, request: ChargingRequest, target: CallbackTarget) -> Carried:
     """As ``wrap``, for a request that was just validated. ``target`` is what its callback URL says."""
-    message = wrap(keyring, request)
+    body = _sealed(keyring, request, 0)
     opened = Opened(request, 0, target, False)
-    return Carried(
-        message.request_id, message.station_id, message.accepted_at, message.body, message.traceparent, opened
+    return Carried(request.request_id, request.station_id, request.accepted_at, body, request.traceparent, opened)
+
+
+def _sealed(keyring: Keyring, request: ChargingRequest, replayed_at: int) -> bytes:
+    return keyring.seal(
+        _plain(request, replayed_at), request.request_id, _MESSAGE, request.station_id, str(request.accepted_at)
     )
 
 

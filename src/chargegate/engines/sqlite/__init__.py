@@ -99,7 +99,7 @@ async def open_database(
     return SqliteDatabase(await _SharedFile.use(place, with_ledger=True), on_audit)
 
 
-def together(place: Place, queue: SqliteQueue, database: SqliteDatabase) -> SqliteTogether:
+def join(place: Place, queue: SqliteQueue, database: SqliteDatabase) -> SqliteTogether:
     return SqliteTogether(place.opened[FILE].store, queue, database.ledger)
 
 
