@@ -52,7 +52,7 @@ class Analysis:
         this one did. Raises ``LedgerUnavailable``."""
         if not await self._anomalies.take_turn(self._holder, now, for_ms):
             return False
-        while await self._counts.count_more(STEP):
+        while await self._counts.count_more(STEP) >= STEP:  # new ones come meanwhile, and there may be some always
             pass
         known = {(one.type, one.subject): one for one in await self._anomalies.open()}
         findings = await self._rules.find(now, known)

@@ -150,8 +150,9 @@ async def count_all(counts: DecisionCounts, on_counted: Callable[[int], None], *
     counted; ``on_counted`` is told so meanwhile."""
     if again:
         await counts.recount()
-    counted = 0
-    while some := await counts.count_more(STEP):
+    counted, some = 0, STEP
+    while some >= STEP:  # new ones come meanwhile, and there may be some always
+        some = await counts.count_more(STEP)
         counted += some
         on_counted(counted)
     return counted
