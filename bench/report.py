@@ -128,10 +128,19 @@ def costs(entries: Figures) -> str:
         if (figures := entries["engines"].get(name)) and name != "sqlite":
             low = {key.removeprefix("low_"): value for key, value in figures.items() if key.startswith("low_")}
             parts = f"{figures['api_us']:.0f} + {figures['worker_us']:.0f}"
-            low_parts = f"{low['api_us']:.0f} + {low['worker_us']:.0f} + {servers_us(low):.0f}"
+            low_parts = f"{low['api_us']:.0f} + {low['worker_us']:.0f} + {servers_us(low):.0f}" if low else ""
             rows.append([f"{title}, `api` + `worker`", parts, f"{servers_us(figures):.0f}", low_parts])
     rows.append(["FastAPI + Celery", f"{peer['peer_us']:,.0f}", f"{peer['peer_servers_us']:,.0f}", ""])
     return table(["µs for one delivered callback", "own processes", "servers", f"at {LOW_RATE}/s, with servers"], rows)
+
+
+def runs(entries: Figures) -> str:
+    """When and how each entry was measured."""
+    kinds: dict[str, list[str]] = {}
+    for name, run in entries["runs"].items():
+        how = f"{run['measured']}, Python {run['python']}, {run['cores']} cores, {run['seconds']:g} s each"
+        kinds.setdefault(how + (", `--quick`" if run["quick"] else ""), []).append(f"`{name}`")
+    return table(["entries", "measured"], [[", ".join(names), how] for how, names in kinds.items()])
 
 
 def curve(entries: Figures) -> str:
@@ -236,7 +245,7 @@ def nation(entries: Figures) -> str:
 
 
 BLOCKS: Final[Mapping[str, Callable[[Figures], str]]] = {
-    each.__name__: each for each in (headline, engines, costs, curve, growth, isolation, paths, workers, nation)
+    each.__name__: each for each in (headline, engines, runs, costs, curve, growth, isolation, paths, workers, nation)
 }
 
 
@@ -254,6 +263,11 @@ def filled(document: str, entries: Figures) -> str:
     return MARKED.sub(block, document)
 
 
+def shown(figures: Figures) -> Figures:
+    """What the tables are made from: the entries' figures, and their runs."""
+    return {**figures["entries"], "runs": figures["runs"]}
+
+
 def publish(new: Mapping[str, Any]) -> None:
     """Keep these figures beside those of other entries, and write the documents and the pictures."""
     kept = json.loads(FIGURES.read_text()) if FIGURES.exists() else {"runs": {}, "entries": {}}
@@ -261,7 +275,7 @@ def publish(new: Mapping[str, Any]) -> None:
     kept["entries"] |= new["entries"]
     FIGURES.write_text(json.dumps(kept, indent=1) + "\n")
     for path in DOCUMENTS:
-        path.write_text(filled(path.read_text(), kept["entries"]))
+        path.write_text(filled(path.read_text(), shown(kept)))
     for path, colours in PICTURES.items():
         path.write_text(picture.draw(kept["entries"], colours))
 
