@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 HOOKS = Path(__file__).with_name("openapi_hooks.py")
 MANY_OR_FEW = pytest.mark.parametrize(
-    "examples", [8, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+    "examples",
+    [
+        pytest.param(8, marks=pytest.mark.timeout(600)),
+        pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
+    ],
 )
 
 
