@@ -50,3 +50,20 @@ def test_a_turn_that_is_under_way_is_cut_off() -> None:
         assert cut_off.is_set()
 
     run(scenario())
+
+
+def test_a_turn_that_fails_at_once_is_not_tried_without_a_pause() -> None:
+    turns = 0
+
+    async def turn() -> float:
+        nonlocal turns
+        turns += 1
+        raise Unavailable("away")
+
+    async def scenario() -> None:
+        recurring = Recurring(turn, 0, "it cannot be done")
+        await asyncio.sleep(0.2)
+        await recurring.close()
+        assert turns == 1
+
+    run(scenario())

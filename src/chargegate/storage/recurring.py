@@ -10,6 +10,7 @@ from chargegate.observe import log
 from chargegate.storage.unavailable import Unavailable
 
 _SHORTEST_S: Final = 0.02
+_AFTER_FAILURE_S: Final = 1.0
 
 
 class Recurring:
@@ -17,8 +18,8 @@ class Recurring:
     unavailable nothing is logged, because whoever needs it at once says so."""
 
     def __init__(self, turn: Callable[[], Awaitable[float]], first_s: float, failure: str) -> None:
-        """``turn()`` returns the seconds until the next turn; after a failure they are what they were. ``first_s``:
-        those until the first one. ``failure``: the event that is logged."""
+        """``turn()`` returns the seconds until the next turn; after a failure they are what they were, and at least one.
+        ``first_s``: those until the first one. ``failure``: the event that is logged."""
         self._turn = turn
         self._wait_s = first_s
         self._failure = failure
@@ -27,6 +28,7 @@ class Recurring:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._wait_s)
+            self._wait_s = max(self._wait_s, _AFTER_FAILURE_S)  # unless the turn succeeds
             try:
                 with contextlib.suppress(Unavailable):
                     self._wait_s = await self._turn()
