@@ -78,7 +78,8 @@ class Written:
                 self.path.unlink()
             case "ours" | "ours_compressed":
                 if rotate(self.path, self.rotated) and how == "ours_compressed":
-                    compress(LogFiles(self.path).rotated()[-1], threading.Event())
+                    plain = [file for file in LogFiles(self.path).rotated() if not file.compressed]
+                    compress(plain[-1], threading.Event())
             case "move":
                 self.path.rename(self.folder / "archive" / str(self.rotated))
                 self.path.touch()
@@ -154,6 +155,7 @@ KNOWN: list[list[tuple[str, object]]] = [
     [("write", 20), ("rotate", "ours_compressed"), ("kill", None), ("rotate", "ours"), ("write", 9), ("kill", None)],
     [("write", 20), ("rotate", "move"), ("write", 9), ("cut", (0.5, b"\x00\x00")), ("write", 1)],
     [("write", 20), ("save", None), ("rotate", "rename"), ("write", 9), ("power", (0.5, b"\x00\n"))],
+    [("power", (0.5, b"\n")), ("write", 3), ("power", (0.5, b"")), *[("rotate", "ours_compressed"), ("write", 1)] * 2],
 ]
 
 
