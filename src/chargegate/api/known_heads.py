@@ -1,6 +1,7 @@
 """Heads of requests to the hot route that were parsed before: to parse one is a tenth of the work for a request, and
 most clients send the same head each time, but for the length."""
 
+import asyncio
 from typing import Final
 
 from chargegate.api.exchange import Exchange
@@ -33,7 +34,7 @@ class KnownHeads:
 class _NoWire:
     """The connection of an exchange that only serves as a pattern."""
 
-    blocked = None
+    blocked: asyncio.Event | None = None
     date = b""
     stopping = False
 
