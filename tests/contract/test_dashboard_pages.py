@@ -332,7 +332,11 @@ def test_the_story_of_one_request(
 
 
 def test_dead_letters_are_sent_again_and_discarded(
-    visit: Callable[..., Page], service: Callable[..., Service], receiver: Site, reply: type[Reply]
+    visit: Callable[..., Page],
+    service: Callable[..., Service],
+    receiver: Site,
+    reply: type[Reply],
+    eventually: Callable[..., Any],
 ) -> None:
     gate = service(callback__retry_delay_ms=10)
     letters = [gate.ask(receiver.planned(reply(410), reply(204))) for _ in range(6)]
@@ -350,7 +354,7 @@ def test_dead_letters_are_sent_again_and_discarded(
     page.get_by_role("button", name="Send again", exact=True).last.click()
     expect(page.locator("#said")).to_have_text("2 dead letters sent again.")
     for asked in letters[:2]:
-        assert gate.finished(asked)["status"] == "COMPLETED"
+        eventually(lambda asked=asked: gate.session(asked.request_id)["status"] == "COMPLETED")
     page.reload()
     expect(rows).to_have_count(4)
     page.get_by_role("button", name=f"Discard: {letters[2].request_id}").click()
@@ -364,7 +368,7 @@ def test_dead_letters_are_sent_again_and_discarded(
     page.get_by_role("button", name="Send all that match again").click()
     page.get_by_role("dialog").get_by_role("button", name="Send again").click()
     expect(page.locator("#said")).to_have_text("1 dead letter sent again.")
-    assert gate.finished(letters[3])["status"] == "COMPLETED"
+    eventually(lambda: gate.session(letters[3].request_id)["status"] == "COMPLETED")
     for asked in letters[4:]:
         assert gate.session(asked.request_id)["status"] == "FAILED"
 

@@ -184,7 +184,7 @@ class Fault:
 
 FAULTS = {
     "the authorizer hangs": Fault(
-        "apart", "authorizer_hangs", "authorizer has not answered a request for 3 s", "AuthorizerFailing",
+        "apart", "authorizer_hangs", r"authorizer has not answered a request for \d+ s", "AuthorizerFailing",
         {"AuthorizerFailing", "CircuitOpen"},
     ),
     "the authorizer fails": Fault(
@@ -226,11 +226,15 @@ def test_a_fault_is_seen_raises_its_alerts_and_ends(
         expect(sentences).to_have_text("Everything works.", timeout=LIMIT_S * 1000)
         before = time.monotonic()
         end = getattr(stage, fault.begin)(*fault.arguments)
-        stage.traffic()
         says = re.compile(fault.says)
-        eventually(lambda: any(map(says.search, stage.installation.problems())), LIMIT_S, stage.installation.told)
+
+        def said(sentences: Callable[[], list[str]]) -> bool:
+            stage.traffic()
+            return any(map(says.search, sentences()))
+
+        eventually(lambda: said(stage.installation.problems), LIMIT_S, stage.installation.told)
         in_data = time.monotonic() - before
-        expect(sentences).to_contain_text(says, timeout=LIMIT_S * 1000)
+        eventually(lambda: said(sentences.all_inner_texts), LIMIT_S, stage.installation.told)
         print(f"{name}: in the data after {in_data:.1f} s, on the page after {time.monotonic() - before:.1f} s")
         alerts = {f"Chargegate{alert}" for alert in fault.alerts} - stage.usual
         seen = raised(stage, alerts)

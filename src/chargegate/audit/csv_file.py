@@ -215,8 +215,9 @@ class CsvFile:
                 lines, last = self._linked(self._chain, lines, size)
             content = (lines if size else self._header + lines).encode()
             try:
-                if os.write(file, content) != len(content):
-                    raise OSError("the disk took only a part")
+                written = os.write(file, content)
+                while written < len(content):  # the disk took a part; what it says of the rest is why
+                    written += os.write(file, content[written:])
             except OSError:
                 with contextlib.suppress(OSError):
                     os.ftruncate(file, size)

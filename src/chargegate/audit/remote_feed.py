@@ -32,7 +32,6 @@ class RemoteFeed(SinkState):
     def __init__(self, sink: RemoteSink, metrics: Metrics) -> None:
         super().__init__(sink.name, metrics)
         self._sink = sink
-        self._refused = metrics.audit_refused.labels(sink.name)
         self._position = self._saved = 0
         self._behind = True
         self._fresh: list[AuditRow] = []  # the newest rows without a gap, unless they became too many

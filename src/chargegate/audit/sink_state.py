@@ -10,6 +10,7 @@ class SinkState:
     def __init__(self, name: str, metrics: Metrics) -> None:
         self._name = name
         self._written = metrics.audit_entries.labels(name)
+        self._refused = metrics.audit_refused.labels(name)
         self._failure: str | None = None
         self._waiting_since: int | None = None  # when the oldest row was decided that the sink lacks
         metrics.audit_lag.labels(name).set_function(lambda: self.lag_s)

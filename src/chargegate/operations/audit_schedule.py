@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, get_args
 
 from chargegate.audit.life.compressing import Stopped
 from chargegate.audit.life.files import LifeBusy
@@ -51,6 +51,9 @@ class Schedule:
         self._failed_now: set[Step] = set()
         self._offset = _offset()
         self._pruned_at = float("-inf")
+        for step in get_args(Step):  # so that a first failure is an increase
+            for outcome in ("done", "failed"):
+                metrics.audit_life.labels(step, outcome)
 
     @property
     def failure(self) -> str | None:

@@ -18,8 +18,8 @@ class Recurring:
     unavailable nothing is logged, because whoever needs it at once says so."""
 
     def __init__(self, turn: Callable[[], Awaitable[float]], first_s: float, failure: str) -> None:
-        """``turn()`` returns the seconds until the next turn; after a failure they are what they were, and at least one.
-        ``first_s``: those until the first one. ``failure``: the event that is logged."""
+        """``turn()`` returns the seconds until the next turn. After a failure they are what they were, and at least
+        one. ``first_s``: those until the first turn. ``failure``: the event that is logged."""
         self._turn = turn
         self._wait_s = first_s
         self._failure = failure
