@@ -271,6 +271,8 @@ async def open_loop(
 
     async def one(number: int, body: bytes) -> None:
         client = await idle.get()
+        if client.transport.is_closing():  # the service closes those that are idle for long
+            [client] = await connect(port, 1)
         sent[number] = clock()
         accepted(await client.post(body))
         done[number] = clock()
