@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-import redis
 
 from outside import eventually
 from scaling.load import Load
@@ -24,18 +22,6 @@ pytestmark = pytest.mark.servers
 ROUNDS = 2
 
 
-def idle(url: str) -> Callable[[], bool]:
-    """Whether nobody else has asked this Redis server anything for a second, of which it counts the begun ones."""
-
-    def all_silent() -> bool:
-        with contextlib.closing(redis.Redis.from_url(url)) as client:
-            own = client.client_id()
-            others = [each for each in client.client_list() if int(each["id"]) != own]
-        return bool(others) and all(int(each["idle"]) >= 2 for each in others)
-
-    return all_silent
-
-
 def test_the_first_request_after_a_silence_is_accepted(
     clusters: Callable[..., Cluster], new_engine: Callable[[str], Engine], receiver: Site
 ) -> None:
@@ -50,7 +36,7 @@ def test_the_first_request_after_a_silence_is_accepted(
             load.more(20)
         with httpx.Client(trust_env=False, timeout=15) as client:
             for _ in range(ROUNDS):
-                eventually(idle(engine.server.url), 30, "the connections are never idle")
+                eventually(lambda: proxy.silent_s() > 2, 30, "the connections are never silent")
                 proxy.forget()
                 assert load.ask(client, api.url), f"{load.refused}\n{cluster.tails()}"
         cluster.add("worker")

@@ -5,6 +5,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ class Proxy:
         self.port = port
         self._target = target
         self._delay_s = 0.0
+        self._latest = time.monotonic()
         self._rate = 0.0  # in bytes a second; 0 for no limit
         self._listener: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
@@ -30,6 +32,10 @@ class Proxy:
         self._runner = asyncio.Runner()
         self._thread = threading.Thread(target=self._serve, name="proxy", daemon=True)
         self._ready = threading.Event()
+
+    def silent_s(self) -> float:
+        """For how many seconds nothing has come from either side."""
+        return time.monotonic() - self._latest
 
     def drop(self) -> None:
         """Silently hold back the data of both sides. They arrive after ``heal``."""
@@ -136,6 +142,7 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: asyncio.Task[None]
     ) -> None:
         while data := await reader.read(max(1, int(self._rate / 20)) if self._rate else 65536):
+            self._latest = time.monotonic()
             await asyncio.sleep(self._delay_s + (len(data) / self._rate if self._rate else 0))
             await self._flowing.wait()
             if connection not in self._forgotten:

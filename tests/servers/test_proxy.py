@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from outside import eventually
 from servers.proxy import Proxy
 
 
@@ -60,6 +61,13 @@ def test_it_forwards_all_and_the_end(client: socket.socket) -> None:
     assert exchange(client, data) == data
     client.shutdown(socket.SHUT_WR)
     assert client.recv(1) == b""
+
+
+def test_it_tells_how_long_nothing_came(proxy: Proxy, client: socket.socket) -> None:
+    eventually(lambda: proxy.silent_s() > 0.2, 10)
+    exchange(client, b"hello")
+    heard = proxy.silent_s()
+    eventually(lambda: proxy.silent_s() > heard + 0.2, 10)
 
 
 def test_dropped_data_arrive_after_it_heals(proxy: Proxy, client: socket.socket) -> None:
