@@ -206,7 +206,14 @@ class S3(Server):
         return [str(self.program), "server", *(f"-{key}={value}" for key, value in options.items())]
 
     def environment(self) -> dict[str, str]:
-        return {"GOMAXPROCS": "2", "GOMEMLIMIT": "256MiB"}
+        return {"GOMAXPROCS": "2", "GOMEMLIMIT": "256MiB", "TMPDIR": str(self.folder)}
+
+    def close(self) -> None:
+        """It leaves sockets behind, in a folder that it does not let anyone choose."""
+        super().close()
+        for port in (self.port, *self._ports.values()):
+            for socket_left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                socket_left.unlink(missing_ok=True)
 
     def ready(self) -> bool:
         """An object can be put there, which needs all parts of the server."""
