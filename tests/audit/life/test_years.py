@@ -35,8 +35,9 @@ def simulate(server: Any, folder: Path, limit_s: float, *numbers: int) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(600)
 def test_a_season_with_thirty_kills(s3_server: Any, tmp_path: Path) -> None:
-    assert "30 kills" in simulate(s3_server, tmp_path, 170, 70, 30, 3, 10, 40)
+    assert "30 kills" in simulate(s3_server, tmp_path, 550, 70, 30, 3, 10, 40)
 
 
 @pytest.mark.soak
