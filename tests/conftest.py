@@ -26,7 +26,7 @@ pytest_plugins = ["servers.fixtures", "databases", "messages"]
 
 # The folders whose files take longest come first, and the small files last, so that all workers of pytest-xdist end at
 # about the same time.
-ORDER = ("scaling", "engines", "queues", "contract")
+ORDER = ("test_faults.py", "scaling", "engines", "queues", "contract")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -251,6 +252,36 @@ def authorizer() -> Iterator[Site]:
 def command() -> str:
     """The command as it was installed."""
     return COMMAND
+
+
+@pytest.fixture
+def audit(command: str) -> Callable[..., list[dict[str, Any]]]:
+    """``chargegate audit … --json`` beside a service; what it wrote. ``largest_file``: the most bytes of a file."""
+
+    def audit(
+        service: Service, *arguments: str, code: int = 0, largest_file: int = 0, **environ: str
+    ) -> list[dict[str, Any]]:
+        def limit() -> None:
+            if largest_file:
+                most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, most))
+
+        done = subprocess.run(
+            [command, "audit", *arguments, "--json"],
+            cwd=service.folder,
+            env={**service._environ, **environ},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            preexec_fn=limit,
+        )
+        assert done.returncode == code, done.stderr
+        # An error is one line, but ``verify`` has one for each of its problems.
+        assert code == 0 or arguments[0] == "verify" or done.stderr.count("\n") == 1, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return audit
 
 
 @pytest.fixture(scope="session")

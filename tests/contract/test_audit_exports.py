@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import random
 import signal
 import sqlite3
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import obstore
-import pytest
 
 import outside
 from servers.bucket import Bucket
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
 
 HEADER = "timestamp,request_id,station_id,driver_token_hash,status,reason,processing_time_ms"
 KILL_AT_LINE = Path(__file__).with_name("kill_at_line.py")
+TESTS = str(Path(__file__).parents[1])
 
 
 def rows(content: bytes) -> list[list[str]]:
@@ -66,26 +65,6 @@ def age(service: Service, days: int, which: str = "true") -> None:
     """Decisions of a stopped service were made so long ago."""
     with contextlib.closing(sqlite3.connect(service.data / "chargegate.db")) as database, database:
         database.execute(f"UPDATE authorization_audit SET timestamp = timestamp - {days * 86_400_000} WHERE {which}")
-
-
-@pytest.fixture
-def audit(command: str) -> Callable[..., list[dict[str, Any]]]:
-    """``chargegate audit … --json`` beside the service; what it wrote."""
-
-    def audit(service: Service, *arguments: str, code: int = 0, **environ: str) -> list[dict[str, Any]]:
-        done = subprocess.run(
-            [command, "audit", *arguments, "--json"],
-            cwd=service.folder,
-            env={**service._environ, **environ},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == code, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    return audit
 
 
 def test_each_day_has_a_file_and_each_decision_is_in_one(
@@ -242,8 +221,9 @@ def test_killed_anywhere_while_traffic_goes_on(
             outside.eventually(lambda accepted=accepted: len(accepted) > 2)
             line = str(drawn.randint(1, (40, 120, 250)[turn % 3]))
             command = [sys.executable, str(KILL_AT_LINE), line, "audit", "export", "--all"]
+            environ = running._environ | {"PYTHONPATH": TESTS}
             done = subprocess.run(
-                command, cwd=running.folder, env=running._environ, capture_output=True, timeout=120, check=False
+                command, cwd=running.folder, env=environ, capture_output=True, timeout=120, check=False
             )
             assert done.returncode in (0, -signal.SIGKILL), done.stderr
             killed += done.returncode != 0

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import random
 import sqlite3
-import subprocess
 import threading
 from collections import Counter
 from datetime import timedelta
@@ -88,27 +86,6 @@ def everywhere(service: Service, bucket: Bucket | None = None) -> Counter[str]:
 def decided(service: Service, receiver: Site, count: int) -> set[str]:
     asked = [service.ask(receiver.url()) for _ in range(count)]
     return {each.request_id for each in asked if service.finished(each)}
-
-
-@pytest.fixture
-def audit(command: str) -> Callable[..., list[dict[str, Any]]]:
-    """``chargegate audit … --json`` beside the service; what it wrote."""
-
-    def audit(service: Service, *arguments: str, code: int = 0, **environ: str) -> list[dict[str, Any]]:
-        done = subprocess.run(
-            [command, "audit", *arguments, "--json"],
-            cwd=service.folder,
-            env={**service._environ, **environ},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == code, done.stderr
-        assert code == 0 or done.stderr.count("\n") == 1
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    return audit
 
 
 def test_from_the_log_to_the_archive_and_back_to_nothing(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
-import json
 import random
-import resource
 import subprocess
 import time
 import uuid
@@ -67,34 +65,6 @@ def large(folder: Path, rows: int, name: str = "authorization_audit.log.20250101
     )
     (folder / name).write_text(HEADER + "".join(lines))
     return set(made)
-
-
-@pytest.fixture
-def audit(command: str) -> Callable[..., list[dict[str, Any]]]:
-    """``chargegate audit … --json`` beside the service; what it wrote."""
-
-    def audit(
-        service: Service, *arguments: str, code: int = 0, largest_file: int = 0, **environ: str
-    ) -> list[dict[str, Any]]:
-        def limit() -> None:
-            if largest_file:
-                most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, most))
-
-        done = subprocess.run(
-            [command, "audit", *arguments, "--json"],
-            cwd=service.folder,
-            env={**service._environ, **environ},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-            preexec_fn=limit,
-        )
-        assert done.returncode == code, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    return audit
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import outside
 from servers.influxdb import query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tests.contract.conftest import Service, Site
 
@@ -107,11 +107,19 @@ def sink(request: pytest.FixtureRequest) -> Iterator[Sink]:
         yield Influx(server, proxy, request.getfixturevalue("influx_database"), detail)
 
 
-def named(*kinds: str) -> list[Any]:
-    return [pytest.param(kind, marks=[pytest.mark.servers] if kind.startswith("influx") else []) for kind in kinds]
-
-
 EVERY = ("csv 1", "csv 10", "influx 1.x", "influx 2.x")
+
+
+def each_with(name: str, cases: Iterable[str], sinks: Iterable[str] = EVERY) -> pytest.MarkDecorator:
+    """Every sink with every case. In the suite the two files, and the two ways to InfluxDB, take turns with the cases;
+    the other half is for ``make soak``."""
+    pairs = []
+    for place, case in enumerate(cases):
+        for sink in sinks:
+            marks = [pytest.mark.servers] if sink.startswith("influx") else []
+            marks += [pytest.mark.soak] if (place + EVERY.index(sink)) % 2 else []
+            pairs.append(pytest.param(sink, case, marks=marks))
+    return pytest.mark.parametrize(("sink", name), pairs, indirect=["sink"])
 
 
 def decided(service: Service, receiver: Site, count: int) -> set[str]:
@@ -171,8 +179,7 @@ def check(service: Service, receiver: Site, sink: Sink, accepted: set[str]) -> N
     assert sink.count(service) == len(recorded)
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("sink", named(*EVERY), indirect=True)
+@each_with("step", STEPS)
 def test_killed_at_each_step(service: Callable[..., Service], receiver: Site, sink: Sink, step: str) -> None:
     running = service(started=False, **sink.settings)
     accepted: set[str] = set()
@@ -184,8 +191,7 @@ def test_killed_at_each_step(service: Callable[..., Service], receiver: Site, si
     check(running, receiver, sink, accepted)
 
 
-@pytest.mark.parametrize("step", BEHIND)
-@pytest.mark.parametrize("sink", named(*EVERY), indirect=True)
+@each_with("step", BEHIND)
 def test_killed_while_it_catches_up(service: Callable[..., Service], receiver: Site, sink: Sink, step: str) -> None:
     running = service(started=False, **sink.settings)
     accepted = sink.fall_behind(running, receiver)
@@ -193,8 +199,7 @@ def test_killed_while_it_catches_up(service: Callable[..., Service], receiver: S
     check(running, receiver, sink, accepted)
 
 
-@pytest.mark.parametrize("step", FILE_STEPS)
-@pytest.mark.parametrize("sink", named("csv 1", "csv 10"), indirect=True)
+@each_with("step", FILE_STEPS, ("csv 1", "csv 10"))
 def test_killed_at_each_step_of_a_file(service: Callable[..., Service], receiver: Site, sink: Sink, step: str) -> None:
     running = service(started=False, **sink.settings)
     accepted = killed_at(running, receiver, step, 2)
@@ -212,8 +217,7 @@ TROUBLES = {
 }
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
-@pytest.mark.parametrize("sink", named("influx 1.x", "influx 2.x"), indirect=True)
+@each_with("trouble", TROUBLES, ("influx 1.x", "influx 2.x"))
 def test_the_service_is_killed_under_load_while_the_server_is(
     service: Callable[..., Service], receiver: Site, sink: Influx, trouble: str
 ) -> None:
@@ -239,7 +243,7 @@ def test_the_service_is_killed_under_load_while_the_server_is(
     check(running, receiver, sink, accepted)
 
 
-@pytest.mark.parametrize("sink", named("csv 1", "csv 10"), indirect=True)
+@pytest.mark.parametrize("sink", ["csv 1", "csv 10"], indirect=True)
 def test_the_service_is_killed_under_load_again_and_again(
     service: Callable[..., Service], receiver: Site, sink: Files
 ) -> None:

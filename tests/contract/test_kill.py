@@ -179,18 +179,31 @@ def test_a_leak_would_be_found() -> None:
     assert not leaks(b"nothing here", SECRET)
 
 
-def test_nothing_acknowledged_is_lost(killed: Service, receiver: Site, eventually: Callable[..., Any]) -> None:
-    load = Load(receiver)
-    for _ in range(3):
+SHORT_OR_LONG = pytest.mark.parametrize(
+    "rounds", [1, pytest.param(8, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
+)
+
+
+def kill_again_and_again(service: Service, load: Load, rounds: int, eventually: Callable[..., Any]) -> None:
+    for _ in range(rounds):
         for point in POINTS:
-            kill_at(point, killed, load, eventually)
+            kill_at(point, service, load, eventually)
         for _ in range(3):
-            kill_somewhen(killed, load, eventually)
+            kill_somewhen(service, load, eventually)
+
+
+@SHORT_OR_LONG
+def test_nothing_acknowledged_is_lost(
+    killed: Service, receiver: Site, eventually: Callable[..., Any], rounds: int
+) -> None:
+    load = Load(receiver)
+    kill_again_and_again(killed, load, rounds, eventually)
     check(killed, load, receiver, eventually)
 
 
+@SHORT_OR_LONG
 def test_nothing_that_is_decided_at_once_is_lost(
-    service: Callable[..., Service], receiver: Site, eventually: Callable[..., Any]
+    service: Callable[..., Service], receiver: Site, eventually: Callable[..., Any], rounds: int
 ) -> None:
     """Drivers of the access list, whose entries are soon in memory: their requests are decided as they come in."""
     drivers = [f"{SECRET}-{uuid.uuid4().hex}" for _ in range(4)]
@@ -198,10 +211,7 @@ def test_nothing_that_is_decided_at_once_is_lost(
     lines = [f"{driver},{'true' if number % 2 else ''}" for number, driver in enumerate(drivers)]
     (killed.folder / "drivers.csv").write_text("\n".join(["driver_token,blocked", *lines, ""]))
     load = Load(receiver, drivers)
-    for point in POINTS * 2:
-        kill_at(point, killed, load, eventually)
-    for _ in range(3):
-        kill_somewhen(killed, load, eventually)
+    kill_again_and_again(killed, load, rounds, eventually)
     (killed.folder / "drivers.csv").unlink()  # it holds tokens, and the database has what it said
     killed.configure(**{"callback.retry_delay_ms": 50})
     check(killed, load, receiver, eventually)
@@ -209,11 +219,10 @@ def test_nothing_that_is_decided_at_once_is_lost(
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_nothing_acknowledged_is_lost_for_long(killed: Service, receiver: Site, eventually: Callable[..., Any]) -> None:
+def test_nothing_acknowledged_is_lost_between_many_starts(
+    killed: Service, receiver: Site, eventually: Callable[..., Any]
+) -> None:
     load = Load(receiver)
     for _ in range(8):
-        for point in POINTS * 3:
-            kill_at(point, killed, load, eventually)
-        for _ in range(15):
-            kill_somewhen(killed, load, eventually)
+        kill_again_and_again(killed, load, 3, eventually)
         check(killed, load, receiver, eventually)

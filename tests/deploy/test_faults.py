@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.servers  # Prometheus is provisioned together with the servers
 
 LIMIT_S = 90
-# How slow this machine is, is not these tests' matter.
+# How slow this machine is, is not these tests' matter. Where minutes are seconds, a hang of six is half an hour.
 MACHINE = {"ChargegateSlowAnswers", "ChargegateSlowAnswersForHours"}
 
 
@@ -172,20 +172,21 @@ def alone(staged: Callable[..., Stage]) -> Stage:
 @dataclass(frozen=True)
 class Fault:
     """``begin`` is a method of ``Stage``. ``says``: what the overview's sentences must match. ``page``: the alert whose
-    page in the runbook tells the others."""
+    page in the runbook tells the others. ``perhaps``: alerts that only a slow machine raises."""
 
     stage: str
     begin: str
     says: str
     page: str
     alerts: set[str]
+    perhaps: set[str] = field(default_factory=set)
     arguments: tuple[str, ...] = field(default=())
 
 
 FAULTS = {
     "the authorizer hangs": Fault(
         "apart", "authorizer_hangs", r"authorizer has not answered a request for \d+ s", "AuthorizerFailing",
-        {"AuthorizerFailing", "CircuitOpen"},
+        {"AuthorizerFailing", "CircuitOpen"}, {"NoAnswers"},
     ),
     "the authorizer fails": Fault(
         "apart", "authorizer_fails", "authorizer is degraded: its circuit is open", "AuthorizerFailing",
@@ -200,7 +201,7 @@ FAULTS = {
     ),
     "the audit's disk is full": Fault(
         "apart", "disk_full", "The audit is degraded: csv: No space left on device", "DiskFilling",
-        {"DiskFilling", "SinkBehind"}, ("worker",),
+        {"DiskFilling", "SinkBehind"}, arguments=("worker",),
     ),
     "the worker is killed": Fault(
         "apart", "worker_killed", "No worker runs: the last one was heard from", "QueueStuck",
@@ -208,7 +209,7 @@ FAULTS = {
     ),
     "the database's disk is full": Fault(
         "alone", "disk_full", "(queue|database) is down: .*disk is full", "DiskFilling", {"DiskFilling", "Refusing"},
-        ("serve",),
+        arguments=("serve",),
     ),
 }  # fmt: skip
 
@@ -240,7 +241,7 @@ def test_a_fault_is_seen_raises_its_alerts_and_ends(
         seen = raised(stage, alerts)
         end()
         over(stage, seen, page)
-        assert seen == alerts
+        assert seen - {f"Chargegate{alert}" for alert in fault.perhaps} == alerts
     finally:
         page.close()
 

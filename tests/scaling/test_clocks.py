@@ -78,7 +78,8 @@ def told(process: Process, seconds: int) -> None:
     clock = process.health()["components"]["clock"]
     assert clock["status"] == "DEGRADED"
     assert abs(clock["details"]["ahead_ms"] / 1000 - seconds) < 5
-    (event,) = eventually(lambda: events(process, "clock"), 10, process.tail)
+    # A busy machine may read it more than once until it is as wrong as it was set.
+    event = eventually(lambda: events(process, "clock"), 10, process.tail)[-1]
     assert event["level"] == "warning"
     assert abs(event["ahead_ms"] / 1000 - seconds) < 5
 

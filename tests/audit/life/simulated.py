@@ -43,10 +43,11 @@ from chargegate.ledger.exports import positions_of
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision, Status
 from chargegate.operations import audit_life
+from killing import kill_at_line
 
 DAY = 86_400_000
 START = 1_767_225_600_000
-TRACED = {module.__file__ for module in (compressing, exporting, files, heads, rotating, steps, audit_life)}
+TRACED = (compressing, exporting, files, heads, rotating, steps, audit_life)
 
 
 class Quiet:
@@ -126,7 +127,7 @@ class Simulation:
 
         def run() -> None:
             if kill_after is not None:
-                kill_at_line(kill_after)
+                kill_at_line(kill_after, TRACED)
             asyncio.run(self._steps())
 
         self.kills += in_child(run) == -signal.SIGKILL
@@ -207,24 +208,6 @@ class Simulation:
 def ids(path: Path) -> list[str]:
     with opened(path) as file:
         return [fields[1] for fields in records(file) if fields[0] != "timestamp"]
-
-
-def kill_at_line(number: int) -> None:
-    """Die at the so many-th line that runs in the modules of the life, in whichever thread."""
-    left = number
-
-    def traced(frame: Any, event: str, _argument: Any) -> Callable[..., Any] | None:
-        nonlocal left
-        if frame.f_code.co_filename not in TRACED:
-            return None
-        if event == "line":
-            left -= 1
-            if left <= 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return traced
-
-    threading.settrace(traced)
-    sys.settrace(traced)
 
 
 def in_child(work: Callable[[], None]) -> int:
