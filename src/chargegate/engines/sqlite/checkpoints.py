@@ -128,7 +128,7 @@ class Checkpoints:
             self._ended = time.monotonic_ns()
             if copied.in_log < 0:
                 break
-            os.fsync(self._file)
+            os.fdatasync(self._file)
             found = copied
             if found.in_log < _LONG:
                 break
