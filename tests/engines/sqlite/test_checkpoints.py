@@ -107,7 +107,7 @@ def test_copying_begins_only_behind_a_commit_that_began_after_the_last_copying(t
 
     async def main() -> None:
         copying = Checkpoints(path, partial(connect, path), never)
-        with closing(connect(path)) as copier, closing(connect(path, checkpoints=False)) as writer:
+        with closing(connect(path)) as copier, closing(connect(path)) as writer:
 
             def commit(value: int, began: int) -> None:
                 pad(writer, [value])

@@ -1,9 +1,9 @@
 """Copies what was committed from SQLite's log into the database file, beside the commits.
 
-SQLite does this within a commit, once its log (the WAL) has some thousand pages: that commit, and whoever waits for it,
-waits for two syncs and all these pages. Here another connection copies, in a thread of its own, and holds nobody up: a
-passive checkpoint takes no lock that a commit needs. Only the log cannot begin anew while commits go on behind the
-copying, so that now and then the writing thread copies the few pages that are left.
+By itself SQLite does this within a commit, once its log (the WAL) has some thousand pages: that commit, and whoever
+waits for it, waits for two syncs and all these pages. Here another connection copies, in a thread of its own, and holds
+nobody up: a passive checkpoint takes no lock that a commit needs. Only the log cannot begin anew while commits go on
+behind the copying, so that now and then the writing thread copies the few pages that are left.
 
 SQLite before 3.51.3 may lose pages where a checkpoint begins while all of the log is copied already, and another
 connection's commit has the log begin anew in that instant (sqlite.org/wal.html, "The WAL-Reset Bug"). So a checkpoint
@@ -49,7 +49,7 @@ def copy_log(connection: sqlite3.Connection) -> Copied:
 
 
 class Checkpoints:
-    """Keeps the log short while one connection writes, whose own checkpoints are off."""
+    """Keeps the log short while one connection writes."""
 
     def __init__(
         self,

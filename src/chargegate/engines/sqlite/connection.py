@@ -32,7 +32,7 @@ class SqliteStore:
         self._lock = lock
         new_connection = partial(connect, path, lock_s)
         self._checkpoints = Checkpoints(path, new_connection, self._between)
-        self._writer = Batches(partial(new_connection, checkpoints=False), self._commit, linger_s=_LINGER_S)
+        self._writer = Batches(new_connection, self._commit, linger_s=_LINGER_S)
         self._looker = Batches(new_connection, batches.look_up)
         self._readers = ConnectionThreads(new_connection, 2)
         self._scanner = ConnectionThreads(new_connection)

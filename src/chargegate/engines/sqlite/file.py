@@ -15,7 +15,7 @@ _PRAGMAS: Final = (
     "journal_mode=WAL",
     "synchronous=FULL",
     "cache_size=-16000",
-    "wal_autocheckpoint=4000",
+    "wal_autocheckpoint=0",  # see checkpoints.py
     "journal_size_limit=67108864",
     "temp_store=MEMORY",
 )
@@ -27,17 +27,15 @@ PATIENT_S: Final = 10.0
 """How long a start or a command waits for a lock that another program holds."""
 
 
-def connect(path: Path, lock_s: float = PATIENT_S, *, checkpoints: bool = True) -> sqlite3.Connection:
+def connect(path: Path, lock_s: float = PATIENT_S) -> sqlite3.Connection:
     """A connection whose commits are on disk when they return. It may be closed in another thread. It waits ``lock_s``
-    where another program has locked the file. Without ``checkpoints`` another connection has to keep the log short."""
+    where another program has locked the file."""
     connection = sqlite3.connect(
         path, timeout=lock_s, isolation_level=None, check_same_thread=False, cached_statements=_STATEMENTS
     )
     try:
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
-        if not checkpoints:
-            connection.execute("PRAGMA wal_autocheckpoint=0")
     except BaseException:
         connection.close()
         raise
