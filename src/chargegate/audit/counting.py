@@ -14,6 +14,7 @@ _PAUSE_S: Final = 0.02
 _PAUSE_FACTOR: Final = 2
 """Between two steps it waits this many times as long as a step took, so that others have the database meanwhile."""
 
+_SMALL_STEPS: Final = 60  # some seconds' rows under a heavy load
 
 _DROPPED_AT_ONCE: Final = 500
 _DROP_S: Final = 600.0
@@ -38,10 +39,15 @@ class Counting:
         return _LOOK_S
 
     async def _catch_up(self) -> None:
+        """In steps that others hardly notice, and in larger ones where these do not come to an end."""
+        step, steps = self._counts.step, 0
         while True:
             started = time.monotonic()
-            if await self._counts.count_more(STEP) < STEP:
+            if await self._counts.count_more(step) < step:
                 return
+            steps += 1
+            if steps % _SMALL_STEPS == 0:
+                step = min(2 * step, STEP)
             await rest(started, _PAUSE_FACTOR)
 
     async def _drop_old(self) -> None:

@@ -37,7 +37,7 @@ BUCKETS_MS: Final = (1, 5, 10, 25, 50, 100, 200, 500, 1000, 2500, 5000, 10_000, 
 """The bounds of the histogram of processing times. A decision is counted in each bucket that it fits into."""
 
 STEP: Final = 1000
-"""About so many rows are counted in one transaction."""
+"""About so many rows are counted in one transaction where nobody waits, and the most at once where many are left."""
 
 ROWS_SINCE: Final = "audit_rows_since"
 """The name of the value that says, in Unix ms, from when on the audit has its rows. Absent: from the first one on."""
@@ -110,6 +110,11 @@ class DecisionCounts(Protocol):
 
     Where rows were dropped, a range is as exact as its shortest unit: a minute for all, an hour for a station.
     """
+
+    @property
+    def step(self) -> int:
+        """So many rows are counted in one transaction where others wait for the database meanwhile."""
+        ...
 
     async def count_more(self, limit: int) -> int:
         """Count about ``limit`` rows that are not counted yet, and note in the same transaction that they are. Several

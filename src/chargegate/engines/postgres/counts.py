@@ -11,6 +11,7 @@ from chargegate.ledger.counts import (
     HOUR_MS,
     LONGEST_MS,
     STATION_UNITS,
+    STEP,
     UNITS,
     CallbackCounts,
     StationCounts,
@@ -35,6 +36,8 @@ _NOTES: Final = 2000
 
 class PostgresCounts:
     """Keeps the promises of ``DecisionCounts``, on a store that raises ``LedgerUnavailable``."""
+
+    step = STEP  # nobody else waits for a transaction that counts
 
     def __init__(self, store: PostgresStore) -> None:
         self._store = store

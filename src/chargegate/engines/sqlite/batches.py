@@ -5,14 +5,16 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
-from chargegate.engines.sqlite.threads import ConnectionThreads
+from chargegate.engines.sqlite.threads import ConnectionThreads, Work
 from chargegate.observe import log
 from chargegate.storage.group_commit import Done, GroupCommit, Then
 from chargegate.storage.unavailable import Unavailable
+
+T = TypeVar("T")
 
 _MAX_ITEMS: Final = 10_000
 _ENVIRONMENT: Final = frozenset(
@@ -43,16 +45,16 @@ class Operation(msgspec.Struct, frozen=True, eq=False):
     landed: Callable[[list[tuple[Any, Any]]], None] | None = None
 
 
-_Items = dict[Operation, list[Any]]
-_Answers = list[Sequence[Any] | None]
-_Run = Callable[[sqlite3.Connection, _Items], _Answers]
+Items = dict[Operation, list[Any]]
+Answers = list[Sequence[Any] | None]
+_Run = Callable[[sqlite3.Connection, Items], Answers]
 
 
-def look_up(connection: sqlite3.Connection, batch: _Items) -> _Answers:
+def look_up(connection: sqlite3.Connection, batch: Items) -> Answers:
     return [operation.apply(connection, items) for operation, items in batch.items()]
 
 
-def commit(connection: sqlite3.Connection, batch: _Items) -> _Answers:
+def commit(connection: sqlite3.Connection, batch: Items) -> Answers:
     """All of a batch in one transaction."""
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -94,6 +96,10 @@ class Batches:
         """Do it soon; nobody waits. While the file is unavailable it is tried again every second. ``then`` is called
         once it is done."""
         self._group.post((operation, item), then)
+
+    async def between(self, work: Work[T]) -> T:
+        """What the work returns or raises. It is done in the thread between two batches."""
+        return await self._thread.run(work)
 
     async def _batch(self, submitted: list[tuple[Operation, Any]]) -> Sequence[Any] | None:
         batch: defaultdict[Operation, list[Any]] = defaultdict(list)

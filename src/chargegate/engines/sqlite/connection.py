@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from chargegate.engines.sqlite import batches
-from chargegate.engines.sqlite.batches import Batches, Operation
+from chargegate.engines.sqlite.batches import Answers, Batches, Items, Operation
+from chargegate.engines.sqlite.checkpoints import Checkpoints
 from chargegate.engines.sqlite.file import PATIENT_S, connect, migrate, take_lock
 from chargegate.engines.sqlite.threads import ConnectionThreads, Work
 from chargegate.storage.budget import LOCK_S
@@ -30,7 +31,8 @@ class SqliteStore:
         self.path = path
         self._lock = lock
         new_connection = partial(connect, path, lock_s)
-        self._writer = Batches(new_connection, batches.commit, linger_s=_LINGER_S)
+        self._checkpoints = Checkpoints(path, new_connection, self._between)
+        self._writer = Batches(new_connection, self._commit, linger_s=_LINGER_S)
         self._looker = Batches(new_connection, batches.look_up)
         self._readers = ConnectionThreads(new_connection, 2)
         self._scanner = ConnectionThreads(new_connection)
@@ -53,11 +55,20 @@ class SqliteStore:
         lock = take_lock(path.with_name(path.name + ".lock")) if exclusive else None
         try:
             await asyncio.to_thread(migrate, path, migrations)
+            return cls(path, lock, PATIENT_S if patient else LOCK_S)
         except BaseException:
             if lock is not None:
                 os.close(lock)
             raise
-        return cls(path, lock, PATIENT_S if patient else LOCK_S)
+
+    def _commit(self, connection: sqlite3.Connection, batch: Items) -> Answers:
+        began = time.monotonic_ns()
+        answers = batches.commit(connection, batch)
+        self._checkpoints.committed(began, connection.total_changes)
+        return answers
+
+    async def _between(self, work: Work[T]) -> T:
+        return await self._writer.between(work)
 
     async def migrate(self, migrations: Mapping[str, Sequence[str]]) -> None:
         """Bring tables up to date, as ``open`` does. Raises ``Unusable``."""
@@ -84,8 +95,9 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Commit what is waiting and let go of the file. May be called twice."""
-        for threads in (self._writer, self._looker, self._readers, self._scanner):
+        for threads in (self._checkpoints, self._writer, self._looker, self._readers, self._scanner):
             await threads.close()
+        self._checkpoints.close_file()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -15,7 +15,7 @@ _PRAGMAS: Final = (
     "journal_mode=WAL",
     "synchronous=FULL",
     "cache_size=-16000",
-    "wal_autocheckpoint=4000",
+    "wal_autocheckpoint=0",  # see checkpoints.py
     "journal_size_limit=67108864",
     "temp_store=MEMORY",
 )
