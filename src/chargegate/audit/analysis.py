@@ -10,7 +10,7 @@ import msgspec
 from chargegate.audit.rules import Finding, Key, Rules, Thresholds
 from chargegate.ledger.anomalies import SEVERITIES, Anomalies, Anomaly, AnomalyType, Change, Look
 from chargegate.ledger.base import RequestReader
-from chargegate.ledger.counts import DecisionCounts
+from chargegate.ledger.counts import DecisionCounts, count_all
 from chargegate.model import new_request_id, now_ms, to_iso
 from chargegate.observe import log
 from chargegate.storage.recurring import Recurring
@@ -52,10 +52,7 @@ class Analysis:
         this one did. Raises ``LedgerUnavailable``."""
         if not await self._anomalies.take_turn(self._holder, now, for_ms):
             return False
-        while (
-            await self._counts.count_more(self._counts.step) >= self._counts.step
-        ):  # new ones come meanwhile, and there may be some always
-            pass
+        await count_all(self._counts)
         known = {(one.type, one.subject): one for one in await self._anomalies.open()}
         findings = await self._rules.find(now, known)
         found = {(finding.type, finding.subject): finding for finding in await self._bounded(findings, known)}

@@ -173,6 +173,13 @@ class DecisionCounts(Protocol):
         ...
 
 
+async def count_all(counts: DecisionCounts) -> None:
+    """Count what is there, in steps. New rows come meanwhile, so that a step that is not full is the end. Raises
+    ``LedgerUnavailable``."""
+    while await counts.count_more(counts.step) >= counts.step:
+        pass
+
+
 def stats_of(counts: Sequence[StationCounts], *, busiest_first: bool) -> list[StationStats]:
     """What ``RequestReader.station_stats`` gives."""
     stats = [StationStats(c.station_id, c.total, c.allowed, c.not_allowed, c.unknown, c.invalid) for c in counts]

@@ -13,7 +13,7 @@ from chargegate.engines.postgres.recording import OnAudit, Recorder, audit_row_o
 from chargegate.engines.postgres.statements import LEDGER, arrays
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
-from chargegate.ledger.counts import STEP, stats_of
+from chargegate.ledger.counts import count_all, stats_of
 from chargegate.ledger.records import (
     CLAIM_MS,
     AuditRow,
@@ -177,8 +177,7 @@ class PostgresLedger:
         *,
         exported: bool = False,
     ) -> DroppedAudit:
-        while await self._counts.count_more(STEP) >= STEP:  # new ones come meanwhile, and there may be some always
-            pass
+        await count_all(self._counts)
         return DroppedAudit(
             await self._store.transaction(
                 lambda connection, _: self._months.drop(connection, at, count_rest, exported=exported),

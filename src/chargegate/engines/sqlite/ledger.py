@@ -15,7 +15,7 @@ from chargegate.engines.sqlite.queries import select, select_one
 from chargegate.engines.sqlite.statements import LEDGER
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
 from chargegate.ledger.base import ledger_unavailable
-from chargegate.ledger.counts import stats_of
+from chargegate.ledger.counts import count_all, stats_of
 from chargegate.ledger.records import (
     AuditRow,
     Claim,
@@ -183,10 +183,7 @@ class SqliteLedger:
     ) -> DroppedAudit:
         """Some rows at a time, so that others write in between. A request's decision is only in its audit row, so that
         its own row goes too; what has not ended, and dead letters, stay whole."""
-        while (
-            await self._counts.count_more(self._counts.step) >= self._counts.step
-        ):  # new ones come meanwhile, and there may be some always
-            pass
+        await count_all(self._counts)
         limits, rows = writes.RowLimits(min(at, now_ms()), exported), 0
         after: tuple[int, int] | None = (-1, -1)
         while after is not None:
