@@ -17,7 +17,7 @@ from rich.table import Table
 import decisions
 import load
 from chargegate.audit.chain import START, Chain
-from chargegate.audit.chaining import RowVerifier, mac_of
+from chargegate.audit.chaining import RowVerifier, links_of
 from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.life.compressing import opened
 from chargegate.audit.life.verifying import Verifier
@@ -58,16 +58,12 @@ def verify(path: Path, chain: Chain) -> dict[str, float]:
 async def in_database(kind: str, url: str, folder: Path, count: int, chain: Chain) -> dict[str, float]:
     """Give each row of a filled database its link, as the service does, and verify all."""
     database = await decisions.opened(await decisions.fill(kind, count, folder, url, counted=False))
-    number, mac, after = 0, START, 0
+    last = RowLink(0, 0, bytes.fromhex(START))
     begun = time.process_time()
-    while rows := await database.ledger.audit_after(after, PAGE):
-        links = []
-        for row in rows:
-            number += 1
-            mac = mac_of(chain, mac, number, row)
-            links.append(RowLink(number, row.sequence, bytes.fromhex(mac)))
+    while rows := await database.ledger.audit_after(last.sequence, PAGE):
+        links = links_of(chain, rows, last)
         await database.chain.add(links)
-        after = rows[-1].sequence
+        last = links[-1]
     link_us = (time.process_time() - begun) / count * 1e6
     begun, spent = time.perf_counter(), time.process_time()
     verified = await RowVerifier(database.chain, database.chain.writer, chain, []).verify(lambda _: None)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 from typing import TYPE_CHECKING, Any
 
-from chargegate.audit.chain import Chain
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chargegate.audit import ahead
+from chargegate.audit.chain import START, Chain
 from chargegate.audit.chaining import RowChain, RowVerifier, Statements, VerifiedRows, drop_links
 from chargegate.audit.life.heads import Heads
 from chargegate.engines.postgres.chain import PostgresChain
@@ -163,6 +169,76 @@ def test_a_chain_of_which_all_is_dropped_goes_on(run: Run, decide: Decide, tmp_p
         assert [problem.what for problem in found.problems] == ["missing"]
 
     run(scenario)
+
+
+def test_links_that_are_made_meanwhile_find_their_rows(run: Run, decide: Decide, tmp_path: Path) -> None:
+    """A service goes on while it is verified: the end of the rows may be read before that of the links."""
+
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        statements = statements_in(tmp_path, ledger)
+        await recorded(ledger, decide, *range(1000, 1005))
+        await followed(ledger, chain, statements)
+        asked = 0
+
+        class Growing:
+            """Rows and links are added before each page of links is read."""
+
+            writer = chain.writer
+            rows = staticmethod(chain.rows)
+
+            async def links(self, writer: str, after: int, limit: int) -> Any:
+                nonlocal asked
+                asked += 1
+                if asked < 6:
+                    await recorded(ledger, decide, *range(2000 * asked, 2000 * asked + 3))
+                    await followed(ledger, chain, statements)
+                return await chain.links(writer, after, limit)
+
+        growing: Any = Growing()
+        found = await verified(growing, statements, chain.writer)
+        assert (found.rows, found.problems) == (20, [])
+
+    run(scenario)
+
+
+def test_rows_are_found_in_whatever_pages_they_are_read(
+    run: Run, decide: Decide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        statements = statements_in(tmp_path, ledger)
+        await recorded(ledger, decide, *range(1000, 1030))
+        await followed(ledger, chain, statements)
+        await database.execute("DELETE FROM authorization_audit WHERE timestamp IN (1004, 1005, 1020)")
+        await database.execute("DELETE FROM audit_chain WHERE number IN (12, 16)")
+        await database.execute("UPDATE authorization_audit SET reason = 'x,\"y' WHERE timestamp IN (1008, 1029)")
+        expected = [
+            ("missing", 5),
+            ("missing", 6),
+            ("changed", 9),
+            ("not_in_chain", None),
+            ("missing", 13),
+            ("not_in_chain", None),
+            ("missing", 17),
+            ("missing", 21),
+            ("changed", 30),
+        ]
+        for size in (1, 2, 3, 7, 100):
+            monkeypatch.setattr(ahead, "PAGE", size)
+            found = await verified(chain, statements, chain.writer)
+            assert [(each.what, each.number) for each in found.problems] == expected
+            assert (found.rows, found.head.partition("-")[0]) == (25, "30")
+
+    run(scenario)
+
+
+@given(key=st.binary(min_size=1, max_size=200), row=st.text(), number=st.integers(1, 10**12))
+def test_macs_are_hmac_sha256(key: bytes, row: str, number: int) -> None:
+    row = row.encode(errors="replace").decode()
+    expected = hmac.new(key, f"{START}{number},{row}".encode(), "sha256").hexdigest()
+    assert Chain(key).mac(START, number, row) == expected[:32]
+    assert Chain(key).signature(row) == hmac.new(key, b"\0statement\0" + row.encode(), "sha256").hexdigest()
 
 
 def test_each_writer_has_a_chain_of_its_own(postgres_run: Run, decide: Decide, tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ from chargegate.ledger.counts import (
     STATION_UNITS,
     UNITS,
     DecisionCounts,
-    parts_of,
     quantile,
 )
 from chargegate.ledger.records import DecisionFilter, DroppedAudit, Finished, StationStats
+from chargegate.ledger.spans import parts_of
 from chargegate.ledger.transfer import StoredRequest
 from chargegate.model import Decision, Reason, RequestStatus, Status, month_start, new_request_id
 from databases import Database, Postgres, Run, Sqlite
@@ -139,12 +139,12 @@ async def check_top(counts: DecisionCounts, decisions: list[Decision], since: in
         return [tuple(getattr(one, field) for field in one.__struct_fields__) for one in found]
 
     for limit in (2, 100):
-        busiest = await counts.top_stations(since, by_errors=False, fewest=1, limit=limit)
-        assert shown(busiest) == sorted(rows, key=lambda row: (-row[1], row[0]))[:limit]
         for fewest in (1, sorted(row[1] for row in rows)[len(rows) // 2] if rows else 1):
-            worst = [row for row in rows if row[1] >= fewest and share(row) > 0]
-            found = await counts.top_stations(since, by_errors=True, fewest=fewest, limit=limit)
-            assert shown(found) == sorted(worst, key=lambda row: (-share(row), -row[1], row[0]))[:limit]
+            for now in (since, since + 3 * HOUR_MS, since + 40 * HOUR_MS):
+                found = await counts.top_stations(since, now, fewest=fewest, limit=limit)
+                assert shown(found.busiest) == sorted(rows, key=lambda row: (-row[1], row[0]))[:limit]
+                worst = [row for row in rows if row[1] >= fewest and share(row) > 0]
+                assert shown(found.worst) == sorted(worst, key=lambda row: (-share(row), -row[1], row[0]))[:limit]
 
 
 def test_counts_are_those_of_the_rows_before_while_and_after_they_are_counted(run: Run) -> None:

@@ -20,7 +20,7 @@ from chargegate.engines.sqlite.counts import SqliteCounts
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.ledger.base import Ledger, LedgerUnavailable
-from chargegate.ledger.counts import HOUR_MS, DecisionCounts
+from chargegate.ledger.counts import HOUR_MS, MINUTE_MS, OF_ALL, DecisionCounts
 from chargegate.ledger.records import DecisionFilter
 from chargegate.model import Decision, Reason, Status, new_request_id
 from scenario import run as run_to_its_end
@@ -52,12 +52,13 @@ QUERIES: dict[str, Query] = {
     "stations": lambda _, counts: counts.by_station(START + 1, START + 900 * HOUR_MS + 1, limit=50),
     "one_station": lambda _, counts: counts.by_station(START + 1, START + 900 * HOUR_MS + 1, station_id=STATION),
     "top_stations": lambda _, counts: counts.top_stations(
-        (START // HOUR_MS + 880) * HOUR_MS, by_errors=True, fewest=1, limit=9
+        (START // HOUR_MS + 880) * HOUR_MS, START + 900 * HOUR_MS, fewest=1, limit=9
     ),
     "stats": lambda ledger, _: ledger.station_stats(None, None, limit=50),
     "callbacks": lambda _, counts: counts.callbacks(START),
 }
-SMALL = r"SCAN (a USING INDEX audit_by_time$|CONSTANT ROW|[esuwp](?!\w)|edges|slots|wanted|page|stations|uncounted)"
+MADE = "[estuwp](?!\\w)|edges|slots|wanted|page|stations|uncounted|ranked|top"
+SMALL = f"SCAN (a USING INDEX audit_by_time$|CONSTANT ROW|{MADE})"
 queries = pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
 
 
@@ -179,4 +180,41 @@ def test_postgres_looks_at_few_rows(query: Query, postgres_filled: str, monkeypa
         await connection.close()
 
     run_to_its_end(scenario(), 30)
+    assert asked
+
+
+def test_postgres_reads_a_day_of_a_year_by_its_key(postgres_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A join was a scan of all counts, because the planner takes a day for a large part of them."""
+    schema = "year" + new_request_id().replace("-", "")
+    url = f"{postgres_server.url}?search_path={schema}"
+    asked: list[tuple[str, tuple[Any, ...]]] = []
+    read = PostgresStore.read
+
+    async def traced(store: PostgresStore, text: str, *values: Any, **options: Any) -> list[Any]:
+        asked.append((text, values))
+        return await read(store, text, *values, **options)
+
+    monkeypatch.setattr(PostgresStore, "read", traced)
+
+    async def scenario() -> None:
+        connection = await asyncpg.connect(postgres_server.url)
+        await connection.execute(f"CREATE SCHEMA {schema}")
+        store = await PostgresStore.open(url, LEDGER_TABLES, LedgerUnavailable)
+        await connection.execute(f"SET search_path = {schema}")
+        counts = ", ".join(["1"] * (len(OF_ALL)))
+        await connection.execute(
+            f"INSERT INTO decision_counts (unit, start, status, {', '.join(OF_ALL)})"
+            f" SELECT {MINUTE_MS}, n / 3 * {MINUTE_MS}, (array['allowed', 'invalid', 'unknown'])[n % 3 + 1], {counts}"
+            f" FROM generate_series(0::bigint, {3 * 60 * 24 * 60}) AS n"
+        )
+        await connection.execute("ANALYZE; SET random_page_cost = 8")  # where a scan seems cheap
+        days = PostgresCounts(store)
+        assert len(await days.by_unit(MINUTE_MS, 59 * 24 * HOUR_MS, None, 1445, None)) == 1441
+        await store.close()
+        for text, values in asked:
+            plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN " + text, *values))
+            assert "Seq Scan on decision_counts" not in plan, plan
+        await connection.close()
+
+    run_to_its_end(scenario(), 60)
     assert asked

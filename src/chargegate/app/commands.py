@@ -32,7 +32,7 @@ from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.copying import copy
 from chargegate.ledger.counts import STEP, DecisionCounts
 from chargegate.ledger.exports import AuditExports
-from chargegate.ledger.transfer import WaitingRequest
+from chargegate.ledger.transfer import Unmergeable, WaitingRequest
 from chargegate.operations.moving import MOVED_AT_ONCE, Side, count_undecided, named
 from chargegate.operations.moving import move_queue as move_all
 from chargegate.operations.replaying import Replayed, replay_delivered
@@ -215,6 +215,8 @@ async def move_database(settings: Settings, target_url: str, on_copied: Callable
             )
         except ValueError as error:
             raise LedgerUnavailable(f"--to: {error}") from None
+        except Unmergeable as error:
+            raise StartError(f"--to: {error}") from None
 
 
 def _client_of(keyring: Keyring, waiting: WaitingRequest) -> str:

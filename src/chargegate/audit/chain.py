@@ -6,7 +6,7 @@ the MAC of the row before (32 zeros for the first row), the number, and the row 
 column. BEFORE is that MAC of the row before, so that a file can be verified alone, and that a missing one is noticed.
 """
 
-import hmac
+import hashlib
 import re
 from typing import Final
 
@@ -14,6 +14,7 @@ import msgspec
 
 COLUMN: Final = "chain"
 START: Final = "0" * 32
+_BLOCK_BYTES: Final = 64
 _cell = re.compile(r"([1-9]\d{0,17})-(?:([0-9a-f]{32})-)?([0-9a-f]{32})").fullmatch
 
 
@@ -33,13 +34,15 @@ class Chain:
     """Makes links and checks them, with one key."""
 
     def __init__(self, key: bytes) -> None:
-        self._mac = hmac.new(key, digestmod="sha256")
+        # HMAC-SHA256 as in RFC 2104, by two hashes that are begun once and copied for each row: to copy OpenSSL's HMAC
+        # takes three times as long as all of this.
+        block = (hashlib.sha256(key).digest() if len(key) > _BLOCK_BYTES else key).ljust(_BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
 
     def mac(self, before: str, number: int, row: str) -> str:
         """The MAC of a row, which is a line of the log without the last column."""
-        mac = self._mac.copy()
-        mac.update(f"{before}{number},{row}".encode())
-        return mac.hexdigest()[:32]
+        return self._hmac(f"{before}{number},{row}".encode())[:32]
 
     def chained(self, rows: str, last: Link, *, first_of_file: bool) -> tuple[str, Link]:
         """Lines of the log, each with its column, and the last one's link. ``last`` is that of the row before."""
@@ -54,9 +57,13 @@ class Chain:
 
     def signature(self, text: str) -> str:
         """Of a statement about the log; it never equals the MAC of a row."""
-        mac = self._mac.copy()
-        mac.update(b"\x00statement\x00" + text.encode())
-        return mac.hexdigest()
+        return self._hmac(b"\x00statement\x00" + text.encode())
+
+    def _hmac(self, text: bytes) -> str:
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(text)
+        outer.update(inner.digest())
+        return outer.hexdigest()
 
 
 def link_of(line: str) -> tuple[str, Link] | None:

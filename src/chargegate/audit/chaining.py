@@ -1,11 +1,13 @@
 """Follows the audit rows of this process in the database with a chain, and verifies such chains."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
+from chargegate.audit.ahead import Ahead
 from chargegate.audit.chain import START, Chain, Link
 from chargegate.audit.csv_lines import as_lines
 from chargegate.audit.life.heads import Heads, Statement
@@ -22,8 +24,21 @@ _TURNS_BETWEEN_HEADS: Final = 100
 _KINDS: Final = ("head", "start")
 
 
-def mac_of(chain: Chain, before: str, number: int, row: AuditRow) -> str:
-    return chain.mac(before, number, f"{row.sequence},{as_lines([row]).rstrip()}")
+def links_of(chain: Chain, rows: Sequence[AuditRow], last: RowLink) -> list[RowLink]:
+    """The links of rows that follow the one with the link ``last``."""
+    number, mac = last.number, last.mac.hex()
+    links = []
+    for row, text in zip(rows, _texts(rows), strict=True):
+        number += 1
+        mac = chain.mac(mac, number, text)
+        links.append(RowLink(number, row.sequence, bytes.fromhex(mac)))
+    return links
+
+
+def _texts(rows: Sequence[AuditRow]) -> list[str]:
+    """What the MACs of rows are over. No field of a line has a line break."""
+    lines = as_lines(list(rows)).split("\n")
+    return [f"{row.sequence},{line.rstrip()}" for row, line in zip(rows, lines, strict=False)]
 
 
 def log_of(writer: str) -> str:
@@ -70,13 +85,7 @@ class RowChain:
             await asyncio.sleep(_PAUSE_S)
 
     def _made(self, rows: Sequence[AuditRow], last: RowLink) -> list[RowLink]:
-        number, mac = last.number, last.mac.hex()
-        links = []
-        for row in rows:
-            number += 1
-            mac = mac_of(self._chain, mac, number, row)
-            links.append(RowLink(number, row.sequence, bytes.fromhex(mac)))
-        return links
+        return links_of(self._chain, rows, last)
 
     async def _sign(self) -> None:
         if self._last is not None and self._last.number:
@@ -185,32 +194,45 @@ class RowVerifier:
 
     async def verify(self, on_row: Callable[[int], None]) -> VerifiedRows:
         """``on_row`` is told how many rows are done. Raises ``LedgerUnavailable``."""
-        rows = self._each_row()
-        row = await anext(rows, None)
+        rows = Ahead(partial(self._links.rows, self._writer), lambda row: row.sequence, _texts)
+        links = Ahead(partial(self._links.links, self._writer), lambda link: link.number)
         last = RowLink(0, 0, bytes.fromhex(START))
-        async for link in self._each_link():
-            while row is not None and row.sequence < link.sequence:
+        waiting = 0
+        try:
+            while await links.more():
+                await rows.more()  # after the links, so that the row of each of them is seen
+                last = await asyncio.to_thread(self._compare, rows, links, last)
+                on_row(self._count)
+            self._ended(last)
+            while await rows.more():
+                waiting += len(rows.items) - rows.at
+                rows.at = len(rows.items)
+        finally:
+            await asyncio.gather(rows.close(), links.close())
+        return VerifiedRows(self._count, waiting, f"{last.number}-{last.mac.hex()}", self._problems)
+
+    def _compare(self, rows: Ahead[AuditRow], links: Ahead[RowLink], last: RowLink) -> RowLink:
+        """Verify until the page of rows or that of links is used up. ``last`` is the link before, and the last one that
+        was used is returned."""
+        for link in links.items[links.at :]:
+            while (row := rows.first) is not None and row.sequence < link.sequence:
                 if link.number > 1 or self._start:
                     self._found("not_in_chain", row, None, "it was put in between")
-                row = await anext(rows, None)
+                rows.at += 1
+            if row is None and not rows.ended:
+                break
             known = self._follows(last, link)
             if row is None or row.sequence > link.sequence:
                 if link.number > self._start:
                     self._found("missing", None, link, "the row was removed")
             else:
-                if known and mac_of(self._chain, last.mac.hex(), link.number, row) != link.mac.hex():
+                if known and self._chain.mac(last.mac.hex(), link.number, rows.texts[rows.at]) != link.mac.hex():
                     self._found("changed", row, link)
                 self._count += 1
-                if not self._count % _PAGE:
-                    on_row(self._count)
-                row = await anext(rows, None)
+                rows.at += 1
+            links.at += 1
             last = link
-        self._ended(last)
-        waiting = 0
-        while row is not None:
-            waiting += 1
-            row = await anext(rows, None)
-        return VerifiedRows(self._count, waiting, f"{last.number}-{last.mac.hex()}", self._problems)
+        return last
 
     def _follows(self, last: RowLink, link: RowLink) -> bool:
         """Whether the link before is at hand, so that this one's MAC can be verified."""
@@ -228,17 +250,3 @@ class RowVerifier:
         most = max(self._told, default=0)
         if most > last.number and most > self._start:
             self._found("end_missing", None, None, f"rows {last.number + 1} to {most} were there")
-
-    async def _each_row(self) -> AsyncIterator[AuditRow]:
-        after = 0
-        while page := await self._links.rows(self._writer, after, _PAGE):
-            for row in page:
-                yield row
-            after = page[-1].sequence
-
-    async def _each_link(self) -> AsyncIterator[RowLink]:
-        after = 0
-        while page := await self._links.links(self._writer, after, _PAGE):
-            for link in page:
-                yield link
-            after = page[-1].number

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 
 from chargegate.ledger.base import AccessList, LedgerUnavailable
+from chargegate.ledger.exports import ExportedFile
 from chargegate.ledger.records import CLAIM_MS, AccessEntry
 from chargegate.ledger.transfer import CountKind, LedgerSource, LedgerTarget, WaitingRequest
 from chargegate.model import now_ms
@@ -33,9 +34,10 @@ async def copy(
 ) -> None:
     """``on_copied`` is told which of ``KINDS``, and how many more of it are in the target now; at first none of each.
     ``client_of`` opens a waiting request, and says whose it is.
-    Raises ``LedgerUnavailable``, whose message begins with the name of the one that failed, and ``ValueError`` for a
-    value that the target's tables do not take."""
+    Raises ``LedgerUnavailable``, whose message begins with the name of the one that failed, ``ValueError`` for a value
+    that the target's tables do not take, and ``Unmergeable``, then as a rule before anything is copied."""
     read, write = partial(_named, source_name), partial(_named, target_name)
+    await _each_export(source, read, lambda files: write(target.refuse_others(files)))
     for kind in KINDS:
         on_copied(kind, 0)
     request_id = ""
@@ -62,10 +64,7 @@ async def copy(
     while links := await read(source.links(number, _PAGE)):
         number = links[-1].number
         await write(target.put_links(links))
-    number = 0
-    while files := await read(source.exports(number, _PAGE)):
-        number = files[-1].number
-        await write(target.put_exports(files))
+    await _each_export(source, read, lambda files: write(target.put_exports(files)))
     for kind in get_args(CountKind):
         at = await write(target.counts_place(kind))
         while counts := await read(source.gone_counts(kind, at, _PAGE)):
@@ -73,6 +72,17 @@ async def copy(
             await write(target.put_counts(kind, counts))
     # These come last, because one of them says that a file's entries are in the access list.
     await write(target.put_values(await read(source.values())))
+
+
+async def _each_export(
+    source: LedgerSource,
+    read: Callable[..., Awaitable[Any]],
+    use: Callable[[Sequence[ExportedFile]], Awaitable[Any]],
+) -> None:
+    number = 0
+    while files := await read(source.exports(number, _PAGE)):
+        number = files[-1].number
+        await use(files)
 
 
 async def _put_new(access_list: AccessList, entries: Sequence[AccessEntry]) -> int:

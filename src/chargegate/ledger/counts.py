@@ -42,8 +42,6 @@ STEP: Final = 1000
 ROWS_SINCE: Final = "audit_rows_since"
 """The name of the value that says, in Unix ms, from when on the audit has its rows. Absent: from the first one on."""
 
-_FOREVER: Final = LONGEST_MS * 3_000_000
-
 _Total = Annotated[int, Meta(description="All decisions.")]
 _Time = Annotated[int, Meta(description="The sum of their processing times, in ms.")]
 
@@ -94,6 +92,14 @@ class UnitCounts(msgspec.Struct, frozen=True):
     circuit_open: int
     expired_in_queue: int
     processing_time_ms: _Time
+
+
+class TopStations(NamedTuple):
+    """``busiest``: those with the most decisions. ``worst``: those with the largest share of ``unknown`` and
+    ``invalid``."""
+
+    busiest: Sequence[StationCounts]
+    worst: Sequence[StationCounts]
 
 
 class CallbackCounts(msgspec.Struct, frozen=True):
@@ -148,10 +154,10 @@ class DecisionCounts(Protocol):
         after one of them."""
         ...
 
-    async def top_stations(self, since: int, *, by_errors: bool, fewest: int, limit: int) -> Sequence[StationCounts]:
-        """The stations with the most decisions since the start of an hour. With ``by_errors`` those with the largest
-        share of ``unknown`` and ``invalid``, in ten thousandths, of the ones with at least ``fewest`` decisions and
-        some such share."""
+    async def top_stations(self, since: int, now: int, *, fewest: int, limit: int) -> TopStations:
+        """The first ``limit`` of each order, since the start of an hour. Only stations with at least ``fewest``
+        decisions and some error are among the worst; shares are compared in ten thousandths. ``now`` only says which
+        way is short."""
         ...
 
     async def latest(self, since: int) -> Mapping[str, int]:
@@ -164,7 +170,8 @@ class DecisionCounts(Protocol):
         ...
 
     async def drop_before(self, at: int, limit: int) -> int:
-        """Drop at most ``limit`` counts of units that ended by then, of each kind. Returns how many there were."""
+        """Drop at most ``limit`` counts of units that ended by then, of each kind; a station's hours go with their day,
+        before that. Returns how many there were."""
         ...
 
     async def recount(self) -> None:
@@ -186,49 +193,15 @@ def stats_of(counts: Sequence[StationCounts], *, busiest_first: bool) -> list[St
     return sorted(stats, key=lambda one: (-one.total, one.station_id)) if busiest_first else stats
 
 
-class Parts(NamedTuple):
-    """A range of time as what its count is the sum of. ``spans``: units of one length from a start up to an end.
-    ``edges``: times whose rows are counted one by one. ``counted_from`` and ``counted_to`` bound the spans: of the rows
-    in there, those that are not counted yet are added."""
+def top_of(stations: Sequence[StationCounts], fewest: int, limit: int) -> TopStations:
+    """The orders of ``top_stations``, of stations among which all are that belong there."""
 
-    spans: list[tuple[int, int, int]]
-    edges: list[tuple[int, int]]
-    counted_from: int
-    counted_to: int
+    def share(one: StationCounts) -> float:
+        return round((one.unknown + one.invalid) / one.total, 4)
 
-
-def parts_of(since: int | None, until: int | None, units: Sequence[int]) -> Parts:
-    """Take a range apart into as few units as possible."""
-    start = 0 if since is None else max(since, 0)
-    end = _FOREVER if until is None else min(max(until, 0), _FOREVER)
-    low, high = _up(start, units[0]), _down(end, units[0])
-    if low >= high:
-        return Parts([], [(start, end)] if start < end else [], 0, 0)
-    edges = [(first, last) for first, last in ((start, low), (high, end)) if first < last]
-    spans: list[tuple[int, int, int]] = []
-    counted = low, high
-    for unit, longer in zip(units, [*units[1:], None], strict=True):
-        inner = (low, high) if longer is None else (_up(low, longer), _down(high, longer))
-        if longer is None or inner[0] >= inner[1]:
-            spans.append((unit, low, high))
-            break
-        spans += [(unit, first, last) for first, last in ((low, inner[0]), (inner[1], high)) if first < last]
-        low, high = inner
-    return Parts(spans, edges, *counted)
-
-
-def whole_days(rows_since: int) -> int:
-    """From when on counts can be made again, where the audit has its rows from ``rows_since`` on (Unix ms): a day of
-    which some rows are gone keeps its counts."""
-    return _up(rows_since, DAY_MS)
-
-
-def _up(at: int, unit: int) -> int:
-    return -(-at // unit) * unit
-
-
-def _down(at: int, unit: int) -> int:
-    return at // unit * unit
+    busiest = sorted(stations, key=lambda one: (-one.total, one.station_id))
+    wrong = [one for one in busiest if one.total >= fewest and share(one) > 0]
+    return TopStations(busiest[:limit], sorted(wrong, key=share, reverse=True)[:limit])
 
 
 def quantile(counts: TotalCounts, share: float) -> int | None:
@@ -284,6 +257,7 @@ def count_columns(flag: Callable[[str], str], total: Callable[[str], str]) -> di
         "rows_of_all": summed(OF_ALL, one.__getitem__),
         "sums_of_station": summed(OF_STATION, kept),
         "sums_of_all": summed(OF_ALL, kept),
+        "signed_of_station": each(OF_STATION, lambda name: f"s.sign * c.{name} AS {name}"),
         "gone_of_station": each(OF_STATION, lambda name: f"c.{name} - coalesce(r.{name}, 0) AS {name}"),
         "gone_of_all": each(OF_ALL, lambda name: f"c.{name} - coalesce(r.{name}, 0) AS {name}"),
         "add_of_station": each(OF_STATION, lambda name: f"{name} = held.{name} + excluded.{name}"),

@@ -17,6 +17,10 @@ from chargegate.ledger.records import Claim
 from chargegate.model import Decision
 
 
+class Unmergeable(Exception):
+    """Two databases that cannot become one. The message says which rule forbids it."""
+
+
 class StoredRequest(msgspec.Struct, frozen=True):
     """A request as it lies in a database; times in Unix ms. ``sequence`` is the audit row's, and None where the
     request has no decision. Of a request that was dropped because it is old, only the decision is left: ``status`` is
@@ -96,8 +100,8 @@ class LedgerSource(Protocol):
 
 
 class LedgerTarget(Protocol):
-    """Raises ``LedgerUnavailable``, and ``ValueError`` for a value that its tables do not take. Every method says how
-    many rows are new or changed."""
+    """Raises ``LedgerUnavailable``, and ``ValueError`` for a value that its tables do not take. Every method whose name
+    begins with ``put`` says how many rows are new or changed."""
 
     access_list: AccessList
 
@@ -113,7 +117,13 @@ class LedgerTarget(Protocol):
 
     async def put_links(self, links: Sequence[RowLink]) -> int: ...
 
-    async def put_exports(self, files: Sequence[ExportedFile]) -> int: ...
+    async def refuse_others(self, files: Sequence[ExportedFile]) -> None:
+        """Raises ``Unmergeable`` where other files than these have their numbers."""
+        ...
+
+    async def put_exports(self, files: Sequence[ExportedFile]) -> int:
+        """Raises ``Unmergeable`` as ``refuse_others`` does."""
+        ...
 
     async def counts_place(self, kind: CountKind) -> tuple[int, str]:
         """After which of ``gone_counts`` a copy goes on."""

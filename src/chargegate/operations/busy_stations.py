@@ -28,22 +28,21 @@ class BusyStations:
         self._counts = counts
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._kept: dict[tuple[int, str], tuple[float, list[OfStation]]] = {}
+        self._kept: dict[int, tuple[float, dict[str, list[OfStation]]]] = {}
 
     async def top(self, hours: int, order: str, limit: int) -> Sequence[OfStation]:
         """The first of them, ``MOST`` at most, in the last hours, the current one included. Raises
         ``LedgerUnavailable``."""
         async with self._lock:
-            made_at, stations = self._kept.get((hours, order), (-_KEPT_S, []))
+            made_at, tops = self._kept.get(hours, (-_KEPT_S, {}))
             if self._clock() - made_at >= _KEPT_S:
-                since = (now_ms() // HOUR_MS - hours + 1) * HOUR_MS
-                counted = await self._counts.top_stations(
-                    since, by_errors=order == "error_rate", fewest=FEWEST_DECISIONS, limit=MOST
-                )
-                stations = [of_station(one) for one in counted]
+                now = now_ms()
+                since = (now // HOUR_MS - hours + 1) * HOUR_MS
+                found = await self._counts.top_stations(since, now, fewest=FEWEST_DECISIONS, limit=MOST)
+                tops = dict(zip(ORDERS, ([of_station(one) for one in order] for order in found), strict=True))
                 self._kept = {each: kept for each, kept in self._kept.items() if self._clock() - kept[0] < _KEPT_S}
-                self._kept[hours, order] = self._clock(), stations
-            return stations[:limit]
+                self._kept[hours] = self._clock(), tops
+            return tops[order][:limit]
 
 
 MAX_HOURS: Final = _DAYS * 24

@@ -86,8 +86,7 @@ async def queue(queue: Queue, worker: WorkerState | None, max_size: int) -> Comp
     """DOWN while it would refuse a request, also because it is full. ``worker`` is None where none is in this
     process."""
     try:
-        await queue.check()
-        depth = await queue.depth()
+        _, depth = await asyncio.gather(queue.check(), queue.depth())
     except QueueUnavailable as error:
         return Component("DOWN", {"error": str(error)})
     details: dict[str, object] = {

@@ -28,8 +28,11 @@ from chargegate.queues.base import Queue, QueueUnavailable
 _LOOK_S: Final = 2.0
 _KEPT_S: Final = 0.5
 _LAST_MS: Final = 10_000
+_AGAIN_MS: Final = 2 * MINUTE_MS
+"""How far back each look counts decisions anew."""
+
 _DAY_STEP_MS: Final = 30 * MINUTE_MS
-_DAY_KEPT_S: Final = 60.0
+_DAY_READ_S: Final = 3600.0
 _DELIVERED: Final = 500
 _LETTERS: Final = 50
 
@@ -63,14 +66,16 @@ class Overview(msgspec.Struct, frozen=True):
     day: Series
 
 
-class _Decided(NamedTuple):
-    """What the database's counts say: each minute of the last hour, and how many of each status a second."""
+class _Seen(NamedTuple):
+    """What the database says, each None where it is away. ``minutes``: decisions in each minute that was asked for.
+    ``latest``: how many there were of each status in the last ten seconds, where that was asked for."""
 
-    minutes: Sequence[UnitCounts]
-    per_second: Mapping[str, float]
-
-
-_NOTHING: Final = _Decided([], dict.fromkeys(Status, 0.0))
+    others: list[Process] | None = None
+    dead_letters: int | None = None
+    delivered_ms: Sequence[int] = ()
+    minutes: Sequence[UnitCounts] | None = None
+    anomalies: int | None = None
+    latest: Mapping[str, int] | None = None
 
 
 class Overviews:
@@ -100,7 +105,8 @@ class Overviews:
         self._looks = Looks()
         self._lock = asyncio.Lock()
         self._made: tuple[float, Overview] | None = None
-        self._day: tuple[float, list[UnitCounts]] = (0.0, [])
+        self._day: dict[int, UnitCounts] = {}  # each minute by its start
+        self._day_read_at = float("-inf")
         self._others: list[Process] | None = None
         self._began = time.monotonic()
         self._task = asyncio.create_task(self._run())
@@ -120,105 +126,134 @@ class Overviews:
     async def _run(self) -> None:
         while True:
             try:
-                await self._look()
+                await self._look(_AGAIN_MS)
+                await self._read_day()
             except Exception:  # noqa: BLE001 - whatever it is, the next look may succeed
                 log.exception("the overview could not look")
             await asyncio.sleep(_LOOK_S)
 
-    async def _look(self) -> Look:
-        """Look at what is now, and note it."""
+    async def _look(self, span_ms: int, *, latest: bool = False) -> tuple[Look, _Seen]:
+        """Look at what is now, and note it. ``span_ms``: how far back decisions are asked for."""
         now = now_ms()
-        waiting = oldest = letters = minutes = going_on = None
-        times: Sequence[int] = ()
-        with contextlib.suppress(QueueUnavailable, TimeoutError):
-            async with asyncio.timeout(_LOOK_S):
-                depth = await self._queue.depth()
-                waiting, oldest = depth.waiting, depth.oldest_age_ms
-        others: list[Process] | None = None if self._processes is not None else []
-        with contextlib.suppress(LedgerUnavailable, TimeoutError):
-            async with asyncio.timeout(_LOOK_S):
-                if self._processes is not None:
-                    others = await self._processes.read()
-                letters = await self._ledger.count_dead_letters()
-                times = sorted(await self._ledger.latest_delivered(now - MINUTE_MS, _DELIVERED))
-                minutes = await self._counts.by_unit(MINUTE_MS, now - 2 * MINUTE_MS, None, 5, None)
-                going_on = sum((await self._anomalies.count_open()).values())
-        self._others = others
+        (waiting, oldest), seen = await asyncio.gather(self._queued(), self._recorded(now, span_ms, latest=latest))
+        self._others = seen.others
         accepted = self._reporter.accepted + (self._processes.accepted if self._processes is not None else 0)
         report = self._together({})
-        p50, p95, p99 = percentiles(times)
+        p50, p95, p99 = percentiles(sorted(seen.delivered_ms))
         look = Look(
             timestamp=now,
             accepted=accepted,
             waiting=waiting,
             oldest_age_ms=oldest,
-            dead_letters=letters,
+            dead_letters=seen.dead_letters,
             p50_ms=p50,
             p95_ms=p95,
             p99_ms=p99,
             open_circuits=sum(circuit.state != "closed" for circuit in report.circuits),
             sink_lag_ms=max((round(lag.seconds * 1000) for lag in report.sinks), default=0),
-            anomalies=going_on,
+            anomalies=seen.anomalies,
         )
+        minutes = seen.minutes
+        if minutes is not None:
+            self._day |= {one.start: one for one in minutes}
+            minutes = [one for one in minutes if one.start >= now - _AGAIN_MS]
         self._looks.note(look, minutes)
-        return look
+        return look, seen
 
-    async def _make(self) -> Overview:
-        (_, components), look = await asyncio.gather(check_all(self._components), self._look())
-        now = look.timestamp
-        decided = _NOTHING
-        why_letters: str | None = None
-        letters = self._looks.more_dead_letters()
+    async def _queued(self) -> tuple[int | None, int | None]:
+        with contextlib.suppress(QueueUnavailable, TimeoutError):
+            async with asyncio.timeout(_LOOK_S):
+                depth = await self._queue.depth()
+                return depth.waiting, depth.oldest_age_ms
+        return None, None
+
+    async def _recorded(self, now: int, span_ms: int, *, latest: bool) -> _Seen:
+        """What the database says, asked for by three at a time: whoever looks does not wait for one answer after the
+        other, and does not take all connections from those who write."""
+
+        async def processes_and_letters() -> tuple[list[Process] | None, int]:
+            others = [] if self._processes is None else await self._processes.read()
+            return others, await self._ledger.count_dead_letters()
+
+        async def delivered_and_anomalies() -> tuple[Sequence[int], int]:
+            delivered = await self._ledger.latest_delivered(now - MINUTE_MS, _DELIVERED)
+            return delivered, sum((await self._anomalies.count_open()).values())
+
+        async def decided() -> tuple[Sequence[UnitCounts], Mapping[str, int] | None]:
+            minutes = await self._counts.by_unit(MINUTE_MS, now - span_ms, None, span_ms // MINUTE_MS + 10, None)
+            return minutes, await self._counts.latest(now - _LAST_MS) if latest else None
+
         with contextlib.suppress(LedgerUnavailable, TimeoutError):
             async with asyncio.timeout(_LOOK_S):
-                decided = await self._decided(now)
-                why_letters = await self._why_given_up(now) if letters else None
-        report = self._together(components)
-        seen = Seen(
-            components=report.components,
-            waiting=look.waiting,
-            oldest_age_ms=look.oldest_age_ms,
-            max_size=self._max_size,
-            oldest_question_ms=report.oldest_question_ms,
-            recent=self._looks.recent(),
-            workers=self._workers(),
-            given_up=letters,
-            why_given_up=why_letters,
-            anomalies=look.anomalies,
+                (others, letters), (delivered, anomalies), (minutes, newest) = await asyncio.gather(
+                    processes_and_letters(), delivered_and_anomalies(), decided()
+                )
+                return _Seen(others, letters, delivered, minutes, anomalies, newest)
+        return _Seen(None if self._processes is not None else [])
+
+    async def _read_day(self) -> None:
+        """What was decided in each minute of the last day. After the first time the looks keep it up to date, but for
+        what is recorded minutes after its time."""
+        if time.monotonic() - self._day_read_at < _DAY_READ_S:
+            return
+        first = now_ms() - 24 * HOUR_MS
+        with contextlib.suppress(LedgerUnavailable, TimeoutError):
+            async with asyncio.timeout(_LOOK_S):
+                day = await self._counts.by_unit(MINUTE_MS, first, None, 24 * 60 + 5, None)
+                self._day = {one.start: one for one in day}
+                self._day_read_at = time.monotonic()
+
+    async def _make(self) -> Overview:
+        (_, components), (look, seen), _ = await asyncio.gather(
+            check_all(self._components), self._look(HOUR_MS, latest=True), self._read_day()
         )
+        now = look.timestamp
+        latest = seen.latest or dict.fromkeys(Status, 0)
+        letters = self._looks.more_dead_letters()
+        why_letters: str | None = None
+        if letters:
+            with contextlib.suppress(LedgerUnavailable, TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    why_letters = await self._why_given_up(now)
+        report = self._together(components)
         earlier = self._looks.since(now - _LAST_MS)
         elapsed_s = max((now - earlier.timestamp) / 1000, _LOOK_S)
         return Overview(
             status=status_of(report.components),
             timestamp=now,
-            problems=problems(seen),
+            problems=problems(
+                Seen(
+                    components=report.components,
+                    waiting=look.waiting,
+                    oldest_age_ms=look.oldest_age_ms,
+                    max_size=self._max_size,
+                    oldest_question_ms=report.oldest_question_ms,
+                    recent=self._looks.recent(),
+                    workers=self._workers(),
+                    given_up=letters,
+                    why_given_up=why_letters,
+                    anomalies=look.anomalies,
+                )
+            ),
             components=report.components,
             processes=self._others or [],
             per_second=Rates(
                 accepted=round(max(0, look.accepted - earlier.accepted) / elapsed_s, 2),
-                **{name.value: decided.per_second[name] for name in Status},
+                **{name.value: round(latest[name] * 1000 / _LAST_MS, 2) for name in Status},
             ),
             now=look,
             anomalies=look.anomalies,
             in_flight=report.in_flight,
             circuits=report.circuits,
             sinks=report.sinks,
-            hour=self._looks.series(MINUTE_MS, 60, now, decided.minutes),
-            day=self._looks.series(_DAY_STEP_MS, 48, now, [*self._day[1], *decided.minutes]),
+            hour=self._looks.series(MINUTE_MS, 60, now, seen.minutes or []),
+            day=self._looks.series(_DAY_STEP_MS, 48, now, list(self._day.values())),
         )
 
     def _together(self, components: Mapping[str, Component]) -> Report:
         """What all processes say. ``components``: those of this one."""
         others = [] if self._processes is None else self._processes.reports()
         return together(self._reporter.report(components), others)
-
-    async def _decided(self, now: int) -> _Decided:
-        minutes = await self._counts.by_unit(MINUTE_MS, now - HOUR_MS, None, 70, None)
-        latest = await self._counts.latest(now - _LAST_MS)
-        if time.monotonic() - self._day[0] >= _DAY_KEPT_S or not self._day[1]:
-            day = await self._counts.by_unit(MINUTE_MS, now - 24 * HOUR_MS, None, 24 * 60 + 5, None)
-            self._day = time.monotonic(), list(day)
-        return _Decided(minutes, {name: round(latest[name] * 1000 / _LAST_MS, 2) for name in Status})
 
     async def _why_given_up(self, now: int) -> str | None:
         """The error that most of the newest dead letters have."""

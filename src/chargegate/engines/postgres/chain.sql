@@ -8,7 +8,11 @@ SELECT number, sequence, mac FROM audit_chain WHERE writer = $1 ORDER BY number 
 INSERT INTO audit_chain SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::bytea[]) ON CONFLICT DO NOTHING
 
 -- name: links
-SELECT number, sequence, mac FROM audit_chain WHERE writer = $1 AND number > $2 ORDER BY number LIMIT $3
+-- The pages of all writers, cut where another one begins: of a table that was not analyzed yet, the planner takes one
+-- writer's links for few, and would sort all of them for each page.
+SELECT number, sequence, mac FROM (
+    SELECT * FROM audit_chain WHERE (writer, number) > ($1::text, $2::bigint) ORDER BY writer, number LIMIT $3) c
+WHERE writer = $1 ORDER BY number
 
 -- name: old
 -- A month that has begun stays, and so its first moment is the limit.

@@ -15,12 +15,13 @@ from chargegate.ledger.counts import (
     UNITS,
     CallbackCounts,
     StationCounts,
+    TopStations,
     TotalCounts,
     UnitCounts,
-    parts_of,
+    top_of,
     total_of,
-    whole_days,
 )
+from chargegate.ledger.spans import day_of, parts_of, spans_since, whole_days
 from chargegate.model import Status
 
 _OF_ALL: Final = COUNTS["by_station"].replace("{page}", COUNTS["page_of_stations"]).replace("{compare}", ">")
@@ -78,11 +79,10 @@ class PostgresCounts:
             rows = []
         return [StationCounts(*row) for row in rows]
 
-    async def top_stations(self, since: int, *, by_errors: bool, fewest: int, limit: int) -> Sequence[StationCounts]:
-        parts = parts_of(since, None, STATION_UNITS)
-        spans = [[span[part] for span in parts.spans] for part in range(3)]
-        values = (*spans, parts.counted_from, by_errors, fewest, limit)
-        return [StationCounts(*row) for row in await self._list(COUNTS["top_stations"], *values)]
+    async def top_stations(self, since: int, now: int, *, fewest: int, limit: int) -> TopStations:
+        spans = [list(column) for column in zip(*spans_since(since, now), strict=True)]
+        rows = await self._list(COUNTS["top_stations"], *spans, since, fewest, limit)
+        return top_of([StationCounts(*row) for row in rows], fewest, limit)
 
     async def latest(self, since: int) -> Mapping[str, int]:
         found = {row[0]: int(row[1]) for row in await self._list(COUNTS["latest"], since)}
@@ -119,10 +119,10 @@ async def _count(limit: int, connection: Connection, _repeated: bool) -> int:
 
 async def _drop(at: int, limit: int, connection: Connection, _repeated: bool) -> int:
     dropped = rows_changed(await connection.execute(COUNTS["drop_callbacks"], HOUR_MS, at, limit))
-    for statement, units in (("drop_all", UNITS), ("drop_stations", STATION_UNITS)):
+    for statement, units, by in (("drop_all", UNITS, at), ("drop_stations", STATION_UNITS, day_of(at))):
         left = limit
         for unit in units:
-            gone = rows_changed(await connection.execute(COUNTS[statement], unit, at, left))
+            gone = rows_changed(await connection.execute(COUNTS[statement], unit, by, left))
             dropped, left = dropped + gone, left - gone
     return dropped
 

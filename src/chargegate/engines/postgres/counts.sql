@@ -67,7 +67,7 @@ SELECT {by_status}, {buckets} FROM (
     SELECT status, {row_of_all} FROM unnest($4::bigint[], $5::bigint[]) AS e (low, high) CROSS JOIN LATERAL (
         SELECT * FROM authorization_audit WHERE timestamp >= e.low AND timestamp < e.high OFFSET 0) a
     UNION ALL
-    SELECT status, {row_of_all} FROM ({uncounted}) a WHERE timestamp >= $6 AND timestamp < $7
+    SELECT status, {row_of_all} FROM ({uncounted_since_6}) a WHERE timestamp < $7
 ) counted
 
 -- name: by_unit
@@ -75,9 +75,9 @@ SELECT start, {by_status} FROM (
     SELECT c.start, c.status, {of_all} FROM (
         SELECT DISTINCT start FROM decision_counts
         WHERE unit = $1::bigint AND start >= $2::bigint AND start < $3::bigint ORDER BY start DESC LIMIT $4::bigint
-    ) w JOIN decision_counts c ON c.unit = $1 AND c.start = w.start
+    ) w CROSS JOIN LATERAL (SELECT * FROM decision_counts WHERE unit = $1 AND start = w.start OFFSET 0) c
     UNION ALL
-    SELECT timestamp - timestamp % $1, status, {row_of_all} FROM ({uncounted}) a
+    SELECT timestamp - timestamp % $1, status, {row_of_all} FROM ({uncounted_since_2}) a
     WHERE timestamp - timestamp % $1 >= $2 AND timestamp - timestamp % $1 < $3
 ) counted GROUP BY start ORDER BY start DESC LIMIT $4
 
@@ -123,17 +123,35 @@ SELECT k.station_id FROM known_stations k
 SELECT $8 AS station_id
 
 -- name: top_stations
-SELECT station_id, {sums_of_station} FROM (
-    SELECT c.* FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS s (unit, low, high) CROSS JOIN LATERAL (
-        SELECT station_id, {of_station} FROM station_counts
+-- All stations are ranked by two sums, and only the first of them get all sums.
+WITH spans AS MATERIALIZED (
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS s (unit, low, high, sign)
+), uncounted AS MATERIALIZED (
+    SELECT lower(station_id) AS station_id, status, reason, processing_time_ms FROM ({uncounted_since_5}) a
+), ranked AS MATERIALIZED (
+    SELECT station_id, sum(decisions)::bigint AS decisions, sum(errors)::bigint AS errors FROM (
+        SELECT c.station_id, s.sign * c.decisions AS decisions, s.sign * (c.unknown + c.invalid) AS errors
+        FROM spans s CROSS JOIN LATERAL (SELECT station_id, decisions, unknown, invalid FROM station_counts
+            WHERE unit = s.unit AND start >= s.low AND start < s.high OFFSET 0) c
+        UNION ALL
+        SELECT station_id, 1, (status IN ('unknown', 'invalid'))::int FROM uncounted
+    ) counted GROUP BY station_id HAVING sum(decisions) > 0
+), top AS MATERIALIZED (
+    (SELECT station_id FROM ranked ORDER BY decisions DESC, station_id LIMIT $7::bigint)
+    UNION
+    (SELECT station_id FROM ranked WHERE decisions >= $6::bigint AND errors > 0
+    ORDER BY round(errors::numeric / decisions, 4) DESC, decisions DESC, station_id LIMIT $7)
+), slots AS MATERIALIZED (
+    SELECT DISTINCT c.unit, c.start, s.sign FROM spans s CROSS JOIN LATERAL (SELECT unit, start FROM decision_counts
         WHERE unit = s.unit AND start >= s.low AND start < s.high OFFSET 0) c
+)
+SELECT station_id, {sums_of_station} FROM (
+    SELECT t.station_id, {signed_of_station} FROM top t CROSS JOIN slots s CROSS JOIN LATERAL (
+        SELECT * FROM station_counts c
+        WHERE c.unit = s.unit AND c.start = s.start AND c.station_id = t.station_id OFFSET 0) c
     UNION ALL
-    SELECT lower(station_id), {row_of_station} FROM ({uncounted}) a WHERE timestamp >= $4
+    SELECT station_id, {row_of_station} FROM uncounted JOIN top USING (station_id)
 ) counted GROUP BY station_id
-HAVING NOT $5::boolean
-    OR sum(decisions) >= $6::bigint AND round(sum(unknown + invalid)::numeric / sum(decisions), 4) > 0
-ORDER BY CASE WHEN $5 THEN round(sum(unknown + invalid)::numeric / sum(decisions), 4) ELSE 0 END DESC,
-    sum(decisions) DESC, station_id LIMIT $7
 
 -- name: latest
 SELECT status, count(*) FROM authorization_audit WHERE timestamp >= $1 GROUP BY status

@@ -30,6 +30,11 @@ INSERT INTO audit_exports ({exported}) VALUES ({values}) ON CONFLICT DO NOTHING
 -- name: same
 SELECT true FROM audit_exports WHERE number = $1 AND origin = $2 AND sha256 = $3
 
+-- name: others
+-- Whether other files have these numbers.
+SELECT EXISTS (SELECT FROM audit_exports e JOIN unnest($1::bigint[], $2::text[], $3::text[]) AS f (number, origin, sha256)
+    ON e.number = f.number WHERE (e.origin, e.sha256) <> (f.origin, f.sha256))
+
 -- name: not_exported
 -- Whether a month has rows that are in no file. Each writer is found by the index, as above.
 WITH RECURSIVE writers (writer) AS (

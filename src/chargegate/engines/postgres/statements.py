@@ -65,12 +65,23 @@ ANOMALIES: Final = statements(
     values=", ".join(f"${n}" for n in range(1, len(Anomaly.__struct_fields__) + 1)),
     hour=str(HOUR_MS),
 )
+_UNCOUNTED: Final = (
+    "SELECT a.* FROM uncounted_decisions u CROSS JOIN LATERAL (SELECT * FROM authorization_audit a"
+    " WHERE a.writer = u.writer AND a.sequence BETWEEN u.first AND u.last"
+    " AND a.timestamp BETWEEN greatest(u.earliest, u.since) AND u.latest AND a.timestamp >= {since} OFFSET 0) a"
+)
+
+
+def _uncounted(since: str) -> str:
+    """The rows that are not counted yet. ``since`` is a parameter: no month before it is planned for."""
+    return _UNCOUNTED.replace("{since}", since)
+
+
 COUNTS: Final = statements(
     __package__,
     "counts.sql",
-    uncounted="SELECT a.* FROM uncounted_decisions u CROSS JOIN LATERAL (SELECT * FROM authorization_audit a"
-    " WHERE a.writer = u.writer AND a.sequence BETWEEN u.first AND u.last"
-    " AND a.timestamp BETWEEN greatest(u.earliest, u.since) AND u.latest OFFSET 0) a",
+    uncounted=_uncounted("0"),
+    **{f"uncounted_since_{number}": _uncounted(f"${number}::bigint") for number in (2, 5, 6)},
     **_COUNT_COLUMNS,
 )
 LEDGER_TABLES: Final = {"ledger": migrations(__package__, "ledger")}

@@ -16,10 +16,14 @@ from chargegate.ledger.base import AccessList
 from chargegate.ledger.chain import RowLink
 from chargegate.ledger.counts import STATION_UNITS, UNITS
 from chargegate.ledger.exports import ExportedFile
-from chargegate.ledger.transfer import BEFORE_COUNTS, CountKind, KeptClaim, StoredRequest, WaitingRequest
+from chargegate.ledger.transfer import BEFORE_COUNTS, CountKind, KeptClaim, StoredRequest, Unmergeable, WaitingRequest
 
 _PAGE_S: Final = 60.0
 _WRITER: Final = "embedded"  # as in put_audit
+_OWN_EXPORTS: Final = (
+    "it has daily exports of its own, and so has the embedded database. A row is in exactly one daily export, which"
+    " could not be kept for both; move into a database that has exported nothing yet"
+)
 _NO_DECISION: Final = (None,) * 5
 
 
@@ -70,8 +74,14 @@ class PostgresTarget:
         rows = [astuple(link) for link in links]
         return await self._store.execute(CHAIN["add"], _WRITER, *arrays(rows), within=_PAGE_S) if rows else 0
 
+    async def refuse_others(self, files: Sequence[ExportedFile]) -> None:
+        named = arrays((file.number, file.origin, file.sha256) for file in files)
+        if (await self._store.read(EXPORTS["others"], *named))[0][0]:
+            raise Unmergeable(_OWN_EXPORTS)
+
     async def put_exports(self, files: Sequence[ExportedFile]) -> int:
         added = [await self._store.execute(EXPORTS["add"], *astuple(file), within=_PAGE_S) for file in files]
+        await self.refuse_others(files)
         return sum(added)
 
     async def counts_place(self, kind: CountKind) -> tuple[int, str]:

@@ -18,12 +18,13 @@ from chargegate.ledger.counts import (
     UNITS,
     CallbackCounts,
     StationCounts,
+    TopStations,
     TotalCounts,
     UnitCounts,
-    parts_of,
+    top_of,
     total_of,
-    whole_days,
 )
+from chargegate.ledger.spans import day_of, parts_of, spans_since, whole_days
 from chargegate.model import Status
 
 _OF_ALL: Final = COUNTS["by_station"].replace("{page}", COUNTS["page_of_stations"]).replace("{compare}", ">")
@@ -75,10 +76,10 @@ class SqliteCounts:
         page = ((after or "").lower(), _NO_LIMIT if limit is None else limit)
         return await self._store.scan(select(_of_station, _OF_ALL, (*values, *page)))
 
-    async def top_stations(self, since: int, *, by_errors: bool, fewest: int, limit: int) -> Sequence[StationCounts]:
-        parts = parts_of(since, None, STATION_UNITS)
-        values = (json.dumps(parts.spans), parts.counted_from, by_errors, fewest, limit)
-        return await self._store.scan(select(_of_station, COUNTS["top_stations"], values))
+    async def top_stations(self, since: int, now: int, *, fewest: int, limit: int) -> TopStations:
+        values = (json.dumps(spans_since(since, now)), since, fewest, limit)
+        rows = await self._store.scan(select(_of_station, COUNTS["top_stations"], values))
+        return top_of(rows, fewest, limit)
 
     async def latest(self, since: int) -> Mapping[str, int]:
         return dict(await self._store.scan(select(tuple, COUNTS["latest"], (since, json.dumps(list(Status))))))
@@ -139,10 +140,10 @@ def _drop(connection: sqlite3.Connection, items: list[tuple[int, int]]) -> list[
 
 def _drop_some(connection: sqlite3.Connection, at: int, limit: int) -> int:
     dropped = connection.execute(COUNTS["drop_callbacks"], (HOUR_MS, at, limit)).rowcount
-    for statement, units in (("drop_all", UNITS), ("drop_stations", STATION_UNITS)):
+    for statement, units, by in (("drop_all", UNITS, at), ("drop_stations", STATION_UNITS, day_of(at))):
         left = limit
         for unit in units:
-            gone = connection.execute(COUNTS[statement], (unit, at, left)).rowcount
+            gone = connection.execute(COUNTS[statement], (unit, by, left)).rowcount
             dropped, left = dropped + gone, left - gone
     return dropped
 

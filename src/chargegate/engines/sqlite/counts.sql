@@ -112,16 +112,36 @@ SELECT k.station_id FROM known_stations k
 SELECT ?5
 
 -- name: top_stations
-SELECT station_id, {sums_of_station} FROM (
-    SELECT c.station_id, {of_station} FROM json_each(?1) s CROSS JOIN station_counts c
-    WHERE c.unit = json_extract(s.value, '$[0]') AND c.start >= json_extract(s.value, '$[1]')
-        AND c.start < json_extract(s.value, '$[2]')
-    UNION ALL
-    SELECT lower(a.station_id), {row_of_station} FROM uncounted_decisions u CROSS JOIN authorization_audit a
+-- All stations are ranked by two sums, and only the first of them get all sums.
+WITH spans(unit, low, high, sign) AS MATERIALIZED (
+    SELECT json_extract(e.value, '$[0]'), json_extract(e.value, '$[1]'), json_extract(e.value, '$[2]'),
+        json_extract(e.value, '$[3]') FROM json_each(?1) e
+), uncounted AS MATERIALIZED (
+    SELECT lower(a.station_id) AS station_id, status, reason, processing_time_ms
+    FROM uncounted_decisions u CROSS JOIN authorization_audit a
     WHERE a.sequence BETWEEN u.first AND u.last AND +a.timestamp >= max(u.since, ?2)
+), ranked AS MATERIALIZED (
+    SELECT station_id, sum(decisions) AS decisions, sum(errors) AS errors FROM (
+        SELECT c.station_id, s.sign * c.decisions AS decisions, s.sign * (c.unknown + c.invalid) AS errors
+        FROM spans s CROSS JOIN station_counts c WHERE c.unit = s.unit AND c.start >= s.low AND c.start < s.high
+        UNION ALL
+        SELECT station_id, 1, status IN ('unknown', 'invalid') FROM uncounted
+    ) GROUP BY station_id HAVING sum(decisions) > 0
+), top(station_id) AS MATERIALIZED (
+    SELECT * FROM (SELECT station_id FROM ranked ORDER BY decisions DESC, station_id LIMIT ?4)
+    UNION
+    SELECT * FROM (SELECT station_id FROM ranked WHERE decisions >= ?3 AND errors > 0
+        ORDER BY round(1.0 * errors / decisions, 4) DESC, decisions DESC, station_id LIMIT ?4)
+), slots(unit, start, sign) AS MATERIALIZED (
+    SELECT DISTINCT c.unit, c.start, s.sign FROM spans s CROSS JOIN decision_counts c
+    WHERE c.unit = s.unit AND c.start >= s.low AND c.start < s.high
+)
+SELECT station_id, {sums_of_station} FROM (
+    SELECT t.station_id, {signed_of_station} FROM top t CROSS JOIN slots s CROSS JOIN station_counts c
+    WHERE c.unit = s.unit AND c.start = s.start AND c.station_id = t.station_id
+    UNION ALL
+    SELECT station_id, {row_of_station} FROM uncounted JOIN top USING (station_id)
 ) GROUP BY station_id
-HAVING NOT ?3 OR sum(decisions) >= ?4 AND round(1.0 * sum(unknown + invalid) / sum(decisions), 4) > 0
-ORDER BY iif(?3, round(1.0 * sum(unknown + invalid) / sum(decisions), 4), 0) DESC, sum(decisions) DESC, station_id LIMIT ?5
 
 -- name: latest
 SELECT s.value, (SELECT count(*) FROM authorization_audit WHERE status = s.value AND timestamp >= ?1) FROM json_each(?2) s
