@@ -36,7 +36,7 @@ _NO_LIMIT: Final = -1
 class SqliteCounts:
     """Keeps the promises of ``DecisionCounts``."""
 
-    step = 100  # these hold up commits for about a millisecond
+    step = 50  # these hold up commits for about a millisecond
 
     def __init__(self, store: SqliteStore) -> None:
         self._store = StorePart(store, ledger_unavailable)
