@@ -1,12 +1,16 @@
 """Compares two trees of the service: processor time for one delivered callback, of both in the same seconds.
 
-Usage: pair.py OLD NEW [--rounds N] [--seconds S] [--rate R]; OLD and NEW are folders with ``src/chargegate``.
+Usage: pair.py OLD NEW [--rounds N] [--seconds S] [--rate R] [--queue ENGINE]; OLD and NEW are folders with
+``src/chargegate``.
 
 The speed of a shared machine drifts by a third within minutes, so that runs one after the other do not show a
 difference of a few per cent. Here both variants run at once on one core, each with a load and a sink of its own on the
 other cores, and only the ratio within a pair is kept. Each round starts them anew and swaps which is started first.
 Without ``--rate`` each is given as much as it can take; with it each gets so many requests a second. Identical trees
 give 0.98 to 1.02. Where ``perf`` may count, the ratio of instructions in user mode is a second figure.
+
+With ``--queue redis`` (kafka, postgresql, rabbitmq) each variant is ``chargegate api`` and ``chargegate worker``, with
+a queue and a PostgreSQL database of its own. Both have the same servers, which share the other cores with the loads.
 
 A table goes to standard error, and the figures as JSON to standard output.
 """
@@ -22,7 +26,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +34,10 @@ from typing import Any
 import uvloop
 
 import load
-from processes import CLOCK_TICKS, DRIVERS, ENVIRONMENT, configure, new_folder, ready_port, stop
+from engines import ENGINES, NAMES, SPLIT, urls
+from engines import SETTINGS as KEYS
+from engines import running as running_server
+from processes import CLOCK_TICKS, DRIVERS, ENVIRONMENT, Role, configure, new_folder, ready_port, stop
 
 HERE = Path(__file__).resolve().parent
 CORES = sorted(os.sched_getaffinity(0))
@@ -83,19 +90,25 @@ async def _pace(port: int, source: Iterator[bytes], rate: float) -> None:
 class Variant:
     """One tree that runs, with its load."""
 
-    def __init__(self, tree: Path, folder: Path, rate: float) -> None:
-        configure(folder, SETTINGS)
-        self._log = folder / "log"
+    def __init__(self, tree: Path, folder: Path, rate: float, shared: Mapping[str, Any]) -> None:
+        """``shared``: the settings of a queue and a database for two processes; none of one process alone."""
+        self._processes: dict[Role, tuple[subprocess.Popen[bytes], Path]] = {}
         environment = {**ENVIRONMENT, "PYTHONPATH": str(tree.resolve() / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-        with self._log.open("wb") as out:
-            self._service = subprocess.Popen(
-                ["taskset", "-c", str(CORES[0]), sys.executable, "-m", "chargegate", "serve"],
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-            )
+        roles: Sequence[Role] = SPLIT if shared else ("serve",)
+        for role in roles:
+            at = folder / role
+            at.mkdir()
+            configure(at, {**SETTINGS, **shared})
+            with (at / "log").open("wb") as out:
+                process = subprocess.Popen(
+                    ["taskset", "-c", str(CORES[0]), sys.executable, "-m", "chargegate", role],
+                    cwd=at,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                )
+            self._processes[role] = process, at / "log"
         self._load: subprocess.Popen[str] | None = None
         self._rate = rate
         self._counter: subprocess.Popen[bytes] | None = None
@@ -103,7 +116,8 @@ class Variant:
 
     def press(self) -> None:
         """Wait until it is ready, and begin to load it."""
-        port = ready_port("serve", self._service, self._log)
+        ports = {role: ready_port(role, *started) for role, started in self._processes.items()}
+        port = next(iter(ports.values()))  # a worker takes no requests
         cores = ",".join(map(str, CORES[1:] or CORES))
         self._load = subprocess.Popen(
             ["taskset", "-c", cores, sys.executable, str(HERE / "pair.py"), "--load", str(port), str(self._rate)],
@@ -121,24 +135,22 @@ class Variant:
         self._load.stdin.flush()
         line = self._load.stdout.readline()
         if not line:
-            raise load.Failed(f"the load ended:\n{self._log.read_text(errors='replace')[-1000:]}")
+            ends = [log.read_text(errors="replace")[-1000:] for _, log in self._processes.values()]
+            raise load.Failed("the load ended:\n" + "\n".join(ends))
         return int(line)
 
     def spent(self) -> float:
         """Seconds of processor time until now, of all its threads."""
-        fields = Path(f"/proc/{self._service.pid}/stat").read_text().rpartition(")")[2].split()
-        try:
-            tasks = Path(f"/proc/{self._service.pid}/task").iterdir()
-            return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-        except OSError:
-            return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+        return sum(_spent(process.pid) for process, _ in self._processes.values())
 
     def count(self) -> None:
         """Begin to count instructions, where that is possible."""
         if shutil.which("perf"):
             command = ["perf", "stat", "-x", ",", "-e", "instructions:u", "-o", str(self._counted)]
             self._counter = subprocess.Popen(
-                [*command, "-p", str(self._service.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                [*command, "-p", ",".join(str(process.pid) for process, _ in self._processes.values())],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
 
     def instructions(self) -> float:
@@ -156,25 +168,50 @@ class Variant:
         if self._load is not None:
             self._load.kill()
             self._load.wait()
-        stop(self._service)
+        for process, _ in self._processes.values():
+            stop(process)
+
+
+def _spent(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    try:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    except OSError:
+        return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
+Shared = Callable[[], Mapping[str, Any]]
 
 
 @contextmanager
-def running(trees: list[Path], rate: float) -> Iterator[list[Variant]]:
+def sharing(queue: str) -> Iterator[Shared]:
+    """Run the servers that the queue needs. Gives what makes a new queue and a new database, as settings."""
+    if not queue:
+        yield dict
+        return
+    engine, database = (next(each for each in ENGINES if each.name == name) for name in (queue, "postgresql"))
+    with running_server(database.kind) as postgres, contextlib.ExitStack() as stack:
+        server = postgres if engine is database else stack.enter_context(running_server(engine.kind))
+        yield lambda: {**KEYS, "worker.port": 0, **urls(engine, server, postgres)}
+
+
+@contextmanager
+def running(trees: list[Path], rate: float, shared: Shared = dict) -> Iterator[list[Variant]]:
     """All variants, started in this order."""
     with contextlib.ExitStack() as stack:
         variants = []
         for tree in trees:
-            variants.append(Variant(tree, stack.enter_context(new_folder()), rate))
+            variants.append(Variant(tree, stack.enter_context(new_folder()), rate, shared()))
             stack.callback(variants[-1].close)
         for variant in variants:
             variant.press()
         yield variants
 
 
-def measure(trees: list[Path], seconds: float, rate: float) -> list[dict[str, float]]:
+def measure(trees: list[Path], seconds: float, rate: float, shared: Shared) -> list[dict[str, float]]:
     """What each variant spent for a delivered callback, in the order of ``trees``."""
-    with running(trees, rate) as variants:
+    with running(trees, rate, shared) as variants:
         time.sleep(WARM_S)
         for variant in variants:
             variant.count()
@@ -200,11 +237,17 @@ def measure(trees: list[Path], seconds: float, rate: float) -> list[dict[str, fl
 
 def main(options: argparse.Namespace) -> None:
     """Measure the pair, round after round."""
+    with sharing(options.queue) as shared:
+        rounds(options, shared)
+
+
+def rounds(options: argparse.Namespace, shared: Shared) -> None:
+    """The rounds, and what comes of them."""
     pairs: list[dict[str, Any]] = []
     for number in range(options.rounds):
         swapped = bool(number % 2)
         trees = [options.new, options.old] if swapped else [options.old, options.new]
-        figures = measure(trees, options.seconds, options.rate)
+        figures = measure(trees, options.seconds, options.rate, shared)
         old, new = reversed(figures) if swapped else figures
         ratio = new["us"] / old["us"]
         pairs.append({"old": old, "new": new, "ratio": ratio})
@@ -228,6 +271,7 @@ def parse(arguments: list[str]) -> Any:
     parser.add_argument("--rounds", type=int, default=4, help="pairs; an even number uses both orders alike")
     parser.add_argument("--seconds", type=float, default=8, help="length of each measurement")
     parser.add_argument("--rate", type=float, default=0, help="requests a second for each; 0: as many as it takes")
+    parser.add_argument("--queue", choices=NAMES, default="", help="two processes on this queue, with PostgreSQL")
     return parser.parse_args(arguments)
 
 

@@ -27,8 +27,9 @@ from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.http1 import HttpClient
 from chargegate.keys import Keyring
-from chargegate.ledger.records import RequestRecord
-from chargegate.model import ChargingRequest, RequestStatus, Status, Verdict, new_request_id, now_ms
+from chargegate.ledger.base import LedgerUnavailable
+from chargegate.ledger.records import Recorded, RequestRecord
+from chargegate.model import ChargingRequest, Decision, RequestStatus, Status, Verdict, new_request_id, now_ms
 from chargegate.observe import Metrics
 from chargegate.queues.base import Delivery, Message, Queue
 from chargegate.queues.envelope import wrap
@@ -95,12 +96,16 @@ class Scene:
         self.metrics = Metrics()
         self.client = HttpClient(max_connections=100)
         self.worker: Worker | None = None
+        self.known: Verdict | None = None
+        """What is known of every driver without asking the authorizer."""
 
     def work(self, *, concurrency: int = 8, **limits: Any) -> Worker:
         self.worker = Worker(
             queue=self.queue,
             ledger=self.ledger,
-            decider=Decider(self.authorizer, KEYRING, self.metrics, max_age_ms=300_000),
+            decider=Decider(
+                self.authorizer, KEYRING, self.metrics, max_age_ms=300_000, known=lambda _hash, _station: self.known
+            ),
             keyring=KEYRING,
             sender=Sender(self.client, Signer([]), self.metrics, timeout_ms=10_000),
             limits=CallbackLimits(**(LIMITS | limits)),
@@ -213,6 +218,115 @@ def test_a_request_is_decided_called_back_counted_and_gone(run: Run) -> None:
         assert scene.count("callback_deliveries_total", outcome="delivered") == 1
         assert scene.count("end_to_end_seconds_count") == 1
         assert scene.count("requests_in_flight") == 0
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_driver_who_is_known_is_decided_without_asking(run: Run, concurrency: int) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.known = Verdict(Status.NOT_ALLOWED)
+        put = [await scene.put() for _ in range(30)]
+        scene.work(concurrency=concurrency)
+        for request_id in put:
+            record = await scene.ended(request_id)
+            assert record.decision is not None
+            assert record.decision.status is Status.NOT_ALLOWED
+        assert scene.authorizer.asked == []
+        assert sorted(scene.told()) == sorted(put)
+        if concurrency == 1:
+            assert scene.receiver.most_connected == 1
+            assert scene.told() == put
+        assert scene.count("authorization_status_total", status="not_allowed") == 30
+        assert scene.count("callback_deliveries_total", outcome="delivered") == 30
+        assert scene.count("requests_in_flight") == 0
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_database_that_fails_a_known_drivers_decision_gets_it_again(
+    run: Run, written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been written, and the answer was lost."""
+
+    async def scenario(scene: Scene) -> None:
+        record_then = scene.ledger.record_then
+
+        def fail(decision: Decision, at: int, client: str, done: Callable[[Recorded | Exception], None]) -> None:
+            if written:
+                record_then(decision, at, client, lambda _: done(LedgerUnavailable("no answer")))
+            else:
+                asyncio.get_running_loop().call_soon(done, LedgerUnavailable("away"))
+
+        monkeypatch.setattr(scene.ledger, "record_then", fail)
+        scene.known = Verdict(Status.ALLOWED)
+        worker = scene.work()
+        request_id = await scene.put()
+        await scene.ended(request_id)
+        assert scene.told() == [request_id]
+        assert scene.count("authorization_status_total", status="allowed") == 1
+        assert scene.count("decision_cache_total", outcome="miss") == 1
+        assert worker.stuck == 0
+
+    run(scenario)
+
+
+def test_a_known_drivers_request_that_somebody_decided_keeps_its_decision(run: Run) -> None:
+    async def scenario(scene: Scene) -> None:
+        request_id = new_request_id()
+        hashed = KEYRING.token_hash(TOKEN)[:16]
+        earlier = Decision(request_id, STATION, hashed, Status.NOT_ALLOWED, "", 7, now_ms() - 1_000)
+        await scene.ledger.record(earlier, now_ms())
+        scene.known = Verdict(Status.ALLOWED)
+        scene.work()
+        await scene.put_again(request_id)
+        record = await scene.ended(request_id)
+        assert record.decision == earlier
+        assert scene.told() == [request_id]
+        assert scene.count("authorization_status_total", status="allowed") == 0
+
+    run(scenario)
+
+
+def test_what_is_being_recorded_when_a_drain_begins_is_delivered_in_its_time(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(scene: Scene) -> None:
+        record_then = scene.ledger.record_then
+        recorded: list[Callable[[], None]] = []
+
+        def hold(decision: Decision, at: int, client: str, done: Callable[[Recorded | Exception], None]) -> None:
+            record_then(decision, at, client, lambda answer: recorded.append(lambda: done(answer)))
+
+        monkeypatch.setattr(scene.ledger, "record_then", hold)
+        scene.known = Verdict(Status.ALLOWED)
+        worker = scene.work()
+        put = [await scene.put() for _ in range(2)]
+        await scene.until(lambda: len(recorded) == 2)
+        draining = asyncio.ensure_future(worker.drain(LIMIT_S))
+        await asyncio.sleep(0)
+        for go_on in recorded:
+            go_on()
+        await draining
+        assert sorted(scene.told()) == sorted(put)
+        assert (await scene.queue.depth()).waiting == 0
+        assert scene.count("requests_in_flight") == 0
+
+    run(scenario)
+
+
+def test_a_defect_after_a_known_drivers_decision_holds_nobody_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.known = Verdict(Status.ALLOWED)
+        worker = scene.work(concurrency=1)
+        with monkeypatch.context() as broken:
+            broken.setattr(worker, "_callback", lambda *_: 1 / 0)
+            await scene.put()
+            await scene.until(lambda: worker.stuck == 1)
+        request_id = await scene.put()
+        await scene.ended(request_id)
+        assert scene.told() == [request_id]
 
     run(scenario)
 

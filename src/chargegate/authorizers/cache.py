@@ -44,34 +44,44 @@ class DecisionCache:
 
     def get(self, token_hash: str, station_id: str) -> Verdict | None:
         """The cached verdict for a token at a station, or None."""
-        station = station_id.lower()
-        entry = self._entries.get((token_hash, station))
+        return self._get((token_hash, station_id.lower()))
+
+    def _get(self, key: tuple[str, str]) -> Verdict | None:
+        entry = self._entries.get(key)
         if entry is None:
             return None
         # The lower limit is for a clock that was set back: an entry must not live longer for it.
         if entry.since <= self._now() < entry.until:
-            return entry.verdict
-        self._drop(token_hash, station)
+            verdict = entry.verdict
+            return Verdict(verdict.status, verdict.reason, verdict.good_until, cached=True)
+        self._drop(*key)
         return None
 
     def put(self, token_hash: str, station_id: str, verdict: Verdict, epoch: int) -> None:
         """Keep a verdict that is allowed or not_allowed. ``epoch`` is from before the authorizer was asked."""
-        if epoch != self.epoch or verdict.status not in _CACHEABLE:
-            return
+        if epoch == self.epoch and verdict.status in _CACHEABLE:
+            key = (token_hash, station_id.lower())
+            held = key in self._entries
+            if self._keep(key, verdict) and held:
+                self._entries.move_to_end(key)
+
+    def _keep(self, key: tuple[str, str], verdict: Verdict) -> bool:
         now = self._now()
         until = now + self._ttl_ms
         if verdict.good_until is not None and verdict.good_until < until:
             until = verdict.good_until
         if until <= now:
-            return
-        station = station_id.lower()
-        key = (token_hash, station)
-        marked = Verdict(verdict.status, verdict.reason, verdict.good_until, cached=True)
-        self._entries[key] = _Entry(marked, now, until)
-        self._entries.move_to_end(key)
-        self._stations.setdefault(token_hash, set()).add(station)
+            return False
+        token_hash, station = key
+        self._entries[key] = _Entry(verdict, now, until)
+        stations = self._stations.get(token_hash)
+        if stations is None:
+            self._stations[token_hash] = {station}
+        else:
+            stations.add(station)
         if len(self._entries) > self._max_entries:
             self._drop(*next(iter(self._entries)))
+        return True
 
     def entry(self, token_hash: str) -> AccessEntry | None:
         """The access list entry that is kept for a token, or None."""
@@ -80,10 +90,11 @@ class DecisionCache:
     def known(self, token_hash: str, station_id: str) -> Verdict | None:
         """The cached verdict for a token at a station, or else the one by the access list entry that is kept for it;
         None where there is neither."""
-        verdict = self.get(token_hash, station_id)
-        if verdict is None and (entry := self.entry(token_hash)) is not None:
-            verdict = judge(entry, station_id, now_ms())
-            self.put(token_hash, station_id, verdict, self.epoch)
+        key = (token_hash, station_id.lower())
+        verdict = self._get(key)
+        if verdict is None and (entry := self._access.get(token_hash)) is not None:
+            verdict = judge(entry, station_id, now_ms())  # always one that may be kept
+            self._keep(key, verdict)
         return verdict
 
     @property

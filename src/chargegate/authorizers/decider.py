@@ -55,7 +55,9 @@ class Decider:
         return _decision(request, token_hash, verdict, elapsed)
 
     def decide_at_once(self, request: ChargingRequest) -> Decision | None:
-        """The decision of a request that was accepted just now; None where somebody must be asked."""
+        """The decision of a well-formed request; None where somebody must be asked, or it came too late."""
+        if now_ms() - request.accepted_at > self._max_age:
+            return None
         started = time.perf_counter()
         token_hash = self._keyring.token_hash(request.driver_token)
         verdict = self._known(token_hash, request.station_id)

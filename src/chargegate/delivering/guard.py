@@ -72,16 +72,18 @@ class AddressGuard:
     def __init__(self, allowed_networks: Sequence[str], blocked_networks: Sequence[str] = ()) -> None:
         self._allowed = tuple(ip_network(network) for network in allowed_networks)
         self._blocked = tuple(_unmapped(ip_network(network)) for network in blocked_networks)
-        self._verdicts: dict[IPAddress, bool] = {}
+        # By numbers, because the hash of an address takes many times as long.
+        self._verdicts: dict[tuple[type, int], bool] = {}
 
     def check(self, address: IPAddress) -> None:
         """Raises ``AddressBlocked``. What an IPv6 address embeds decides for it: IPv4-mapped, NAT64, 6to4; with ISATAP
         both must pass. An address is also blocked where any that it embeds lies in ``blocked_networks``."""
-        passes = self._verdicts.get(address)
+        key = (type(address), int(address))
+        passes = self._verdicts.get(key)
         if passes is None:
             if len(self._verdicts) >= _REMEMBERED:
                 self._verdicts.clear()
-            passes = self._verdicts[address] = self._passes(address)
+            passes = self._verdicts[key] = self._passes(address)
         if not passes:
             raise AddressBlocked("address_blocked")
 

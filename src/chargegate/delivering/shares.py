@@ -115,9 +115,11 @@ class Shares:
         if chosen is None or found is None:
             return None
         self._ready.move_to_end(chosen)
-        (chosen.ready if found in chosen.ready else chosen.ready_unproven).move_to_end(found)
+        proven = found in chosen.ready  # as it was found just now
+        (chosen.ready if proven else chosen.ready_unproven).move_to_end(found)
         chosen.turn += 1
-        proven = found.proven(now)
+        if len(found.lines) == 1:
+            return found.lines[chosen]
         line = next(
             each for each in found.lines.values() if each.in_line and self.may_take(each.client, found, proven=proven)
         )

@@ -40,6 +40,11 @@ class DecisionLedger(Protocol):
         already, that one is returned and nothing changes."""
         ...
 
+    def record_then(
+        self, decision: Decision, created_at: int, client: str, done: Callable[[Recorded | Exception], None]
+    ) -> None:
+        """As ``record``, for one that is no coroutine: ``done`` is called with what it would return, or raise."""
+
     async def recorded(self, request_id: str) -> Recorded | None:
         """The decision that a request has."""
         ...

@@ -63,6 +63,11 @@ class PostgresLedger:
     async def record(self, decision: Decision, created_at: int, client: str = "") -> Recorded:
         return await self._recorder.record(decision, created_at, client)
 
+    def record_then(
+        self, decision: Decision, created_at: int, client: str, done: Callable[[Recorded | Exception], None]
+    ) -> None:
+        self._recorder.record_then(decision, created_at, client, done)
+
     async def recorded(self, request_id: str) -> Recorded | None:
         rows = await self._store.read(LEDGER["recorded"], [request_id])
         return recorded_of(rows[0]) if rows else None

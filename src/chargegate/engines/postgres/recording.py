@@ -65,6 +65,11 @@ class Recorder:
     async def record(self, decision: Decision, created_at: int, client: str) -> Recorded:
         return await self._commits.submit(_Entry(decision, created_at, client))
 
+    def record_then(
+        self, decision: Decision, created_at: int, client: str, done: Callable[[Recorded | Exception], None]
+    ) -> None:
+        self._commits.notify(_Entry(decision, created_at, client), done)
+
     async def _commit(self, entries: list[_Entry]) -> list[Recorded]:
         written = await self._store.transaction(partial(self._write, entries))
         self._last = self._reported = written.last

@@ -9,12 +9,15 @@ SELECT max(sequence), count(*) FROM (
     SELECT sequence FROM authorization_audit WHERE sequence BETWEEN ? AND ? ORDER BY sequence LIMIT ?)
 
 -- name: count_stations
--- Where two hours fall into one unit, the second one is added to the first.
+-- Where two hours fall into one unit, the second one is added to the first. One unit after the other, because rows that
+-- are next to each other are found quickly.
+WITH g AS MATERIALIZED (
+    SELECT timestamp - timestamp % {hour} AS at, lower(station_id) AS station_id, {rows_of_station}
+    FROM authorization_audit WHERE sequence BETWEEN ? AND ? AND +timestamp >= ? GROUP BY 1, 2
+)
 INSERT INTO station_counts AS held (unit, start, station_id, {of_station})
 SELECT u.value, g.at - g.at % u.value, g.station_id, {of_station}
-FROM (SELECT timestamp - timestamp % {hour} AS at, lower(station_id) AS station_id, {rows_of_station}
-    FROM authorization_audit WHERE sequence BETWEEN ? AND ? AND +timestamp >= ? GROUP BY 1, 2) g
-CROSS JOIN json_each(?) u
+FROM json_each(?) u CROSS JOIN g
 WHERE true
 ON CONFLICT DO UPDATE SET {add_of_station}
 

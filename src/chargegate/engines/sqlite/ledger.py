@@ -68,6 +68,14 @@ class SqliteLedger:
         written: writes.Written = await self._store.write(self._record, writes.Entry(decision, created_at, client))
         return written.recorded
 
+    def record_then(
+        self, decision: Decision, created_at: int, client: str, done: Callable[[Recorded | Exception], None]
+    ) -> None:
+        def told(answer: writes.Written | Exception) -> None:
+            done(self._store.as_raised(answer) if isinstance(answer, Exception) else answer.recorded)
+
+        self._store.notify(self._record, writes.Entry(decision, created_at, client), told)
+
     async def recorded(self, request_id: str) -> Recorded | None:
         return await self._store.read(lambda connection: writes.one_recorded(connection, request_id))
 
