@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import uvloop
 
-from chargegate import worker
 from chargegate.authorizers.base import AuthorizationError
 from chargegate.authorizers.decider import Decider
 from chargegate.delivering.retry import RetryPolicy
@@ -33,7 +32,7 @@ from chargegate.model import ChargingRequest, Decision, RequestStatus, Status, V
 from chargegate.observe import Metrics
 from chargegate.queues.base import Delivery, Message, Queue
 from chargegate.queues.envelope import wrap
-from chargegate.worker import Worker
+from chargegate.worker import Worker, working
 from outside import Call, Reply, Site, sites
 
 LIMIT_S = 20
@@ -533,7 +532,7 @@ def test_a_defect_of_a_queue_does_not_end_the_receiving(run: Run, monkeypatch: p
             return await whole(limit)
 
         monkeypatch.setattr(scene.queue, "receive", receive)
-        monkeypatch.setattr(worker, "_PAUSE_S", 0)
+        monkeypatch.setattr(working, "PAUSE_S", 0)
         scene.work()
         assert (await scene.ended(await scene.put())).status is RequestStatus.COMPLETED
 

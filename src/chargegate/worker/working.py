@@ -5,10 +5,8 @@ back if this process dies.
 """
 
 import asyncio
-import contextlib
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple
 
@@ -18,38 +16,23 @@ from chargegate.authorizers.decider import Decider
 from chargegate.concurrency import ConcurrencyLimit
 from chargegate.delivering.deliveries import Deliveries
 from chargegate.delivering.sender import Sender
-from chargegate.delivering.states import Callback, CallbackLimits, State
+from chargegate.delivering.states import Callback, CallbackLimits
 from chargegate.keys import KeyMissing, Keyring
 from chargegate.ledger.base import DecisionLedger, LedgerUnavailable
-from chargegate.ledger.records import Finished, Recorded
-from chargegate.ledger.rows import attempts_of, history_text
-from chargegate.model import CallbackPayload, CallbackTarget, ChargingRequest, Decision, Reason, RequestStatus, now_ms
+from chargegate.ledger.records import Recorded
+from chargegate.ledger.rows import attempts_of
+from chargegate.model import CallbackPayload, CallbackTarget, ChargingRequest, Decision, now_ms
 from chargegate.observe import NO_SPAN, NO_TRACING, Metrics, Tracing, log, trace_field
 from chargegate.queues.base import Delivery, Queue, QueueUnavailable
 from chargegate.queues.envelope import Opened, open_message, seal_dead_letter
 from chargegate.together import Together
+from chargegate.worker.in_flight import PAUSE_S, InFlight, Work, persist
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _MAX_BATCH: Final = 64
-_PAUSE_S: Final = 1.0
 _encode = msgspec.json.Encoder().encode
-
-
-class _InFlight:
-    """What the worker remembers of a request until it is acked."""
-
-    __slots__ = ("created_at", "decision", "delivery", "made", "opened", "redelivered", "request")
-
-    def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-        self.created_at = delivery.message.accepted_at
-        self.opened: Opened | None = None
-        self.made: Decision | None = None  # a decision that is not known to be recorded
-        self.request: ChargingRequest
-        self.decision: Decision
-        self.redelivered: list[Delivery] = []  # the same request handed out once more meanwhile
 
 
 class Worker:
@@ -76,30 +59,25 @@ class Worker:
         self._decider = decider
         self._keyring = keyring
         self._tracing = tracing
-        self._together = together
         self._deadline_ms = limits.deadline_ms
-        self._end_to_end = metrics.end_to_end
         self._room = asyncio.Event()
         self._concurrency = ConcurrencyLimit(concurrency, self._room.set)
+        self._in_flight = InFlight(
+            queue=queue, ledger=ledger, keyring=keyring, together=together, metrics=metrics, again=self._accept
+        )
         self._deliveries = Deliveries(
             sender=sender,
             limits=limits,
             concurrency=self._concurrency,
             metrics=metrics,
-            on_retry=self._record_attempt,
-            on_end=self._record_end,
-            on_delivered=self._record_delivered,
+            on_retry=self._in_flight.attempted,
+            on_end=self._in_flight.ended,
+            on_delivered=self._in_flight.delivered,
         )
-        self._in_flight: dict[str, _InFlight] = {}
-        self._finishing = 0  # callbacks that were delivered, until their messages are acked
-        self._finished: deque[_InFlight] = deque()  # those of them whose end is on disk
-        self._any_finished, self._none_finishing = asyncio.Event(), asyncio.Event()
-        self._acker: asyncio.Task[None] | None = None
         self._last: set[asyncio.Task[None]] = set()  # steps of requests that were recorded during a drain
         self._unopened = 0
         self._taking = False
         self._receiver: asyncio.Task[None] | None = None
-        metrics.in_flight.set_function(lambda: len(self._in_flight))
 
     @property
     def parked(self) -> int:
@@ -136,7 +114,7 @@ class Worker:
     ) -> None:
         """Take over a request whose decision was recorded when its message was put."""
         self._decider.count(decision, request.traceparent)
-        work = self._in_flight[request.request_id] = _InFlight(delivery)
+        work = self._in_flight.begin(delivery)
         work.request, work.decision = request, decision
         if self._taking:  # else it stays in the queue, as what a drain leaves there
             self._deliveries.begin(self._callback(request, target, Recorded(decision, 0, decision.timestamp, None)))
@@ -144,7 +122,7 @@ class Worker:
     def start(self) -> None:
         self._taking = True
         self._receiver = asyncio.create_task(self._receive())
-        self._acker = asyncio.create_task(self._ack_finished())
+        self._in_flight.start()
 
     async def drain(self, grace_s: float) -> None:
         """Take nothing more, let what runs end within the time, and cancel the rest. What has no end stays queued."""
@@ -159,12 +137,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._last, return_exceptions=True)
         self._deliveries.close()
-        if self._finishing:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._none_finishing.wait(), max(0.0, ends - time.monotonic()))
-        if self._acker is not None:
-            self._acker.cancel()
-            await asyncio.gather(self._acker, return_exceptions=True)
+        await self._in_flight.drain(max(0.0, ends - time.monotonic()))
         if self._in_flight:
             log.info("left in the queue", requests=len(self._in_flight))
 
@@ -179,26 +152,21 @@ class Worker:
                 deliveries = await self._queue.receive(min(self._concurrency.free, _MAX_BATCH))
             except QueueUnavailable as error:
                 log.warning("queue unavailable", error=str(error))
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
                 continue
             except Exception:  # noqa: BLE001 - a worker that stopped receiving would look healthy
                 log.exception("the queue could not be read")
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
                 continue
             for delivery in deliveries:
                 self._accept(delivery)
 
     def _accept(self, delivery: Delivery) -> None:
-        request_id = delivery.message.request_id
-        known = self._in_flight.get(request_id)
-        if known is not None:
-            known.redelivered.append(delivery)
-            return
-        work = self._in_flight[request_id] = _InFlight(delivery)
-        if not self._handle_at_once(work):
+        work = self._in_flight.begin_once(delivery)
+        if work is not None and not self._handle_at_once(work):
             self._concurrency.run(self._handle, work)
 
-    def _handle_at_once(self, work: _InFlight) -> bool:
+    def _handle_at_once(self, work: Work) -> bool:
         """Do as ``_handle`` for a new request whose verdict is in memory, without a task of its own: that is a tenth of
         what a worker spends on it. False: nothing was done."""
         if not (work.delivery.fresh and self._taking and self._concurrency.free > 0):
@@ -222,7 +190,7 @@ class Worker:
 
     def _recorded(
         self,
-        work: _InFlight,
+        work: Work,
         decision: Decision,
         request: ChargingRequest,
         target: CallbackTarget,
@@ -256,7 +224,7 @@ class Worker:
         task.add_done_callback(self._last.discard)
         task.add_done_callback(lambda _: self._concurrency.give_back())
 
-    async def _handle(self, work: _InFlight) -> None:
+    async def _handle(self, work: Work) -> None:
         """Decide, record, and hand the callback over to the deliveries."""
         message = work.delivery.message
         try:
@@ -270,17 +238,14 @@ class Worker:
         self._tracing.received(opened.request, message.accepted_at)
         recorded = await self._decide(work, opened)
         if recorded is None:
-            await self._ack(work)
+            await self._in_flight.ack(work)
             return
         work.decision = recorded.decision
         work.request = request = opened.request
         target = opened.target
         if target is None:
-            malformed = Reason.MALFORMED.value
             sealed = seal_dead_letter(self._keyring, request, recorded.decision) if opened.known else None
-            ended = Finished(request.request_id, RequestStatus.FAILED, 0, None, malformed, now_ms(), sealed)
-            await self._persist(self._ledger.finish, ended)
-            await self._ack(work)
+            await self._in_flight.malformed(work, sealed)
             return
         await self._deliveries.deliver(self._callback(request, target, recorded))
 
@@ -298,12 +263,12 @@ class Worker:
             history=list(attempts_of(recorded.history)),
         )
 
-    async def _decide(self, work: _InFlight, opened: Opened) -> Recorded | None:
+    async def _decide(self, work: Work, opened: Opened) -> Recorded | None:
         """The request's one decision, which is made and recorded unless that was done before; None where its callback
         has ended already, or a replay comes after the retention of its request."""
         request, recorded = opened.request, None
         if opened.replayed_at or not work.delivery.fresh:
-            recorded = await self._persist(self._ledger.recorded, request.request_id)
+            recorded = await persist(self._ledger.recorded, request.request_id)
             if recorded is None and opened.replayed_at:
                 log.warning(
                     "not sent again: the decision is no longer known",
@@ -314,7 +279,7 @@ class Worker:
         if recorded is None:
             decision = work.made or await self._ask(request, malformed=opened.malformed)
             span = self._tracing.recording(request)
-            recorded = await self._persist(self._ledger.record, decision, request.accepted_at, request.client)
+            recorded = await persist(self._ledger.record, decision, request.accepted_at, request.client)
             span.ended()
             if recorded.decision == decision:
                 self._decider.count(decision, request.traceparent)
@@ -323,7 +288,7 @@ class Worker:
         if opened.replayed_at <= recorded.finished_at:
             return None
         started_at = work.created_at = now_ms()
-        await self._persist(self._ledger.restart, request.request_id, started_at)
+        await persist(self._ledger.restart, request.request_id, started_at)
         return Recorded(recorded.decision, 0, started_at, None, recorded.history)
 
     async def _ask(self, request: ChargingRequest, *, malformed: bool) -> Decision:
@@ -334,95 +299,3 @@ class Worker:
         decision = await self._decider.decide(request, malformed=malformed)
         span.decided(decision.status, decision.reason)
         return decision
-
-    async def _record_attempt(self, callback: Callback) -> None:
-        await self._persist(
-            self._ledger.attempted,
-            callback.request_id,
-            callback.attempts,
-            callback.last_status_code,
-            callback.error,
-            history_text(callback.history),
-        )
-
-    async def _record_end(self, callback: Callback) -> None:
-        if callback.state is State.DELIVERED:
-            self._record_delivered(callback)
-            return
-        work = self._in_flight[callback.request_id]
-        callback.span.ended(callback.error)
-        sealed = seal_dead_letter(self._keyring, work.request, work.decision)
-        await self._persist(self._ledger.finish, _finished(callback, RequestStatus.FAILED, sealed))
-        await self._ack(work)
-
-    def _record_delivered(self, callback: Callback) -> None:
-        """Nobody waits for this: a crash before it is on disk repeats the callback."""
-        work = self._in_flight[callback.request_id]
-        callback.span.ended()
-        timed_out = work.decision.reason == Reason.TIMEOUT
-        ended = _finished(callback, RequestStatus.TIMEOUT if timed_out else RequestStatus.COMPLETED, None)
-        self._finishing += 1
-        self._none_finishing.clear()
-        if self._together is not None:
-            self._together.end(work.delivery, ended, partial(self._has_ended, work))
-        else:
-            self._ledger.finish_soon(ended, partial(self._is_finished, work))
-        self._end_to_end.observe((ended.at - work.created_at) / 1000)
-
-    def _is_finished(self, work: _InFlight) -> None:
-        self._finished.append(work)
-        self._any_finished.set()
-
-    async def _ack_finished(self) -> None:
-        """Ack the messages whose callback's end is on disk, many at a time."""
-        while True:
-            await self._any_finished.wait()
-            self._any_finished.clear()
-            while self._finished:
-                work = self._finished.popleft()
-                try:
-                    await self._ack(work)
-                except Exception:  # noqa: BLE001 - as in a step: one message's defect must not keep the others
-                    log.exception("request left in the queue by a defect")
-                self._finished_one()
-
-    def _has_ended(self, work: _InFlight) -> None:
-        self._forget(work)
-        self._finished_one()
-
-    def _finished_one(self) -> None:
-        self._finishing -= 1
-        if not self._finishing:
-            self._none_finishing.set()
-
-    async def _ack(self, work: _InFlight) -> None:
-        await self._queue.ack(work.delivery)
-        self._forget(work)
-
-    def _forget(self, work: _InFlight) -> None:
-        """Its message was acked."""
-        del self._in_flight[work.delivery.message.request_id]
-        for delivery in work.redelivered:
-            self._accept(Delivery(delivery.message, delivery.handle, fresh=False))
-
-    async def _persist(self, write: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
-        """Nothing goes on before it is on disk: a full disk or a lost database makes this wait, within its step."""
-        while True:
-            try:
-                return await write(*args)
-            except LedgerUnavailable as error:
-                log.warning("ledger unavailable, waiting for it", error=str(error))
-                await asyncio.sleep(_PAUSE_S)
-
-
-def _finished(callback: Callback, status: RequestStatus, sealed: bytes | None) -> Finished:
-    return Finished(
-        callback.request_id,
-        status,
-        callback.attempts,
-        callback.last_status_code,
-        callback.error,
-        now_ms(),
-        sealed,
-        history_text(callback.history),
-    )
