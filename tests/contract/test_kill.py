@@ -179,9 +179,9 @@ def test_a_leak_would_be_found() -> None:
     assert not leaks(b"nothing here", SECRET)
 
 
-SHORT_OR_LONG = pytest.mark.parametrize(
-    "rounds", [1, pytest.param(8, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
-)
+def short_and_long(rounds: int) -> pytest.MarkDecorator:
+    long = pytest.param(8, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])
+    return pytest.mark.parametrize("rounds", [pytest.param(rounds, marks=pytest.mark.timeout(600)), long])
 
 
 def kill_again_and_again(service: Service, load: Load, rounds: int, eventually: Callable[..., Any]) -> None:
@@ -192,7 +192,7 @@ def kill_again_and_again(service: Service, load: Load, rounds: int, eventually: 
             kill_somewhen(service, load, eventually)
 
 
-@SHORT_OR_LONG
+@short_and_long(3)
 def test_nothing_acknowledged_is_lost(
     killed: Service, receiver: Site, eventually: Callable[..., Any], rounds: int
 ) -> None:
@@ -201,7 +201,7 @@ def test_nothing_acknowledged_is_lost(
     check(killed, load, receiver, eventually)
 
 
-@SHORT_OR_LONG
+@short_and_long(2)
 def test_nothing_that_is_decided_at_once_is_lost(
     service: Callable[..., Service], receiver: Site, eventually: Callable[..., Any], rounds: int
 ) -> None:
