@@ -304,7 +304,7 @@ def test_the_master_behind_sentinels_and_its_successor(redis_server: Server) -> 
         running(Replica(master)) as replica,
         running(Sentinel(master)) as sentinel,
     ):
-        run(scenario(master, replica, sentinel.url))
+        run(scenario(master, replica, sentinel.url), 90)
 
 
 def test_sentinels_that_are_silent_are_passed_over_in_time(redis_server: Server) -> None:
