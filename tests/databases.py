@@ -1,7 +1,7 @@
 """What the ledger's tests share: an open database, and decisions to put into it."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,24 @@ from scenario import run as run_to_its_end
 
 STATION = "123e4567-e89b-12d3-a456-426614174000"
 LIMIT_S = 20
+
+
+def run_on_sqlite(
+    path: Path,
+    tables: Mapping[str, Sequence[str]],
+    scenario: Callable[[SqliteStore], Coroutine[Any, Any, None]],
+    limit_s: float,
+) -> None:
+    """Run the scenario on a file that is this process's alone, and close it."""
+
+    async def main() -> None:
+        store = await SqliteStore.open(path, tables, exclusive=True)
+        try:
+            await scenario(store)
+        finally:
+            await store.close()
+
+    run_to_its_end(main(), limit_s)
 
 
 class Database(Protocol):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.servers  # Prometheus is provisioned together with the servers
 
 LIMIT_S = 90
-# How slow this machine is, is not these tests' matter. Where minutes are seconds, a hang of six is half an hour.
+# Whether this machine is slow is not what these tests are about.
 MACHINE = {"ChargegateSlowAnswers", "ChargegateSlowAnswersForHours"}
 
 

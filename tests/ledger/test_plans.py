@@ -59,6 +59,7 @@ QUERIES: dict[str, Query] = {
 }
 MADE = "[estuwp](?!\\w)|edges|slots|wanted|page|stations|uncounted|ranked|top"
 SMALL = f"SCAN (a USING INDEX audit_by_time$|CONSTANT ROW|{MADE})"
+Asked = list[tuple[str, tuple[Any, ...]]]
 queries = pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
 
 
@@ -149,10 +150,10 @@ def postgres_filled(postgres_server: Any) -> str:
     return url
 
 
-@queries
-def test_postgres_looks_at_few_rows(query: Query, postgres_filled: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With 4,000 decisions the planner may well scan; where scans are dear, it must have another way."""
-    asked: list[tuple[str, tuple[Any, ...]]] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """The queries that PostgreSQL is asked, each with its values."""
+    asked: Asked = []
     read = PostgresStore.read
 
     async def traced(store: PostgresStore, text: str, *values: Any, **options: Any) -> list[Any]:
@@ -160,6 +161,12 @@ def test_postgres_looks_at_few_rows(query: Query, postgres_filled: str, monkeypa
         return await read(store, text, *values, **options)
 
     monkeypatch.setattr(PostgresStore, "read", traced)
+    return asked
+
+
+@queries
+def test_postgres_looks_at_few_rows(query: Query, postgres_filled: str, asked: Asked) -> None:
+    """With 4,000 decisions the planner may well scan; where scans are dear, it must have another way."""
 
     async def scenario() -> None:
         store = await PostgresStore.open(postgres_filled, LEDGER_TABLES, LedgerUnavailable)
@@ -183,18 +190,10 @@ def test_postgres_looks_at_few_rows(query: Query, postgres_filled: str, monkeypa
     assert asked
 
 
-def test_postgres_reads_a_day_of_a_year_by_its_key(postgres_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postgres_reads_a_day_of_a_year_by_its_key(postgres_server: Any, asked: Asked) -> None:
     """A join was a scan of all counts, because the planner takes a day for a large part of them."""
     schema = "year" + new_request_id().replace("-", "")
     url = f"{postgres_server.url}?search_path={schema}"
-    asked: list[tuple[str, tuple[Any, ...]]] = []
-    read = PostgresStore.read
-
-    async def traced(store: PostgresStore, text: str, *values: Any, **options: Any) -> list[Any]:
-        asked.append((text, values))
-        return await read(store, text, *values, **options)
-
-    monkeypatch.setattr(PostgresStore, "read", traced)
 
     async def scenario() -> None:
         connection = await asyncpg.connect(postgres_server.url)

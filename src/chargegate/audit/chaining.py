@@ -77,15 +77,12 @@ class RowChain:
         if self._last is None:
             self._last = await self._links.last_link() or RowLink(0, 0, bytes.fromhex(START))
         while rows := await self._source.audit_after(self._last.sequence, _PAGE):
-            links = await asyncio.to_thread(self._made, rows, self._last)
+            links = await asyncio.to_thread(links_of, self._chain, rows, self._last)
             await self._links.add(links)
             self._last = links[-1]
             if len(rows) < _PAGE:
                 return
             await asyncio.sleep(_PAUSE_S)
-
-    def _made(self, rows: Sequence[AuditRow], last: RowLink) -> list[RowLink]:
-        return links_of(self._chain, rows, last)
 
     async def _sign(self) -> None:
         if self._last is not None and self._last.number:

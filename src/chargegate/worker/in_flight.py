@@ -94,7 +94,7 @@ class InFlight:
             self._acker.cancel()
             await asyncio.gather(self._acker, return_exceptions=True)
 
-    async def malformed(self, work: Work, dead_letter: bytes | None) -> None:
+    async def end_malformed(self, work: Work, dead_letter: bytes | None) -> None:
         """End a request that has no callback to send. ``dead_letter`` is what it was, sealed."""
         reason = Reason.MALFORMED.value
         ended = Finished(work.request.request_id, RequestStatus.FAILED, 0, None, reason, now_ms(), dead_letter)

@@ -245,7 +245,7 @@ class Worker:
         target = opened.target
         if target is None:
             sealed = seal_dead_letter(self._keyring, request, recorded.decision) if opened.known else None
-            await self._in_flight.malformed(work, sealed)
+            await self._in_flight.end_malformed(work, sealed)
             return
         await self._deliveries.deliver(self._callback(request, target, recorded))
 

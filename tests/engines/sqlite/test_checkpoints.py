@@ -18,6 +18,7 @@ from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.file import connect, migrate
 from chargegate.engines.sqlite.threads import Work
 from chargegate.observe import configure_logging
+from databases import run_on_sqlite
 
 TABLE: dict[str, Sequence[str]] = {"test": ("CREATE TABLE test (value INTEGER NOT NULL UNIQUE, padding BLOB)",)}
 LIMIT_S = 60
@@ -42,15 +43,7 @@ def short_logs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(folder: Path, scenario: Scenario) -> None:
-    async def main() -> None:
-        store = await SqliteStore.open(folder / "test.db", TABLE, exclusive=True)
-        try:
-            async with asyncio.timeout(LIMIT_S):
-                await scenario(store)
-        finally:
-            await store.close()
-
-    uvloop.run(main())
+    run_on_sqlite(folder / "test.db", TABLE, scenario, LIMIT_S)
 
 
 def log_size(folder: Path) -> int:

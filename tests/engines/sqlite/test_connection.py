@@ -18,6 +18,7 @@ from chargegate.engines.sqlite.batches import Operation
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.queries import many
 from chargegate.storage.unavailable import Unavailable, Unusable
+from databases import run_on_sqlite
 
 TABLE: dict[str, Sequence[str]] = {"test": ("CREATE TABLE test (value INTEGER NOT NULL UNIQUE, padding BLOB)",)}
 LIMIT_S = 20
@@ -39,15 +40,7 @@ PAD = Operation(pad)
 
 
 def run(folder: Path, scenario: Scenario) -> None:
-    async def main() -> None:
-        store = await SqliteStore.open(folder / "test.db", TABLE, exclusive=True)
-        try:
-            async with asyncio.timeout(LIMIT_S):
-                await scenario(store)
-        finally:
-            await store.close()
-
-    uvloop.run(main())
+    run_on_sqlite(folder / "test.db", TABLE, scenario, LIMIT_S)
 
 
 def stored(folder: Path) -> list[int]:
