@@ -3,14 +3,20 @@
 import asyncio
 import hashlib
 from collections import Counter, deque
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chargegate.api.shares import Shares, ShareUsedUp
+from chargegate.engines.memory.queue import MemoryQueue
+from chargegate.engines.sqlite.connection import SqliteStore
+from chargegate.engines.sqlite.queue import SqliteQueue
+from chargegate.engines.sqlite.statements import QUEUE_TABLES
 from chargegate.keys import AccessKeys
 from chargegate.queues.base import Capabilities, Depth, Message, QueueFull, QueueUnavailable
+from messages import new_message
 
 MESSAGE = Message("0198c0de-0000-7000-8000-000000000001", "station", 0, b"")
 KEYS = AccessKeys([f"{name}:client:sha256:{hashlib.sha256(name.encode()).hexdigest()}" for name in ("north", "south")])
@@ -148,6 +154,37 @@ def test_puts_under_way_count() -> None:
         [mine] = shares(line)
         outcomes = await asyncio.gather(*(mine.put("north", MESSAGE) for _ in range(100)), return_exceptions=True)
         assert outcomes.count(None) == 5
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("way", ["put", "put_then"])
+@pytest.mark.parametrize("kind", ["sqlite", "memory"])
+def test_many_at_once_get_the_whole_share_when_some_of_theirs_have_left_the_queue(
+    tmp_path: Path, kind: str, way: str
+) -> None:
+    async def scenario() -> None:
+        store = await SqliteStore.open(tmp_path / "queue.db", QUEUE_TABLES, exclusive=True)
+        queue = await SqliteQueue.open(store, 100) if kind == "sqlite" else MemoryQueue(100)
+        mine = Shares(queue, KEYS, 10, 0.5)
+
+        async def put() -> bool:
+            if way == "put_then" and mine.admits_at_once("north"):
+                stored = asyncio.get_running_loop().create_future()
+                mine.put_then("north", new_message(), stored.set_result)
+                return await stored is None
+            try:
+                await mine.put("north", new_message())
+            except ShareUsedUp:
+                return False
+            return True
+
+        for _ in range(3):
+            assert await put()
+        assert len(await queue.receive(3)) == 3
+        assert sum(await asyncio.gather(*(put() for _ in range(30)))) == 5
+        await queue.close()
+        await store.close()
 
     asyncio.run(scenario())
 

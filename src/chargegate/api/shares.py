@@ -133,7 +133,12 @@ class Shares:
     def _trim(self, waiting: int) -> None:
         """Keep the clients of what still waits."""
         newest, counts = self._newest, self._counts
-        waiting = min(waiting + self._puts - self._puts_when_asked, self._size)
+        if self._shared:
+            waiting = min(waiting + self._puts - self._puts_when_asked, self._size)
+        else:
+            # A queue of this process alone answers for this moment, and counts the puts that are under way, which
+            # `newest` does not have yet.
+            waiting -= sum(counts.values()) - len(newest)
         if not self._known and (older := waiting - len(newest)) > 0:
             # It waited before this process's first put.
             newest.extendleft([_NOBODY] * older)

@@ -5,7 +5,7 @@ from collections import deque
 
 from chargegate.engines import MEMORY
 from chargegate.model import now_ms
-from chargegate.queues.base import Delivery, Depth, Message, QueueFull, QueueUnavailable, Stored, Waiting, put_in_task
+from chargegate.queues.base import Delivery, Depth, Message, QueueFull, QueueUnavailable, Stored, Waiting
 
 
 class MemoryQueue:
@@ -21,6 +21,9 @@ class MemoryQueue:
         self._closed = False
 
     async def put(self, message: Message) -> None:
+        self._store(message)
+
+    def _store(self, message: Message) -> None:
         if self._closed:
             raise QueueUnavailable("closed")
         if len(self._waiting) >= self._max_size:
@@ -30,7 +33,12 @@ class MemoryQueue:
         self._arrival.set()
 
     def put_then(self, message: Message, done: Stored) -> None:
-        put_in_task(self.put(message), done)
+        try:
+            self._store(message)
+        except (QueueFull, QueueUnavailable) as error:
+            done(error)
+        else:
+            done(None)
 
     async def receive(self, limit: int) -> list[Delivery]:
         while not self._waiting:
