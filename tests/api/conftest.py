@@ -31,6 +31,7 @@ from chargegate.observe import Metrics
 from chargegate.operations.health import Component
 from chargegate.queues.base import Message, Queue
 from chargegate.queues.envelope import seal_dead_letter
+from outside import PLAIN
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ class Service:
         self._thread.start()
         self.run(self._start())
         self.port = self.server.port
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, verify=PLAIN)
 
     async def _start(self) -> None:
         options = dict(self._options)

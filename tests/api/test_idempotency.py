@@ -17,6 +17,7 @@ from chargegate.keys import new_access_key
 from chargegate.ledger.records import CLAIM_MS, Claim
 from chargegate.model import new_request_id, now_ms
 from chargegate.queues.base import Capabilities, Message, QueueUnavailable
+from outside import PLAIN
 from servers.server import Server
 
 KEY = {"idempotency-key": "order-4711"}
@@ -27,7 +28,7 @@ def together(service: Service, requests: list[dict[str, Any]]) -> list[httpx.Res
 
     async def send() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=len(requests))
-        async with httpx.AsyncClient(base_url=service.http.base_url, limits=limits, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=service.http.base_url, limits=limits, timeout=30, verify=PLAIN) as client:
             return await asyncio.gather(*(client.post(SESSION, **request) for request in requests))
 
     return asyncio.run(send())
@@ -135,7 +136,9 @@ def test_when_the_first_one_fails_the_others_get_the_same_error(serve: Callable[
     service = serve(queue=gate)
 
     async def send() -> list[httpx.Response]:
-        async with httpx.AsyncClient(base_url=service.http.base_url, limits=httpx.Limits(max_connections=10)) as client:
+        async with httpx.AsyncClient(
+            base_url=service.http.base_url, limits=httpx.Limits(max_connections=10), verify=PLAIN
+        ) as client:
             sent = [asyncio.create_task(client.post(SESSION, json=BODY, headers=KEY)) for _ in range(10)]
             await asyncio.to_thread(eventually, lambda: service.server.under_way == 10)
             service._loop.call_soon_threadsafe(gate.open.set)

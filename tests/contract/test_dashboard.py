@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import httpx
 import pytest
 
+from outside import PLAIN
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -69,7 +71,7 @@ def _closed() -> Iterator[None]:
 
 def client(service: Service, **headers: str) -> httpx.Client:
     """A browser's requests, as far as they matter here; cookies are kept."""
-    made = httpx.Client(base_url=service.url, headers={**OWN, **headers}, trust_env=False, timeout=30)
+    made = httpx.Client(base_url=service.url, headers={**OWN, **headers}, verify=PLAIN, trust_env=False, timeout=30)
     _clients.append(made)
     return made
 
@@ -356,10 +358,14 @@ def test_only_own_pages_may_use_a_session(
         {"origin": host, "sec-fetch-site": "cross-site"},
         {"origin": "https://elsewhere.example", "sec-fetch-site": "same-origin"},
     ):
-        with httpx.Client(base_url=shared.url, headers={"cookie": cookie, **page}, trust_env=False) as browser:
+        with httpx.Client(
+            base_url=shared.url, headers={"cookie": cookie, **page}, verify=PLAIN, trust_env=False
+        ) as browser:
             assert browser.request(method, path, json=body).status_code == 403, page
     assert shared.client.get("/health").status_code == 200
-    with httpx.Client(base_url=shared.url, headers={"cookie": cookie, "origin": host}, trust_env=False) as browser:
+    with httpx.Client(
+        base_url=shared.url, headers={"cookie": cookie, "origin": host}, verify=PLAIN, trust_env=False
+    ) as browser:
         assert browser.request(method, path, json=body).status_code in (200, 202, 204, 404)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from outside import leaks
+from outside import PLAIN, leaks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ class Load:
             thread.join()
 
     def _client(self, url: str) -> None:
-        with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+        with httpx.Client(base_url=url, verify=PLAIN, trust_env=False, timeout=30) as client:
             try:
                 while True:
                     self._post(client, random.choice(["good"] * 6 + ["flaky"] * 3 + ["dead", "gone", "wrong"]))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from outside import PLAIN
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -59,7 +61,7 @@ def send(service: Service, name: str = "", *, key: str = "", body: Any = None) -
     if key:
         headers["idempotency-key"] = key
     body = body or service.body(f"http://127.0.0.1:{service.port}/health")
-    return httpx.post(service.url + PATH, json=body, headers=headers, timeout=30, trust_env=False)
+    return httpx.post(service.url + PATH, json=body, headers=headers, timeout=30, verify=PLAIN, trust_env=False)
 
 
 def flood(service: Service, name: str = "", count: int = SIZE + 10, **more: Any) -> list[httpx.Response]:

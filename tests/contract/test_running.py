@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import httpx
 import pytest
 
+from outside import PLAIN
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -163,7 +165,10 @@ def test_many_clients_take_no_files_from_callbacks(
         assert [running.finished(each)["status"] for each in asked] == ["COMPLETED"] * 10
         assert 1 <= running.log.count("too many are open") < 100
     # There is room again.
-    while running.ready() != 200 or httpx.get(f"{running.url}/health/live", trust_env=False).status_code != 200:
+    while (
+        running.ready() != 200
+        or httpx.get(f"{running.url}/health/live", verify=PLAIN, trust_env=False).status_code != 200
+    ):
         assert running.process is not None
         assert running.process.poll() is None
     assert running.stop() == 0
@@ -235,7 +240,7 @@ def test_a_client_that_keeps_its_connection_holds_no_shutdown_up(
     service: Callable[..., Service], receiver: Site
 ) -> None:
     running = service()
-    with httpx.Client(base_url=running.url, trust_env=False) as idle:
+    with httpx.Client(base_url=running.url, verify=PLAIN, trust_env=False) as idle:
         assert idle.get("/health").status_code == 200
         running.finished(running.ask(receiver.url()))
         assert running.stop() == 0

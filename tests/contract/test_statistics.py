@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from outside import PLAIN
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -138,7 +140,7 @@ def test_a_wrong_parameter_is_named(asked_wrongly: Service, path: str, query: di
 def count_until_killed(served: Service, receiver: Site, stations: list[str]) -> None:
     def client() -> None:
         with (
-            httpx.Client(base_url=served.url, trust_env=False, timeout=30) as connection,
+            httpx.Client(base_url=served.url, verify=PLAIN, trust_env=False, timeout=30) as connection,
             contextlib.suppress(httpx.TransportError),
         ):
             while served.process.poll() is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import httpx
 
-from outside import eventually
+from outside import PLAIN, eventually
 from servers.server import free_port
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Process:
         self.environment: dict[str, str] = {}
         """Beside that of the tests."""
         self._process: subprocess.Popen[bytes] | None = None
-        self._client = httpx.Client(base_url=self.url, trust_env=False, timeout=10)
+        self._client = httpx.Client(base_url=self.url, verify=PLAIN, trust_env=False, timeout=10)
         folder.mkdir()
         values = {"server.port" if role == "api" else "worker.port": self.port, **settings}
         lines = [f"{name} = {json.dumps(value)}\n" for name, value in values.items()]  # JSON's values are TOML's

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import httpx
 
-from outside import Call, Reply, Site, eventually
+from outside import PLAIN, Call, Reply, Site, eventually
 from scaling.cluster import PATH
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Load:
 
     def _client(self, turn: int) -> None:
         try:
-            with httpx.Client(trust_env=False, timeout=15) as client:
+            with httpx.Client(verify=PLAIN, trust_env=False, timeout=15) as client:
                 while not self._ended.wait(self._pause_s):
                     turn += 1
                     apis = self._cluster.apis

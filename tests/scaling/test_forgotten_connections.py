@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from outside import eventually
+from outside import PLAIN, eventually
 from scaling.load import Load
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def test_the_first_request_after_a_silence_is_accepted(
         load = Load(cluster, receiver, per_second=50, flaky=0)
         with load:
             load.more(20)
-        with httpx.Client(trust_env=False, timeout=15) as client:
+        with httpx.Client(verify=PLAIN, trust_env=False, timeout=15) as client:
             for _ in range(ROUNDS):
                 eventually(lambda: proxy.silent_s() > 2, 30, "the connections are never silent")
                 proxy.forget()

@@ -20,7 +20,7 @@ import httpx
 import pytest
 import redis
 
-from outside import Call, Reply, Site, eventually, sites, verdict
+from outside import PLAIN, Call, Reply, Site, eventually, sites, verdict
 from scaling.cluster import COMMAND, ENVIRONMENT, PATH, Process
 from scaling.load import Load
 
@@ -373,7 +373,7 @@ def test_nothing_moves_where_that_would_go_wrong(
 def test_decisions_are_sent_again_and_none_is_made(
     engine: Engine, clusters: Callable[..., Cluster], receiver: Site
 ) -> None:
-    with clusters(engine.new_queue()) as cluster, httpx.Client(trust_env=False) as client:
+    with clusters(engine.new_queue()) as cluster, httpx.Client(verify=PLAIN, trust_env=False) as client:
         api = cluster.add("api")
         worker = cluster.add("worker")
         cluster.start()

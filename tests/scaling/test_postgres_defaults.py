@@ -10,7 +10,7 @@ import asyncpg
 import httpx
 import pytest
 
-from outside import eventually
+from outside import PLAIN, eventually
 from scaling.engines import execute
 from scaling.load import Load
 
@@ -105,7 +105,7 @@ def test_connections_that_a_firewall_forgot_cost_no_request(
             for _ in range(3):
                 eventually(idle(direct), 10, "the connections are never idle")
                 proxy.forget()
-                with httpx.Client(trust_env=False, timeout=15) as client:
+                with httpx.Client(verify=PLAIN, trust_env=False, timeout=15) as client:
                     assert load.ask(client, api.url), cluster.tails()
             cluster.add("worker")
             cluster.start()
