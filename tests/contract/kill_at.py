@@ -12,7 +12,7 @@ from typing import Any
 
 from chargegate import cli
 from chargegate.audit.feed import AuditFeed
-from chargegate.engines.sqlite import batches, counts, queue
+from chargegate.engines.sqlite import batches, counting, queue
 from chargegate.engines.sqlite import writes as ledger
 from chargegate.engines.sqlite.together import _end as end_together
 from chargegate.engines.sqlite.together import _put as put_together
@@ -70,9 +70,9 @@ def main(point: str, nth: int, arguments: list[str]) -> int:
         case "decided":
             around_commits(set(), RECORD, arrived)
         case "counting":
-            around_commits({counts._count}, set(), arrived)
+            around_commits({counting._count}, set(), arrived)
         case "counted":
-            around_commits(set(), {counts._count}, arrived)
+            around_commits(set(), {counting._count}, arrived)
         case "decided_not_logged":
             before_csv(arrived)
         case "delivered_not_finished":

@@ -57,7 +57,7 @@ QUERIES: dict[str, Query] = {
     "stats": lambda ledger, _: ledger.station_stats(None, None, limit=50),
     "callbacks": lambda _, counts: counts.callbacks(START),
 }
-MADE = "[estuwp](?!\\w)|edges|slots|wanted|page|stations|uncounted|ranked|top"
+MADE = "[eprstuw](?!\\w)|edges|slots|wanted|page|stations|uncounted|ranked|top"
 SMALL = f"SCAN (a USING INDEX audit_by_time$|CONSTANT ROW|{MADE})"
 Asked = list[tuple[str, tuple[Any, ...]]]
 queries = pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)

@@ -1,18 +1,16 @@
-"""Counts of decisions in SQLite. Rows are counted inside the database, some at a time, in the thread that writes."""
+"""Counts of decisions in SQLite."""
 
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from chargegate.engines.sqlite.batches import Operation
 from chargegate.engines.sqlite.connection import SqliteStore, StorePart
+from chargegate.engines.sqlite.counting import COUNT, DROP, RECOUNT
 from chargegate.engines.sqlite.queries import select, select_one
 from chargegate.engines.sqlite.statements import COUNTS
 from chargegate.ledger.base import ledger_unavailable
 from chargegate.ledger.counts import (
     HOUR_MS,
-    LONGEST_MS,
     STATION_UNITS,
     STEP,
     UNITS,
@@ -24,7 +22,7 @@ from chargegate.ledger.counts import (
     top_of,
     total_of,
 )
-from chargegate.ledger.spans import day_of, parts_of, spans_since, whole_days
+from chargegate.ledger.spans import parts_of, spans_since
 from chargegate.model import Status
 
 _OF_ALL: Final = COUNTS["by_station"].replace("{page}", COUNTS["page_of_stations"]).replace("{compare}", ">")
@@ -42,7 +40,7 @@ class SqliteCounts:
         self._store = StorePart(store, ledger_unavailable)
 
     async def count_more(self, limit: int) -> int:
-        counted: int = await self._store.write(_COUNT, limit)
+        counted: int = await self._store.write(COUNT, limit)
         return counted
 
     async def uncounted_since(self) -> int | None:
@@ -89,13 +87,13 @@ class SqliteCounts:
         return await self._store.read(select(lambda row: CallbackCounts(*row), COUNTS["callbacks"], (start,)))
 
     async def drop_before(self, at: int, limit: int) -> int:
-        dropped: int = await self._store.write(_DROP, (at, limit))
+        dropped: int = await self._store.write(DROP, (at, limit))
         return dropped
 
     async def recount(self) -> None:
         while await self.count_more(STEP) >= STEP:
             pass
-        await self._store.write(_RECOUNT, None)
+        await self._store.write(RECOUNT, None)
 
 
 def _values(since: int | None, until: int | None, units: Sequence[int]) -> tuple[Any, ...]:
@@ -109,57 +107,3 @@ def _first(row: Sequence[Any]) -> Any:
 
 def _of_station(row: Sequence[Any]) -> StationCounts:
     return StationCounts(*row)
-
-
-def _count(connection: sqlite3.Connection, items: list[int]) -> list[int]:
-    return [_count_some(connection, limit) for limit in items]
-
-
-def _count_some(connection: sqlite3.Connection, limit: int) -> int:
-    counted = 0
-    while counted < limit:
-        first, last, since = connection.execute(COUNTS["uncounted"]).fetchone()
-        end, rows = connection.execute(COUNTS["page_end"], (first, last, limit - counted)).fetchone()
-        if rows:
-            counted += rows
-            page = (first, end, since)
-            connection.execute(COUNTS["count_stations"], (*page, json.dumps(STATION_UNITS)))
-            connection.execute(COUNTS["count_all"], (*page, json.dumps(UNITS)))
-            connection.execute(COUNTS["know_stations"], page)
-            connection.execute(COUNTS["counted_to"], (end + 1, last))
-        if last == _ENDLESS:
-            break
-        if not rows:
-            connection.execute(COUNTS["counted"], (last,))
-    return counted
-
-
-def _drop(connection: sqlite3.Connection, items: list[tuple[int, int]]) -> list[int]:
-    return [_drop_some(connection, at, limit) for at, limit in items]
-
-
-def _drop_some(connection: sqlite3.Connection, at: int, limit: int) -> int:
-    dropped = connection.execute(COUNTS["drop_callbacks"], (HOUR_MS, at, limit)).rowcount
-    for statement, units, by in (("drop_all", UNITS, at), ("drop_stations", STATION_UNITS, day_of(at))):
-        left = limit
-        for unit in units:
-            gone = connection.execute(COUNTS[statement], (unit, by, left)).rowcount
-            dropped, left = dropped + gone, left - gone
-    return dropped
-
-
-def _recount(connection: sqlite3.Connection, _items: list[None]) -> None:
-    row = connection.execute(COUNTS["rows_since"]).fetchone()
-    since = whole_days(int(row[0]) if row else 0)
-    while _count_some(connection, _ENDLESS >> 1):
-        pass
-    for statement in ("take_back", "take_back_stations"):
-        connection.execute(COUNTS[statement], (since,))
-    for statement in ("restore_all", "restore_stations"):
-        connection.execute(COUNTS[statement], (LONGEST_MS, since))
-    connection.execute(COUNTS["all_uncounted"], (since,))
-
-
-_COUNT: Final = Operation(_count)
-_DROP: Final = Operation(_drop)
-_RECOUNT: Final = Operation(_recount)

@@ -1,45 +1,6 @@
 -- {of_station} are the counts of a station, {of_all} those of all decisions. The "+" before a column keeps its index
 -- from being used: the other one is known to be better.
 
--- name: uncounted
-SELECT first, last, since FROM uncounted_decisions ORDER BY last LIMIT 1
-
--- name: page_end
-SELECT max(sequence), count(*) FROM (
-    SELECT sequence FROM authorization_audit WHERE sequence BETWEEN ? AND ? ORDER BY sequence LIMIT ?)
-
--- name: count_stations
--- Where two hours fall into one unit, the second one is added to the first. One unit after the other, because rows that
--- are next to each other are found quickly.
-WITH g AS MATERIALIZED (
-    SELECT timestamp - timestamp % {hour} AS at, lower(station_id) AS station_id, {rows_of_station}
-    FROM authorization_audit WHERE sequence BETWEEN ? AND ? AND +timestamp >= ? GROUP BY 1, 2
-)
-INSERT INTO station_counts AS held (unit, start, station_id, {of_station})
-SELECT u.value, g.at - g.at % u.value, g.station_id, {of_station}
-FROM json_each(?) u CROSS JOIN g
-WHERE true
-ON CONFLICT DO UPDATE SET {add_of_station}
-
--- name: count_all
-INSERT INTO decision_counts AS held (unit, start, status, {of_all})
-SELECT u.value, g.at - g.at % u.value, g.status, {of_all}
-FROM (SELECT timestamp - timestamp % {minute} AS at, status, {rows_of_all}
-    FROM authorization_audit WHERE sequence BETWEEN ? AND ? AND +timestamp >= ? GROUP BY 1, 2) g
-CROSS JOIN json_each(?) u
-WHERE true
-ON CONFLICT DO UPDATE SET {add_of_all}
-
--- name: know_stations
-INSERT INTO known_stations SELECT DISTINCT lower(station_id) FROM authorization_audit
-WHERE sequence BETWEEN ? AND ? AND +timestamp >= ? ON CONFLICT DO NOTHING
-
--- name: counted_to
-UPDATE uncounted_decisions SET first = ? WHERE last = ?
-
--- name: counted
-DELETE FROM uncounted_decisions WHERE last = ?
-
 -- name: uncounted_since
 SELECT (SELECT timestamp FROM authorization_audit WHERE sequence BETWEEN u.first AND u.last ORDER BY sequence LIMIT 1)
 FROM uncounted_decisions u ORDER BY last LIMIT 1
@@ -75,11 +36,17 @@ SELECT start, {by_status} FROM (
 
 -- name: by_station
 -- For the stations of a page, and those with rows that are not counted yet: counts, rows at the ends of the range, and
--- rows that are not counted yet.
-WITH slots(unit, start) AS MATERIALIZED (
-    SELECT DISTINCT c.unit, c.start FROM json_each(?1) s CROSS JOIN decision_counts c
-    WHERE c.unit = json_extract(s.value, '$[0]') AND c.start >= json_extract(s.value, '$[1]')
-        AND c.start < json_extract(s.value, '$[2]')
+-- rows that are not counted yet. Longer units have the hours up to one and, in that hour, the stations up to one ("after");
+-- the rest is added from the hours.
+WITH spans(unit, low, high) AS MATERIALIZED (
+    SELECT json_extract(e.value, '$[0]'), json_extract(e.value, '$[1]'), json_extract(e.value, '$[2]') FROM json_each(?1) e
+), slots(unit, start, after) AS MATERIALIZED (
+    SELECT c.unit, c.start, NULL FROM spans s CROSS JOIN decision_counts c
+    WHERE c.unit = s.unit AND c.start >= s.low AND c.start < s.high
+    UNION
+    SELECT {hour}, c.start, iif(c.start = r.start, r.station_id, NULL)
+    FROM spans s CROSS JOIN stations_added_up r CROSS JOIN decision_counts c
+    WHERE s.unit > {hour} AND c.unit = {hour} AND c.start >= max(s.low, r.start) AND c.start < s.high
 ), edges(low, high) AS MATERIALIZED (
     SELECT json_extract(e.value, '$[0]'), json_extract(e.value, '$[1]') FROM json_each(?2) e
 ), uncounted AS MATERIALIZED (
@@ -94,6 +61,7 @@ WITH slots(unit, start) AS MATERIALIZED (
 SELECT station_id, {sums_of_station} FROM (
     SELECT p.station_id, {of_station} FROM stations p CROSS JOIN slots s CROSS JOIN station_counts c
     WHERE c.unit = s.unit AND c.start = s.start AND c.station_id = p.station_id
+        AND (s.after ISNULL OR c.station_id > s.after)
     UNION ALL
     SELECT p.station_id, {row_of_station} FROM stations p CROSS JOIN edges e CROSS JOIN authorization_audit a
     WHERE a.station_id = p.station_id COLLATE NOCASE AND a.timestamp >= e.low AND a.timestamp < e.high
@@ -123,10 +91,18 @@ WITH spans(unit, low, high, sign) AS MATERIALIZED (
     SELECT lower(a.station_id) AS station_id, status, reason, processing_time_ms
     FROM uncounted_decisions u CROSS JOIN authorization_audit a
     WHERE a.sequence BETWEEN u.first AND u.last AND +a.timestamp >= max(u.since, ?2)
+), slots(unit, start, after, sign) AS MATERIALIZED (
+    SELECT c.unit, c.start, NULL, s.sign FROM spans s CROSS JOIN decision_counts c
+    WHERE c.unit = s.unit AND c.start >= s.low AND c.start < s.high
+    UNION
+    SELECT {hour}, c.start, iif(c.start = r.start, r.station_id, NULL), s.sign
+    FROM spans s CROSS JOIN stations_added_up r CROSS JOIN decision_counts c
+    WHERE s.unit > {hour} AND c.unit = {hour} AND c.start >= max(s.low, r.start) AND c.start < s.high
 ), ranked AS MATERIALIZED (
     SELECT station_id, sum(decisions) AS decisions, sum(errors) AS errors FROM (
         SELECT c.station_id, s.sign * c.decisions AS decisions, s.sign * (c.unknown + c.invalid) AS errors
-        FROM spans s CROSS JOIN station_counts c WHERE c.unit = s.unit AND c.start >= s.low AND c.start < s.high
+        FROM slots s CROSS JOIN station_counts c
+        WHERE c.unit = s.unit AND c.start = s.start AND (s.after ISNULL OR c.station_id > s.after)
         UNION ALL
         SELECT station_id, 1, status IN ('unknown', 'invalid') FROM uncounted
     ) GROUP BY station_id HAVING sum(decisions) > 0
@@ -135,13 +111,11 @@ WITH spans(unit, low, high, sign) AS MATERIALIZED (
     UNION
     SELECT * FROM (SELECT station_id FROM ranked WHERE decisions >= ?3 AND errors > 0
         ORDER BY round(1.0 * errors / decisions, 4) DESC, decisions DESC, station_id LIMIT ?4)
-), slots(unit, start, sign) AS MATERIALIZED (
-    SELECT DISTINCT c.unit, c.start, s.sign FROM spans s CROSS JOIN decision_counts c
-    WHERE c.unit = s.unit AND c.start >= s.low AND c.start < s.high
 )
 SELECT station_id, {sums_of_station} FROM (
     SELECT t.station_id, {signed_of_station} FROM top t CROSS JOIN slots s CROSS JOIN station_counts c
     WHERE c.unit = s.unit AND c.start = s.start AND c.station_id = t.station_id
+        AND (s.after ISNULL OR c.station_id > s.after)
     UNION ALL
     SELECT station_id, {row_of_station} FROM uncounted JOIN top USING (station_id)
 ) GROUP BY station_id
@@ -152,38 +126,5 @@ SELECT s.value, (SELECT count(*) FROM authorization_audit WHERE status = s.value
 -- name: callbacks
 SELECT client, sum(delivered), sum(failed) FROM callback_counts WHERE start >= ? GROUP BY client ORDER BY client
 
--- name: drop_all
-DELETE FROM decision_counts WHERE (unit, start, status) IN (
-    SELECT unit, start, status FROM decision_counts WHERE unit = ?1 AND start <= ?2 - ?1 ORDER BY start LIMIT ?3)
-
--- name: drop_stations
-DELETE FROM station_counts WHERE (unit, start, station_id) IN (
-    SELECT unit, start, station_id FROM station_counts WHERE unit = ?1 AND start <= ?2 - ?1 ORDER BY start LIMIT ?3)
-
--- name: drop_callbacks
-DELETE FROM callback_counts WHERE (start, client) IN (
-    SELECT start, client FROM callback_counts WHERE start <= ?2 - ?1 ORDER BY start LIMIT ?3)
-
 -- name: rows_since
 SELECT value FROM service_facts WHERE name = '{rows_since}'
-
--- name: take_back
--- The rows from before a time are gone, and their counts stay; the units that it falls into are counted again from
--- shorter ones.
-DELETE FROM decision_counts WHERE start + unit > ?
-
--- name: take_back_stations
-DELETE FROM station_counts WHERE start + unit > ?
-
--- name: restore_all
-INSERT INTO decision_counts (unit, start, status, {of_all})
-SELECT ?1, start - start % ?1, status, {sums_of_all} FROM decision_counts
-WHERE unit = {day} AND start >= ?2 - ?2 % ?1 AND start < ?2 GROUP BY 2, 3
-
--- name: restore_stations
-INSERT INTO station_counts (unit, start, station_id, {of_station})
-SELECT ?1, start - start % ?1, station_id, {sums_of_station} FROM station_counts
-WHERE unit = {day} AND start >= ?2 - ?2 % ?1 AND start < ?2 GROUP BY 2, 3
-
--- name: all_uncounted
-INSERT INTO uncounted_decisions SELECT 1, max(first) - 1, ? FROM uncounted_decisions

@@ -76,3 +76,4 @@ ANOMALIES: Final = statements(
     hour=str(HOUR_MS),
 )
 COUNTS: Final = statements(__package__, "counts.sql", **_COUNT_COLUMNS)
+COUNTING: Final = statements(__package__, "counting.sql", **_COUNT_COLUMNS)

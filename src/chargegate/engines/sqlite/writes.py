@@ -1,8 +1,9 @@
 """What the ledger in SQLite writes: each function takes all items of one kind in a batch, in one transaction."""
 
 import sqlite3
+import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec.structs import astuple
@@ -19,7 +20,6 @@ from chargegate.ledger.rows import recorded_of
 from chargegate.model import Decision
 
 _OLD_CLAIMS: Final = 200
-_ROWS_DROPPED: Final = 200
 _ENDLESS: Final = 2**63 - 1
 
 
@@ -123,10 +123,12 @@ def _fail_lost(connection: sqlite3.Connection, items: list[tuple[int, str]]) -> 
 
 
 class DroppedRows(msgspec.Struct, frozen=True):
-    """How many audit rows were dropped, and the last one that was looked at, None at the end."""
+    """How many audit rows were dropped, the last one that was looked at, None at the end, and for how long the writing
+    thread was at it, without the commit."""
 
     rows: int
     last: tuple[int, int] | None
+    took_s: float
 
 
 class RowLimits(msgspec.Struct, frozen=True):
@@ -152,20 +154,32 @@ def count_old_rows(connection: sqlite3.Connection, limits: RowLimits) -> int:
     return rows
 
 
-def _drop_rows(connection: sqlite3.Connection, items: list[tuple[RowLimits, tuple[int, int]]]) -> list[DroppedRows]:
-    return [_drop_some_rows(connection, limits, after) for limits, after in items]
+class RowsAfter(NamedTuple):
+    """The rows that are next: at most so many after one."""
+
+    limits: RowLimits
+    after: tuple[int, int]
+    most: int
 
 
-def _drop_some_rows(connection: sqlite3.Connection, limits: RowLimits, after: tuple[int, int]) -> DroppedRows:
+def _drop_rows(connection: sqlite3.Connection, items: list[RowsAfter]) -> list[DroppedRows]:
+    return [_drop_some_rows(connection, *item) for item in items]
+
+
+def _drop_some_rows(
+    connection: sqlite3.Connection, limits: RowLimits, after: tuple[int, int], most: int
+) -> DroppedRows:
+    started = time.perf_counter()
     limit, newest = _limits(connection, limits)
-    rows = connection.execute(LEDGER["old_rows"], (*after, limit, newest, _ROWS_DROPPED)).fetchall()
+    rows = connection.execute(LEDGER["old_rows"], (*after, limit, newest, most)).fetchall()
     ended = [row for row in rows if row[3]]
     run_many(connection, LEDGER["drop_requests"], [(row[2],) for row in ended])
     run_many(connection, LEDGER["drop_rows"], [(row[1],) for row in ended])
     if ended:
         earlier = connection.execute(LEDGER["value"], (ROWS_SINCE,)).fetchone()
         connection.execute(LEDGER["put_value"], (ROWS_SINCE, str(max(limit, int(earlier[0]) if earlier else 0))))
-    return DroppedRows(len(ended), rows[-1][:2] if len(rows) == _ROWS_DROPPED else None)
+    last = rows[-1][:2] if len(rows) == most else None
+    return DroppedRows(len(ended), last, time.perf_counter() - started)
 
 
 ACCEPT: Final = Operation(_accept)
