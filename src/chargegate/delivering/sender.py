@@ -44,7 +44,7 @@ _KEPT: Final = ()
 _DELIVERED = Outcome.DELIVERED  # every delivery needs it, and Python 3.11 looks it up slowly
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class Attempt(msgspec.Struct, frozen=True, gc=False):
     """What came of an attempt. ``error`` is a stable code. ``retry_after`` is the header as it was sent."""
 
     outcome: Outcome
