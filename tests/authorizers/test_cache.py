@@ -303,3 +303,15 @@ def test_kept_entries_are_bounded_in_number_and_in_size() -> None:
     kept = [number for number in range(30_000) if cache.entry(f"{number}") is not None]
     assert 0 < len(kept) < 30_000
     assert kept[-1] == 29_999
+
+
+def test_of_a_kept_entry_few_verdicts_are_kept_beside_it() -> None:
+    cache = DecisionCache(ttl_ms=60_000)
+    cache.keep_entry(AccessEntry("a", denied_stations=frozenset({"s5"})), cache.epoch)
+    for _ in range(2):
+        verdicts = [cache.known("a", f"S{number}") for number in range(10)]
+        assert [verdict is not None and verdict.status for verdict in verdicts] == [
+            Status.NOT_ALLOWED if number == 5 else Status.ALLOWED for number in range(10)
+        ]
+    assert 0 < size(cache) < 10
+    assert sum(verdict is not None and verdict.cached for verdict in verdicts) == size(cache)

@@ -47,6 +47,17 @@ def test_a_line_of_json_has_time_level_event_and_fields_in_order() -> None:
     assert (line["level"], line["event"], line["attempts"], line["gone"]) == ("info", "decided", 2, None)
 
 
+def test_a_step_of_a_request_is_written_as_any_line_is() -> None:
+    written = Written()
+    written.log.info("decided", request_id="r", attempts=2)
+    written.log.step("decided", {"request_id": "r", "attempts": 2})
+    first, second = ({name: line[name] for name in line if name != "timestamp"} for line in written.lines)
+    assert list(first.items()) == list(second.items())
+    quiet = Written(level=logging.WARNING)
+    quiet.log.step("decided", {"request_id": "r"})
+    assert not quiet.text
+
+
 anything = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats() | st.text() | st.binary() | st.uuids(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

@@ -50,66 +50,42 @@ class Wire(Protocol):
 class Exchange:
     """A request whose head is being parsed, then its body, then its answer."""
 
-    __slots__ = (
-        "_chunked_answer",
-        "_connection",
-        "_delivered",
-        "_gone",
-        "_head",
-        "_hosts",
-        "_pieces",
-        "_waiter",
-        "_wire",
-        "answered",
-        "buffered",
-        "chunks",
-        "complete",
-        "expects_continue",
-        "fault",
-        "fields",
-        "headers",
-        "keep_alive",
-        "lasts",
-        "length",
-        "method",
-        "remaining",
-        "started",
-        "url",
-        "version",
-    )
+    # Most exchanges repeat a head that was parsed before, and change few of these.
+    url = b""
+    method = ""
+    version = "1.1"
+    headers: list[tuple[bytes, bytes]]
+    fields: dict[bytes, bytes] | None = None
+    """The headers by their names, once it is known that this head has nothing unusual."""
+    fault = ""
+    """The rule that the head breaks."""
+    length = 0
+    """Bytes of the body, where its length is known."""
+    remaining = 0
+    """Those of them that have not come."""
+    chunks: ChunkedBody | None = None
+    complete = False
+    """The body has arrived whole."""
+    buffered = 0
+    lasts = True
+    """Whether the client wants the connection to last."""
+    keep_alive = True
+    expects_continue = False
+    started = False
+    answered = False
+    _connection = b""
+    _hosts = 0
+    _pieces: list[bytes]
+    _delivered = False
+    _waiter: asyncio.Future[None] | None = None
+    _gone = False
+    _head = b""
+    _chunked_answer = False
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self.url = b""
-        self.method = ""
-        self.version = "1.1"
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.fields: dict[bytes, bytes] | None = None
-        """The headers by their names, once it is known that this head has nothing unusual."""
-        self.fault = ""
-        """The rule that the head breaks."""
-        self.length = 0
-        """Bytes of the body, where its length is known."""
-        self.remaining = 0
-        """Those of them that have not come."""
-        self.chunks: ChunkedBody | None = None
-        self.complete = False
-        """The body has arrived whole."""
-        self.buffered = 0
-        self.lasts = True
-        """Whether the client wants the connection to last."""
-        self.keep_alive = True
-        self.expects_continue = False
-        self.started = False
-        self.answered = False
-        self._connection = b""
-        self._hosts = 0
-        self._pieces: list[bytes] = []
-        self._delivered = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._gone = False
-        self._head = b""
-        self._chunked_answer = False
+        self.headers = []
+        self._pieces = []
 
     # What httptools tells of the head
 

@@ -36,7 +36,7 @@ from chargegate.model import (
     parse_body,
     valid_traceparent,
 )
-from chargegate.observe import NO_SPAN, Span, log, trace_field
+from chargegate.observe import NO_SPAN, Span, log, trace_field, traced
 from chargegate.queues.envelope import carry, wrap
 
 PATH: Final = "/api/v1/charging-session"
@@ -143,8 +143,9 @@ class Intake:
             parent = _parent(headers[b"traceparent"], token) if b"traceparent" in headers else ""
             span = self._accepting(parent, (named or network_of(scope["client"])) if parent else "")
             parent = span.traceparent or parent
-            traced = span is not NO_SPAN
-            request = ChargingRequest(new_request_id(), station, token, url, now_ms(), parent, caller.name, traced)
+            request = ChargingRequest(
+                new_request_id(), station, token, url, now_ms(), parent, caller.name, span is not NO_SPAN
+            )
             if key is None:
                 await self._put(caller.name, wrap(self._keyring, request))
                 request_id, at, repeated = request.request_id, request.accepted_at, False
@@ -168,7 +169,7 @@ class Intake:
             x_request_id=trace.decode(),
             **trace_field(parent),
         )
-        answer = _acceptance(request_id, at)
+        answer = _acceptance(request_id.encode(), at)
         await send(
             {
                 "type": "http.response.start",
@@ -214,8 +215,10 @@ class Intake:
         if token in trace.decode():
             trace = b""
         span = self._accepting("", "")
-        parent, traced = span.traceparent, span is not NO_SPAN
-        request = ChargingRequest(new_request_id(), station, token, url, now_ms(), parent, caller.name, traced)
+        now = now_ms()
+        request = ChargingRequest(
+            new_request_id(now), station, token, url, now, span.traceparent, caller.name, span is not NO_SPAN
+        )
         return _Whole(exchange, request, target, trace, client, span)
 
     def accept(self, whole: _Whole) -> None:
@@ -237,18 +240,17 @@ class Intake:
         request_id = request.request_id
         if self._note_accepted is not None:
             self._note_accepted(request_id, request.station_id, request.accepted_at, request.client)
-        trace = whole.trace or request_id.encode()
+        written = request_id.encode()
+        answer = _acceptance(written, request.accepted_at)
         self._count["accepted"]()
         whole.span.answered(202, request_id, request.station_id)
-        log.info(
-            "request accepted",
-            request_id=request_id,
-            station_id=request.station_id,
-            x_request_id=trace.decode(),
-            **trace_field(request.traceparent),
-        )
-        answer = _acceptance(request_id, request.accepted_at)
-        whole.exchange.respond(202, _FIELDS % (len(answer), trace), answer)
+        fields = {
+            "request_id": request_id,
+            "station_id": request.station_id,
+            "x_request_id": whole.trace.decode() if whole.trace else request_id,
+        }
+        log.step("request accepted", traced(fields, request.traceparent))
+        whole.exchange.respond(202, _FIELDS % (len(answer), whole.trace or written), answer)
 
     def _refuse_whole(self, whole: _Whole, fault: Exception) -> None:
         refused = self._refused(fault)
@@ -293,9 +295,9 @@ class Intake:
         return refused
 
 
-def _acceptance(request_id: str, at: int) -> bytes:
+def _acceptance(request_id: bytes, at: int) -> bytes:
     """The body of a 202."""
-    return b'%b%b","timestamp":%d}' % (_BODY_START, request_id.encode(), at)
+    return b'%b%b","timestamp":%d}' % (_BODY_START, request_id, at)
 
 
 def _parent(given: bytes, token: str) -> str:

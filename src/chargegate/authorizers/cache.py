@@ -14,6 +14,7 @@ from chargegate.model import ChargingRequest, Status, Verdict, now_ms
 _CACHEABLE: Final = (Status.ALLOWED, Status.NOT_ALLOWED)
 _MAX_ACCESS_ENTRIES: Final = 20_000
 _MAX_STATIONS: Final = 100  # of an access list entry that is kept
+_STATIONS_OF_ENTRY: Final = 4  # of which verdicts are kept beside the entry: to judge anew costs less than to keep more
 
 
 class _Entry(msgspec.Struct, frozen=True, gc=False):
@@ -44,14 +45,14 @@ class DecisionCache:
 
     def get(self, token_hash: str, station_id: str) -> Verdict | None:
         """The cached verdict for a token at a station, or None."""
-        return self._get((token_hash, station_id.lower()))
+        return self._get((token_hash, station_id.lower()), self._now())
 
-    def _get(self, key: tuple[str, str]) -> Verdict | None:
+    def _get(self, key: tuple[str, str], now: int) -> Verdict | None:
         entry = self._entries.get(key)
         if entry is None:
             return None
         # The lower limit is for a clock that was set back: an entry must not live longer for it.
-        if entry.since <= self._now() < entry.until:
+        if entry.since <= now < entry.until:
             verdict = entry.verdict
             return Verdict(verdict.status, verdict.reason, verdict.good_until, cached=True)
         self._drop(*key)
@@ -62,11 +63,10 @@ class DecisionCache:
         if epoch == self.epoch and verdict.status in _CACHEABLE:
             key = (token_hash, station_id.lower())
             held = key in self._entries
-            if self._keep(key, verdict) and held:
+            if self._keep(key, verdict, self._now()) and held:
                 self._entries.move_to_end(key)
 
-    def _keep(self, key: tuple[str, str], verdict: Verdict) -> bool:
-        now = self._now()
+    def _keep(self, key: tuple[str, str], verdict: Verdict, now: int) -> bool:
         until = now + self._ttl_ms
         if verdict.good_until is not None and verdict.good_until < until:
             until = verdict.good_until
@@ -90,11 +90,12 @@ class DecisionCache:
     def known(self, token_hash: str, station_id: str) -> Verdict | None:
         """The cached verdict for a token at a station, or else the one by the access list entry that is kept for it;
         None where there is neither."""
-        key = (token_hash, station_id.lower())
-        verdict = self._get(key)
+        key, now = (token_hash, station_id.lower()), self._now()
+        verdict = self._get(key, now)
         if verdict is None and (entry := self._access.get(token_hash)) is not None:
-            verdict = judge(entry, station_id, now_ms())  # always one that may be kept
-            self._keep(key, verdict)
+            verdict = judge(entry, station_id, now)  # always one that may be kept
+            if len(self._stations.get(token_hash, ())) < _STATIONS_OF_ENTRY:
+                self._keep(key, verdict, now)
         return verdict
 
     @property

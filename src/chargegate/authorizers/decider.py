@@ -6,7 +6,7 @@ from collections.abc import Callable
 from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Authorizer, CircuitOpen
 from chargegate.keys import SHORT_HASH, Keyring
 from chargegate.model import ChargingRequest, Decision, Reason, Status, Verdict, now_ms
-from chargegate.observe import Metrics, log, trace_field
+from chargegate.observe import Metrics, log, trace_field, traced
 
 
 class Decider:
@@ -52,11 +52,12 @@ class Decider:
             if not verdict.cached:
                 elapsed = time.perf_counter() - started
                 self._processing_time.observe(elapsed)
-        return _decision(request, token_hash, verdict, elapsed)
+        return _decision(request, token_hash, verdict, elapsed, now_ms())
 
     def decide_at_once(self, request: ChargingRequest) -> Decision | None:
         """The decision of a well-formed request; None where somebody must be asked, or it came too late."""
-        if now_ms() - request.accepted_at > self._max_age:
+        now = now_ms()
+        if now - request.accepted_at > self._max_age:
             return None
         started = time.perf_counter()
         token_hash = self._keyring.token_hash(request.driver_token)
@@ -66,7 +67,7 @@ class Decider:
         self._cache_looked(verdict.cached)
         if not verdict.cached:
             self._processing_time.observe(time.perf_counter() - started)
-        return _decision(request, token_hash, verdict, 0)
+        return _decision(request, token_hash, verdict, 0, now)
 
     @property
     def oldest_question_ms(self) -> int:
@@ -78,26 +79,25 @@ class Decider:
     def count(self, decision: Decision, traceparent: str) -> None:
         """Count and log a decision. To be called once it is recorded."""
         self._decided[decision.status].inc()
-        log.info(
-            "decided",
-            request_id=decision.request_id,
-            station_id=decision.station_id,
-            status=decision.status,
-            reason=decision.reason,
-            processing_time_ms=decision.processing_time_ms,
-            **trace_field(traceparent),
-        )
+        fields = {
+            "request_id": decision.request_id,
+            "station_id": decision.station_id,
+            "status": decision.status,
+            "reason": decision.reason,
+            "processing_time_ms": decision.processing_time_ms,
+        }
+        log.step("decided", traced(fields, traceparent))
 
 
-def _decision(request: ChargingRequest, token_hash: str, verdict: Verdict, elapsed_s: float) -> Decision:
+def _decision(request: ChargingRequest, token_hash: str, verdict: Verdict, elapsed_s: float, now: int) -> Decision:
     return Decision(
         request.request_id,
         request.station_id,
         token_hash[:SHORT_HASH],
         verdict.status,
         verdict.reason,
-        round(elapsed_s * 1000),
-        now_ms(),
+        round(elapsed_s * 1000) if elapsed_s else 0,
+        now,
     )
 
 

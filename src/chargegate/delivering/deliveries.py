@@ -18,7 +18,7 @@ from chargegate.delivering.states import Callback, CallbackLimits, Event
 from chargegate.http1 import CallFailed
 from chargegate.ledger.records import MAX_HISTORY, AttemptRecord
 from chargegate.model import now_ms
-from chargegate.observe import NO_SPAN, Metrics, log, trace_field
+from chargegate.observe import NO_SPAN, Metrics, log, trace_field, traced
 
 _LATE_S: Final = 0.001  # the loop's clock and the monotonic clock differ by less, so that no timer rings too early
 _TOO_LATE: Final = "deadline_exceeded"
@@ -133,9 +133,10 @@ class Deliveries:
             return False
         if connection is None or isinstance(connection.way, CallFailed) or not self._concurrency.hold():
             return False
-        answered = partial(self._answered, callback, now_ms(), self._loop.time())
+        at = now_ms()
+        answered = partial(self._answered, callback, at, self._loop.time())
         cancel = self._sender.send_kept(
-            callback.request_id, callback.target, callback.body, callback.traceparent, answered
+            callback.request_id, callback.target, callback.body, callback.traceparent, answered, at=at
         )
         if cancel is None:
             self._concurrency.give_back()
@@ -224,12 +225,8 @@ class Deliveries:
         self._delivered.inc()
 
     def _log_delivered(self, callback: Callback) -> None:
-        log.info(
-            "callback delivered",
-            request_id=callback.request_id,
-            attempts=callback.attempts,
-            **trace_field(callback.traceparent),
-        )
+        fields = {"request_id": callback.request_id, "attempts": callback.attempts}
+        log.step("callback delivered", traced(fields, callback.traceparent))
 
     def _count(self, callback: Callback, attempt: Attempt, at: int, began: float) -> None:
         """An attempt was made. ``at`` and ``began``: when, in Unix ms and by the clock of the event loop."""
@@ -237,7 +234,8 @@ class Deliveries:
         # The time that a look-up takes would tell clients which names exist inside.
         took = 0 if attempt.outcome is Outcome.NO_ADDRESS else round((self._loop.time() - began) * 1000)
         callback.history.append(AttemptRecord(at, attempt.status_code, attempt.error, took))
-        del callback.history[:-MAX_HISTORY]
+        if len(callback.history) > MAX_HISTORY:
+            del callback.history[:-MAX_HISTORY]
 
     async def _was_not_sent(self, callback: Callback, *, in_time: bool) -> None:
         self._not_sent.inc()

@@ -103,7 +103,7 @@ class Dispatch:
 
     def start_waiting(self) -> None:
         """Start those that may start of all that wait in a line."""
-        if self._closed:
+        if self._closed or not self._shares.any_ready:
             return
         monotonic, now = time.monotonic(), self._loop.time()
         while (line := self._shares.next_line(now)) is not None:
@@ -138,7 +138,8 @@ class Dispatch:
             self._destinations.grow(destination)
         if destination.nameless and reachable:
             destination.nameless = False  # the connection may have been kept, and then the next one needs no name
-        self._shares.offer(destination, now)
+        if destination.lines:
+            self._shares.offer(destination, now)
         self.start_waiting()
         self._destinations.forget_if_idle(destination)
 

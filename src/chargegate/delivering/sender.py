@@ -44,7 +44,7 @@ _KEPT: Final = ()
 _DELIVERED = Outcome.DELIVERED  # every delivery needs it, and Python 3.11 looks it up slowly
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class Attempt(msgspec.Struct, frozen=True, gc=False):
     """What came of an attempt. ``error`` is a stable code. ``retry_after`` is the header as it was sent."""
 
     outcome: Outcome
@@ -82,7 +82,7 @@ class Sender:
         """Try once, on the way that was found before. This never raises for what the receiver or the network does."""
         if isinstance(way, CallFailed):
             return _not_called(way, request_id)
-        headers = self._headers(request_id, body, traceparent)
+        headers = self._headers(request_id, body, traceparent, now_ms())
         started = time.perf_counter()
         try:
             answer = await self._client.post(target, headers, body, self._timeout, way)
@@ -99,9 +99,12 @@ class Sender:
         body: bytes,
         traceparent: str,
         done: Callable[[Attempt | None], None],
+        *,
+        at: int,
     ) -> Callable[[], None] | None:
         """As ``send`` on a connection that was kept, for one that is no coroutine: ``done`` is called with what came of
-        it, or with None where it is to be sent again at once. See ``HttpClient.post_kept``."""
+        it, or with None where it is to be sent again at once. ``at``: the time now (Unix ms). See
+        ``HttpClient.post_kept``."""
         if not self._client.keeps(target.destination):
             return None
         started = time.perf_counter()
@@ -113,11 +116,11 @@ class Sender:
             else:
                 done(None if outcome is None else _not_called(outcome, request_id))  # type: ignore[arg-type]  # no Response
 
-        headers = self._headers(request_id, body, traceparent)
+        headers = self._headers(request_id, body, traceparent, at)
         return self._client.post_kept(target, headers, body, self._timeout, ended)
 
-    def _headers(self, request_id: str, body: bytes, traceparent: str) -> bytes:
-        headers = self._signer.headers(request_id, now_ms() // 1000, body)
+    def _headers(self, request_id: str, body: bytes, traceparent: str, at: int) -> bytes:
+        headers = self._signer.headers(request_id, at // 1000, body)
         return headers + b"traceparent: " + traceparent.encode() + b"\r\n" if traceparent else headers
 
 

@@ -38,6 +38,11 @@ class Shares:
             client = self._clients[name] = Client(name)
         return client
 
+    @property
+    def any_ready(self) -> bool:
+        """Whether a client has a destination that could take a callback of its."""
+        return bool(self._ready)
+
     def lines(self) -> Iterator[Line]:
         """All lines. They must not be changed meanwhile."""
         for client in self._clients.values():

@@ -16,7 +16,7 @@ MAX_RECEIVED: Final = 1024 * 1024
 """Bytes that a receiver may send in one exchange, before they are decrypted."""
 
 
-class Response(msgspec.Struct, frozen=True):
+class Response(msgspec.Struct, frozen=True, gc=False):
     """An answer. ``body`` is cut off at the client's ``max_answer_bytes``; ``retry_after`` is the header as it came."""
 
     status: int

@@ -13,7 +13,7 @@ MAX_HISTORY: Final = 20
 """How many attempts at a callback are kept: the newest."""
 
 
-class AuditRow(msgspec.Struct, frozen=True):
+class AuditRow(msgspec.Struct, frozen=True, gc=False):
     """A decision with its place in the ledger: ``sequence`` grows with each commit of a writer, whose name is empty
     where the database has only one."""
 
@@ -22,7 +22,7 @@ class AuditRow(msgspec.Struct, frozen=True):
     writer: str = ""
 
 
-class AttemptRecord(msgspec.Struct, frozen=True):
+class AttemptRecord(msgspec.Struct, frozen=True, gc=False):
     """One attempt at a callback: when it began, and what came of it. ``error`` is None where it was delivered."""
 
     at: Moment
@@ -31,7 +31,7 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     duration_ms: int
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """A decision that is in the ledger, with how far its callback has come. ``started_at`` is when delivering began:
     the decision's time, or that of the last replay. ``finished_at`` is None while it goes on. ``history`` is that of
     all attempts, as ``rows.history_text`` writes it."""
@@ -43,7 +43,7 @@ class Recorded(msgspec.Struct, frozen=True):
     history: str = ""
 
 
-class Finished(msgspec.Struct, frozen=True):
+class Finished(msgspec.Struct, frozen=True, gc=False):
     """How a callback ended. ``sealed`` (token and URL, encrypted) is kept only with a dead letter."""
 
     request_id: str

@@ -48,7 +48,7 @@ class RequestStatus(StrEnum):
     TIMEOUT = "TIMEOUT"
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """An authorizer's answer.
 
     ``good_until``: when the answer would change by itself, in Unix milliseconds; None where that is not known.
@@ -61,7 +61,7 @@ class Verdict(msgspec.Struct, frozen=True):
     cached: bool = False
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """The one decision about a request. ``timestamp`` is in Unix milliseconds.
 
     It does not hold the driver token, only the token's short hash.
@@ -80,7 +80,7 @@ AUDIT_COLUMNS: Final = ("timestamp", *(name for name in Decision.__struct_fields
 """A decision's fields in the order in which the audit shows them."""
 
 
-class CallbackPayload(msgspec.Struct, frozen=True):
+class CallbackPayload(msgspec.Struct, frozen=True, gc=False):
     """The callback's body: these three members in this order, and nothing else."""
 
     station_id: str

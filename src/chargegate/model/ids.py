@@ -19,11 +19,11 @@ def is_uuid(text: str) -> bool:
     return _uuid(text) is not None
 
 
-def new_request_id() -> str:
-    """A new UUID version 7 (RFC 9562, section 5.7).
+def new_request_id(now: int | None = None) -> str:
+    """A new UUID version 7 (RFC 9562, section 5.7). ``now``: the time in it (Unix ms), where the caller has it.
 
     It cannot be guessed, and ids that are close in time are close in a table's index.
     """
-    moment, random = f"{now_ms():012x}", _random.take().hex()
+    moment, random = f"{now_ms() if now is None else now:012x}", _random.take().hex()
     variant = _VARIANTS[random[3]]
     return f"{moment[:8]}-{moment[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[7:19]}"

@@ -28,7 +28,7 @@ _token = re.compile(DRIVER_TOKEN_PATTERN).fullmatch
 _traceparent = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 
 
-class ChargingRequest(msgspec.Struct, frozen=True):
+class ChargingRequest(msgspec.Struct, frozen=True, gc=False):
     """An accepted request. Its fields are as the client sent them; ``accepted_at`` is in Unix milliseconds.
 
     ``client`` is the name of the client that sent it; empty where nobody knows, for what an older release accepted.
@@ -45,7 +45,7 @@ class ChargingRequest(msgspec.Struct, frozen=True):
     traced: bool = False
 
 
-class _Body(msgspec.Struct):
+class _Body(msgspec.Struct, gc=False):
     station_id: Any = msgspec.UNSET
     stationId: Any = msgspec.UNSET  # noqa: N815 - the contract's other spelling
     driver_token: Any = msgspec.UNSET

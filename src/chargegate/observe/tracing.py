@@ -5,7 +5,7 @@ A request is traced or not from its acceptance on: the process that accepts it d
 that is not traced is the client's, unchanged. The module ``opentelemetry`` makes real spans; nothing here imports it.
 """
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from chargegate.model import ChargingRequest
 
@@ -90,3 +90,10 @@ NO_TRACING: Final[Tracing] = _NoTracing()
 def trace_field(traceparent: str) -> dict[str, str]:
     """What a log line says of a request's trace: ``trace_id`` where there is one."""
     return {"trace_id": traceparent[3:35]} if traceparent else {}
+
+
+def traced(fields: dict[str, Any], traceparent: str) -> dict[str, Any]:
+    """The fields of a log line, with ``trace_field`` behind them."""
+    if traceparent:
+        fields |= trace_field(traceparent)
+    return fields

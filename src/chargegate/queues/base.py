@@ -30,7 +30,7 @@ StationId = Annotated[str, Meta(max_length=256)]
 AcceptedAt = Annotated[int, Meta(ge=0, lt=2**53)]
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """What a queue carries: an id, a key to partition by, when it was accepted (Unix ms), and a sealed body.
 
     ``traceparent`` is for backends whose messages have headers; the body holds it too, so that none must keep it.
@@ -44,7 +44,7 @@ class Message(msgspec.Struct, frozen=True):
     traceparent: str = ""
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """A message that was handed out. ``fresh`` is True only if it was surely never handed out before."""
 
     message: Message

@@ -22,7 +22,7 @@ from chargegate.model import (
 from chargegate.queues.base import Message
 
 
-class _Sealed(msgspec.Struct, array_like=True):
+class _Sealed(msgspec.Struct, array_like=True, gc=False):
     driver_token: str
     callback_url: str
     traceparent: str = ""
@@ -31,7 +31,7 @@ class _Sealed(msgspec.Struct, array_like=True):
     traced: bool = False
 
 
-class Opened(msgspec.Struct, frozen=True):
+class Opened(msgspec.Struct, frozen=True, gc=False):
     """A message taken apart by a worker. ``target`` is None where no callback can be sent. ``known`` is False where the
     message holds no request that could be sent again, and ``fault`` then says why, without what is in it."""
 
@@ -43,7 +43,7 @@ class Opened(msgspec.Struct, frozen=True):
     fault: str = ""
 
 
-class Carried(Message, frozen=True):
+class Carried(Message, frozen=True, gc=False):
     """A message that still has what was sealed in it, so that a worker in the same process need not open it. What is
     stored and sent of it is what is stored and sent of any message."""
 

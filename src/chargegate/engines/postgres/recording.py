@@ -34,13 +34,13 @@ from chargegate.storage.group_commit import GroupCommit
 OnAudit = Callable[[list[AuditRow]], None]
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _Entry(msgspec.Struct, frozen=True, gc=False):
     decision: Decision
     created_at: int
     client: str
 
 
-class _Written(msgspec.Struct, frozen=True):
+class _Written(msgspec.Struct, frozen=True, gc=False):
     """What a transaction wrote. ``last`` is the writer's newest number after it."""
 
     answers: list[Recorded]

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any, Final, TypeVar
 
 from chargegate.engines.sqlite.threads import Work
@@ -25,7 +26,7 @@ def many(
     while start < len(rows):
         left = len(rows) - start
         count = next(size for size in _SIZES if size <= left)
-        values = [value for row in rows[start : start + count] for value in row]
+        values = list(chain.from_iterable(rows[start : start + count]))
         yield connection.execute(_with_rows(statement, count, len(rows[0])), values), count
         start += count
 

@@ -20,12 +20,12 @@ from chargegate.queues.base import Delivery, Message, queue_unavailable
 from chargegate.storage.group_commit import Then
 
 
-class _Decided(msgspec.Struct, frozen=True):
+class _Decided(msgspec.Struct, frozen=True, gc=False):
     message: Message
     entry: writes.Entry
 
 
-class _Placed(msgspec.Struct, frozen=True):
+class _Placed(msgspec.Struct, frozen=True, gc=False):
     """The numbers of the message and of the audit row."""
 
     row: int

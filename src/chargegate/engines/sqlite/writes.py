@@ -23,13 +23,13 @@ _OLD_CLAIMS: Final = 200
 _ENDLESS: Final = 2**63 - 1
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     decision: Decision
     created_at: int
     client: str
 
 
-class Written(msgspec.Struct, frozen=True):
+class Written(msgspec.Struct, frozen=True, gc=False):
     """``sequence`` is 0 where the request had its decision already."""
 
     recorded: Recorded
