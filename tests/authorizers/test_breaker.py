@@ -107,6 +107,14 @@ class Circuit:
         call.end(CANCELLED)
         return False
 
+    def checked(self) -> str:
+        """The state as ``check`` tells it."""
+        try:
+            asyncio.run(self.breaker.check())
+        except CircuitOpen as refused:
+            return refused.state
+        return "closed"
+
     def opened(self) -> "Circuit":
         self.call(FAILURE, FAILURE, FAILURE)
         assert self.state == "open"
@@ -173,20 +181,53 @@ def test_a_silence_as_long_as_the_window_empties_it(silence_s: int) -> None:
 
 def test_an_open_circuit_refuses_until_the_recovery_time_is_over() -> None:
     circuit = Circuit().opened()
-    assert circuit.breaker.retry_in_s() == RECOVERY_S
     circuit.clock.now += RECOVERY_S - 0.5
     assert circuit.refuses()
-    assert circuit.breaker.retry_in_s() == 0.5
-    with pytest.raises(CircuitOpen, match="authorizer"):
-        asyncio.run(circuit.breaker.check())
+    assert circuit.checked() == "open"
     circuit.clock.now += 0.5
-    assert circuit.breaker.retry_in_s() == 0
-    asyncio.run(circuit.breaker.check())
     probe = circuit.begin()
     assert circuit.state == "half_open"
     assert circuit.refuses()
+    assert circuit.checked() == "half_open"
     probe.end(VERDICT)
     assert circuit.state == "closed"
+    assert circuit.checked() == "closed"
+
+
+@pytest.mark.parametrize("read", [lambda circuit: circuit.state, lambda circuit: circuit.checked()])
+def test_an_open_circuit_is_half_open_in_time_without_a_call(read: Callable[[Circuit], str]) -> None:
+    circuit = Circuit().opened()
+    circuit.clock.now += RECOVERY_S - 0.5
+    assert read(circuit) == "open"
+    circuit.clock.now += 0.5
+    assert read(circuit) == "half_open"
+    assert circuit.changes == ["open", "half_open"]
+    circuit.clock.now += 1000
+    assert read(circuit) == "half_open"
+    assert circuit.changes == ["open", "half_open"]
+
+
+def test_since_when_it_is_not_proven_is_when_it_left_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"now": 5_000}
+    monkeypatch.setattr("chargegate.authorizers.breaker.now_ms", lambda: clock["now"])
+
+    def since() -> int:
+        with pytest.raises(CircuitOpen) as refused:
+            asyncio.run(circuit.breaker.check())
+        return refused.value.since
+
+    circuit = Circuit().opened()
+    assert since() == 5_000
+    for clock["now"] in (6_000, 7_000):  # trials that fail
+        circuit.clock.now += RECOVERY_S
+        assert since() == 5_000
+        circuit.call(FAILURE)
+        assert since() == 5_000
+    circuit.clock.now += RECOVERY_S
+    circuit.call(VERDICT)
+    clock["now"] = 9_000
+    circuit.opened()
+    assert since() == 9_000
 
 
 def test_a_probe_that_fails_opens_it_for_the_whole_recovery_time_again() -> None:
@@ -194,7 +235,10 @@ def test_a_probe_that_fails_opens_it_for_the_whole_recovery_time_again() -> None
     circuit.clock.now += RECOVERY_S + 100
     circuit.call(FAILURE)
     assert circuit.state == "open"
-    assert circuit.breaker.retry_in_s() == RECOVERY_S
+    circuit.clock.now += RECOVERY_S - 0.5
+    assert circuit.refuses()
+    circuit.clock.now += 0.5
+    assert not circuit.refuses()
 
 
 def test_a_success_closes_it_with_an_empty_window_and_no_failures_in_a_row() -> None:
@@ -310,8 +354,6 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @rule(target=calls)
     def start(self) -> Any:
-        if self.state == "open" and self.circuit.clock.now >= self.since + RECOVERY_S:
-            self.enter("half_open")
         if self.state == "open" or (self.state == "half_open" and self.probes == self.max_probes):
             with pytest.raises(CircuitOpen):
                 self.circuit.begin()
@@ -344,13 +386,13 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.25, 1, RECOVERY_S, WINDOW_S, 1000]))
     def wait(self, seconds: float) -> None:
         self.circuit.clock.now += seconds
+        if self.state == "open" and self.circuit.clock.now >= self.since + RECOVERY_S:
+            self.enter("half_open")
 
     @invariant()
     def agree(self) -> None:
         assert self.circuit.state == self.state
         assert self.probes <= self.max_probes
-        left = self.since + RECOVERY_S - self.circuit.clock.now if self.state == "open" else 0
-        assert self.circuit.breaker.retry_in_s() == max(0, left)
 
 
 TestBreakerMachine = BreakerMachine.TestCase

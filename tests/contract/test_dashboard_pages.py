@@ -232,6 +232,28 @@ def test_one_sentence_says_what_is_wrong(
     expect(sentences).to_contain_text("not up to date")
 
 
+def test_what_the_sentence_links_to_says_the_same(
+    visit: Callable[..., Page],
+    service: Callable[..., Service],
+    authorizer: Site,
+    receiver: Site,
+    reply: type[Reply],
+) -> None:
+    gate = service(authorization__backend="http", authorization__url=authorizer.url("/decide"))
+    page = visit(gate)
+    body = gate.body(receiver.url())
+    authorizer.plan(body["driver_token"], reply(200, how="held"))
+    assert gate.post(body).status_code == 202
+    link = page.get_by_role("link", name="The authorizer has not answered")
+    link.click()
+    part = page.locator("#components dt").filter(has_text="authorization")
+    expect(part).to_contain_text("DEGRADED")
+    expect(link).to_be_visible()
+    authorizer.release(body["driver_token"])
+    expect(part).to_contain_text("UP", timeout=40_000)
+    expect(link).to_have_count(0, timeout=40_000)
+
+
 def test_requests_are_found_by_an_address_that_can_be_sent(
     visit: Callable[..., Page], open_gate: Service, told: dict[str, Asked], station: str
 ) -> None:

@@ -6,8 +6,11 @@ from chargegate.operations.looks import Look, Looks, Recent
 START = 1_800_000_000_000 // MINUTE_MS * MINUTE_MS
 
 
-def look(after_s: float, letters: int | None = 0, accepted: int = 0) -> Look:
-    return Look(START + round(after_s * 1000), accepted, 0, 0, letters, None, None, None, letters or 0, 0, None)
+def look(
+    after_s: float, letters: int | None = 0, accepted: int = 0, *, refused: int = 0, p50_ms: int | None = None
+) -> Look:
+    at = START + round(after_s * 1000)
+    return Look(at, accepted, refused, 0, 0, letters, p50_ms, None, None, letters or 0, 0, None)
 
 
 def minute(number: int, total: int, unknown: int = 0) -> UnitCounts:
@@ -29,6 +32,31 @@ def test_recent_decisions_are_those_of_half_a_minute() -> None:
     looks.note(look(200), [])
     looks.note(look(300), [])
     assert looks.recent() == Recent(0, 0, 0, 0, 0, 0)
+
+
+def test_refused_requests_are_those_of_half_a_minute() -> None:
+    looks = Looks()
+    for after_s, accepted, refused in ((0, 5, 3), (31, 20, 4), (60, 22, 10)):
+        looks.note(look(after_s, accepted=accepted, refused=refused), [])
+    assert looks.refused() == (6, 8)
+
+
+def test_accepted_requests_without_any_callback_for_a_minute() -> None:
+    looks = Looks()
+    for after_s in range(0, 80, 2):  # one is accepted each second from 10 s on, and none answered
+        looks.note(look(after_s, accepted=max(0, after_s - 10)), [])
+        assert bool(looks.unanswered()) == (after_s >= 60), after_s
+    looks.note(look(80, accepted=70, p50_ms=900), [])
+    assert looks.unanswered() == 0
+    looks.note(look(82, None, accepted=72), [])
+    assert looks.unanswered() == 0, "what was delivered is not known while the database is away"
+
+
+def test_nobody_waits_for_an_answer_where_nobody_asks() -> None:
+    looks = Looks()
+    for after_s in range(0, 200, 2):
+        looks.note(look(after_s, accepted=7, p50_ms=12 if after_s < 60 else None), [])
+        assert looks.unanswered() == 0, after_s
 
 
 def test_dead_letters_that_are_new() -> None:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chargegate.observe import Metrics
+from chargegate.operations.troubles import Problem
 from chargegate.top.figures import figures_of
 from chargegate.top.reading import Reading, parsed
-from chargegate.top.sentence import sentence_of
 
 UP: dict[str, Any] = {"status": "UP", "components": {}}
 
@@ -64,29 +64,82 @@ def test_a_reading_before_a_restart_says_nothing_of_rates() -> None:
     assert figures_of("http://a", then, now).answered_per_second is None
 
 
+def said(status: str, metrics: Metrics | None = None, **components: Any) -> Reading:
+    """A reading of a process whose overview is not to be read."""
+    health = {"status": status, "components": components}
+    return Reading(1, 1.0, health, parsed((metrics or Metrics()).text().decode()), unread="it wants an access key")
+
+
 @pytest.mark.parametrize(
     ("name", "status", "details", "says"),
     [
         ("queue", "DOWN", {"waiting": 10, "max_size": 10}, "The queue is full (10 of 10): requests are refused."),
         ("queue", "DOWN", {"error": "no disk"}, "The queue is down: no disk."),
-        ("queue", "DEGRADED", {"waiting": 1, "max_size": 10, "stuck": 2}, "2 requests could not be handled"),
-        ("authorization", "DEGRADED", {"backend": "http", "circuit": "open"}, "The authorizer failed too often"),
-        ("callbacks", "DEGRADED", {"open_circuits": 1, "parked": 7}, "One receiver of callbacks cannot be reached, 7"),
-        ("callbacks", "DEGRADED", {"open_circuits": 0, "waiting_for_connection": 3}, "3 callbacks have waited long"),
-        ("callbacks", "DEGRADED", {"error": "too many open files"}, "callbacks is DEGRADED: too many open files."),
-        ("clock", "DEGRADED", {"ahead_ms": 9000}, "clock is DEGRADED: ahead_ms 9000."),
-        ("anything", "DOWN", {}, "anything is DOWN."),
-        ("anything", "DOWN", "no object", "anything is DOWN."),
+        (
+            "queue",
+            "DEGRADED",
+            {"waiting": 1, "max_size": 10, "stuck": 2},
+            "The queue is degraded: 2 requests could",
+        ),
+        (
+            "authorization",
+            "DEGRADED",
+            {"backend": "http", "circuit": "open"},
+            "The authorizer is degraded: its",
+        ),
+        ("authorization", "DEGRADED", {"unanswered_ms": 4200}, "The authorizer has not answered a request for 4 s."),
+        ("callbacks", "DEGRADED", {"open_circuits": 1, "parked": 7}, "Callbacks are degraded: 1 destination cannot"),
+        ("callbacks", "DEGRADED", {"open_circuits": 0, "waiting_for_connection": 3}, "Callbacks are degraded: 3 callb"),
+        ("callbacks", "DEGRADED", {"error": "too many open files"}, "Callbacks are degraded: too many open files."),
+        ("clock", "DEGRADED", {"ahead_ms": 9000}, "The clock is degraded: it is 9000 ms ahead of the server's."),
+        ("audit", "DEGRADED", {"csv": "on", "chain": "broken"}, "The chain of the audit is broken"),
+        ("anything", "DOWN", {}, "Anything is down."),
+        ("anything", "DOWN", "no object", "Anything is down."),
     ],
 )
-def test_the_sentence_names_what_is_wrong(name: str, status: str, details: Any, says: str) -> None:
-    health = {"status": status, "components": {"fine": {"status": "UP"}, name: {"status": status, "details": details}}}
-    assert sentence_of(health, "", 0).startswith(says)
+def test_without_an_overview_the_sentence_is_of_what_one_process_says(
+    name: str, status: str, details: Any, says: str
+) -> None:
+    found = figures_of(
+        "http://a", None, said(status, fine={"status": "UP"}, **{name: {"status": status, "details": details}})
+    )
+    assert found.sentence.startswith(says)
+    assert "Whether others run and work is not known" in found.not_known
 
 
-def test_the_worst_comes_first_and_the_others_are_counted() -> None:
-    health = {
-        "status": "DOWN",
-        "components": {"audit": {"status": "DEGRADED", "details": {}}, "database": {"status": "DOWN", "details": {}}},
-    }
-    assert sentence_of(health, "", 0) == "database is DOWN (1 more: see /health)."
+def test_without_an_overview_the_metrics_tell_what_is_wrong_too() -> None:
+    metrics = Metrics()
+    metrics.requests.labels("accepted").inc(50)
+    metrics.decisions.labels("allowed").inc(50)
+    metrics.dead_letters.set(2)
+    metrics.audit_refused.labels("influx").inc(4)
+    before = said("UP", metrics, queue={"status": "UP"})
+    metrics.requests.labels("accepted").inc(10)
+    metrics.requests.labels("unavailable").inc(10)
+    metrics.decisions.labels("unknown").inc(10)
+    metrics.dead_letters.set(5)
+    metrics.audit_refused.labels("influx").inc()
+    metrics.anomalies.labels("STATION_HIGH_ERROR_RATE", "CRITICAL").set(1)
+    metrics.queue_depth.set(6)
+    metrics.queue_max_size.set(10)
+    metrics.queue_oldest_age.set(61)
+    found = figures_of("http://a", before, said("UP", metrics, queue={"status": "UP"}))
+    assert [(one.severity, one.text) for one in found.problems] == [
+        ("critical", "6 requests wait for a worker, the oldest for 61 s."),
+        ("critical", "10 of the last 20 requests were refused with 503."),
+        ("critical", "10 of the last 10 decisions were unknown."),
+        ("critical", "1 anomaly goes on, 1 of them critical."),
+        ("warning", "The queue is filling: 6 of 10 places."),
+        ("warning", "3 callbacks were given up in the last half minute."),
+        ("warning", "The audit sink influx lacks a decision of the last hour: its server refuses them for good."),
+    ]
+    assert found.sentence.startswith("6 requests wait for a worker, the oldest for 61 s (6 more); 5 dead letters wait")
+
+
+def test_the_overviews_problems_are_told_as_they_are() -> None:
+    told = [Problem("critical", "workers", "No worker runs.", "/"), Problem("warning", "disk", "It fills up.", "/")]
+    found = figures_of("http://a", None, said("UP", queue={"status": "UP"})._replace(problems=told, unread=""))
+    assert (found.problems, found.not_known) == (tuple(told), "")
+    assert found.sentence == "No worker runs (1 more)."
+    well = figures_of("http://a", None, said("UP", queue={"status": "UP"})._replace(problems=[], unread=""))
+    assert (well.sentence, well.not_known) == ("Nothing is wrong.", "")

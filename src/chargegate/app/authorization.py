@@ -69,7 +69,7 @@ def build_authorizer(
     authorizer = Deadline(authorizer, chosen.timeout_ms)
     breaker = chosen.circuit_breaker
     if breaker.enabled:
-        authorizer = CircuitBreaker(
+        authorizer = circuit = CircuitBreaker(
             authorizer,
             name="authorization",
             failure_threshold=breaker.failure_threshold,
@@ -80,6 +80,7 @@ def build_authorizer(
             half_open_max_calls=breaker.half_open_max_calls,
             on_change=metrics.circuit("authorization"),
         )
+        metrics.circuit_is("authorization", lambda: circuit.state)
     if not chosen.cache_ttl_ms:
         return authorizer
     if shared is not None:

@@ -39,10 +39,11 @@ _TOLD: Final = ("authorization", "callbacks", "audit", "clock")
 
 
 class Working(NamedTuple):
-    """The worker of this process, what signs its callbacks, whom it asks, which decisions it remembers, and what
-    decides requests as they come in; that is None where the queue and the database are not one."""
+    """The worker of this process, who decides for it, what signs its callbacks, whom it asks, which decisions it
+    remembers, and what decides requests as they come in; that is None where the queue and the database are not one."""
 
     worker: Worker
+    decider: Decider
     signer: Signer
     authorizer: Authorizer
     remembered: DecisionCache
@@ -90,7 +91,7 @@ async def build_worker(opened: Opened, tracing: Tracing, stack: AsyncExitStack) 
     stack.push_async_callback(Dropping(opened.database.retention, kept, opened.metrics).close)
     stack.push_async_callback(Counting(opened.database.counts, keep_ms=KEPT_MS).close)
     start_analysis(opened, signer, stack)
-    return Working(worker, signer, authorizer, remembered, at_once)
+    return Working(worker, decider, signer, authorizer, remembered, at_once)
 
 
 def build_surface(
@@ -101,11 +102,11 @@ def build_surface(
     tracing: Tracing,
     draining: Callable[[], bool],
     no_file: Callable[[], bool],
-    life_failure: Callable[[], str | None],
+    keeping: health.AuditState | None,
     stack: AsyncExitStack,
 ) -> ASGIApp:
     """What this process answers over HTTP. ``working`` is None where no worker is in it. ``no_file``: whether not one
-    more file or connection can be opened. ``life_failure``: why old files of the audit cannot be dealt with."""
+    more file or connection can be opened. ``keeping``: what keeps the audit; None where no worker is in it."""
     settings, database = opened.settings, opened.database
     opened.metrics.queue_max_size.set(settings.queue.max_size)
 
@@ -115,7 +116,7 @@ def build_surface(
         if opened.cache is not None:
             opened.cache.forget(token_hashes)
 
-    components = _components(opened, working, no_file, life_failure)
+    components = _components(opened, working, no_file, keeping)
     reporter = Reporter(
         role=opened.role,
         metrics=opened.metrics,
@@ -191,7 +192,7 @@ def followers(opened: Opened, working: Working | None, access_keys: AccessKeys) 
 
 
 def _components(
-    opened: Opened, working: Working | None, no_file: Callable[[], bool], life_failure: Callable[[], str | None]
+    opened: Opened, working: Working | None, no_file: Callable[[], bool], keeping: health.AuditState | None
 ) -> dict[str, Callable[[], Awaitable[health.Component]]]:
     """Each process tells of what is in it."""
     settings, ledger = opened.settings, opened.database.ledger
@@ -202,12 +203,14 @@ def _components(
     if working is None:
         components["queue"] = partial(health.needing_files, components["queue"], no_file)
     else:
-        components["authorization"] = partial(health.authorization, working.authorizer, settings.authorization.backend)
+        backend = settings.authorization.backend
+        components["authorization"] = partial(health.authorization, working.authorizer, backend, working.decider)
         callbacks = partial(health.callbacks, working.worker)
         components["callbacks"] = partial(health.needing_files, callbacks, no_file)
-        components["audit"] = partial(health.audit, opened.feeds, life_failure)
-    backend = scheme(settings.database.url)
-    components["database"] = partial(health.database, ledger, backend, needed=opened.role != "api")
+        if keeping is not None:
+            components["audit"] = partial(health.audit, opened.feeds, keeping)
+    database = scheme(settings.database.url)
+    components["database"] = partial(health.database, ledger, database, needed=opened.role != "api")
     if opened.clocks is not None:
         components["clock"] = partial(health.clock, opened.clocks)
     if opened.cache is not None:

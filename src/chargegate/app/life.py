@@ -132,7 +132,7 @@ async def keep_audit(opened: Opened, stack: AsyncExitStack) -> Schedule:
             exports=exports if audit.export_dir else None,
         ),
         opened.metrics,
-        audit_verdicts(settings, ledger).intact if settings.audit.chain else _unknown,
+        audit_verdicts(settings, ledger).intact if settings.audit.chain else None,
         keep_ms=settings.audit.retention_ms,
         turn_s=_turn_s(settings),
     )
@@ -146,10 +146,6 @@ async def keep_audit(opened: Opened, stack: AsyncExitStack) -> Schedule:
 def audit_verdicts(settings: Settings, values: NamedValues) -> Verdicts:
     """What verifications found. Raises ``StartError``."""
     return Verdicts(made_folder(settings), audit_chain(open_keys(settings)), values)
-
-
-async def _unknown() -> None:
-    """Without chains there is nothing to verify."""
 
 
 def _turn_s(settings: Settings) -> float:

@@ -111,7 +111,7 @@ async def _start(settings: Settings, role: Role, stack: AsyncExitStack, draining
         tracing=tracing,
         draining=draining,
         no_file=spare.lacking,
-        life_failure=lambda: None if keeping is None else keeping.failure,
+        keeping=keeping,
         stack=stack,
     )
     server, url = await _listen(settings, role, surface, max_connections, stack)

@@ -18,7 +18,13 @@ class NotAsked(AuthorizationTimeout):
 
 
 class CircuitOpen(AuthorizationError):
-    """The authorizer was not asked, because it failed too often."""
+    """The authorizer was not asked, because it failed too often, or is still to show that it works again. ``state`` is
+    ``open`` or ``half_open``, and ``since`` when the circuit left ``closed`` (Unix ms)."""
+
+    def __init__(self, message: str, state: str, since: int) -> None:
+        super().__init__(message)
+        self.state = state
+        self.since = since
 
 
 class Authorizer(Protocol):
@@ -33,6 +39,7 @@ class Authorizer(Protocol):
         ...
 
     async def check(self) -> None:
-        """Raises ``AuthorizationError`` if it could not decide now. It sends no request to a microservice."""
+        """Raises ``AuthorizationError`` if it could not decide now, or failed too often and has not worked since. It
+        sends no request to a microservice."""
 
     async def close(self) -> None: ...

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from chargegate.authorizers.base import AuthorizationError, Authorizer, CircuitOpen, NotAsked
-from chargegate.model import ChargingRequest, Verdict
+from chargegate.model import ChargingRequest, Verdict, now_ms
 from chargegate.observe import log
 
 CLOSED: Final = "closed"
@@ -57,7 +57,8 @@ class CircuitBreaker:
 
     ``closed``: calls pass. The circuit opens after ``failure_threshold`` failures in a row, or once ``min_calls`` ended
     within the last ``sampling_window_ms`` and ``failure_rate`` of them or more failed.
-    ``open``: calls raise ``CircuitOpen``. The first call after ``recovery_timeout_ms`` makes the circuit half open.
+    ``open``: calls raise ``CircuitOpen``. After ``recovery_timeout_ms`` the circuit is half open, whether somebody
+    calls or not: whoever reads the state next sees it change.
     ``half_open``: up to ``half_open_max_calls`` calls at a time pass as probes; others raise ``CircuitOpen``. The first
     probe that ends decides: its success closes the circuit, its failure opens it again.
 
@@ -95,15 +96,14 @@ class CircuitBreaker:
         self._failures_in_a_row = 0
         self._probes = 0
         self._probe_at = 0.0
+        self._failing_since = 0
 
     @property
     def state(self) -> str:
-        """``closed``, ``half_open`` or ``open``."""
+        """``closed``, ``half_open`` or ``open``, as it is now."""
+        if self._state == OPEN and self._clock() >= self._probe_at:
+            self._change(HALF_OPEN)
         return self._state
-
-    def retry_in_s(self) -> float:
-        """How many seconds an open circuit still refuses every call; 0 in the other states."""
-        return max(0.0, self._probe_at - self._clock()) if self._state == OPEN else 0.0
 
     async def decide(self, request: ChargingRequest, token_hash: str) -> Verdict:
         generation = self._generation if self._state == CLOSED else self._probe()
@@ -121,8 +121,8 @@ class CircuitBreaker:
         return verdict
 
     async def check(self) -> None:
-        if self.retry_in_s() > 0:
-            raise CircuitOpen(f"the circuit {self._name} is open")
+        if self.state != CLOSED:
+            raise self._refusal()
         await self._inner.check()
 
     async def close(self) -> None:
@@ -130,12 +130,14 @@ class CircuitBreaker:
 
     def _probe(self) -> int:
         """Let a call pass as a probe, or raise ``CircuitOpen``. Returns the generation that the probe belongs to."""
-        if self._state == OPEN and self._clock() >= self._probe_at:
-            self._change(HALF_OPEN)
-        if self._state == OPEN or self._probes >= self._max_probes:
-            raise CircuitOpen(f"the circuit {self._name} is open")
+        if self.state == OPEN or self._probes >= self._max_probes:
+            raise self._refusal()
         self._probes += 1
         return self._generation
+
+    def _refusal(self) -> CircuitOpen:
+        how = self._state.replace("_", " ")
+        return CircuitOpen(f"the circuit {self._name} is {how}", self._state, self._failing_since)
 
     def _succeeded(self) -> None:
         if self._state == HALF_OPEN:
@@ -161,6 +163,8 @@ class CircuitBreaker:
             self._change(OPEN)
 
     def _change(self, to: str) -> None:
+        if self._state == CLOSED:
+            self._failing_since = now_ms()
         self._state = to
         self._generation += 1
         self._failures_in_a_row = 0

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Authorizer, CircuitOpen
+from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, Authorizer, CircuitOpen, NotAsked
 from chargegate.keys import SHORT_HASH, Keyring
 from chargegate.model import ChargingRequest, Decision, Reason, Status, Verdict, now_ms
 from chargegate.observe import Metrics, log, trace_field, traced
@@ -30,6 +30,7 @@ class Decider:
         self._processing_time = metrics.processing_time
         self._max_age = max_age_ms
         self._asked: dict[str, float] = {}
+        self._failures = 0
         self._decided = {status: metrics.decisions.labels(status.value) for status in Status}
 
     async def decide(self, request: ChargingRequest, *, malformed: bool) -> Decision:
@@ -46,7 +47,12 @@ class Decider:
             try:
                 verdict = await self._authorizer.decide(request, token_hash)
             except AuthorizationError as error:
+                if not isinstance(error, CircuitOpen | NotAsked):
+                    self._failures += 1
                 verdict = Verdict(Status.UNKNOWN, _reason(request, error))
+            else:
+                if not verdict.cached:
+                    self._failures = 0
             finally:
                 self._asked.pop(request.request_id, None)
             if not verdict.cached:
@@ -75,6 +81,11 @@ class Decider:
         answer."""
         first = next(iter(self._asked.values()), None)
         return 0 if first is None else round((time.perf_counter() - first) * 1000)
+
+    @property
+    def failures_in_a_row(self) -> int:
+        """How many requests the authorizer was asked about since it last gave a verdict."""
+        return self._failures
 
     def count(self, decision: Decision, traceparent: str) -> None:
         """Count and log a decision. To be called once it is recorded."""

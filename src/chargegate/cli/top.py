@@ -54,8 +54,9 @@ def top(
 ) -> int:
     """Show how a running service is: what is wrong, rates, times, queue, circuits, dead letters.
 
-    It reads /health and /metrics of one process, and shows what that process measures. Ends with Ctrl-C. An access key
-    comes from a file or the environment, so that no history of commands holds it.
+    What is wrong is what the dashboard's overview says, of all processes. Where the service has access keys, that needs
+    an administrator's; the key comes from a file or the environment, so that no history of commands holds it. The
+    figures are those that one process measures (/health, /metrics). Ends with Ctrl-C.
 
     \b
     Examples:

@@ -20,6 +20,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5, 10, 30)
 _LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_CIRCUIT = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Metrics:
@@ -151,10 +152,14 @@ class Metrics:
         self.breaker_state.labels(name).set(0)
 
         def changed(to: str) -> None:
-            self.breaker_state.labels(name).set({"closed": 0, "half_open": 1, "open": 2}[to])
+            self.breaker_state.labels(name).set(_CIRCUIT[to])
             self.breaker_transitions.labels(name, to).inc()
 
         return changed
+
+    def circuit_is(self, name: str, state: Callable[[], str]) -> None:
+        """Ask for the state of a circuit whenever the metrics are read, because it changes with the time."""
+        self.breaker_state.labels(name).set_function(lambda: _CIRCUIT[state()])
 
     def sampled(self, name: str, label: str = "") -> dict[str, float]:
         """The values of one metric by one of its labels; empty where there is no such metric."""

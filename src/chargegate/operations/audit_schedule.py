@@ -16,6 +16,7 @@ from chargegate.operations.audit_life import Watcher, carry_out
 
 _JUMP_MS: Final = 60_000
 _PRUNE_S: Final = 600.0
+_VERDICTS_S: Final = 2.0
 
 
 class Schedule:
@@ -31,22 +32,23 @@ class Schedule:
         export: Callable[[int, Watcher], Awaitable[None]] | None,
         drop_rows: Callable[[int], Awaitable[object]],
         metrics: Metrics,
-        intact: Callable[[], Awaitable[bool | None]],
+        intact: Callable[[], Awaitable[bool | None]] | None,
         *,
         keep_ms: int,
         turn_s: float,
     ) -> None:
         """``lives``: the files of the log, and the daily exports, as far as this process has them. ``export`` makes
         the latter, as of a time (Unix ms). ``drop_rows`` drops the rows of the database from before a time.
-        ``intact``: see ``Verdicts.intact``."""
+        ``intact``: see ``Verdicts.intact``; None where there are no chains."""
+        self.intact: bool | None = None
         self._lives = lives
         self._export = export
         self._drop_rows = drop_rows
-        self._intact = intact
+        self._ask_intact = intact
         self._metrics = metrics
         self._keep_ms = keep_ms
         self._turn_s = turn_s
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._failing: dict[Step, str] = {}
         self._failed_now: set[Step] = set()
         self._offset = _offset()
@@ -61,15 +63,17 @@ class Schedule:
         return next((f"{step}: {error}" for step, error in self._failing.items()), None)
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
+        self._tasks.append(asyncio.create_task(self._run()))
+        if self._ask_intact is not None:
+            self._tasks.append(asyncio.create_task(self._follow_verdicts(self._ask_intact)))
 
     async def close(self) -> None:
         """End what is under way; another run goes on with it."""
         for life in self._lives:
             life.stop()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for life in self._lives:
             with contextlib.suppress(OSError):  # the last one that was signed stands
                 await asyncio.to_thread(life.sign_heads, now_ms())
@@ -88,10 +92,19 @@ class Schedule:
             except Exception:  # noqa: BLE001 - whatever it is, the files are as they were, and the next turn tries again
                 log.exception("the life of the audit")
 
+    async def _follow_verdicts(self, ask: Callable[[], Awaitable[bool | None]]) -> None:
+        """Take up what verifications find, within moments and however long a turn is."""
+        while True:
+            try:
+                self.intact = await ask()
+                self._metrics.chain_intact.set(float("nan") if self.intact is None else float(self.intact))
+            except LedgerUnavailable:
+                pass  # the last one that was told stands
+            except Exception:  # noqa: BLE001 - as in a turn: the next look tries again
+                log.exception("what verifications of the audit found cannot be read")
+            await asyncio.sleep(_VERDICTS_S)
+
     async def _turn(self) -> None:
-        with contextlib.suppress(LedgerUnavailable):  # the last one that was told stands
-            intact = await self._intact()
-            self._metrics.chain_intact.set(float("nan") if intact is None else float(intact))
         jumped = self._clock_jumped()
         pruning = time.monotonic() - self._pruned_at >= max(min(_PRUNE_S, self._keep_ms / 10_000), self._turn_s)
         steps = [step for step in STEPS if step == "rotate" or not (jumped or (step == "prune" and not pruning))]

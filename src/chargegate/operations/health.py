@@ -9,11 +9,15 @@ import msgspec
 from chargegate.audit.base import Feed
 from chargegate.authorizers.base import AuthorizationError, Authorizer, CircuitOpen
 from chargegate.ledger.base import Ledger, LedgerUnavailable
+from chargegate.model import to_iso
 from chargegate.observe import log
 from chargegate.queues.base import Queue, QueueUnavailable
 from chargegate.storage.budget import ANSWER_S
 
 ComponentStatus = Literal["UP", "DEGRADED", "DOWN"]
+
+SLOW_MS: Final = 3000
+"""A request that waits longer for a worker, or for the authorizer, is worth a sentence."""
 
 LONGEST_LAG_S: Final = 15.0
 """How far an audit sink may be behind before somebody should look."""
@@ -28,6 +32,7 @@ class Component(msgspec.Struct, frozen=True):
 
 Check = Callable[[], Awaitable[Component]]
 
+_FAILING: Final = 5  # requests in a row without a verdict
 _WORST_FIRST: Final[tuple[ComponentStatus, ...]] = ("DOWN", "DEGRADED", "UP")
 
 
@@ -101,15 +106,34 @@ async def queue(queue: Queue, worker: WorkerState | None, max_size: int) -> Comp
     return Component("DOWN" if depth.waiting >= max_size else "DEGRADED" if stuck else "UP", details)
 
 
-async def authorization(authorizer: Authorizer, backend: str) -> Component:
-    """DEGRADED while decisions end in ``unknown``; requests are still answered."""
+class Questions(Protocol):
+    """What was asked of an authorizer: for how long it owes an answer, 0 where it owes none, and how many requests had
+    no verdict since the last one that had."""
+
+    @property
+    def oldest_question_ms(self) -> int: ...
+
+    @property
+    def failures_in_a_row(self) -> int: ...
+
+
+async def authorization(authorizer: Authorizer, backend: str, questions: Questions) -> Component:
+    """DEGRADED while decisions end in ``unknown``, or will if the authorizer is as it was when it was last asked: while
+    its circuit is not closed, while it owes an answer for long, and after some failures in a row until a verdict.
+    Requests are still answered."""
     details: dict[str, object] = {"backend": backend}
     try:
         await authorizer.check()
-    except CircuitOpen:
-        return Component("DEGRADED", details | {"circuit": "open"})
+    except CircuitOpen as refused:
+        return Component("DEGRADED", details | {"circuit": refused.state, "since": to_iso(refused.since)})
     except AuthorizationError as error:
         return Component("DEGRADED", details | {"error": str(error)})
+    unanswered, failures = questions.oldest_question_ms, questions.failures_in_a_row
+    # The access list is checked above.
+    if failures >= _FAILING and backend != "acl":
+        return Component("DEGRADED", details | {"failures_in_a_row": failures})
+    if unanswered >= SLOW_MS:
+        return Component("DEGRADED", details | {"unanswered_ms": unanswered})
     return Component("UP", details)
 
 
@@ -133,12 +157,25 @@ async def needing_files(part: Callable[[], Awaitable[Component]], no_file: Calla
     return Component(status, {"error": "too many open files", **component.details})
 
 
-async def audit(feeds: Sequence[Feed], life_failure: Callable[[], str | None] = lambda: None) -> Component:
-    """DEGRADED while a sink takes no rows, or is far behind; they wait in the database. And while files that are old
-    cannot be rotated, compressed, archived or deleted: ``life_failure`` says why."""
+class AuditState(Protocol):
+    """``failure``: why files that are old cannot be rotated, compressed, archived or deleted, or None. ``intact``:
+    whether all was as it was written when its chains were last verified; None where they never were, or are off."""
+
+    @property
+    def failure(self) -> str | None: ...
+
+    @property
+    def intact(self) -> bool | None: ...
+
+
+async def audit(feeds: Sequence[Feed], state: AuditState) -> Component:
+    """DEGRADED while a sink takes no rows, or is far behind; they wait in the database. And while old files cannot be
+    dealt with, and from when a verification found the chain broken until one finds it intact."""
     details = {"csv": "off"}
     degraded = False
-    if failure := life_failure():
+    if state.intact is False:
+        details["chain"], degraded = "broken", True
+    if failure := state.failure:
         details["life"], degraded = failure, True
     for feed in feeds:
         lag_s = feed.lag_s

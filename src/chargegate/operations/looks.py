@@ -12,6 +12,9 @@ from chargegate.model import Millis, Status
 RECENT_MS: Final = 30_000
 """What happened within so much time is told as going on."""
 
+SLOW_ANSWER_MS: Final = 5000
+"""The objective: an answer is delivered within so much time from its request."""
+
 _SHARES: Final = (0.5, 0.95, 0.99)
 _MEASURED: Final = (
     "waiting", "oldest_age_ms", "dead_letters", "p50_ms", "p95_ms", "p99_ms",
@@ -21,13 +24,15 @@ _COUNTED: Final = ("total", "unknown", "timeouts", "errors", "circuit_open", "ex
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What was seen at one moment. None: it could not be seen. ``accepted`` counts since this process began to look.
+    """What was seen at one moment. None: it could not be seen. ``accepted`` counts since this process began to look,
+    and so does ``refused``, which are requests that were answered 503.
     The percentiles are of callbacks delivered within the minute before, from accepted to delivered. ``open_circuits``:
     those that are not closed. ``sink_lag_ms``: of the audit sink that is furthest behind. ``anomalies``: those that go
     on."""
 
     timestamp: Millis
     accepted: int
+    refused: int
     waiting: int | None
     oldest_age_ms: int | None
     dead_letters: int | None
@@ -87,7 +92,7 @@ class Looks:
     Decisions are told minute by minute, and what is new since half a minute ago follows from what was told then."""
 
     def __init__(self) -> None:
-        self._looks: deque[Look] = deque(maxlen=120)
+        self._looks: deque[Look] = deque(maxlen=400)
         self._minutes: deque[Look] = deque(maxlen=24 * 60 + 1)
         self._told: deque[tuple[int, dict[int, UnitCounts]]] = deque()
 
@@ -117,6 +122,25 @@ class Looks:
             return sum(max(0, getattr(one, name) - getattr(then.get(start), name, 0)) for start, one in now.items())
 
         return Recent(*map(more, _COUNTED))
+
+    def refused(self) -> tuple[int, int]:
+        """How many requests were answered 503 since half a minute ago, and how many of those and accepted ones there
+        were."""
+        first, last = self.since(self._looks[-1].timestamp - RECENT_MS), self._looks[-1]
+        refused = last.refused - first.refused
+        return refused, refused + last.accepted - first.accepted
+
+    def unanswered(self) -> int:
+        """How many requests were accepted from a minute ago to half a minute ago, if no callback was delivered since a
+        minute ago; else, and where that is not known, 0."""
+        first, last = self._looks[0], self._looks[-1]
+        known = last.dead_letters is not None and first.timestamp <= last.timestamp - MINUTE_MS
+        if not known or last.p50_ms is not None:
+            return 0
+        return self._accepted_by(last.timestamp - RECENT_MS) - self._accepted_by(last.timestamp - MINUTE_MS)
+
+    def _accepted_by(self, at: int) -> int:
+        return next((look.accepted for look in reversed(self._looks) if look.timestamp <= at), 0)
 
     def more_dead_letters(self) -> int:
         """How many more there are than half a minute ago; 0 where that is not known."""

@@ -14,15 +14,16 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from chargegate.ledger.anomalies import Anomalies
+from chargegate.ledger.anomalies import SEVERITIES, Anomalies, Severity
 from chargegate.ledger.base import Ledger, LedgerUnavailable
 from chargegate.ledger.counts import HOUR_MS, MINUTE_MS, DecisionCounts, UnitCounts
 from chargegate.model import Millis, Status, now_ms
 from chargegate.observe import log
 from chargegate.operations.health import Check, Component, ComponentStatus, check_all, status_of
-from chargegate.operations.looks import RECENT_MS, Look, Looks, Series, percentiles
-from chargegate.operations.problems import Problem, Seen, problems
+from chargegate.operations.looks import RECENT_MS, SLOW_ANSWER_MS, Look, Looks, Series, percentiles
+from chargegate.operations.problems import Seen, problems
 from chargegate.operations.processes import SILENT_MS, Circuit, Lag, Process, Processes, Report, Reporter, together
+from chargegate.operations.troubles import Problem
 from chargegate.queues.base import Queue, QueueUnavailable
 
 _LOOK_S: Final = 2.0
@@ -75,6 +76,7 @@ class _Seen(NamedTuple):
     delivered_ms: Sequence[int] = ()
     minutes: Sequence[UnitCounts] | None = None
     anomalies: int | None = None
+    critical_anomalies: int = 0
     latest: Mapping[str, int] | None = None
 
 
@@ -137,12 +139,15 @@ class Overviews:
         now = now_ms()
         (waiting, oldest), seen = await asyncio.gather(self._queued(), self._recorded(now, span_ms, latest=latest))
         self._others = seen.others
-        accepted = self._reporter.accepted + (self._processes.accepted if self._processes is not None else 0)
+        accepted, refused = self._reporter.accepted, self._reporter.refused
+        if self._processes is not None:
+            accepted, refused = accepted + self._processes.accepted, refused + self._processes.refused
         report = self._together({})
         p50, p95, p99 = percentiles(sorted(seen.delivered_ms))
         look = Look(
             timestamp=now,
             accepted=accepted,
+            refused=refused,
             waiting=waiting,
             oldest_age_ms=oldest,
             dead_letters=seen.dead_letters,
@@ -175,9 +180,11 @@ class Overviews:
             others = [] if self._processes is None else await self._processes.read()
             return others, await self._ledger.count_dead_letters()
 
-        async def delivered_and_anomalies() -> tuple[Sequence[int], int]:
+        async def delivered_and_anomalies() -> tuple[Sequence[int], int, int]:
             delivered = await self._ledger.latest_delivered(now - MINUTE_MS, _DELIVERED)
-            return delivered, sum((await self._anomalies.count_open()).values())
+            kinds = await self._anomalies.count_open()
+            critical = sum(kinds.get(kind, 0) for kind, how in SEVERITIES.items() if how is Severity.CRITICAL)
+            return delivered, sum(kinds.values()), critical
 
         async def decided() -> tuple[Sequence[UnitCounts], Mapping[str, int] | None]:
             minutes = await self._counts.by_unit(MINUTE_MS, now - span_ms, None, span_ms // MINUTE_MS + 10, None)
@@ -185,10 +192,10 @@ class Overviews:
 
         with contextlib.suppress(LedgerUnavailable, TimeoutError):
             async with asyncio.timeout(_LOOK_S):
-                (others, letters), (delivered, anomalies), (minutes, newest) = await asyncio.gather(
+                (others, letters), (delivered, anomalies, critical), (minutes, newest) = await asyncio.gather(
                     processes_and_letters(), delivered_and_anomalies(), decided()
                 )
-                return _Seen(others, letters, delivered, minutes, anomalies, newest)
+                return _Seen(others, letters, delivered, minutes, anomalies, critical, newest)
         return _Seen(None if self._processes is not None else [])
 
     async def _read_day(self) -> None:
@@ -217,6 +224,7 @@ class Overviews:
                     why_letters = await self._why_given_up(now)
         report = self._together(components)
         earlier = self._looks.since(now - _LAST_MS)
+        refused, offered = self._looks.refused()
         elapsed_s = max((now - earlier.timestamp) / 1000, _LOOK_S)
         return Overview(
             status=status_of(report.components),
@@ -233,6 +241,13 @@ class Overviews:
                     given_up=letters,
                     why_given_up=why_letters,
                     anomalies=look.anomalies,
+                    critical_anomalies=seen.critical_anomalies,
+                    refused=refused,
+                    offered=offered,
+                    unanswered=self._looks.unanswered(),
+                    slow=sum(ms > SLOW_ANSWER_MS for ms in seen.delivered_ms),
+                    delivered=len(seen.delivered_ms),
+                    troubles=report.troubles,
                 )
             ),
             components=report.components,

@@ -11,6 +11,7 @@ import msgspec
 from chargegate.ledger.base import NamedValues
 from chargegate.observe import Metrics
 from chargegate.operations.health import Check, Component, check_all, worse
+from chargegate.operations.troubles import Problem, Troubles
 from chargegate.storage.recurring import Recurring
 from chargegate.storage.unavailable import Unavailable
 
@@ -18,6 +19,7 @@ SILENT_MS: Final = 2500
 """A process that was not heard from for longer has ended, or cannot reach the database."""
 
 _EVERY_S: Final = 1.0
+_DISKS_S: Final = 3.0
 _FORGOTTEN_MS: Final = 60_000
 _PREFIX: Final = "process:"
 _STATES: Final = ("closed", "half_open", "open")
@@ -40,7 +42,8 @@ class Lag(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """How one process is. ``number`` is different each time. ``accepted`` counts since the process's start."""
+    """How one process is. ``number`` is different each time. ``accepted`` and ``refused``, which is what was answered
+    503, count since the process's start. ``troubles``: what is wrong by its own metrics."""
 
     role: Role
     number: int
@@ -50,6 +53,8 @@ class Report(msgspec.Struct, frozen=True):
     components: dict[str, Component]
     circuits: list[Circuit]
     sinks: list[Lag]
+    refused: int = 0
+    troubles: list[Problem] = []
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -77,15 +82,25 @@ class Reporter:
         self._metrics = metrics
         self._oldest_question_ms = oldest_question_ms
         self._number = time.time_ns()
+        self._troubles = Troubles(from_start=True)
+        self._disks_at = float("-inf")
 
     @property
     def accepted(self) -> int:
         """How many requests this process accepted since its start."""
         return int(self._metrics.sampled("charging_requests_total", "outcome").get("accepted", 0))
 
+    @property
+    def refused(self) -> int:
+        """How many requests this process answered 503 since its start."""
+        return int(self._metrics.sampled("charging_requests_total", "outcome").get("unavailable", 0))
+
     def report(self, components: Mapping[str, Component]) -> Report:
         """``components``: as they were found just now."""
         self._number += 1
+        if time.monotonic() - self._disks_at >= _DISKS_S:  # each time it takes a thread
+            self._disks_at = time.monotonic()
+            self._metrics.disks.refresh()
         sampled = self._metrics.sampled
         circuits, lags = sampled("circuit_breaker_state", "name"), sampled("audit_sink_lag_seconds", "sink")
         return Report(
@@ -97,6 +112,8 @@ class Reporter:
             components=dict(components),
             circuits=[Circuit(name, _STATES[int(value)]) for name, value in circuits.items()],
             sinks=[Lag(name, round(value, 3)) for name, value in lags.items()],
+            refused=self.refused,
+            troubles=self._troubles.found(sampled),
         )
 
 
@@ -133,11 +150,17 @@ class Processes:
         self._clock = clock
         self._heard: dict[str, tuple[Report, float]] = {}
         self._accepted = 0
+        self._refused = 0
 
     @property
     def accepted(self) -> int:
         """How many requests the others accepted, as far as this process saw it."""
         return self._accepted
+
+    @property
+    def refused(self) -> int:
+        """How many requests the others answered 503, as far as this process saw it."""
+        return self._refused
 
     async def read(self) -> list[Process]:
         """All others, by their names. One that was not heard from for a minute is forgotten if any other like it is
@@ -169,7 +192,12 @@ class Processes:
             return
         if before is not None:  # what it accepted before this process looked is not known to be new
             self._accepted += max(0, report.accepted - before[0].accepted)
-        self._heard[key] = report, now
+            self._refused += max(0, report.refused - before[0].refused)
+        name = key.removeprefix(_PREFIX)
+        troubles = [
+            msgspec.structs.replace(each, text=f"{each.text.rstrip('.')} (process {name}).") for each in report.troubles
+        ]
+        self._heard[key] = msgspec.structs.replace(report, troubles=troubles), now
 
     def reports(self) -> list[tuple[Report, int]]:
         """What those say that are heard from, and how old that is, in ms."""
@@ -179,9 +207,9 @@ class Processes:
 
 
 def together(own: Report, others: Sequence[tuple[Report, int]]) -> Report:
-    """One report of all: of what several say, the worst. ``accepted`` is this process's own."""
+    """One report of all: of what several say, the worst. ``accepted`` and ``refused`` are this process's own."""
     components, circuits, lags = dict(own.components), _states(own), {lag.sink: lag.seconds for lag in own.sinks}
-    in_flight, oldest = own.in_flight, own.oldest_question_ms
+    in_flight, oldest, troubles = own.in_flight, own.oldest_question_ms, list(own.troubles)
     for report, age in others:
         for name, component in report.components.items():
             components[name] = worse(components[name], component) if name in components else component
@@ -190,6 +218,7 @@ def together(own: Report, others: Sequence[tuple[Report, int]]) -> Report:
         for lag in report.sinks:
             lags[lag.sink] = max(lag.seconds, lags.get(lag.sink, 0.0))
         in_flight += report.in_flight
+        troubles += report.troubles
         if report.oldest_question_ms:
             oldest = max(oldest, report.oldest_question_ms + age)
     return msgspec.structs.replace(
@@ -199,6 +228,7 @@ def together(own: Report, others: Sequence[tuple[Report, int]]) -> Report:
         sinks=[Lag(name, seconds) for name, seconds in lags.items()],
         in_flight=in_flight,
         oldest_question_ms=oldest,
+        troubles=troubles,
     )
 
 

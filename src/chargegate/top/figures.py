@@ -6,8 +6,9 @@ from typing import Final
 import msgspec
 
 from chargegate.model import Moment
+from chargegate.operations.troubles import Problem
 from chargegate.top.reading import Labels, Reading
-from chargegate.top.sentence import sentence_of
+from chargegate.top.sentence import not_known, problems_of, sentence_of
 
 _QUANTILES: Final = (0.5, 0.95, 0.99)
 _STATES: Final = {0: "closed", 1: "half_open", 2: "open"}
@@ -25,13 +26,16 @@ class Percentiles(msgspec.Struct, frozen=True):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """How a service is. ``status`` is that of its health, or AWAY. Rates are for each second between two readings, and
-    None without a second one. What the service does not measure is None or missing."""
+    """How a service is. ``status`` is that of its health, or AWAY. ``problems`` are those of its overview, the worst
+    first; where that cannot be read, those of one process, and ``not_known`` says why. Rates are for each second
+    between two readings, and None without a second one. What the service does not measure is None or missing."""
 
     url: str
     at: Moment
     status: str
     sentence: str
+    problems: tuple[Problem, ...]
+    not_known: str
     window_s: float | None
     answered_per_second: dict[str, float] | None
     decided_per_second: dict[str, float] | None
@@ -52,13 +56,15 @@ def figures_of(url: str, before: Reading | None, now: Reading) -> Figures:
         before = None
     window_s = None if before is None else now.clock - before.clock
     depth, age = _single(now, "queue_depth"), _single(now, "queue_oldest_age_seconds")
-    states = _by(now, "circuit_breaker_state", "name")
+    states, found = now.by("circuit_breaker_state", "name"), problems_of(before, now)
     in_flight, dead = _single(now, "requests_in_flight"), _single(now, "dead_letters")
     return Figures(
         url=url,
         at=now.at,
         status=now.health["status"] if now.health is not None else "AWAY",
-        sentence=sentence_of(now.health, now.fault, None if dead is None else int(dead)),
+        sentence=sentence_of(now, found, None if dead is None else int(dead)),
+        problems=tuple(found),
+        not_known=not_known(now),
         window_s=None if window_s is None else round(window_s, 3),
         answered_per_second=_rates(before, now, "charging_requests_total", "outcome"),
         decided_per_second=_rates(before, now, "authorization_status_total", "status"),
@@ -69,8 +75,8 @@ def figures_of(url: str, before: Reading | None, now: Reading) -> Figures:
         in_flight=None if in_flight is None else int(in_flight),
         dead_letters=None if dead is None else int(dead),
         circuits={name: _STATES.get(int(value), "?") for name, value in states.items()},
-        anomalies={name: int(value) for name, value in _by(now, "audit_anomalies", "type").items() if value},
-        sink_lag_ms={name: round(value * 1000) for name, value in _by(now, "audit_sink_lag_seconds", "sink").items()},
+        anomalies={name: int(value) for name, value in now.by("audit_anomalies", "type").items() if value},
+        sink_lag_ms={name: round(value * 1000) for name, value in now.by("audit_sink_lag_seconds", "sink").items()},
     )
 
 
@@ -85,20 +91,11 @@ def _single(reading: Reading, name: str) -> float | None:
     return next(iter(reading.samples.get(name, {}).values()), None)
 
 
-def _by(reading: Reading, name: str, label: str) -> dict[str, float]:
-    """A metric's values by one of its labels, summed over the others."""
-    found: dict[str, float] = {}
-    for labels, value in reading.samples.get(name, {}).items():
-        key = dict(labels).get(label, "")
-        found[key] = found.get(key, 0.0) + value
-    return found
-
-
 def _rates(before: Reading | None, now: Reading, name: str, label: str) -> dict[str, float] | None:
     if before is None or name not in now.samples or now.clock <= before.clock:
         return None
-    then, window_s = _by(before, name, label), now.clock - before.clock
-    rates = {key: max(0.0, value - then.get(key, 0.0)) / window_s for key, value in _by(now, name, label).items()}
+    then, window_s = before.by(name, label), now.clock - before.clock
+    rates = {key: max(0.0, value - then.get(key, 0.0)) / window_s for key, value in now.by(name, label).items()}
     return {key: round(rate, 2) for key, rate in rates.items()}
 
 

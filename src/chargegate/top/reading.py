@@ -1,4 +1,4 @@
-"""Reads a running service's health and metrics. What it does not answer is a reason, and no exception."""
+"""Reads a running service's health, metrics and overview. What it does not answer is a reason, and no exception."""
 
 import http.client
 import math
@@ -12,23 +12,48 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from chargegate.model import now_ms
+from chargegate.operations.troubles import Problem
 
 _LIMIT_S: Final = 10
 _MAX_BYTES: Final = 10_000_000
 _DECODE: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
+_UNREAD: Final = {
+    401: "it wants an access key, an administrator's",
+    403: "it wants an administrator's access key",
+    404: "there is none at this port: a worker has none, and `dashboard.enabled` turns it off",
+}
+
 Labels = frozenset[tuple[str, str]]
+
+
+class _Overview(msgspec.Struct):
+    problems: list[Problem]
+
+
+_OVERVIEW: Final = msgspec.json.Decoder(_Overview).decode
 
 
 class Reading(NamedTuple):
     """What a service said at one moment. ``health`` is None where it said nothing, and ``fault`` says why; ``samples``
-    are its metrics, by name and labels. ``clock`` is in seconds, for differences."""
+    are its metrics, by name and labels. ``problems`` are those of its overview, None where that could not be read, and
+    ``unread`` says why. ``clock`` is in seconds, for differences."""
 
     at: int
     clock: float
     health: dict[str, Any] | None
     samples: dict[str, dict[Labels, float]]
     fault: str = ""
+    problems: list[Problem] | None = None
+    unread: str = ""
+
+    def by(self, name: str, label: str) -> dict[str, float]:
+        """A metric's values by one of its labels, summed over the others."""
+        found: dict[str, float] = {}
+        for labels, value in self.samples.get(name, {}).items():
+            key = dict(labels).get(label, "")
+            found[key] = found.get(key, 0.0) + value
+        return found
 
 
 class Reader:
@@ -56,12 +81,21 @@ class Reader:
             health = _health(status, body)
             status, body = self._get("/metrics")
             samples = parsed(body.decode()) if status == 200 else {}
+            # What has no components is asked no further.
+            asked = isinstance(health, dict) and health["components"]
+            problems, unread = self._overview() if asked else (None, "it was not asked for")
         except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
             return Reading(at, clock, None, {}, _why(error))
         if isinstance(health, str):
             return Reading(at, clock, None, samples, health)
         fault = "" if samples else f"/metrics is answered {status}"
-        return Reading(at, clock, health, samples, fault)
+        return Reading(at, clock, health, samples, fault, problems, unread)
+
+    def _overview(self) -> tuple[list[Problem] | None, str]:
+        status, body = self._get("/api/v1/overview")
+        if status == 200:
+            return _OVERVIEW(body).problems, ""
+        return None, _UNREAD.get(status, f"it is answered {status}")
 
     def _get(self, path: str) -> tuple[int, bytes]:
         if self._tls is None:

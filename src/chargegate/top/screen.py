@@ -11,6 +11,7 @@ from chargegate.model import one_line, to_iso
 from chargegate.top.figures import Figures
 
 _COLOURS: Final = {"UP": "green", "DEGRADED": "yellow", "DOWN": "red", "AWAY": "red"}
+_SEVERITIES: Final = {"critical": "red", "warning": "yellow"}
 _BAD: Final = frozenset({"unknown", "dead_letter", "unavailable", "internal_error"})
 
 
@@ -18,7 +19,7 @@ def view(figures: Figures) -> RenderableType:
     """The sentence on top, then a block for each part of a request's way."""
     colour = _COLOURS.get(figures.status, "")
     head = Text.assemble(
-        (f" {figures.status} ", f"bold reverse {colour}"), " ", (_plain(figures.sentence), f"bold {colour}")
+        (f" {figures.status} ", f"bold reverse {colour}"), " ", (_plain(figures.sentence), f"bold {_worst(figures)}")
     )
     where = Text(f"{_plain(figures.url)}  {to_iso(figures.at)}", "dim")
     if figures.status == "AWAY":
@@ -37,7 +38,14 @@ def view(figures: Figures) -> RenderableType:
         table.add_row("anomalies", _named({name: str(count) for name, count in figures.anomalies.items()}))
     if figures.sink_lag_ms:
         table.add_row("sinks behind", _named({name: _time(ms) for name, ms in figures.sink_lag_ms.items()}))
-    return Group(head, where, Text(), table)
+    others = [Text(f"  {_plain(each.text)}", _SEVERITIES[each.severity]) for each in figures.problems[1:]]
+    limits = [Text(_plain(figures.not_known), "dim")] if figures.not_known else []
+    return Group(head, *others, where, *limits, Text(), table)
+
+
+def _worst(figures: Figures) -> str:
+    """The colour of the worst of what is wrong."""
+    return _SEVERITIES[figures.problems[0].severity] if figures.problems else _COLOURS.get(figures.status, "")
 
 
 def _rates(rates: Mapping[str, float] | None) -> Text:
