@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo peer run servers test test-without-servers test-lowest check check-speed soak bench pictures lock sbom clean
+.PHONY: help install demo peer run servers test test-without-servers test-lowest check check-speed soak bench pictures chart lock sbom clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ check-speed: install ## Compare the instructions of a request with the committed
 
 pictures: servers ## Make the pictures of the dashboard in docs/ anew
 	@$(BIN)/python docs/dashboard_pictures.py
+
+chart: install ## Write the Helm chart's schema of the settings anew
+	@$(BIN)/python deploy/helm/values_schema.py $(ARGS)
 
 lock: install ## Write the requirements files anew (ARGS=--upgrade for newer versions)
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \

@@ -1,18 +1,26 @@
-"""The distribution's Chromium, driven by Playwright."""
+"""The distribution's Chromium, driven by Playwright, and what every page must be."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
-from typing import TYPE_CHECKING
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.contract.conftest import Service
+
+AXE = Path(__file__).parent / "contract" / "axe" / "axe.min.js"
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+DESK = {"width": 1280, "height": 900}
 LIMIT_MS = 10_000
 expect.set_options(timeout=LIMIT_MS)
 
@@ -28,3 +36,58 @@ def chromium() -> Iterator[Browser]:
         opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield opened
         opened.close()
+
+
+class Visit:
+    """A browser window on a service, which must load nothing from elsewhere and meet no fault of its own."""
+
+    def __init__(self, browser: Browser, service: Service, **options: Any) -> None:
+        self.context: BrowserContext = browser.new_context(
+            base_url=service.url, **{"viewport": DESK, "permissions": ["clipboard-read", "clipboard-write"], **options}
+        )
+        self.context.add_init_script(path=AXE)
+        self.faults: list[str] = []
+        self.requests: list[str] = []
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(LIMIT_MS)
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("console", self._console)
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self._service = service
+
+    def _console(self, message: Any) -> None:
+        # A refused request is shown by the page, and noted by the browser.
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.faults.append(message.text)
+
+    def close(self) -> None:
+        self.context.close()
+        assert self.faults == []
+        assert [url for url in self.requests if not url.startswith(self._service.url)] == []
+
+
+def accessible(page: Page) -> None:
+    """The rules of axe-core find nothing serious, and nothing is wider than the window."""
+    found = page.evaluate("async (rules) => (await axe.run(document, rules)).violations", RULES)
+    serious = [
+        (one["id"], one["help"], [node["html"][:200] for node in one["nodes"]])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert serious == [], json.dumps(serious, indent=1)
+    wide = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+    assert wide <= 0, f"{page.url} is {wide} px too wide"
+
+
+def heading(page: Page, text: str) -> None:
+    expect(page.get_by_role("heading", level=1, name=text)).to_be_visible()
+
+
+def keys(command: str) -> dict[str, tuple[str, str]]:
+    """The access key and the hash of an administrator, "ops", and of a client, "north"."""
+    made = {}
+    for role, name in (("admin", "ops"), ("client", "north")):
+        line = [command, "keys", "create", "--role", role, "--name", name, "--json"]
+        printed = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+        made[name] = (printed["key"], printed["hash"])
+    return made

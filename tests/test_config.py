@@ -412,6 +412,13 @@ def test_white_space_around_a_value_is_dropped(key: str, margin: str, tmp_path: 
             assert value_of(load(None, {variable(key): written}), key) == value
 
 
+def test_every_url_and_every_secret_among_the_settings_is_known_as_one() -> None:
+    """So that it is not shown, may be in a file, and is refused in the clear by the Helm chart."""
+    assert {key for key in KEYS if key.endswith(("url", "endpoint", "uri", "dsn"))} == URL_KEYS
+    secret = ("password", "token", "secret", "secrets", "encryption_keys", "api_keys", "hash_key")
+    assert {key for key in KEYS if key.endswith(secret)} == SECRET_KEYS
+
+
 @pytest.mark.parametrize("key", sorted(SECRET_KEYS | URL_KEYS))
 def test_a_secret_may_be_in_a_file(key: str, tmp_path: Path) -> None:
     value, beside = KEYS[key], {variable(other): KEYS[other] for other in BESIDE.get(key, ())}

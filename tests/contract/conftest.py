@@ -284,6 +284,31 @@ def audit(command: str) -> Callable[..., list[dict[str, Any]]]:
     return audit
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from browsing import chromium
+
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a page of a service's dashboard in a window of its own, which must meet no fault."""
+    from browsing import Visit
+
+    made: list[Visit] = []
+
+    def open_page(service: Service, address: str = "/dashboard", **options: Any) -> Any:
+        made.append(Visit(browser, service, **options))
+        made[-1].page.goto(address)
+        return made[-1].page
+
+    yield open_page
+    for one in made:
+        one.close()
+
+
 @pytest.fixture(scope="session")
 def reply() -> type[Reply]:
     return Reply

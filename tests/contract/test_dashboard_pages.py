@@ -2,93 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Page, expect
 
-from browsing import LIMIT_MS, chromium
+from browsing import accessible, heading, keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
     from tests.contract.conftest import Asked, Reply, Service, Site
 
-AXE = Path(__file__).with_name("axe") / "axe.min.js"
-RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
-DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+PHONE = {"width": 360, "height": 740}
 HOSTILE = '<img src=x onerror="document.title=1"><b>note</b>'
 pytestmark = pytest.mark.servers  # it needs what `make servers` installs
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as opened:
-        yield opened
-
-
-class Visit:
-    """A browser window on a service, which must load nothing from elsewhere and meet no fault of its own."""
-
-    def __init__(self, browser: Browser, service: Service, **options: Any) -> None:
-        self.context: BrowserContext = browser.new_context(
-            base_url=service.url, **{"viewport": DESK, "permissions": ["clipboard-read", "clipboard-write"], **options}
-        )
-        self.context.add_init_script(path=AXE)
-        self.faults: list[str] = []
-        self.requests: list[str] = []
-        self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(LIMIT_MS)
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("console", self._console)
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self._service = service
-
-    def _console(self, message: Any) -> None:
-        # A refused request is shown by the page, and noted by the browser.
-        if message.type == "error" and "Failed to load resource" not in message.text:
-            self.faults.append(message.text)
-
-    def close(self) -> None:
-        self.context.close()
-        assert self.faults == []
-        assert [url for url in self.requests if not url.startswith(self._service.url)] == []
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
-    made: list[Visit] = []
-
-    def open_page(service: Service, address: str = "/dashboard", **options: Any) -> Page:
-        made.append(Visit(browser, service, **options))
-        made[-1].page.goto(address)
-        return made[-1].page
-
-    yield open_page
-    for one in made:
-        one.close()
-
-
-def accessible(page: Page) -> None:
-    """The rules of axe-core find nothing serious, and nothing is wider than the window."""
-    found = page.evaluate("async (rules) => (await axe.run(document, rules)).violations", RULES)
-    serious = [
-        (one["id"], one["help"], [node["html"][:200] for node in one["nodes"]])
-        for one in found
-        if one["impact"] in ("serious", "critical")
-    ]
-    assert serious == [], json.dumps(serious, indent=1)
-    wide = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
-    assert wide <= 0, f"{page.url} is {wide} px too wide"
-
-
-def heading(page: Page, text: str) -> None:
-    expect(page.get_by_role("heading", level=1, name=text)).to_be_visible()
 
 
 @pytest.fixture(scope="module")
@@ -580,15 +511,6 @@ def test_anomalies(
     page.get_by_role("link", name="Show all").click()
     expect(rows).to_have_count(1)
     assert token not in page.content()
-
-
-def keys(command: str) -> dict[str, tuple[str, str]]:
-    made = {}
-    for role, name in (("admin", "ops"), ("client", "north")):
-        line = [command, "keys", "create", "--role", role, "--name", name, "--json"]
-        printed = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
-        made[name] = (printed["key"], printed["hash"])
-    return made
 
 
 def test_signing_in_and_out_by_keyboard(

@@ -140,6 +140,55 @@ def test_the_microservice_decides(
     assert call.headers["traceparent"] == question.headers["traceparent"] == TRACE
 
 
+LATER = "cc" + TRACE[2:]
+LONG = "a=" + "x" * 250 + ",b=" + "y" * 250
+STATE = "fw529a3039@dt=FfhxBVNiGhs2KIz7, congo=t61rcWkgMzE"
+
+
+@pytest.mark.parametrize(
+    ("given", "parent", "state"),
+    [
+        ({"traceparent": TRACE, "tracestate": STATE}, TRACE, STATE.replace(" ", "")),
+        ({"traceparent": TRACE, "tracestate": LONG}, TRACE, LONG),
+        ({"traceparent": TRACE, "tracestate": "a=" + "x" * 511}, TRACE, None),
+        ({"traceparent": TRACE, "tracestate": "nonsense"}, TRACE, None),
+        ({"traceparent": TRACE, "tracestate": "a=1,a=2"}, TRACE, None),
+        ({"traceparent": "nonsense", "tracestate": STATE}, None, None),
+        ({"tracestate": STATE}, None, None),
+        ({"traceparent": f"{LATER}-future"}, TRACE, None),
+        ({"traceparent": f"{LATER}-", "tracestate": "a=1"}, TRACE, "a=1"),
+        ({"traceparent": f"{LATER}.future"}, None, None),
+        ({"traceparent": f"ff{LATER[2:]}-future"}, None, None),
+    ],
+)  # fmt: skip
+def test_the_trace_context_is_carried_by_the_w3c_rules(
+    by_microservice: Service,
+    authorizer: Site,
+    receiver: Site,
+    given: dict[str, str],
+    parent: str | None,
+    state: str | None,
+) -> None:
+    asked = by_microservice.ask(receiver.url(), headers=given)
+    by_microservice.finished(asked)
+    (question,) = authorizer.calls_to(asked.driver_token)
+    (call,) = receiver.calls_to(asked.callback_url)
+    for carried in (question.headers, call.headers):
+        assert (carried.get("traceparent"), carried.get("tracestate")) == (parent, state)
+
+
+def test_a_tracestate_that_holds_the_drivers_token_is_dropped(by_microservice: Service, receiver: Site) -> None:
+    token = f"a0123456789-{uuid.uuid4().hex}"
+    asked = by_microservice.ask(
+        receiver.url(), driver_token=token, headers={"traceparent": TRACE, "tracestate": f"a={token}"}
+    )
+    by_microservice.finished(asked)
+    (call,) = receiver.calls_to(asked.callback_url)
+    assert call.headers["traceparent"] == TRACE
+    assert "tracestate" not in call.headers
+    assert token not in by_microservice.log
+
+
 @pytest.mark.parametrize("traceparent", ["", "nonsense", TRACE.upper(), f"{TRACE}-more", "00-" + "0" * 32 + TRACE[35:]])
 def test_what_is_no_traceparent_is_not_carried(by_microservice: Service, receiver: Site, traceparent: str) -> None:
     asked = by_microservice.ask(receiver.url(), headers={"traceparent": traceparent})

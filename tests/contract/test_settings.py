@@ -266,3 +266,38 @@ def test_a_list_shows_nothing_that_a_terminal_runs(tmp_path: Path) -> None:
     assert out.rstrip("\n").isprintable()
     assert json.loads(out)["note"] == note
     assert run(tmp_path, "acl", "list").stdout.replace("\n", "").replace("\t", "").isprintable()
+
+
+URLS = {
+    "QUEUE__URL": ["postgresql://h/d?p%61ssword={}", "redis://h?pass%77ord={}", "kafka://h/t?sasl_oauthbearer_config={}"],
+    "DATABASE__URL": ["postgresql://h/d?user=u&password={}", "postgresql://u:{}@h:port/d", "postgresql://u:{}@[h/d"],
+    "CACHE__URL": ["redis://h?PASSWORD={}", "redis://:{}@h:99999"],
+    "AUTHORIZATION__URL": ["https://u:{}@h/", "https://h/?api_key={}", "https://u:{}@h:port"],
+    "AUDIT__INFLUX_URL": ["http://u:{}@h:8086", "http://h:8086?token={}"],
+    "AUDIT__ARCHIVE_URL": [
+        "s3://b?endpoint=https://u:{}@s3", "s3://b?endpoint=https%3A%2F%2Fu%3A{}%40s3", "s3://b?endpoint=https://s3?token={}",
+        "s3://b?{}", "s3://b?endpoint=https://u:{}@s3\u2100", "s3://b?endpoint=https://[u:{}@s3", "s3://u:{}@b\u2100",
+        "s3://b?endpoint=https://s3:{}",
+    ],
+    "ANALYSIS__WEBHOOK_URL": ["https://u:{}@h/", "https://h/?token={}"],
+    "TRACING__OTLP_ENDPOINT": ["http://u:{}@h:4318", "http://h:4318?token={}"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", URLS)
+def test_what_is_secret_in_a_url_is_never_shown(tmp_path: Path, name: str) -> None:
+    for url in URLS[name]:
+        environ = {f"CHARGEGATE_{name}": url.format(TOKEN), "CHARGEGATE_AUDIT__INFLUX_DATABASE": "d"}
+        for arguments in (["config", "show"], ["config", "show", "--json"], ["config", "check"]):
+            result = run(tmp_path, *arguments, **environ)
+            assert TOKEN not in result.stdout + result.stderr, (url, result)
+            assert "Traceback" not in result.stderr
+            assert result.returncode == 0 or name.lower().replace("__", ".") in result.stderr
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https://u:p@s3", "https%3A%2F%2Fu%3Ap%40s3", "https://s3?password=p", "https://s3:x"]
+)
+def test_the_archives_endpoint_has_no_password(tmp_path: Path, endpoint: str) -> None:
+    url = f"s3://bucket/x?endpoint={endpoint}"
+    refused(run(tmp_path, "config", "check", CHARGEGATE_AUDIT__ARCHIVE_URL=url), "audit.archive_url", "endpoint")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import ipaddress
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ import yaml
 
 import chargegate
 from certificates import Authority
+from chargegate.config import SECRET_KEYS, URL_KEYS
 from deploy.custom_resources import SCHEMAS
 from outside import eventually
 
@@ -415,6 +417,121 @@ def test_values_that_are_wrong_are_refused(helm: str, option: str, why: str) -> 
     code, _, err = template(helm, "default", "--set", option)
     assert code != 0
     assert why in err
+
+
+BAD_URLS = (
+    "postgresql://gate:p4ss@db/gate",
+    "redis://:p4ss@db/0",
+    "https://gate@db/x",
+    "postgresql://db/gate?user=gate&password=p4ss",
+    "postgresql://db/gate?PassWord=p4ss",
+    "postgresql://db/gate?p%61ssword=p4ss",
+    "kafka://db:9092/t?sasl.username=gate&sasl.password=p4ss",
+    "kafka://db:9092/t?sasl_oauthbearer_config=p4ss",
+    "postgresql://pooler/gate?listen_url=postgresql://gate:p4ss@db/gate",
+    "https://db/hook?access_token=p4ss",
+    "s3://bucket/x?endpoint=https://gate:p4ss@db",
+    "s3://bucket/x?endpoint=https%3A%2F%2Fgate%3Ap4ss%40db",
+    "amqps://gate:p4ss@db/%2F",
+    "http://gate:p4/s?s@db",
+)
+
+
+def with_every_url(url: str) -> list[str]:
+    """Options of Helm that set each URL among the settings to this one."""
+    text = url.replace(",", r"\,")
+    return [word for key in sorted(URL_KEYS) for word in ("--set-string", f"config.{key}={text}")]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_no_url_with_a_user_or_a_password_is_taken(helm: str, url: str) -> None:
+    code, out, err = template(helm, "default", *with_every_url(url))
+    assert code != 0
+    assert "p4ss" not in out
+    for key in URL_KEYS:
+        assert f"/config/{key.replace('.', '/')}'" in err
+
+
+def test_urls_without_a_secret_are_taken(helm: str) -> None:
+    url = "https://db-1.example:8443,db-2.example/x?sslmode=verify-full&client.id=gate"
+    (pod,) = pods(render(helm, "default", *with_every_url(url)))
+    for key in URL_KEYS:
+        assert pod.environment[f"CHARGEGATE_{key.upper().replace('.', '__')}"] == url
+
+
+@pytest.mark.parametrize("value", ["worker.autoscaling.prometheusAddress", "prometheusRule.runbook"])
+def test_no_other_address_with_a_password_is_taken(helm: str, value: str) -> None:
+    code, _, err = template(helm, "default", "--set-string", f"{value}=https://gate:p4ss@monitor")
+    assert code != 0
+    assert value.rpartition(".")[2] in err
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("config.nonsense.key=1", "nonsense"),
+        ("config.queue.nonsense=1", "nonsense"),
+        ("config.authorization.circuit_breaker.nonsense=1", "nonsense"),
+        ("config.queue.max_size=abc", "max_size"),
+        ("config.queue.max_size=0", "max_size"),
+        ("config.queue.max_size=1.5", "max_size"),
+        ("config.queue=sqlite", "queue"),
+        ("config.callback.require_https=1", "require_https"),
+        ("config.callback.allowed_networks=10.0.0.0/8", "allowed_networks"),
+        ("config.authorization.backend=ldap", "backend"),
+        ("config.authorization.simulated_latency_ms={1}", "simulated_latency_ms"),
+        ("config.tracing.sample_ratio=2", "sample_ratio"),
+        ("config.audit.influx_token=x", "influx_token"),
+        ("config.worker.port=1", "worker"),
+        ("secrets.keys.queue\\.max_size=size", "queue.max_size"),
+        ("secrets.keys.security\\.api_key=keys", "security.api_key"),
+    ],
+)
+def test_a_setting_that_the_service_would_refuse_is_refused(helm: str, option: str, why: str) -> None:
+    code, _, err = template(helm, "default", "--set", option)
+    assert code != 0
+    assert why in err
+
+
+def every_key(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from every_key(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def test_every_setting_with_its_default_is_taken(helm: str, tmp_path: Path) -> None:
+    """But those that are secrets, and those that the chart sets itself."""
+    shown = subprocess.run(
+        [CHARGEGATE, "config", "show", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    config = json.loads(shown.stdout)
+    refused = {"data_dir", "worker.host", "worker.port", "server.host", "server.port", "server.tls_certificate"}
+    refused |= {"server.tls_key", "server.tls_client_ca", *SECRET_KEYS}
+    for key in refused:
+        *sections, name = key.split(".")
+        section = config
+        for each in sections:
+            section = section[each]
+        del section[name]
+    del config["worker"]
+    values = tmp_path / "values.yaml"
+    values.write_text(json.dumps({"config": config}))
+    (pod,) = pods(render(helm, "default", "-f", str(values)))
+    for key, _ in every_key(config):
+        assert f"CHARGEGATE_{key.upper().replace('.', '__')}" in pod.environment
+
+
+def test_the_schema_of_the_settings_is_current() -> None:
+    done = subprocess.run(
+        [sys.executable, CHART.parent / "values_schema.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_empty_text_and_false_are_values(helm: str) -> None:

@@ -366,6 +366,52 @@ def test_an_accepted_request_is_found_before_its_decision_and_nowhere_else(run: 
     run(scenario)
 
 
+def test_requests_that_were_only_accepted_are_listed_until_they_are_decided(run: Run, decide: Decide) -> None:
+    ids = sorted(new_request_id() for _ in range(5))
+    decided = decide(request_id=ids[1])
+
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        await ledger.record(decide(), 1_000)
+        for number, request_id in enumerate(ids):
+            ledger.accepted(request_id, HERE, number, "north")
+        await until(lambda: _all_queued(ledger, ids))
+        await ledger.record(decided, 1_000)
+        first = await ledger.queued(3, None)
+        assert [each.request_id for each in first] == [ids[4], ids[3], ids[2]]
+        assert [(each.status, each.client, each.created_at) for each in first] == [
+            (RequestStatus.QUEUED, "north", number) for number in (4, 3, 2)
+        ]
+        assert [each.request_id for each in await ledger.queued(3, ids[2])] == [ids[0]]
+        assert await ledger.queued(3, ids[0]) == []
+
+    run(scenario)
+
+
+async def _all_queued(ledger: Ledger, ids: list[str]) -> bool:
+    return len(await ledger.queued(10, None)) == len(ids)
+
+
+async def until(holds: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+    while not await holds():
+        await asyncio.sleep(0.02)
+
+
+def test_several_requests_are_found_at_once(run: Run, decide: Decide) -> None:
+    decisions = [decide(number) for number in range(3)]
+
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        for each in decisions:
+            await ledger.record(each, 1_000, "north")
+        asked = [each.request_id for each in decisions[:2]]
+        found = await ledger.find_all([*asked, new_request_id(), "", "'"])
+        assert {each.request_id: each for each in found} == {one: await ledger.find(one) for one in asked}
+        assert await ledger.find_all([]) == []
+
+    run(scenario)
+
+
 def test_what_is_known_of_a_request_is_not_overwritten_when_it_is_accepted(run: Run, decide: Decide) -> None:
     async def scenario(database: Database) -> None:
         ledger = database.ledger()

@@ -47,6 +47,8 @@ QUERIES: dict[str, Query] = {
         DecisionFilter(reason=Reason.CIRCUIT_OPEN, client="often"), 50, None
     ),
     "request": lambda ledger, _: ledger.find("0"),
+    "several_requests": lambda ledger, _: ledger.find_all(["0", "1"]),
+    "queued": lambda ledger, _: ledger.queued(50, None),
     "total": lambda _, counts: counts.total(START + 1, START + 900 * HOUR_MS + 1),
     "series": lambda _, counts: counts.by_unit(HOUR_MS, START, None, 50, None),
     "stations": lambda _, counts: counts.by_station(START + 1, START + 900 * HOUR_MS + 1, limit=50),
@@ -57,7 +59,7 @@ QUERIES: dict[str, Query] = {
     "stats": lambda ledger, _: ledger.station_stats(None, None, limit=50),
     "callbacks": lambda _, counts: counts.callbacks(START),
 }
-MADE = "[eprstuw](?!\\w)|edges|slots|wanted|page|stations|uncounted|ranked|top"
+MADE = "[eprstuw](?!\\w)|edges|slots|wanted|page|stations|uncounted|ranked|top|json_each"
 SMALL = f"SCAN (a USING INDEX audit_by_time$|CONSTANT ROW|{MADE})"
 Asked = list[tuple[str, tuple[Any, ...]]]
 queries = pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)

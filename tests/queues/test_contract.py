@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import pytest
 
 from chargegate.model import new_request_id, now_ms
@@ -326,6 +327,60 @@ def test_find_tells_where_a_message_is(bench: Bench, make_message: MakeMessage) 
         assert still is not None
         assert not still.taken
         assert await queue.find(new_request_id()) is None
+
+    bench.run(scenario)
+
+
+@pytest.mark.declares(find=True)
+def test_what_is_not_acked_is_listed_newest_first(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        assert await queue.unacked(10, None) == []
+        ids = sorted(new_request_id() for _ in range(7))
+        messages = [
+            msgspec.structs.replace(make_message(accepted_at=number), request_id=each)
+            for number, each in enumerate(ids)
+        ]
+        for message in messages:
+            await queue.put(message)
+        taken = {delivery.message.request_id for delivery in await queue.receive(2)}
+        after, found = None, []
+        while page := await queue.unacked(3, after):
+            assert len(page) <= 3
+            found += page
+            after = page[-1].place
+        assert [one.request_id for one in found] == ids[::-1]
+        by_id = {message.request_id: message for message in messages}
+        for one in found:
+            message = by_id[one.request_id]
+            assert (one.waiting.station_id, one.waiting.accepted_at) == (message.station_id, message.accepted_at)
+            assert one.waiting.body == message.body
+        assert {one.request_id for one in found if one.waiting.taken} == taken
+        for place in ("", "0", "nonsense", "~", "\U0001f50c", "9" * 40 + "-1"):
+            assert len(await queue.unacked(3, place)) <= 3
+
+    bench.run(scenario)
+
+
+@pytest.mark.declares(find=True)
+def test_what_is_acked_is_listed_no_more(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        first, second = make_message(), make_message()
+        for message in (first, second):
+            await queue.put(message)
+        (delivery,) = await queue.receive(1)
+        await queue.ack(delivery)
+        rest = {first.request_id, second.request_id} - {delivery.message.request_id}
+        while {one.request_id for one in await queue.unacked(10, None)} != rest:
+            await asyncio.sleep(0.02)
+
+    bench.run(scenario)
+
+
+@pytest.mark.declares(find=False)
+def test_what_cannot_find_lists_nothing(bench: Bench, make_message: MakeMessage) -> None:
+    async def scenario(queue: Queue) -> None:
+        await queue.put(make_message())
+        assert await queue.unacked(10, None) == []
 
     bench.run(scenario)
 

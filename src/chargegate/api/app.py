@@ -28,6 +28,7 @@ from chargegate.api.routes import (
     health,
     metrics,
     overview,
+    requests,
     sessions,
     statistics,
 )
@@ -39,7 +40,7 @@ from chargegate.keys import AccessKey, Role
 def build(parts: Parts) -> ASGIApp:
     """The application. It speaks HTTP only, and has no lifespan."""
     routes: list[Route] = [intake.route(parts)]
-    for subject in (sessions, decisions, statistics, overview, anomalies, dead_letters, access_list):
+    for subject in (sessions, requests, decisions, statistics, overview, anomalies, dead_letters, access_list):
         routes += subject.route.declared
     if parts.sessions is not None:
         routes += dashboard_session.route.declared

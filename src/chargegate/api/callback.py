@@ -24,7 +24,7 @@ DECISION: Final = Callback(
             " HMAC-SHA256 of webhook-id, webhook-timestamp and the body, joined by full stops.",
             f"^{_SIGNATURE}( {_SIGNATURE})*$",
         ),
-        header("traceparent", "The one that the request came with, if any."),
+        header("traceparent", "The one that the request came with, if any; with its tracestate, if it had one."),
     ],
     body=Body(
         "CallbackPayload",

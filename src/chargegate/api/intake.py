@@ -34,7 +34,8 @@ from chargegate.model import (
     new_request_id,
     now_ms,
     parse_body,
-    valid_traceparent,
+    trace_context,
+    within,
 )
 from chargegate.observe import NO_SPAN, Span, log, trace_field, traced
 from chargegate.queues.envelope import carry, wrap
@@ -65,6 +66,7 @@ _HEADERS: Final = (
     header(
         "traceparent", "W3C Trace Context, carried to the authorizer and the callback, or followed by our own spans."
     ),
+    header("tracestate", "Carried with the traceparent, if it is well formed and has at most 512 characters."),
 )
 _KEY = re.compile(rb"[!-~]{1,%d}" % MAX_KEY).fullmatch
 _BODY_START: Final = f'{{"status":"accepted","message":"{ACCEPTED_MESSAGE}","request_id":"'.encode()
@@ -140,9 +142,9 @@ class Intake:
             station, token, url = self._validate(body, key)
             if token in trace.decode():
                 trace = b""
-            parent = _parent(headers[b"traceparent"], token) if b"traceparent" in headers else ""
+            parent = _context(scope, token) if b"traceparent" in headers else ""
             span = self._accepting(parent, (named or network_of(scope["client"])) if parent else "")
-            parent = span.traceparent or parent
+            parent = within(span.traceparent, parent)
             request = ChargingRequest(
                 new_request_id(), station, token, url, now_ms(), parent, caller.name, span is not NO_SPAN
             )
@@ -300,10 +302,12 @@ def _acceptance(request_id: bytes, at: int) -> bytes:
     return b'%b%b","timestamp":%d}' % (_BODY_START, request_id, at)
 
 
-def _parent(given: bytes, token: str) -> str:
-    """The client's traceparent. One that holds the driver's token is dropped, because traces and logs show it."""
-    parent = valid_traceparent(given.decode("latin-1"))
-    return "" if token.lower() in parent else parent
+def _context(scope: Scope, token: str) -> str:
+    """The client's trace context."""
+    parents, states = (
+        [value for name, value in scope["headers"] if name == which] for which in (b"traceparent", b"tracestate")
+    )
+    return trace_context(parents, states, token)
 
 
 def route(parts: Parts) -> Route:

@@ -15,7 +15,7 @@ from chargegate.api.routing import Call, Parameter, Schema, respond
 from chargegate.api.schemas import UUID
 from chargegate.keys import CLIENT_NAME_PATTERN, client_name_fault
 from chargegate.ledger.anomalies import AnomalyType
-from chargegate.model import MIN_DRIVER_TOKEN, UUID_RULE, Invalid, Status, from_iso, is_uuid
+from chargegate.model import MIN_DRIVER_TOKEN, UUID_RULE, Invalid, RequestStatus, Status, from_iso, is_uuid
 from chargegate.operations.listing import Listing, Place
 from chargegate.operations.statistics import STEPS
 from chargegate.operations.views import shown
@@ -26,6 +26,7 @@ Item = TypeVar("Item", bound=msgspec.Struct)
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
 
+_UNDER_WAY: Final = (RequestStatus.QUEUED, RequestStatus.PROCESSING)
 _MAX_CURSOR: Final = 512
 # Every base64url text of 9 bytes or more: 8 of time, the rest an id.
 _CURSOR: Final = "(?:[A-Za-z0-9_-]{4}){3,127}(?:[A-Za-z0-9_-]{2,3})?"
@@ -105,6 +106,12 @@ def _status(text: str) -> str:
     return text.lower()
 
 
+def _request_status(text: str) -> RequestStatus:
+    if text not in _UNDER_WAY:
+        raise ValueError("must be one of " + ", ".join(_UNDER_WAY))
+    return RequestStatus(text)
+
+
 def _anomaly_type(text: str) -> str:
     if text not in list(AnomalyType):
         raise ValueError("must be one of " + ", ".join(AnomalyType))
@@ -179,6 +186,12 @@ STATUS = _filter(
     {"type": "string", "pattern": "^(?:" + "|".join(map(_any_case, Status)) + ")$"},
     "Only this status: " + ", ".join(Status) + ", in any letter case.",
     _status,
+)
+REQUEST_STATUS = _filter(
+    "status",
+    {"type": "string", "enum": list(_UNDER_WAY)},
+    "Only this status: " + ", ".join(_UNDER_WAY) + ".",
+    _request_status,
 )
 CLIENT = _filter(
     "client", {"type": "string", "pattern": CLIENT_NAME_PATTERN}, "Only this client's: the name of its keys.", _client

@@ -9,7 +9,7 @@ import msgspec
 
 from chargegate.authorizers.base import AuthorizationError, AuthorizationTimeout, NotAsked
 from chargegate.http1 import NO_SOCKET, CallFailed, HttpClient, Response, TimedOut
-from chargegate.model import CallbackTarget, ChargingRequest, Status, Verdict, valid_traceparent
+from chargegate.model import CallbackTarget, ChargingRequest, Status, Verdict, trace_headers
 
 FIRST_WAIT_S: Final = 0.1
 LONGEST_WAIT_S: Final = 2.0
@@ -57,9 +57,7 @@ class HttpAuthorizer:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._timeout_s
         body = _encode(_Question(request.request_id, request.station_id, request.driver_token))
-        headers = _HEADERS
-        if traceparent := valid_traceparent(request.traceparent):
-            headers += f"traceparent: {traceparent}\r\n".encode()
+        headers = _HEADERS + trace_headers(request.traceparent) if request.traceparent else _HEADERS
         longest_wait_s = FIRST_WAIT_S
         retries_left, asked = self._max_retries, True
         while (remaining_s := deadline - clock()) > 0:

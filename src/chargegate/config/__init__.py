@@ -12,7 +12,7 @@ import msgspec
 
 from chargegate.config.rules import check, check_lease, check_url, scheme
 from chargegate.config.sections import SECRET_KEYS, URL_KEYS, Audit, Callback, Server, Settings
-from chargegate.config.text import ConfigError, apply_environment, converted, read_file, without_secrets
+from chargegate.config.text import SECRET_WORDS, ConfigError, apply_environment, converted, read_file, without_secrets
 
 __all__ = [
     "DEFAULT_FILE",
@@ -21,6 +21,7 @@ __all__ = [
     "MOVE_TO",
     "PREFIX",
     "SECRET_KEYS",
+    "SECRET_WORDS",
     "URL_KEYS",
     "Audit",
     "Callback",

@@ -228,5 +228,6 @@ URL_KEYS = frozenset(
         "audit.influx_url",
         "audit.archive_url",
         "analysis.webhook_url",
+        "tracing.otlp_endpoint",
     }
 )

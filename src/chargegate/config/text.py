@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, cast, get_args, get_origin
+from urllib.parse import unquote_plus
 
 import msgspec
 
@@ -15,9 +16,21 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 # It ends with the last @, because a password that is not percent-encoded may hold others.
 _USER_INFORMATION: Final = re.compile(r"(?<=://).*@")
-_SECRET_OPTION: Final = re.compile(
-    r"(?i)(?<=[?&])([^=&#]*(?:password|passphrase|secret|token|pem|_url|oauthbearer.config)[^=&#]*)=[^&#]*"
+SECRET_WORDS: Final = (
+    "password",
+    "passphrase",
+    "secret",
+    "token",
+    "credential",
+    "apikey",
+    "api_key",
+    "pem",
+    "_url",
+    "oauthbearer_config",
 )
+"""A parameter in a URL's query is a secret if its name, in lower case and with ``_`` for dots, holds one of these."""
+
+_OPTION: Final = re.compile(r"(?<=[?&])([^=&#]*)=[^&#]*")
 
 _SEPARATOR: Final = re.compile(r"[,\r\n]")
 # Line breaks separate the items of a list.
@@ -183,5 +196,10 @@ def without_secrets(
         elif name in secret_keys and value:
             values[key] = ["***"] * len(value) if isinstance(value, list) else "***"
         elif name in url_keys:
-            values[key] = _USER_INFORMATION.sub("***@", _SECRET_OPTION.sub(r"\1=***", value))
+            values[key] = _USER_INFORMATION.sub("***@", _OPTION.sub(_without_secret, value))
     return values
+
+
+def _without_secret(option: re.Match[str]) -> str:
+    name = unquote_plus(option[1]).lower().replace(".", "_")  # a client library decodes the name too
+    return f"{option[1]}=***" if any(word in name for word in SECRET_WORDS) else option[0]

@@ -11,7 +11,7 @@ import msgspec
 from chargegate.delivering.retry import says_when
 from chargegate.delivering.signing import Signer
 from chargegate.http1 import CallFailed, ConnectFailed, HttpClient, NameNeeded, NotSent, Response, TimedOut
-from chargegate.model import NO_USABLE_ADDRESS, CallbackTarget, IPAddress, now_ms
+from chargegate.model import NO_USABLE_ADDRESS, CallbackTarget, IPAddress, now_ms, trace_headers
 from chargegate.observe import Metrics, log
 
 _NO_ADDRESS: Final = frozenset({"address_blocked", "name_not_resolved"})
@@ -121,7 +121,7 @@ class Sender:
 
     def _headers(self, request_id: str, body: bytes, traceparent: str, at: int) -> bytes:
         headers = self._signer.headers(request_id, at // 1000, body)
-        return headers + b"traceparent: " + traceparent.encode() + b"\r\n" if traceparent else headers
+        return headers + trace_headers(traceparent) if traceparent else headers
 
 
 def told(failure: CallFailed) -> str:

@@ -86,6 +86,14 @@ class RequestReader(Protocol):
 
     async def find(self, request_id: str) -> RequestRecord | None: ...
 
+    async def find_all(self, request_ids: Sequence[str]) -> Sequence[RequestRecord]:
+        """Those of these requests that it has, in any order."""
+        ...
+
+    async def queued(self, limit: int, after: str | None) -> Sequence[RequestRecord]:
+        """Requests that were only ``accepted``, by their ids, the greatest first, below one of them."""
+        ...
+
     async def decisions(
         self, which: DecisionFilter, limit: int, after: tuple[int, str] | None
     ) -> Sequence[Decision]: ...

@@ -31,11 +31,11 @@ from chargegate.model.request import (
     parse_body,
     station_fault,
     token_fault,
-    valid_traceparent,
 )
 from chargegate.model.shown import Hidden, Iso, Millis, Moment, ShortHash, TokenHash, Without
 from chargegate.model.text import one_line, printable_json
 from chargegate.model.times import clock, from_iso, machine_ms, month_start, now_ms, to_iso
+from chargegate.model.trace_context import parent_of, trace_context, trace_headers, valid_traceparent, within
 
 __all__ = [
     "ACCEPTED_MESSAGE",
@@ -77,11 +77,15 @@ __all__ = [
     "new_request_id",
     "now_ms",
     "one_line",
+    "parent_of",
     "parse_body",
     "parse_callback_url",
     "printable_json",
     "station_fault",
     "to_iso",
     "token_fault",
+    "trace_context",
+    "trace_headers",
     "valid_traceparent",
+    "within",
 ]

@@ -25,14 +25,14 @@ DRIVER_TOKEN_RULE: Final = f"must be {MIN_DRIVER_TOKEN} to {MAX_DRIVER_TOKEN} ch
 OTHER_SPELLINGS: Final = {"station_id": "stationId", "driver_token": "driverToken", "callback_url": "callbackUrl"}
 
 _token = re.compile(DRIVER_TOKEN_PATTERN).fullmatch
-_traceparent = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 
 
 class ChargingRequest(msgspec.Struct, frozen=True, gc=False):
     """An accepted request. Its fields are as the client sent them; ``accepted_at`` is in Unix milliseconds.
 
     ``client`` is the name of the client that sent it; empty where nobody knows, for what an older release accepted.
-    ``traced``: spans are made of it, and its ``traceparent`` is that of the span ``accept``, not the client's.
+    ``traceparent`` is its whole trace context (``trace_context``). ``traced``: spans are made of it, and that context
+    has the span ``accept``, not the client's, as its parent.
     """
 
     request_id: str
@@ -66,11 +66,6 @@ def station_fault(value: object) -> str | None:
 def token_fault(value: object) -> str | None:
     """The rule that a driver token breaks, or None."""
     return None if isinstance(value, str) and _token(value) else DRIVER_TOKEN_RULE
-
-
-def valid_traceparent(text: str) -> str:
-    """The ``traceparent`` header if it is well formed (W3C Trace Context, section 3.2), else an empty string."""
-    return text if _traceparent(text) else ""
 
 
 def parse_body(

@@ -24,7 +24,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace import Span as Recording
 
-from chargegate.model import ChargingRequest
+from chargegate.model import ChargingRequest, parent_of
 from chargegate.observe.trace_outbox import Outbox
 from chargegate.observe.trace_shares import TraceShares
 from chargegate.observe.tracing import NO_SPAN, Span
@@ -173,5 +173,5 @@ class OpenTelemetry:
 
 
 def _context_of(traceparent: str) -> SpanContext:
-    _, trace_id, span_id, _ = traceparent.split("-")
+    _, trace_id, span_id, _ = parent_of(traceparent).split("-")
     return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=_SAMPLED)

@@ -14,6 +14,7 @@ from chargegate.ledger.base import AccessList
 from chargegate.ledger.records import AccessEntry
 from chargegate.model import Status, TokenHash, broken, now_ms, station_fault, token_fault
 from chargegate.operations.listing import Listing, Place
+from chargegate.operations.views import shown
 
 # A commit of so many does not hold up a running service.
 _IN_ONE_COMMIT: Final = 5000
@@ -77,13 +78,23 @@ async def check_access(access_list: AccessList, keyring: Keyring, fields: Mappin
     return Judgement(station, verdict.status, verdict.reason)
 
 
+class FieldChange(msgspec.Struct, frozen=True):
+    """A field of an entry before and after, as the entry shows it. ``old`` is null for an entry that is added."""
+
+    field: str
+    old: bool | str | list[str] | None
+    new: bool | str | list[str] | None
+
+
 class Change(msgspec.Struct, frozen=True):
-    """What a line of a CSV file does to the access list. The hash is that of the line's token."""
+    """What a line of a CSV file does to the access list. The hash is that of the line's token. ``fields`` are those
+    that the line changes; of an entry that is added, those that say something."""
 
     driver_token_hash: TokenHash
-    change: Literal["added", "changed", "unchanged"]
+    change: Literal["added", "changed"]
     blocked: bool
     note: str
+    fields: list[FieldChange]
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -98,30 +109,49 @@ class Changes(msgspec.Struct, frozen=True):
     items: list[Change]
 
 
-async def import_text(
-    access_list: AccessList, keyring: Keyring, text: str, *, store: bool
+async def import_bytes(
+    access_list: AccessList, keyring: Keyring, content: bytes, *, store: bool
 ) -> tuple[Changes, frozenset[str]]:
-    """What the CSV file with this text changes, and the hashes of what it changed; it is stored only if told to. One
-    wrong line, and nothing is stored."""
+    """What the CSV file with this content changes, and the hashes of what it changed; it is stored only if told to. One
+    wrong line, and nothing is stored. Its rules and faults are those of ``import_csv``."""
     try:
-        entries = list(read_csv(io.StringIO(text, newline=""), keyring.token_hash))
+        entries = list(read_csv(_lines_of(io.BytesIO(content)), keyring.token_hash))
     except AclLineError as error:
         return Changes(0, 0, 0, stored=False, fault=str(error), items=[]), frozenset()
-    changes: dict[str, list[Change]] = {"added": [], "changed": [], "unchanged": []}
+    added, changed = [], []
     for entry in entries:
         known = await access_list.entry(entry.driver_token_hash)
-        kind: Literal["added", "changed", "unchanged"] = "unchanged" if known == entry else "changed"
         if known is None:
-            kind = "added"
-        changes[kind].append(Change(entry.driver_token_hash, kind, entry.blocked, entry.note))
-    altering = [*changes["added"], *changes["changed"]]
+            added.append(_change(None, entry))
+        elif known != entry:
+            changed.append(_change(known, entry))
+    altering = [*added, *changed]
     if store and altering:
         await access_list.put(entries)
-    counts = {kind: len(found) for kind, found in changes.items()}
     hashes = frozenset(change.driver_token_hash for change in altering)
     return Changes(
-        **counts, stored=store, fault=None, items=altering[:_CHANGES_SHOWN]
+        added=len(added),
+        changed=len(changed),
+        unchanged=len(entries) - len(altering),
+        stored=store,
+        fault=None,
+        items=altering[:_CHANGES_SHOWN],
     ), hashes if store else frozenset()
+
+
+def _change(known: AccessEntry | None, entry: AccessEntry) -> Change:
+    before, after = shown(known or AccessEntry(entry.driver_token_hash)), shown(entry)
+    fields = [
+        FieldChange(name, before[name] if known else None, value)
+        for name, value in after.items()
+        if value != before[name]
+    ]
+    return Change(entry.driver_token_hash, "changed" if known else "added", entry.blocked, entry.note, fields)
+
+
+def _lines_of(file: BinaryIO) -> io.TextIOWrapper:
+    """A file as ``read_csv`` wants it."""
+    return io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
 
 
 async def import_csv(
@@ -137,7 +167,7 @@ async def import_csv(
     is closed at the end. Raises ``AclLineError`` and ``OSError``.
     """
     entries = []
-    with io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="") as lines:
+    with _lines_of(file) as lines:
         for entry in read_csv(lines, keyring.token_hash):
             entries.append(entry)
             if len(entries) % _IN_ONE_COMMIT == 0:

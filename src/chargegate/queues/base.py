@@ -1,7 +1,7 @@
 """The promise that every queue makes."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, Final, Protocol
 
 import msgspec
@@ -62,6 +62,14 @@ class Waiting(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class Listed(msgspec.Struct, frozen=True):
+    """A message in a list of those in the queue. After its ``place`` the list goes on."""
+
+    place: str
+    request_id: str
+    waiting: Waiting
+
+
 class Depth(msgspec.Struct, frozen=True):
     """How many messages no consumer has taken yet, and how long the oldest of them has waited."""
 
@@ -71,12 +79,15 @@ class Depth(msgspec.Struct, frozen=True):
 
 class Capabilities(msgspec.Struct, frozen=True):
     """How backends differ. ``durable``: survives the death of this process. ``shared``: several processes may use it.
-    ``find``: a waiting message can be looked up by its request id."""
+    ``find``: a waiting message can be looked up by its request id, and they can be listed."""
 
     durable: bool
     shared: bool
     find: bool
 
+
+AFTER_ALL: Final = "~"
+"""It is behind every request id in the order of their characters."""
 
 Stored = Callable[[Exception | None], None]
 
@@ -145,6 +156,11 @@ class Queue(Protocol):
 
     async def find(self, request_id: str) -> Waiting | None:
         """Look up a message that is not acked; None where there is none or the backend cannot tell."""
+
+    async def unacked(self, limit: int, after: str | None) -> Sequence[Listed]:
+        """Messages that are not acked, newest first, after the place of one of them. Its cost is that of what is
+        returned. Empty where the backend has no ``find``."""
+        ...
 
     async def depth(self) -> Depth:
         """How much is waiting. Where very many are, and counting them takes long, it may be some seconds old."""

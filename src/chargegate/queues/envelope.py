@@ -15,6 +15,7 @@ from chargegate.model import (
     ChargingRequest,
     Decision,
     Invalid,
+    parent_of,
     parse_callback_url,
     station_fault,
     token_fault,
@@ -71,14 +72,16 @@ def wrap(keyring: Keyring, request: ChargingRequest, replayed_at: int = 0) -> Me
     """Seal a request. ``replayed_at`` (Unix ms) marks a replay: the decision that was made is sent again, unless its
     callback was delivered, or given up, at that time or later."""
     body = _sealed(keyring, request, replayed_at)
-    return Message(request.request_id, request.station_id, request.accepted_at, body, request.traceparent)
+    parent = request.traceparent and parent_of(request.traceparent)
+    return Message(request.request_id, request.station_id, request.accepted_at, body, parent)
 
 
 def carry(keyring: Keyring, request: ChargingRequest, target: CallbackTarget) -> Carried:
     """As ``wrap``, for a request that was just validated. ``target`` is what its callback URL says."""
     body = _sealed(keyring, request, 0)
     opened = Opened(request, 0, target, False)
-    return Carried(request.request_id, request.station_id, request.accepted_at, body, request.traceparent, opened)
+    parent = request.traceparent and parent_of(request.traceparent)
+    return Carried(request.request_id, request.station_id, request.accepted_at, body, parent, opened)
 
 
 def _sealed(keyring: Keyring, request: ChargingRequest, replayed_at: int) -> bytes:

@@ -21,7 +21,7 @@ from chargegate.keys import KeyMissing, Keyring
 from chargegate.ledger.base import DecisionLedger, LedgerUnavailable
 from chargegate.ledger.records import Recorded
 from chargegate.ledger.rows import attempts_of
-from chargegate.model import CallbackPayload, CallbackTarget, ChargingRequest, Decision, now_ms
+from chargegate.model import CallbackPayload, CallbackTarget, ChargingRequest, Decision, now_ms, within
 from chargegate.observe import NO_SPAN, NO_TRACING, Metrics, Tracing, log, trace_field
 from chargegate.queues.base import Delivery, Queue, QueueUnavailable
 from chargegate.queues.envelope import Opened, open_message, seal_dead_letter
@@ -255,7 +255,7 @@ class Worker:
             request.request_id,
             target,
             _encode(CallbackPayload(request.station_id, request.driver_token, recorded.decision.status)),
-            span.traceparent or request.traceparent,
+            request.traceparent if span is NO_SPAN else within(span.traceparent, request.traceparent),
             recorded.attempts,
             recorded.started_at + self._deadline_ms,
             client=request.client,
@@ -295,7 +295,7 @@ class Worker:
         """The decider's decision. The authorizer is told of the span that it works in, where there is one."""
         span = self._tracing.deciding(request)
         if span is not NO_SPAN:
-            request = msgspec.structs.replace(request, traceparent=span.traceparent)
+            request = msgspec.structs.replace(request, traceparent=within(span.traceparent, request.traceparent))
         decision = await self._decider.decide(request, malformed=malformed)
         span.decided(decision.status, decision.reason)
         return decision

@@ -1,10 +1,12 @@
 """The access list over HTTP. A token is only ever read from a body; what goes out is its keyed hash."""
 
+import base64
+from collections.abc import Mapping
 from typing import Final
 
 from starlette.responses import Response
 
-from chargegate.api.errors import not_found
+from chargegate.api.errors import Refused, not_found
 from chargegate.api.parameters import PAGING, TOKEN_HASH, respond_page
 from chargegate.api.parts import Parts
 from chargegate.api.routing import Answer, Body, Call, Routes, respond
@@ -67,14 +69,21 @@ _FILE: Final = Body(
     "AccessListFile",
     {
         "type": "object",
-        "required": ["csv"],
         "properties": {
             "csv": {"type": "string", "description": "The text of the file, as `chargegate acl import` takes it."},
+            "csv_base64": {
+                "type": "string",
+                "contentEncoding": "base64",
+                "pattern": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+                "description": "Instead of csv: the bytes of the file. Those that are not UTF-8 are a fault of their"
+                " line, as with `chargegate acl import`.",
+            },
             "store": {"type": "boolean", "default": False, "description": "False: only say what would change."},
         },
+        "oneOf": [{"required": ["csv"]}, {"required": ["csv_base64"]}],
     },
     {"csv": f"driver_token,note\n{EXAMPLE_TOKEN},depot fleet\n"},
-    max_bytes=_MAX_FILE,
+    max_bytes=_MAX_FILE * 4 // 3 + 1024,
 )
 _VIEW: Final = view("EntryView", AccessEntry)
 
@@ -163,16 +172,33 @@ async def block_access_entry(call: Call, parts: Parts) -> Response:
     answers={200: Answer("What changes, or would change.", access_list.Changes)},
 )
 async def import_access_entries(call: Call, parts: Parts) -> Response:
-    text, store = call.body.get("csv"), call.body.get("store", False)
-    faults = {} if isinstance(text, str) else {"csv": "must be text" if "csv" in call.body else "is required"}
+    content, faults = _content(call.body)
+    store = call.body.get("store", False)
     if not isinstance(store, bool):
         faults["store"] = "must be true or false"
     if faults:
         raise broken(faults)
-    changes, hashes = await access_list.import_text(parts.access_list, parts.keyring, str(text), store=store)
+    if len(content) > _MAX_FILE:
+        raise Refused(413, "payload_too_large", f"The file must be at most {_MAX_FILE} bytes.")
+    changes, hashes = await access_list.import_bytes(parts.access_list, parts.keyring, content, store=store)
     if hashes:
         parts.access_changed(hashes)
     return respond(changes)
+
+
+def _content(body: Mapping[str, object]) -> tuple[bytes, dict[str, str]]:
+    """The bytes of the file, and what is wrong with the fields that have them."""
+    text, packed = body.get("csv"), body.get("csv_base64")
+    if "csv" in body and "csv_base64" in body:
+        return b"", {"csv_base64": "must not be there beside csv"}
+    if "csv_base64" in body:
+        try:
+            return base64.b64decode(packed.encode("ascii") if isinstance(packed, str) else b"*", validate=True), {}
+        except ValueError:
+            return b"", {"csv_base64": "must be base64"}
+    if isinstance(text, str):
+        return text.encode(), {}
+    return b"", {"csv": "must be text" if "csv" in body else "is required"}
 
 
 @route(

@@ -16,7 +16,7 @@ from chargegate.operations.views import shown, view
 
 route: Final = Routes("Charging sessions", access="client")
 
-_SESSION: Final = view("Session", RequestRecord, optional=("client",))
+SESSION: Final = view("Session", RequestRecord, optional=("client",))
 _EXAMPLE: Final = {
     "request_id": EXAMPLE_ID,
     "station_id": EXAMPLE_STATION,
@@ -42,7 +42,7 @@ _EXAMPLE: Final = {
     description="QUEUED, PROCESSING, COMPLETED (callback delivered), FAILED (callback given up: a dead letter)"
     " or TIMEOUT (the authorizer timed out; its unknown was delivered). A client reads its own requests; an"
     " administrator reads all, and sees whose they are.",
-    answers={200: Answer("The request.", _SESSION, example=_EXAMPLE)},
+    answers={200: Answer("The request.", SESSION, example=_EXAMPLE)},
     errors=[404],
 )
 async def get_charging_session(call: Call, parts: Parts) -> Response:

@@ -1,6 +1,7 @@
 """A queue in a topic of Apache Kafka, shared by any number of processes."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final, Self
 
 from confluent_kafka import KafkaException
@@ -15,7 +16,17 @@ from chargegate.engines.kafka.producer import ConfirmingProducer
 from chargegate.engines.kafka.record import PROBE, pack
 from chargegate.engines.kafka.topic import Topic
 from chargegate.model import now_ms
-from chargegate.queues.base import Delivery, Depth, Message, QueueFull, QueueUnavailable, Stored, Waiting, put_in_task
+from chargegate.queues.base import (
+    Delivery,
+    Depth,
+    Listed,
+    Message,
+    QueueFull,
+    QueueUnavailable,
+    Stored,
+    Waiting,
+    put_in_task,
+)
 
 _START_S: Final = 10.0
 _CLOSE_S: Final = 5.0
@@ -112,6 +123,9 @@ class KafkaQueue:
 
     async def find(self, request_id: str) -> Waiting | None:  # noqa: ARG002 - a topic has no index
         return None
+
+    async def unacked(self, limit: int, after: str | None) -> Sequence[Listed]:  # noqa: ARG002 - a topic has no index
+        return []
 
     async def depth(self) -> Depth:
         """Raises ``QueueUnavailable`` while Kafka does not answer."""

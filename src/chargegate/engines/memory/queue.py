@@ -1,11 +1,22 @@
 """A queue in this process's memory: as fast as it gets, and gone with the process."""
 
 import asyncio
+import heapq
 from collections import deque
+from collections.abc import Sequence
 
 from chargegate.engines import MEMORY
 from chargegate.model import now_ms
-from chargegate.queues.base import Delivery, Depth, Message, QueueFull, QueueUnavailable, Stored, Waiting
+from chargegate.queues.base import (
+    Delivery,
+    Depth,
+    Listed,
+    Message,
+    QueueFull,
+    QueueUnavailable,
+    Stored,
+    Waiting,
+)
 
 
 class MemoryQueue:
@@ -55,6 +66,14 @@ class MemoryQueue:
     async def find(self, request_id: str) -> Waiting | None:
         message, taken = self._known.get(request_id, (None, False))
         return Waiting(message.station_id, message.accepted_at, taken, message.body) if message else None
+
+    async def unacked(self, limit: int, after: str | None) -> Sequence[Listed]:
+        found = heapq.nlargest(limit, (each for each in self._known if after is None or each < after))
+        known = ((request_id, *self._known[request_id]) for request_id in found)
+        return [
+            Listed(request_id, request_id, Waiting(message.station_id, message.accepted_at, taken, message.body))
+            for request_id, message, taken in known
+        ]
 
     async def depth(self) -> Depth:
         oldest = now_ms() - self._waiting[0].accepted_at if self._waiting else 0

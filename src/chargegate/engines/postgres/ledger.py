@@ -28,6 +28,7 @@ from chargegate.ledger.records import (
 )
 from chargegate.ledger.rows import dead_letter_of, decision_of, recorded_of, request_of
 from chargegate.model import Decision
+from chargegate.queues.base import AFTER_ALL
 from chargegate.storage.group_commit import GroupCommit, Then
 
 _OLD_CLAIMS_DROPPED: Final = 200
@@ -93,6 +94,12 @@ class PostgresLedger:
     async def find(self, request_id: str) -> RequestRecord | None:
         rows = await self._store.read(LEDGER["find"], request_id)
         return request_of(rows[0]) if rows else None
+
+    async def find_all(self, request_ids: Sequence[str]) -> Sequence[RequestRecord]:
+        return [request_of(row) for row in await self._store.read(LEDGER["find_all"], list(request_ids))]
+
+    async def queued(self, limit: int, after: str | None) -> Sequence[RequestRecord]:
+        return [request_of(row) for row in await self._list("queued", after or AFTER_ALL, limit)]
 
     async def decisions(self, which: DecisionFilter, limit: int, after: tuple[int, str] | None) -> Sequence[Decision]:
         by_client = which.client is not None and await self._client_is_rarer(which)

@@ -93,6 +93,13 @@ WHERE r.status = 'PROCESSING' AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS 
 -- name: find
 SELECT {decided}, {request} FROM charging_requests WHERE request_id = $1
 
+-- name: find_all
+SELECT {decided}, {request} FROM charging_requests WHERE request_id = ANY($1::text[])
+
+-- name: queued
+SELECT {decided}, {request} FROM charging_requests
+WHERE status = 'QUEUED' AND request_id < $1 ORDER BY request_id DESC LIMIT $2
+
 -- name: decisions
 -- An audit row does not say whose it is; its request does.
 SELECT {decision} FROM authorization_audit a

@@ -14,7 +14,7 @@ import contextlib
 import re
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -27,8 +27,10 @@ from chargegate.engines.postgres.store import PostgresStore
 from chargegate.engines.postgres.waiting import WaitingRows
 from chargegate.model import now_ms
 from chargegate.queues.base import (
+    AFTER_ALL,
     Delivery,
     Depth,
+    Listed,
     Message,
     QueueFull,
     QueueUnavailable,
@@ -195,8 +197,15 @@ class PostgresQueue:
         rows = await self._store.read(self._sql["find"], request_id)
         if not rows:
             return None
-        station_id, accepted_at, leased, seq, body = rows[0]
+        return self._found(rows[0])
+
+    def _found(self, row: Sequence[Any]) -> Waiting:
+        station_id, accepted_at, leased, seq, body = row
         return Waiting(station_id, accepted_at, leased and all(seq != kept.handle[0] for kept in self._window), body)
+
+    async def unacked(self, limit: int, after: str | None) -> Sequence[Listed]:
+        rows = await self._store.read(self._sql["unacked"], after or AFTER_ALL, limit)
+        return [Listed(row[0], row[0], self._found(row[1:])) for row in rows]
 
     async def depth(self) -> Depth:
         waiting, oldest = await self._rows.read()

@@ -41,5 +41,9 @@ NOTIFY {table}
 SELECT station_id, accepted_at, coalesce(lease_until >= now(), false), seq, body FROM {table}
 WHERE request_id = $1 ORDER BY accepted_at LIMIT 1
 
+-- name: unacked
+SELECT request_id, station_id, accepted_at, coalesce(lease_until >= now(), false), seq, body FROM {table}
+WHERE request_id < $1 ORDER BY request_id DESC LIMIT $2
+
 -- name: depth
 SELECT count(*), min(accepted_at) FROM {table} WHERE lease_until IS NULL OR lease_until < now()

@@ -6,6 +6,7 @@ and must still read acks.
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from aiormq.channel import Channel
@@ -17,7 +18,17 @@ from chargegate.engines.rabbitmq.consumer import QueueConsumer
 from chargegate.engines.rabbitmq.declaration import Declaration
 from chargegate.engines.rabbitmq.message import pack
 from chargegate.model import now_ms
-from chargegate.queues.base import Delivery, Depth, Message, QueueFull, QueueUnavailable, Stored, Waiting, put_in_task
+from chargegate.queues.base import (
+    Delivery,
+    Depth,
+    Listed,
+    Message,
+    QueueFull,
+    QueueUnavailable,
+    Stored,
+    Waiting,
+    put_in_task,
+)
 from chargegate.storage.budget import EXCHANGE_S
 
 _OPTIONS: Final = frozenset({"auth", "cafile", "capath", "certfile", "heartbeat", "keyfile", "name", "no_verify_ssl"})
@@ -126,6 +137,9 @@ class RabbitQueue:
 
     async def find(self, request_id: str) -> Waiting | None:  # noqa: ARG002 - declared in ``capabilities``
         return None
+
+    async def unacked(self, limit: int, after: str | None) -> Sequence[Listed]:  # noqa: ARG002 - declared in ``capabilities``
+        return []
 
     async def depth(self) -> Depth:
         consumer = self._consumer if self._consumer and self._consumer.connection.channel else None

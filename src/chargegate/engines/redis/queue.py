@@ -9,6 +9,8 @@ A message is as safe as the server's configuration makes it: ``appendonly yes`` 
 import asyncio
 import contextlib
 import itertools
+import re
+from collections.abc import Sequence
 from typing import Final
 
 from chargegate.engines import REDIS
@@ -19,6 +21,7 @@ from chargegate.model import now_ms
 from chargegate.queues.base import (
     Delivery,
     Depth,
+    Listed,
     Message,
     QueueFull,
     QueueUnavailable,
@@ -35,6 +38,9 @@ from chargegate.storage.unavailable import Unavailable
 _GROUP: Final = "workers"
 _BATCH: Final = 256
 _DEPTH_KNOWN_S: Final = 0.25
+_LISTED_FIELDS: Final = 6
+
+_is_entry: Final = re.compile(r"[0-9]{1,15}-[0-9]{1,15}", re.ASCII).fullmatch
 
 
 class RedisQueue:
@@ -112,6 +118,20 @@ class RedisQueue:
         station_id, accepted_at, taken, body = found
         return Waiting(station_id.decode(), int(accepted_at), bool(taken), body)
 
+    async def unacked(self, limit: int, after: str | None) -> Sequence[Listed]:
+        if after is not None and not _is_entry(after):
+            return []
+        with queue_unavailable:
+            rows = await self._server.run("queue_list", self._keys, _GROUP, after or "", limit)
+        return [
+            Listed(
+                entry.decode(),
+                request_id.decode(errors="replace"),
+                Waiting(station_id.decode(errors="replace"), int(accepted_at), bool(taken), body),
+            )
+            for entry, request_id, station_id, accepted_at, taken, body in filter(_is_ours, rows)
+        ]
+
     async def depth(self) -> Depth:
         now = asyncio.get_running_loop().time()
         if self._depth is None or now - self._depth[0] > _DEPTH_KNOWN_S:
@@ -134,3 +154,9 @@ class RedisQueue:
         await asyncio.gather(self._puts.close(), self._acks.close(), self._reads.close(cancel=True))
         await self._leases.close()
         await asyncio.gather(self._server.close(), self._reader.close())
+
+
+def _is_ours(row: Sequence[bytes]) -> bool:
+    """Whether an entry is a message, and none that somebody else wrote: a reply ends at the first field that is not
+    there."""
+    return len(row) == _LISTED_FIELDS and row[3].isdigit()

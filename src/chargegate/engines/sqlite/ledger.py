@@ -29,6 +29,7 @@ from chargegate.ledger.records import (
 )
 from chargegate.ledger.rows import dead_letter_of, decision_of, request_of
 from chargegate.model import Decision, now_ms
+from chargegate.queues.base import AFTER_ALL
 from chargegate.storage.group_commit import Then
 from chargegate.storage.recurring import rest
 
@@ -100,6 +101,12 @@ class SqliteLedger:
 
     async def find(self, request_id: str) -> RequestRecord | None:
         return await self._store.read(select_one(request_of, LEDGER["find"], (request_id,)))
+
+    async def find_all(self, request_ids: Sequence[str]) -> Sequence[RequestRecord]:
+        return await self._store.read(select(request_of, LEDGER["find_all"], (json.dumps(request_ids),)))
+
+    async def queued(self, limit: int, after: str | None) -> Sequence[RequestRecord]:
+        return await self._store.read(select(request_of, LEDGER["queued"], (after or AFTER_ALL, limit)))
 
     async def decisions(self, which: DecisionFilter, limit: int, after: tuple[int, str] | None) -> Sequence[Decision]:
         return await self._store.scan(lambda connection: find_decisions(connection, which, limit, after))

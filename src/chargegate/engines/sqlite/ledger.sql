@@ -47,6 +47,14 @@ WHERE status = 'PROCESSING' AND request_id NOT IN (SELECT value FROM json_each(?
 SELECT {of_request}, {request} FROM charging_requests r LEFT JOIN authorization_audit a USING (request_id)
 WHERE r.request_id = ?
 
+-- name: find_all
+SELECT {of_request}, {request} FROM charging_requests r LEFT JOIN authorization_audit a USING (request_id)
+WHERE r.request_id IN (SELECT value FROM json_each(?))
+
+-- name: queued
+SELECT {of_request}, {request} FROM charging_requests r LEFT JOIN authorization_audit a USING (request_id)
+WHERE r.status = 'QUEUED' AND r.request_id < ? ORDER BY r.request_id DESC LIMIT ?
+
 -- name: decisions
 SELECT {of_audit} FROM {rows} WHERE {conditions} ORDER BY {place}.timestamp DESC, {place}.request_id DESC LIMIT ?
 

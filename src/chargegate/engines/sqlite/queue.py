@@ -19,8 +19,10 @@ from chargegate.engines.sqlite.queries import insert_new, run_many, select, sele
 from chargegate.engines.sqlite.statements import QUEUE
 from chargegate.model import now_ms
 from chargegate.queues.base import (
+    AFTER_ALL,
     Delivery,
     Depth,
+    Listed,
     Message,
     QueueFull,
     QueueUnavailable,
@@ -165,8 +167,19 @@ class SqliteQueue:
         row = await self._store.read(select_one(tuple, QUEUE["find"], (request_id,)))
         if row is None:
             return None
-        first_waiting = self._window[0].handle if self._window else self._cursor + 1
-        return Waiting(_text(row[1]), row[2], row[0] < first_waiting, row[3])
+        return Waiting(_text(row[1]), row[2], row[0] < self._first_waiting, row[3])
+
+    @property
+    def _first_waiting(self) -> int:
+        return self._window[0].handle if self._window else self._cursor + 1
+
+    async def unacked(self, limit: int, after: str | None) -> Sequence[Listed]:
+        rows = await self._store.read(select(_numbered, QUEUE["unacked"], (after or AFTER_ALL, limit)))
+        first = self._first_waiting
+        return [
+            Listed(m.request_id, m.request_id, Waiting(m.station_id, m.accepted_at, seq < first, m.body))
+            for seq, m in rows
+        ]
 
     async def depth(self) -> Depth:
         oldest: int | None = None

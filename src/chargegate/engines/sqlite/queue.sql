@@ -19,5 +19,9 @@ FROM queue WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
 -- name: find
 SELECT seq, CAST(station_id AS BLOB), CAST(accepted_at AS INTEGER), CAST(body AS BLOB) FROM queue WHERE request_id = ? ORDER BY seq LIMIT 1
 
+-- name: unacked
+SELECT seq, CAST(request_id AS BLOB), CAST(station_id AS BLOB), CAST(accepted_at AS INTEGER), CAST(body AS BLOB)
+FROM queue WHERE request_id < ? ORDER BY request_id DESC LIMIT ?
+
 -- name: oldest
 SELECT CAST(accepted_at AS INTEGER) FROM queue WHERE seq > ? ORDER BY seq LIMIT 1

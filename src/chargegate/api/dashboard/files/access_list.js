@@ -3,13 +3,20 @@ import { chip, confirmed, field, make, moment, number, say, table } from "./dom.
 import { asIso, pager, problem, timeInput } from "./requests.js";
 
 const PATH = "/dashboard/access-list";
+const MAX_FILE = 1024 * 1024;
+const TIMES = { valid_from: "always", valid_until: "for ever" };
+const listed = (empty) => (ids) => ids.length ? make("span", { class: "id" }, ids.join(", ")) : empty;
+const FIELDS = {
+  blocked: (value) => value ? "yes" : "no", valid_from: moment, valid_until: moment, note: (value) => value || "none",
+  allowed_stations: listed("all"), denied_stations: listed("none"),
+};
 const words = (text) => text.split(/[\s,;]+/).filter(Boolean);
 
 export async function show(content, { values, reload, left }) {
   const found = make("div", { "aria-live": "polite" });
   const list = make("div", {}, make("p", { class: "soft loading" }, "…"));
   content.append(make("h1", {}, "Access list"),
-    make("p", { class: "soft" }, "Tokens are kept as keyed hashes only. A token that is typed in here is sent in the body of a request, stands in no address, and is erased from the page at once."),
+    make("p", { class: "soft" }, "Tokens are kept as keyed hashes only. A token that is typed in here is sent in the body of a request, stands in no address, and its field is emptied at once."),
     section("Find a token", search(found), found), section("Add or replace an entry", adding(reload)),
     section("Import a CSV file", ...importing(reload)), section("Entries", list));
   try {
@@ -26,9 +33,8 @@ export async function show(content, { values, reload, left }) {
       class: "fields",
       onsubmit: async (event) => {
         event.preventDefault();
-        const asked = token.value.trim();
+        const asked = taken(token);
         const station = stations.value.trim();
-        token.value = "";
         try {
           const entry = await post("/api/v1/acl/search", { driver_token: asked }).catch((error) => { if (error.status === 404) return null; throw error; });
           const verdict = station ? await post("/api/v1/acl/check", { driver_token: asked, station_id: station }) : null;
@@ -51,22 +57,30 @@ export async function show(content, { values, reload, left }) {
     const denied = make("input", { name: "denied_stations", autocomplete: "off" });
     const note = make("input", { name: "note", maxlength: 500, autocomplete: "off" });
     const fault = make("div", { class: "wide" });
+    // The token of a refused entry, so that a wrong station can be mended; no element has it.
+    let kept = "";
+    const keep = (value) => { kept = value; token.required = !value; };
+    left.addEventListener("abort", () => keep(""));
     return make("form", {
       class: "fields",
       onsubmit: async (event) => {
         event.preventDefault();
+        const asked = taken(token) || kept;
+        fault.replaceChildren();
+        keep("");
         try {
           await call("PUT", "/api/v1/acl", {
             body: {
-              driver_token: token.value.trim(), blocked: blocked.checked, valid_from: asIso(since.value) || null, valid_until: asIso(until.value) || null,
+              driver_token: asked, blocked: blocked.checked, valid_from: asIso(since.value) || null, valid_until: asIso(until.value) || null,
               allowed_stations: words(allowed.value), denied_stations: words(denied.value), note: note.value,
             },
           });
-          token.value = "";
           say("The entry is stored.");
           done();
         } catch (error) {
-          fault.replaceChildren(problem(error));
+          if (left.aborted) return;
+          if (!error.details?.driver_token) keep(asked);
+          fault.replaceChildren(problem(error), kept ? make("p", {}, "Nothing was stored. The token's field is emptied; leave it empty to try again with the same token.") : "");
         }
       },
     }, field("Driver token", token), field("Valid from", since), field("Valid until", until),
@@ -79,6 +93,13 @@ function section(title, ...children) { return make("section", { class: "card" },
 
 function tokenInput() {
   return make("input", { name: "driver_token", autocomplete: "off", autocapitalize: "off", spellcheck: "false", required: true, minlength: 20, maxlength: 80 });
+}
+
+// What was typed in, which leaves the page with this.
+function taken(input) {
+  const value = input.value.trim();
+  input.value = "";
+  return value;
 }
 
 function entries(items, reload) {
@@ -116,38 +137,67 @@ function stations({ allowed_stations: allowed, denied_stations: denied }) {
 function importing(reload) {
   const file = make("input", { type: "file", name: "file", accept: ".csv,text/csv", required: true });
   const preview = make("div", { "aria-live": "polite" });
+  let turn = 0;
+  // What is shown belongs to the file that is chosen, and an answer that comes later than the next choice to none.
+  const anew = (...shown) => { turn += 1; preview.replaceChildren(...shown); return turn; };
+  const refused = (message) => anew(problem({ message }));
+  file.addEventListener("change", () => anew());
   const form = make("form", {
-    class: "fields",
+    class: "fields preview",
     onsubmit: async (event) => {
       event.preventDefault();
-      const csv = await file.files[0].text();
+      const [chosen] = file.files;
+      if (chosen.size > MAX_FILE) { refused("The file is larger than 1 MiB; import it by chargegate acl import."); return; }
+      const mine = anew();
       try {
-        const changes = await post("/api/v1/acl/import", { csv, store: false });
-        if (changes.fault) { preview.replaceChildren(problem({ message: `Nothing can be imported: ${changes.fault}.` })); return; }
-        const nothing = !changes.added && !changes.changed;
+        const bytes = await packed(chosen);
+        const changes = await post("/api/v1/acl/import", { csv_base64: bytes, store: false });
+        if (mine !== turn) return;
+        if (changes.fault) { refused(`Nothing can be imported: ${changes.fault}.`); return; }
+        const button = make("button", { type: "button", class: "main", onclick: () => { button.disabled = true; store(bytes); } }, "Import this");
         preview.replaceChildren(
           make("p", {}, `This file would add ${number(changes.added)}, change ${number(changes.changed)} and leave ${number(changes.unchanged)} as they are.`),
           table(changes.items.length < changes.added + changes.changed ? `The first ${changes.items.length} changes` : "What would change", [
             ["Token's hash", (item) => make("span", { class: "id" }, `${item.driver_token_hash.slice(0, 16)}…`)],
-            ["Change", (item) => chip(item.change)], ["Blocked", (item) => item.blocked ? "yes" : "no"], ["Note", (item) => item.note || "–"],
+            ["Change", (item) => chip(item.change)],
+            ["Fields", (item) => item.fields.length ? make("ul", { class: "plain" }, item.fields.map((each) => fieldChange(item, each))) : "everywhere and always"],
           ], changes.items, "Nothing would change."),
-          nothing ? "" : make("button", { type: "button", class: "main", onclick: () => store(csv) }, "Import this"));
+          changes.items.length ? button : "");
       } catch (error) {
-        preview.replaceChildren(problem(error));
+        if (mine === turn) anew(problem(error));
       }
     },
   }, field("File", file), make("div", {}, make("button", {}, "Show what would change")));
   const hint = make("p", { class: "soft" }, "Columns: driver_token, blocked, valid_from, valid_until, allowed_stations, denied_stations, note. Only the first is required. Up to 1 MiB; larger files are for ", make("code", {}, "chargegate acl import"), ".");
 
-  async function store(csv) {
+  async function store(bytes) {
+    const mine = turn;
     try {
-      const changes = await post("/api/v1/acl/import", { csv, store: true });
-      if (changes.fault) { preview.replaceChildren(problem({ message: `Nothing was imported: ${changes.fault}.` })); return; }
+      const changes = await post("/api/v1/acl/import", { csv_base64: bytes, store: true });
+      if (changes.fault) throw new Error(`Nothing was imported: ${changes.fault}.`);
       say(`Imported: ${number(changes.added)} added, ${number(changes.changed)} changed.`);
       reload();
     } catch (error) {
-      preview.replaceChildren(problem(error));
+      if (mine === turn) anew(problem(error));
+      else say(error.message);
     }
   }
   return [hint, form, preview];
+}
+
+// The bytes of a file in base64: read as text, those that are no text would become other ones.
+function packed(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => reject(new Error("The file cannot be read; it may have changed since it was chosen."));
+    reader.readAsDataURL(file);
+  });
+}
+
+function fieldChange(item, { field: name, old, new: now }) {
+  const kind = FIELDS[name] ?? ((value) => value);
+  const value = (which) => which === null && name in TIMES ? TIMES[name] : kind(which);
+  const change = item.change === "added" ? [value(now)] : [make("del", {}, value(old)), " → ", make("ins", {}, value(now))];
+  return make("li", {}, `${name}: `, change);
 }

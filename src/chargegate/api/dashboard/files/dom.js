@@ -69,6 +69,11 @@ export function chip(text) {
   return make("span", { class: `chip ${KINDS[text] ?? KINDS[String(text).toLowerCase()] ?? "plain"}` }, String(text));
 }
 
+// A code such as driver_not_in_acl, which may go on in another line after each of its words.
+export function code(text) {
+  return make("span", {}, String(text).split(/(?<=_)/).map((word, at) => at ? [make("wbr"), word] : word));
+}
+
 // Columns: [heading, what makes the cell, options]. On a narrow screen each row becomes a card.
 export function table(caption, columns, items, empty) {
   if (!items.length) return make("p", { class: "soft" }, empty);

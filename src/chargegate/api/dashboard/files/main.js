@@ -12,6 +12,7 @@ const PAGES = [
   { path: "/dashboard/anomalies", title: "Anomalies", module: "./anomalies.js", role: "admin" },
 ];
 const REQUEST = /^\/dashboard\/requests\/([0-9A-Fa-f-]{36})$/;
+const SESSION_LOOK_MS = 5000;
 const main = document.getElementById("main");
 
 let visitor = null;
@@ -51,7 +52,14 @@ async function show({ focus = false } = {}) {
     values: Object.fromEntries(new URLSearchParams(location.search)),
     every: (ms, work) => every(ms, work, left.signal),
   });
+  if (visitor.keys_required) every(SESSION_LOOK_MS, () => lookAtSession(left.signal), left.signal);
   if (focus) { main.focus({ preventScroll: true }); scrollTo(0, 0); }
+}
+
+// A page that asks for nothing by itself must not stay when its session is over.
+async function lookAtSession(left) {
+  const now = await get("/api/v1/dashboard-session", { background: true, signal: left });
+  if (!now.signed_in) dispatchEvent(new Event("session-ended"));
 }
 
 // Repeats work while the page is shown and looked at; it never overlaps itself. The work is also done at once.

@@ -10,14 +10,13 @@ export function signIn(main, done) {
       event.preventDefault();
       fault.textContent = "";
       button.disabled = true;
+      const typed = key.value.trim();
+      key.value = "";
       try {
-        const visitor = await post("/api/v1/dashboard-session", { access_key: key.value.trim() });
-        key.value = "";
-        done(visitor);
+        done(await post("/api/v1/dashboard-session", { access_key: typed }));
       } catch (error) {
         fault.textContent = error.message;
         key.setAttribute("aria-invalid", "true");
-        key.select();
         key.focus();
       } finally {
         button.disabled = false;
