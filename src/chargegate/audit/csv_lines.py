@@ -13,6 +13,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from chargegate.audit.chain import BEGINNING, COLUMN, Link, link_of
 from chargegate.audit.zst import MAGIC, zstd
 from chargegate.ledger.records import AuditRow
@@ -32,6 +34,7 @@ UNREADABLE: Final = (OSError, EOFError, zlib.error, zstd.ZstdError)
 
 _CHUNK: Final = 1024 * 1024
 _MOST_UNPACKED: Final = 16 * TAIL_BYTES
+_MOST_DIGITS: Final = 18  # what fits into 64 bits, in which databases hold a number
 
 _fields_after_timestamp = attrgetter(*AUDIT_COLUMNS[1:])
 _iso = lru_cache(maxsize=64)(to_iso)  # many decisions are of one millisecond
@@ -43,6 +46,41 @@ _whole_line = re.compile(
     rb"\d{4}-\d\d-\d\dT[0-9:.]+Z,%s,(?:%s),%s,-?\d+(?:,[0-9a-f-]+)?\n"
     % (b",".join([_ANY_FIELD] * 3), "|".join(Status).encode(), _ANY_FIELD)
 ).fullmatch
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A row as it stands in a log. ``line`` has neither the end of the line nor the place in the chain, and ``fields``
+    are its columns, as they were before they were made harmless for spreadsheets."""
+
+    line: str
+    fields: list[str]
+
+
+def row_in(line: bytes) -> Row | None:
+    """None for a line that is not a whole row, such as the header."""
+    line = line.replace(b"\r\n", b"\n")
+    if not _whole_line(line):
+        return None
+    text = line[:-1].decode("utf-8", "replace")
+    fields = next(csv.reader([text])) if '"' in text else text.split(",")
+    if len(fields) > len(AUDIT_COLUMNS):
+        text = text.rpartition(",")[0]
+        del fields[len(AUDIT_COLUMNS) :]
+    fields[1:] = [field[1:] if _is_harmless_formula(field) else field for field in fields[1:]]
+    try:
+        from_iso(fields[0])
+    except ValueError:
+        return None
+    return Row(text, fields) if len(fields[-1]) <= _MOST_DIGITS else None
+
+
+def is_header(line: bytes) -> bool:
+    """Whether a line is the header of a log, also of one of another release."""
+    return line.startswith(b"timestamp,")
+
+
+def _is_harmless_formula(field: str) -> bool:
+    return field[:1] == "'" and field[1:2] in _FORMULA
 
 
 def as_lines(rows: list[AuditRow]) -> str:
@@ -82,7 +120,7 @@ def request_ids(text: bytes) -> Iterator[str]:
     for whole in filter(_whole_line, text.splitlines(keepends=True)):
         line = whole.decode(errors="replace")
         field = (next(csv.reader([line])) if '"' in line else line.split(",", 2))[1]
-        yield field[1:] if field[:1] == "'" and field[1:2] in _FORMULA else field
+        yield field[1:] if _is_harmless_formula(field) else field
 
 
 def end_of_lines(text: bytes, *, only_whole: bool) -> int:

@@ -41,7 +41,7 @@ class CsvFilling:
                 if (since is None or file.last >= since) and (until is None or file.first < until):
                     path = Path(folder) / "fetched"
                     await fetch(life, file, path)
-                    self._held.update(await asyncio.to_thread(set, _held_in(path, since, until)))
+                    self._held.update(await asyncio.to_thread(set, _held_in(path, since, until, file.key)))
 
     def lacking(self, rows: list[AuditRow]) -> list[AuditRow]:
         return [row for row in rows if row.decision.request_id not in self._held]
@@ -90,10 +90,10 @@ def _held(path: Path, shards: int, since: int | None, until: int | None) -> Iter
             read.add(each)
 
 
-def _held_in(path: Path, since: int | None, until: int | None) -> Iterator[str]:
+def _held_in(path: Path, since: int | None, until: int | None, name: str = "") -> Iterator[str]:
     first = b"" if since is None else to_iso(since).encode()
     end = b"\xff" if until is None else to_iso(until).encode()
-    with opened(path.resolve()) as lines:
+    with opened(path.resolve(), name) as lines:
         for line in lines:
             if first <= line[:24] < end:
                 yield from request_ids(line)

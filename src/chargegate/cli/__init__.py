@@ -3,6 +3,7 @@
 Errors are one line on standard error: exit 1, or 2 for wrong usage. Ctrl-C is 130.
 """
 
+import contextlib
 import io
 import re
 import sys
@@ -13,6 +14,7 @@ import click
 
 import chargegate
 from chargegate.cli.commands import Entry, LazyGroup
+from chargegate.cli.standard_output import OutputClosed, OutputFailed, give_up_standard_output, open_standard_output
 from chargegate.model import one_line
 from chargegate.observe import configure_logging
 
@@ -59,6 +61,7 @@ _could_be_token = re.compile(r"[\w.~-]{20,}|(?<=://)\S*(?=@)").sub
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; ``arguments`` default to the process's own. Returns the exit code."""
+    open_standard_output()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -73,10 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        # Nobody reads it, so there is nothing to flush at exit.
-        sys.stdout = None
+    except (OutputClosed, BrokenPipeError):
+        give_up_standard_output()
         return 1
+    except OutputFailed as error:
+        give_up_standard_output()
+        return _fail(str(error))
     except _expected() as error:
         return _fail(str(error))
     return code if isinstance(code, int) else 0
@@ -87,7 +92,8 @@ def _expected() -> tuple[type[Exception], ...]:
 
 
 def _fail(message: str, code: int = 1) -> int:
-    click.echo("chargegate: " + one_line(" ".join(message.split())), err=True)
+    with contextlib.suppress(OSError):  # then the exit code alone says it
+        click.echo("chargegate: " + one_line(" ".join(message.split())), err=True)
     return code
 
 

@@ -8,10 +8,11 @@ import uvloop
 
 from chargegate import config
 from chargegate.app.life import audit_life
+from chargegate.audit.csv_lines import Row
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.compressing import Damaged
-from chargegate.audit.life.restoring import CsvWriter, DatabaseWriter, RowWriter, StreamWriter
 from chargegate.audit.life.restoring import restore as restore_rows
+from chargegate.audit.life.row_writers import CsvWriter, DatabaseWriter, RowWriter, StreamWriter
 from chargegate.cli.options import as_json, config_file, dry_run, time_range
 from chargegate.cli.output import write_object
 from chargegate.cli.progress import advancing
@@ -42,7 +43,8 @@ def restore(
     """Bring back the rows of a time range, wherever they are: archived, compressed, rotated or being written.
 
     They come from the CSV log, or from the daily exports, which hold the same decisions. Nothing is changed there.
-    Without --output or --database the rows go to standard output.
+    Without --output or --database the rows go to standard output. What cannot be read is left out and named, and the
+    exit code is 1.
 
     \b
     Examples:
@@ -58,7 +60,7 @@ def restore(
     with advancing("restoring") as show, ExitStack() as stack:
         try:
             writer = _writer(stack, output, database, dry_run=dry_run, as_json=as_json)
-            rows = uvloop.run(restore_rows(life, writer, since, until, show, origin=origin))
+            restored = uvloop.run(restore_rows(life, writer, since, until, show, origin=origin))
         except ArchiveUnavailable as error:
             raise click.ClickException(f"audit.archive_url: {error}") from None
         except Damaged as error:
@@ -66,11 +68,15 @@ def restore(
         except OSError as error:
             raise click.ClickException(f"{error.filename or target}: {error.strerror}") from None
     if dry_run or target:
+        rows = restored.rows
         summary = {"rows": rows, "to": None if dry_run else str(target)}
         if as_json:
             write_object(summary)
         else:
             click.echo(f"would restore {rows} rows" if dry_run else f"restored {rows} rows to {target}")
+    if restored.faults:
+        more = f"; and {len(restored.faults) - 1} more files" if len(restored.faults) > 1 else ""
+        raise click.ClickException(restored.faults[0] + more)
 
 
 def _writer(stack: ExitStack, output: Path | None, database: Path | None, *, dry_run: bool, as_json: bool) -> RowWriter:
@@ -86,8 +92,9 @@ def _writer(stack: ExitStack, output: Path | None, database: Path | None, *, dry
 class JsonWriter:
     """Writes each row as an object on a line."""
 
-    def write(self, line: str, fields: list[str]) -> None:  # noqa: ARG002 - the protocol's
-        write_object({**dict(zip(AUDIT_COLUMNS, fields, strict=False)), "processing_time_ms": int(fields[6])})
+    def write(self, row: Row) -> None:
+        values = dict(zip(AUDIT_COLUMNS, row.fields, strict=True))
+        write_object({**values, "processing_time_ms": int(values["processing_time_ms"])})
 
     def finish(self) -> None:
         """Nothing is kept back."""

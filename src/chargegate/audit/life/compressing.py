@@ -9,6 +9,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Final
 
@@ -109,10 +110,16 @@ def _digest_of(path: Path, stop: threading.Event) -> bytes:
     return digest.digest()
 
 
+def opened(path: Path, name: str = "") -> AbstractContextManager[IO[bytes]]:
+    """The lines of a file, compressed or not. ``name``: what messages call it, where the path tells people nothing.
+    Raises ``OSError``, and ``Damaged`` where it cannot be unpacked."""
+    return unpacked(open_regular(path), name or str(path))
+
+
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The lines of a file, compressed or not. Raises ``OSError``, and ``Damaged`` where it cannot be unpacked."""
-    with os.fdopen(open_regular(path), "rb") as raw:
+def unpacked(descriptor: int, name: str) -> Iterator[IO[bytes]]:
+    """As ``opened``, of an open file, which this closes."""
+    with os.fdopen(descriptor, "rb") as raw:
         start = raw.peek(len(MAGIC))[: len(MAGIC)]
         try:
             if start == MAGIC:
@@ -123,8 +130,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
                     yield unzipped  # type: ignore[misc]  # it has all of it that is used
             else:
                 yield raw
-        except (zstd.ZstdError, zlib.error, EOFError) as error:
-            raise Damaged(f"{path}: cannot be unpacked: {error}") from None
+        except (zstd.ZstdError, zlib.error, gzip.BadGzipFile, EOFError) as error:
+            raise Damaged(f"{name}: cannot be unpacked: {error}") from None
 
 
 def content_of(path: Path, stop: threading.Event) -> Content:

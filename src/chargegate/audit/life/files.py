@@ -2,7 +2,8 @@
 
 The file that is written has the name of the settings, and shards have names of their own beside it. A file that was
 rotated has the time of that behind its name, and ``.zst`` behind this once it is compressed. Files with other names,
-such as those that logrotate makes, belong to somebody else and are left alone.
+such as those that logrotate makes (``.1``, ``.2.gz``, ``-20260131``), belong to somebody else: they are read, and
+otherwise left alone.
 
 A daily export has the day of its rows in its name, and a number behind it where the day has another file already:
 ``authorization_audit_rows.2026-01-31.csv.zst``.
@@ -34,7 +35,8 @@ EXPORTS: Final = "authorization_audit_rows"
 
 DAY_MS: Final = 86_400_000
 
-SHARD: Final = r"authorization_audit_shard_\d+\.log"
+_SHARD_END: Final = r"\.log"
+SHARD: Final = rf"authorization_audit_shard_\d+{_SHARD_END}"
 """The names of shards, whatever the log is called (``csv_shards.shard_paths``)."""
 
 _TIME: Final = r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{3})Z"
@@ -95,6 +97,11 @@ class LogFiles:
     def _named(self, log: str, name: str, rotated: str) -> None:
         self._log = log
         self._is_log = re.compile(log).fullmatch
+        self._is_beside = re.compile(rf"{log}(?:[.-].*)?", re.DOTALL).fullmatch
+        stem, suffix = re.escape(self._path.stem), re.escape(self._path.suffix)
+        self._is_numbered = re.compile(
+            rf"(?P<stem>{stem}|{SHARD.removesuffix(_SHARD_END)})[.-]\d[\d-]*(?P<suffix>{suffix}|{_SHARD_END})(?:\..*)?"
+        ).fullmatch
         self._is_rotated = re.compile(rotated).fullmatch
         self._is_part = re.compile(rf"\.{name}{re.escape(PART)}").fullmatch
 
@@ -122,20 +129,33 @@ class LogFiles:
         return sorted(found.values(), key=lambda file: (file.rotated_at, file.name))
 
     def beside(self) -> list[Path]:
-        """All files of the log in the folder, also those that an outside rotation named."""
-        logs = {path.name for path in self.written()} | {self._path.name}
-        beginnings = tuple(log + separator for log in logs for separator in ".-")
+        """All files of the log in the folder, also those that an outside rotation named, of shards too that were given
+        up."""
         found = []
-        for path, _ in self._regular(lambda name: self._is_log(name) or name.startswith(beginnings)):
+        for path, _ in self._regular(lambda name: self._is_beside(name) or self._log_of_numbered(name)):
             original = path.with_name(path.name.removesuffix(COMPRESSED))
             if path == original or not original.exists():
                 found.append(path)
         return sorted(found)
 
+    def others(self) -> list[Path]:
+        """Those of them that have neither the name of a log nor one of this program's, the oldest first, by the time of
+        their last write."""
+        named = {path.name for path in self.written()} | {file.path.name for file in self.rotated()}
+        found = [path for path in self.beside() if path.name not in named]
+        return sorted(found, key=_last_write)
+
     def log_of(self, name: str) -> str:
         """Under which name a file was written."""
         match = re.match(self._log, name)
-        return match[0] if match else self._path.name
+        return match[0] if match else self._log_of_numbered(name) or self._path.name
+
+    def _log_of_numbered(self, name: str) -> str:
+        """That of a file which an outside rotation named such as ``authorization_audit-20260131.log.gz``; empty for
+        another one."""
+        match = self._is_numbered(name)
+        log = match["stem"] + match["suffix"] if match else ""
+        return log if self.is_log(log) else ""
 
     def is_log(self, name: str) -> bool:
         """Whether a name is that of this log or of one of its shards."""
@@ -195,6 +215,13 @@ class ExportFiles(LogFiles):
 
     def draft_of(self, name: str) -> Path:
         return self.folder / f".{name}{DRAFT}"
+
+
+def _last_write(path: Path) -> tuple[int, str]:
+    try:
+        return path.stat().st_mtime_ns, path.name
+    except OSError:
+        return 0, path.name
 
 
 def name_of_day(at: int) -> str:

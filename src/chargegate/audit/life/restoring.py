@@ -4,28 +4,30 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import IO, Final, Protocol, Self
+from typing import IO, Final
 
-from chargegate.audit.csv_lines import HEADER
-from chargegate.audit.life.compressing import Damaged, fields_of, opened
-from chargegate.audit.life.files import PART, sync_folder
+import msgspec
+
+from chargegate.audit.csv_lines import Row, is_header, row_in
+from chargegate.audit.life.compressing import Damaged, opened, unpacked
+from chargegate.audit.life.files import COMPRESSED, LogFiles, open_regular
 from chargegate.audit.life.names import ArchivedFile
+from chargegate.audit.life.row_writers import RowWriter
 from chargegate.audit.life.steps import Life
-from chargegate.model import AUDIT_COLUMNS, to_iso
+from chargegate.model import to_iso
 
-_COLUMNS: Final = len(AUDIT_COLUMNS)
+_TRIES: Final = 20  # more rotations than that do not meet one look at a folder
+_BLANK: Final = b"\x00\t\r\n "
 
 
-class RowWriter(Protocol):
-    """Takes lines of the log. What ``finish`` returned from is whole and on disk."""
+class Restored(msgspec.Struct):
+    """``faults``: what could not be read, each in a line that names it. All else was restored."""
 
-    def write(self, line: str, fields: list[str]) -> None: ...
-
-    def finish(self) -> None: ...
+    rows: int
+    faults: list[str]
 
 
 async def restore(
@@ -36,35 +38,35 @@ async def restore(
     on_file: Callable[[int, int], None],
     *,
     origin: str | None = None,
-) -> int:
-    """Give the writer each row that was decided from ``since`` on and before ``until`` (Unix ms), oldest file first,
-    and return how many there were. ``on_file`` is told how many files of how many are done. ``origin``: only what that
-    service has archived. Raises ``ArchiveUnavailable``, ``OSError``, and ``Damaged`` for a file that is not as it was
-    archived."""
+) -> Restored:
+    """Give the writer each row once that was decided from ``since`` on and before ``until`` (Unix ms), oldest file
+    first. ``on_file`` is told how many files of how many are done. ``origin``: only what that service has archived.
+    Files may be rotated, compressed and archived meanwhile. Raises ``ArchiveUnavailable``, ``OSError``, and ``Damaged``
+    for a file of this program's that cannot be unpacked or is not as it was archived."""
     wanted = Range(since, until)
-    here = [] if origin else [file.path for file in life.files.rotated()] + life.files.written()
-    local = {path.name.removesuffix(".zst") for path in here}
-    there = [
-        file
-        for file in await life.archived(f"{origin}/" if origin else "")
-        if wanted.overlaps(file.first, file.last) and not (life.is_own(file) and file.name in local)
-    ]
-    there.sort(key=lambda file: (file.first, file.key))
-    total, rows = len(there) + len(here), 0
-    with tempfile.TemporaryDirectory(prefix="chargegate-restore-") as folder:
-        for number, file in enumerate(there):
+    with contextlib.ExitStack() as stack:
+        here = [] if origin else await asyncio.to_thread(_look, life.files, stack)
+        local = {file.name for file in here}
+        there = [
+            file
+            for file in await life.archived(f"{origin}/" if origin else "")
+            if wanted.overlaps(file.first, file.last) and not (life.is_own(file) and file.name in local)
+        ]
+        there.sort(key=lambda file: (file.first, file.key))
+        reading = _Reading(writer, wanted, once=any(file.is_other for file in here))
+        total = len(there) + len(here)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chargegate-restore-")))
+        for number, archived in enumerate(there):
             on_file(number, total)
-            path = Path(folder) / "fetched"
-            await fetch(life, file, path)
-            rows += await asyncio.to_thread(_copy, path, wanted, writer)
-            await asyncio.to_thread(path.unlink)
-    for number, path in enumerate(here, start=len(there)):
-        on_file(number, total)
-        with contextlib.suppress(FileNotFoundError):
-            rows += await asyncio.to_thread(_copy, path, wanted, writer)
-    await asyncio.to_thread(writer.finish)
-    on_file(total, total)
-    return rows
+            await _read_archived(life, archived, folder, reading)
+        for number, file in enumerate(here, start=len(there)):
+            on_file(number, total)
+            if not await asyncio.to_thread(reading.read_here, file):
+                async for archived in _archived_since(life, file):
+                    await _read_archived(life, archived, folder, reading)
+        await asyncio.to_thread(writer.finish)
+        on_file(total, total)
+    return Restored(reading.rows, reading.faults)
 
 
 class Range:
@@ -83,6 +85,125 @@ class Range:
         return self._first <= time < self._end
 
 
+class _Here(msgspec.Struct, frozen=True):
+    """A file in the folder of the log. ``file``: held open, because it may get another name; -1 for one that this
+    program has rotated, whose name tells where it went. ``is_other``: an outside rotation has named it."""
+
+    path: Path
+    file: int
+    is_other: bool
+    until: int
+
+    @property
+    def name(self) -> str:
+        return self.path.name.removesuffix(COMPRESSED)
+
+
+def _look(files: LogFiles, stack: contextlib.ExitStack) -> list[_Here]:
+    """All files of the log, oldest first, as they were at one moment. The stack closes them. Raises ``OSError``."""
+    for _ in range(_TRIES):
+        with contextlib.ExitStack() as opening:
+            others, written = files.others(), files.written()
+            try:
+                held = [_held(path, path in others, opening) for path in (*others, *written)]
+            except FileNotFoundError:
+                continue  # it was renamed just now
+            rotated = [_Here(file.path, -1, False, file.rotated_at) for file in files.rotated()]
+            if (files.others(), files.written()) == (others, written) and all(map(_has_its_name, held)):
+                stack.push(opening.pop_all())
+                older, newest = [*held[: len(others)], *rotated], held[len(others) :]
+                return [*sorted(older, key=lambda file: (file.until, file.path.name)), *newest]
+    raise OSError(11, "files are renamed all the time", str(files.folder))
+
+
+def _held(path: Path, is_other: bool, opening: contextlib.ExitStack) -> _Here:
+    file = open_regular(path)
+    opening.callback(os.close, file)
+    return _Here(path, file, is_other, os.fstat(file).st_mtime_ns // 1_000_000)
+
+
+def _has_its_name(file: _Here) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(file.path.stat(follow_symlinks=False), os.fstat(file.file))
+    return False
+
+
+async def _archived_since(life: Life, gone: _Here) -> AsyncIterator[ArchivedFile]:
+    """What a file has become that was archived after it was seen here. Nothing where it was old, and deleted."""
+    for file in await life.archived():
+        if life.is_own(file) and file.name == gone.name:
+            yield file
+
+
+async def _read_archived(life: Life, file: ArchivedFile, folder: Path, reading: "_Reading") -> None:
+    path = folder / "fetched"
+    await fetch(life, file, path)
+    await asyncio.to_thread(reading.read, path, file.key)
+    await asyncio.to_thread(path.unlink)
+
+
+class _Reading:
+    """Gives the rows of files to a writer."""
+
+    def __init__(self, writer: RowWriter, wanted: Range, *, once: bool) -> None:
+        """``once``: two files may have the same rows, as one that an outside rotation has copied. Then the request ids
+        are kept in memory, about 100 bytes each."""
+        self.rows = 0
+        self.faults: list[str] = []
+        self._writer = writer
+        self._wanted = wanted
+        self._given: set[str] | None = set() if once else None
+
+    def read_here(self, here: _Here) -> bool:
+        """Whether the file is still there, under its name or another one."""
+        if here.file >= 0:
+            try:
+                with unpacked(os.dup(here.file), here.path.name) as lines:
+                    self._read_lines(lines, here.path.name, foreign=here.is_other)
+            except Damaged as error:
+                if not here.is_other:
+                    raise
+                self.faults.append(str(error))
+            return True
+        for path in (here.path, here.path.with_name(here.name + COMPRESSED)):
+            with contextlib.suppress(FileNotFoundError):
+                self.read(path, path.name)
+                return True
+        return False
+
+    def read(self, path: Path, name: str) -> None:
+        with opened(path, name) as lines:
+            self._read_lines(lines, name, foreign=False)
+
+    def _read_lines(self, lines: IO[bytes], name: str, *, foreign: bool) -> None:
+        """``foreign``: the file may be anything that begins with the name of a log."""
+        seen, bad = False, []
+        for number, line in enumerate(lines, start=1):
+            row = row_in(line)
+            if row is not None:
+                seen = True
+                self._give(row)
+            elif is_header(line):
+                seen = True
+            elif line.strip(_BLANK) and (line.endswith(b"\n") or (foreign and not seen)):
+                bad.append(number)  # but not what was left unfinished: that is written again, whole
+        if bad and foreign and not seen:
+            self.faults.append(f"{name}: has no row that can be read, and was left out")
+        elif bad:
+            more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+            self.faults.append(f"{name}: line {bad[0]} is no row of the audit, and was left out{more}")
+
+    def _give(self, row: Row) -> None:
+        if not self._wanted.holds(row.fields[0]):
+            return
+        if self._given is not None:
+            if row.fields[1] in self._given:
+                return
+            self._given.add(row.fields[1])
+        self._writer.write(row)
+        self.rows += 1
+
+
 async def fetch(life: Life, file: ArchivedFile, path: Path) -> None:
     """Bring an archived file here. Raises also ``Damaged`` where it is not what was put there."""
     if life.archive is None:
@@ -95,102 +216,3 @@ async def fetch(life: Life, file: ArchivedFile, path: Path) -> None:
             await asyncio.to_thread(target.write, chunk)
     if said.get("sha256", digest.hexdigest()) != digest.hexdigest():
         raise Damaged(f"{file.key}: is not what was archived")
-
-
-def _copy(path: Path, wanted: Range, writer: RowWriter) -> int:
-    rows = 0
-    with opened(path) as file:
-        for line, fields in lines(file):
-            if len(fields) >= _COLUMNS and wanted.holds(fields[0]):
-                # Without its place in the chain, which says nothing outside of its file.
-                writer.write(line.rpartition(",")[0] if len(fields) > _COLUMNS else line, fields)
-                rows += 1
-    return rows
-
-
-def lines(file: IO[bytes]) -> Iterator[tuple[str, list[str]]]:
-    """Each row of a log as it stands there, and its fields."""
-    for text in file:
-        line = text.decode("utf-8", "replace").rstrip("\r\n")
-        if line[:1].isdigit():
-            yield line, fields_of(line)
-
-
-class CsvWriter:
-    """Writes beside the path, which gets the file once it is whole. It never replaces one."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises ``OSError``."""
-        if path.exists():
-            raise FileExistsError(17, "exists already", str(path))
-        self._path = path
-        self._part = path.with_name(f".{path.name}{PART}")
-        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-        self._file = os.fdopen(descriptor, "w", encoding="utf-8", newline="")
-        self._file.write(HEADER)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._part.unlink(missing_ok=True)
-
-    def write(self, line: str, fields: list[str]) -> None:  # noqa: ARG002 - the protocol's
-        self._file.write(line + "\n")
-
-    def finish(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        os.link(self._part, self._path)
-        sync_folder(self._path.parent)
-
-
-class StreamWriter:
-    """Writes to a stream, below a header."""
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
-        write(HEADER.rstrip("\n"))
-
-    def write(self, line: str, fields: list[str]) -> None:  # noqa: ARG002 - the protocol's
-        self._write(line)
-
-    def finish(self) -> None:
-        """Nothing is kept back."""
-
-
-class DatabaseWriter:
-    """Puts the rows into ``authorization_audit`` of an SQLite file for reading; a row that is there stays as it is."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises ``OSError`` for a file that cannot be one."""
-        try:
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            columns = ", ".join(f"{name} TEXT NOT NULL" for name in AUDIT_COLUMNS)
-            self._connection.execute(
-                f"CREATE TABLE IF NOT EXISTS authorization_audit ({columns}, PRIMARY KEY (request_id))"
-            )
-            self._connection.execute(
-                "CREATE INDEX IF NOT EXISTS audit_by_station ON authorization_audit (station_id, timestamp)"
-            )
-            self._connection.execute("CREATE INDEX IF NOT EXISTS audit_by_time ON authorization_audit (timestamp)")
-            self._connection.execute("BEGIN")
-        except sqlite3.Error as error:
-            raise OSError(5, str(error), str(path)) from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
-
-    def write(self, line: str, fields: list[str]) -> None:  # noqa: ARG002 - the protocol's
-        places = ", ".join("?" * _COLUMNS)
-        self._connection.execute(
-            f"INSERT OR IGNORE INTO authorization_audit VALUES ({places})",  # noqa: S608 - constants
-            fields[:_COLUMNS],
-        )
-
-    def finish(self) -> None:
-        self._connection.execute("COMMIT")

@@ -218,7 +218,7 @@ async def verify(
 
 def _read(verifier: Verifier, log: str, name: str, path: Path) -> None:
     try:
-        with opened(path) as file:
+        with opened(path, name) as file:
             verifier.read(log, name, file)
     except FileNotFoundError:
         return  # it was rotated or archived just now; the next run sees it there
