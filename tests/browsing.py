@@ -45,7 +45,6 @@ class Visit:
         self.context: BrowserContext = browser.new_context(
             base_url=service.url, **{"viewport": DESK, "permissions": ["clipboard-read", "clipboard-write"], **options}
         )
-        self.context.add_init_script(path=AXE)
         self.faults: list[str] = []
         self.requests: list[str] = []
         self.page: Page = self.context.new_page()
@@ -68,6 +67,8 @@ class Visit:
 
 def accessible(page: Page) -> None:
     """The rules of axe-core find nothing serious, and nothing is wider than the window."""
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate(AXE.read_text())  # by hand, because each page that is opened would read it
     found = page.evaluate("async (rules) => (await axe.run(document, rules)).violations", RULES)
     serious = [
         (one["id"], one["help"], [node["html"][:200] for node in one["nodes"]])

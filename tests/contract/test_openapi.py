@@ -19,13 +19,8 @@ if TYPE_CHECKING:
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 HOOKS = Path(__file__).with_name("openapi_hooks.py")
-MANY_OR_FEW = pytest.mark.parametrize(
-    "examples",
-    [
-        pytest.param(8, marks=pytest.mark.timeout(600)),
-        pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
-    ],
-)
+FEW, MANY = 8, 50
+LONG = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
 
 def examine(service: Service, examples: int, *options: str) -> None:
@@ -38,12 +33,14 @@ def examine(service: Service, examples: int, *options: str) -> None:
     assert '"level":"error"' not in service.log
 
 
-@MANY_OR_FEW
+@pytest.mark.parametrize("examples", [pytest.param(number, marks=LONG) for number in (FEW, MANY)])
 def test_anyone_may_do_everything(service: Callable[..., Service], examples: int) -> None:
     examine(service(), examples)
 
 
-@MANY_OR_FEW
+@pytest.mark.parametrize(
+    "examples", [pytest.param(FEW, marks=pytest.mark.timeout(600)), pytest.param(MANY, marks=LONG)]
+)
 def test_with_keys(service: Callable[..., Service], command: str, examples: int) -> None:
     create = [command, "keys", "create", "--role", "admin", "--json"]
     made = json.loads(subprocess.run(create, check=True, capture_output=True, text=True).stdout)

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from servers.proxy import Proxy
     from servers.server import Server
 
-# Each of these takes half a minute, because its server must start. `make test` has the same test in another form.
+# Each of these takes long, because its server must start. `make test` has the same test in another form.
 SLOW = {
     "test_the_queues_server_comes_back[kafka-stop]",
+    "test_the_queues_server_comes_back[rabbitmq-stop]",
     "test_the_queues_server_comes_back_empty[kafka]",
     "test_the_queues_server_comes_back_empty[rabbitmq]",
     "test_the_way_to_the_queue_is_cut[postgres-drop]",

@@ -22,7 +22,9 @@ import redis
 
 from outside import PLAIN, Call, Reply, Site, eventually, sites, verdict
 from scaling.cluster import COMMAND, ENVIRONMENT, PATH, Process
+from scaling.engines import ENGINES
 from scaling.load import Load
+from trying import some_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -219,6 +221,7 @@ def check(cluster: Cluster, world: World, asked: Iterable[Asked], decided: dict[
     }, "a callback said something else"
 
 
+@some_of("engine", ENGINES, ["postgres", "rabbitmq"], indirect=True)  # the moves below have the others
 def test_to_each_engine_with_work_still_queued(
     engine: Engine,
     world: World,

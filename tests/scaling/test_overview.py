@@ -6,6 +6,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from outside import Site, eventually
+from scaling.engines import ENGINES
+from trying import some_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +35,7 @@ def ask(api: Process, receiver: Site) -> None:
     assert api.post(body).status_code == 202
 
 
+@some_of("engine", ENGINES, ["postgres", "redis"], indirect=True)  # what they say goes through the database
 def test_each_api_knows_what_the_others_do(cluster: Cluster, receiver: Site) -> None:
     here, there = cluster.apis[:2]
     expected = ["api"] * (len(cluster.apis) - 1) + ["worker"] * len(cluster.workers)

@@ -13,6 +13,7 @@ import pytest
 from outside import PLAIN, eventually
 from scaling.engines import execute
 from scaling.load import Load
+from trying import some_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +52,7 @@ def new_role(postgres_server: Server, new_database: Callable[[], str]) -> Callab
     return make
 
 
-@pytest.mark.parametrize("which", SET)
+@some_of("which", SET, ["serializable", "a role that is read only", "not durable"])
 def test_what_a_role_or_a_database_has_by_default_changes_nothing(
     clusters: Callable[..., Cluster], new_role: Callable[..., str], receiver: Site, which: str
 ) -> None:

@@ -13,7 +13,9 @@ import httpx
 
 from outside import PLAIN, Reply, eventually, leaks
 from scaling.cluster import PATH
+from scaling.engines import ENGINES
 from scaling.load import SECRET, Load
+from trying import some_of
 
 if TYPE_CHECKING:
     import pytest
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from outside import Site
     from scaling.cluster import Cluster
     from scaling.engines import Engine
+
+# With Redis as the cache, and without. `test_processes.py` has the same check for each engine.
+pytestmark = some_of("engine", ENGINES, ["rabbitmq", "redis"], indirect=True)
 
 ORDER = ["QUEUED", "PROCESSING", "COMPLETED"]
 UNKNOWN_S = 5.0  # how long an accepted request may be unknown to another API

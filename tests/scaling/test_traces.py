@@ -14,6 +14,8 @@ from browsing import chromium
 from collector import collectors
 from outside import Reply, eventually, sites
 from scaling.cluster import COMMAND, ENVIRONMENT
+from scaling.engines import ENGINES
+from trying import some_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,7 @@ WHOLE = ["accept", "decide", "deliver", "queue", "record"]
 SYSTEM = {"kafka": "kafka", "postgres": "postgresql", "rabbitmq": "rabbitmq", "redis": "redis"}
 
 
+@some_of("engine", ENGINES, ["kafka", "postgres"], indirect=True)
 def test_three_attempts_are_one_trace_and_one_story(engine: Engine, clusters: Callable[..., Cluster]) -> None:
     with collectors() as make, sites() as site:
         collector, receiver = make(), site()

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from chargegate.engines.postgres.connection import Connection, split_url
+from chargegate.engines.postgres.pool import Pool
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.queues.base import QueueUnavailable
 from chargegate.storage.group_commit import GroupCommit
@@ -70,6 +71,24 @@ def test_own_options_are_taken_out_of_the_url() -> None:
     )
     assert url == "postgresql://u:p%40@h:1/d?sslmode=disable"
     assert options == {"table": "a", "listen_url": "postgresql://x"}
+
+
+def test_a_connection_that_was_idle_is_asked_and_used_again(
+    postgres_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chargegate.engines.postgres.pool._TRUSTED_S", -1.0)  # each was idle for longer
+
+    async def scenario() -> None:
+        pool = Pool(postgres_server.url)
+        deadline = asyncio.get_running_loop().time() + 20
+        used = {
+            await pool.use(lambda connection: connection.fetchval("SELECT pg_backend_pid()"), deadline)
+            for _ in range(5)
+        }
+        await pool.close()
+        assert len(used) == 1
+
+    run(scenario())
 
 
 def test_what_gathers_while_a_batch_is_under_way_is_one_transaction(opened: Open) -> None:

@@ -62,8 +62,11 @@ async def _connected(url: str, within: float) -> Connection:
 
 
 async def answers(connection: Connection, within: float) -> bool:
-    """Whether the server still answers on a connection, within so many seconds. Nothing is done there."""
-    asking = observed(asyncio.ensure_future(connection.execute("")))
+    """Whether the server still answers on a connection, within so many seconds. Nothing is done there.
+
+    An empty statement would do for the server, but asyncpg raises ``AttributeError`` at the answer to one.
+    """
+    asking = observed(asyncio.ensure_future(connection.execute("SELECT 1")))
     await asyncio.wait((asking,), timeout=within)
     return asking.done() and asking.exception() is None
 
