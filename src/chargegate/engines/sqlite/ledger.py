@@ -37,6 +37,9 @@ _PAUSE_FACTOR: Final = 4
 _DROPPED_AT_ONCE: Final = 20
 """They hold up the commits of others for two milliseconds. More in a second would keep the copying of the log busy, for
 which others wait too."""
+_DOUBLED_AFTER: Final = 100_000
+_MOST_AT_ONCE: Final = 80
+"""After so many rows a step takes twice as many, up to this, so that it gets further than rows are added."""
 
 
 class SqliteLedger:
@@ -199,8 +202,9 @@ class SqliteLedger:
         after: tuple[int, int] | None = (-1, -1)
         while after is not None:
             started = time.monotonic()
+            most = min(_MOST_AT_ONCE, _DROPPED_AT_ONCE << (rows // _DOUBLED_AFTER))
             dropped: writes.DroppedRows = await self._store.write(
-                writes.DROP_ROWS, writes.RowsAfter(limits, after, _DROPPED_AT_ONCE)
+                writes.DROP_ROWS, writes.RowsAfter(limits, after, most)
             )
             after = dropped.last
             rows += dropped.rows
