@@ -48,7 +48,7 @@ SECRETS: Final = {
 
 _SEALED: Final = Keyring([_KEY], _KEY).seal(b"what a dead letter keeps")
 _CHUNK: Final = 250_000
-_COUNTED_AT_ONCE: Final = 500_000
+_COUNTED_AT_ONCE: Final = 100_000
 _SPAN_MS: Final = DAYS * DAY_MS
 
 _STATION: Final = f"CASE WHEN n % 49 = 7 THEN '{BUSY}' ELSE {{hex}} || '-0000-4000-8000-00000000000a' END"

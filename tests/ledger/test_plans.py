@@ -97,6 +97,43 @@ def sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sqlite_searches_and_never_scans_a_table(
     query: Query, sqlite_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    selects = sqlite_asked(query, sqlite_file, monkeypatch)
+    with closing(sqlite3.connect(sqlite_file)) as connection:
+        for select in selects:
+            plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + select)]
+            for step in plan:
+                # Rows in the order of an index end with the page; what has a virtual table, or is made by the query
+                # itself, is small.
+                assert not re.match(r"SCAN (\w+)", step) or re.match(SMALL, step), plan
+            if "FROM authorization_audit a WHERE" in select or "FROM client_decisions" in select:
+                assert "USE TEMP B-TREE FOR ORDER BY" not in plan
+
+
+@queries
+def test_sqlite_reads_no_whole_table_for_a_filter_once_it_knows_how_many_rows_there_are(
+    query: Query, sqlite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once ANALYZE was run, SQLite may make a filter of all rows of a table, where it expects many searches."""
+    path = tmp_path / "analyzed.db"
+    with closing(sqlite3.connect(sqlite_file)) as source, closing(sqlite3.connect(path)) as copy:
+        source.backup(copy)
+        copy.execute("ANALYZE")
+        copy.execute("UPDATE sqlite_stat1 SET stat = '3000000 1000000 2000 1' WHERE tbl = 'station_counts'")
+        copy.execute("UPDATE sqlite_stat1 SET stat = '300000 100000 3 1' WHERE tbl = 'decision_counts'")
+        copy.execute(
+            "UPDATE sqlite_stat1 SET stat = '10000000' || substr(stat, instr(stat, ' '))"
+            " WHERE tbl IN ('authorization_audit', 'charging_requests', 'client_decisions')"
+        )
+        copy.commit()
+    selects = sqlite_asked(query, path, monkeypatch)
+    with closing(sqlite3.connect(path)) as connection:
+        for select in selects:
+            plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + select)]
+            assert not [step for step in plan if step.startswith("BLOOM FILTER")], plan
+
+
+def sqlite_asked(query: Query, path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statements that the query runs."""
     asked: list[str] = []
 
     def traced(connect: Callable[..., sqlite3.Connection]) -> Callable[..., sqlite3.Connection]:
@@ -110,22 +147,14 @@ def test_sqlite_searches_and_never_scans_a_table(
     monkeypatch.setattr("chargegate.engines.sqlite.connection.connect", traced(sqlite3_connect()))
 
     async def scenario() -> None:
-        store = await SqliteStore.open(sqlite_file, ALL_TABLES, exclusive=False)
+        store = await SqliteStore.open(path, ALL_TABLES, exclusive=False)
         await query(SqliteLedger(store), SqliteCounts(store))
         await store.close()
 
     run_to_its_end(scenario(), 20)
     selects = [text for text in asked if re.search(r"\bFROM\b", text) and "sqlite_master" not in text]
     assert selects
-    with closing(sqlite3.connect(sqlite_file)) as connection:
-        for select in selects:
-            plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + select)]
-            for step in plan:
-                # Rows in the order of an index end with the page; what has a virtual table, or is made by the query
-                # itself, is small.
-                assert not re.match(r"SCAN (\w+)", step) or re.match(SMALL, step), plan
-            if "FROM authorization_audit a WHERE" in select or "FROM client_decisions" in select:
-                assert "USE TEMP B-TREE FOR ORDER BY" not in plan
+    return selects
 
 
 def sqlite3_connect() -> Callable[..., sqlite3.Connection]:

@@ -41,7 +41,7 @@ class Recurring:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def rest(started: float, factor: float, shortest_s: float = _SHORTEST_S) -> None:
+async def rest(started: float, factor: float) -> None:
     """Wait ``factor`` times as long as the step that began at ``started`` (``time.monotonic``), so that others have the
     store meanwhile."""
-    await asyncio.sleep(max(shortest_s, factor * (time.monotonic() - started)))
+    await asyncio.sleep(max(_SHORTEST_S, factor * (time.monotonic() - started)))

@@ -37,16 +37,16 @@ SELECT start, {by_status} FROM (
 -- name: by_station
 -- For the stations of a page, and those with rows that are not counted yet: counts, rows at the ends of the range, and
 -- rows that are not counted yet. Longer units have the hours up to one and, in that hour, the stations up to one ("after");
--- the rest is added from the hours.
-WITH spans(unit, low, high) AS MATERIALIZED (
-    SELECT json_extract(e.value, '$[0]'), json_extract(e.value, '$[1]'), json_extract(e.value, '$[2]') FROM json_each(?1) e
+-- the rest is added from the hours. There are hundreds of slots at most; the limit tells the planner so.
+WITH spans(unit, low, high, is_rest) AS MATERIALIZED (
+    SELECT json_extract(e.value, '$[0]'), json_extract(e.value, '$[1]'), json_extract(e.value, '$[2]'), 0 FROM json_each(?1) e
+    UNION ALL
+    SELECT {hour}, max(json_extract(e.value, '$[1]'), r.start), json_extract(e.value, '$[2]'), 1
+    FROM json_each(?1) e CROSS JOIN stations_added_up r WHERE json_extract(e.value, '$[0]') > {hour}
 ), slots(unit, start, after) AS MATERIALIZED (
-    SELECT c.unit, c.start, NULL FROM spans s CROSS JOIN decision_counts c
-    WHERE c.unit = s.unit AND c.start >= s.low AND c.start < s.high
-    UNION
-    SELECT {hour}, c.start, iif(c.start = r.start, r.station_id, NULL)
+    SELECT DISTINCT c.unit, c.start, CASE WHEN s.is_rest AND c.start = r.start THEN r.station_id END
     FROM spans s CROSS JOIN stations_added_up r CROSS JOIN decision_counts c
-    WHERE s.unit > {hour} AND c.unit = {hour} AND c.start >= max(s.low, r.start) AND c.start < s.high
+    WHERE c.unit = s.unit AND c.start >= s.low AND c.start < s.high LIMIT 10000
 ), edges(low, high) AS MATERIALIZED (
     SELECT json_extract(e.value, '$[0]'), json_extract(e.value, '$[1]') FROM json_each(?2) e
 ), uncounted AS MATERIALIZED (
@@ -84,20 +84,20 @@ SELECT ?5
 
 -- name: top_stations
 -- All stations are ranked by two sums, and only the first of them get all sums.
-WITH spans(unit, low, high, sign) AS MATERIALIZED (
+WITH spans(unit, low, high, sign, is_rest) AS MATERIALIZED (
     SELECT json_extract(e.value, '$[0]'), json_extract(e.value, '$[1]'), json_extract(e.value, '$[2]'),
-        json_extract(e.value, '$[3]') FROM json_each(?1) e
+        json_extract(e.value, '$[3]'), 0 FROM json_each(?1) e
+    UNION ALL
+    SELECT {hour}, max(json_extract(e.value, '$[1]'), r.start), json_extract(e.value, '$[2]'), json_extract(e.value, '$[3]'), 1
+    FROM json_each(?1) e CROSS JOIN stations_added_up r WHERE json_extract(e.value, '$[0]') > {hour}
 ), uncounted AS MATERIALIZED (
     SELECT lower(a.station_id) AS station_id, status, reason, processing_time_ms
     FROM uncounted_decisions u CROSS JOIN authorization_audit a
     WHERE a.sequence BETWEEN u.first AND u.last AND +a.timestamp >= max(u.since, ?2)
 ), slots(unit, start, after, sign) AS MATERIALIZED (
-    SELECT c.unit, c.start, NULL, s.sign FROM spans s CROSS JOIN decision_counts c
-    WHERE c.unit = s.unit AND c.start >= s.low AND c.start < s.high
-    UNION
-    SELECT {hour}, c.start, iif(c.start = r.start, r.station_id, NULL), s.sign
+    SELECT DISTINCT c.unit, c.start, CASE WHEN s.is_rest AND c.start = r.start THEN r.station_id END, s.sign
     FROM spans s CROSS JOIN stations_added_up r CROSS JOIN decision_counts c
-    WHERE s.unit > {hour} AND c.unit = {hour} AND c.start >= max(s.low, r.start) AND c.start < s.high
+    WHERE c.unit = s.unit AND c.start >= s.low AND c.start < s.high LIMIT 10000
 ), ranked AS MATERIALIZED (
     SELECT station_id, sum(decisions) AS decisions, sum(errors) AS errors FROM (
         SELECT c.station_id, s.sign * c.decisions AS decisions, s.sign * (c.unknown + c.invalid) AS errors

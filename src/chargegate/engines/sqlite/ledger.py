@@ -35,11 +35,12 @@ from chargegate.storage.recurring import rest
 
 _PAUSE_FACTOR: Final = 4
 """While old rows are dropped, others have the file for so many times as long as a step took."""
-_SHORTEST_PAUSE_S: Final = 0.005
-_DROPPING_S: Final = 0.001
-"""For so long a step may hold the writing thread; its commit takes about as long again."""
-_LEAST_DROPPED: Final = 5
-_MOST_DROPPED: Final = 200
+_DROPPED_AT_ONCE: Final = 20
+"""They hold up the commits of others for two milliseconds. More in a second would keep the copying of the log busy, for
+which others wait too."""
+_DOUBLED_AFTER: Final = 100_000
+_MOST_AT_ONCE: Final = 80
+"""After so many rows a step takes twice as many, up to this, so that it gets further than rows are added."""
 
 
 class SqliteLedger:
@@ -204,10 +205,11 @@ class SqliteLedger:
         """Some rows at a time, so that others write in between. A request's decision is only in its audit row, so that
         its own row goes too; what has not ended, and dead letters, stay whole."""
         await count_all(self._counts)
-        limits, rows, most = writes.RowLimits(min(at, now_ms()), exported), 0, _LEAST_DROPPED
+        limits, rows = writes.RowLimits(min(at, now_ms()), exported), 0
         after: tuple[int, int] | None = (-1, -1)
         while after is not None:
             started = time.monotonic()
+            most = min(_MOST_AT_ONCE, _DROPPED_AT_ONCE << (rows // _DOUBLED_AFTER))
             dropped: writes.DroppedRows = await self._store.write(
                 writes.DROP_ROWS, writes.RowsAfter(limits, after, most)
             )
@@ -215,9 +217,7 @@ class SqliteLedger:
             rows += dropped.rows
             if on_dropped is not None:
                 on_dropped(rows)
-            fitting = int(most * _DROPPING_S / max(dropped.took_s, 1e-6))
-            most = max(_LEAST_DROPPED, min(_MOST_DROPPED, fitting, 2 * most))
-            await rest(started, _PAUSE_FACTOR, _SHORTEST_PAUSE_S)
+            await rest(started, _PAUSE_FACTOR)
         return DroppedAudit([], rows)
 
     async def sink_position(self, sink: str) -> int:

@@ -1,7 +1,6 @@
 """What the ledger in SQLite writes: each function takes all items of one kind in a batch, in one transaction."""
 
 import sqlite3
-import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -123,12 +122,10 @@ def _fail_lost(connection: sqlite3.Connection, items: list[tuple[int, str]]) -> 
 
 
 class DroppedRows(msgspec.Struct, frozen=True):
-    """How many audit rows were dropped, the last one that was looked at, None at the end, and for how long the writing
-    thread was at it, without the commit."""
+    """How many audit rows were dropped, and the last one that was looked at, None at the end."""
 
     rows: int
     last: tuple[int, int] | None
-    took_s: float
 
 
 class RowLimits(msgspec.Struct, frozen=True):
@@ -169,7 +166,6 @@ def _drop_rows(connection: sqlite3.Connection, items: list[RowsAfter]) -> list[D
 def _drop_some_rows(
     connection: sqlite3.Connection, limits: RowLimits, after: tuple[int, int], most: int
 ) -> DroppedRows:
-    started = time.perf_counter()
     limit, newest = _limits(connection, limits)
     rows = connection.execute(LEDGER["old_rows"], (*after, limit, newest, most)).fetchall()
     ended = [row for row in rows if row[3]]
@@ -178,8 +174,7 @@ def _drop_some_rows(
     if ended:
         earlier = connection.execute(LEDGER["value"], (ROWS_SINCE,)).fetchone()
         connection.execute(LEDGER["put_value"], (ROWS_SINCE, str(max(limit, int(earlier[0]) if earlier else 0))))
-    last = rows[-1][:2] if len(rows) == most else None
-    return DroppedRows(len(ended), last, time.perf_counter() - started)
+    return DroppedRows(len(ended), rows[-1][:2] if len(rows) == most else None)
 
 
 ACCEPT: Final = Operation(_accept)
