@@ -1,7 +1,7 @@
 """The address of the archive: ``s3://bucket/prefix?endpoint=https://…&region=…``."""
 
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import msgspec
 
@@ -34,9 +34,17 @@ def parse_address(url: str) -> ArchiveAddress:
     endpoint = values.get("endpoint", "").rstrip("/")
     if "endpoint" in values:
         there = urlsplit(endpoint)
-        if there.scheme not in ("http", "https") or not there.hostname or "@" in there.netloc:
+        if there.scheme not in ("http", "https") or not there.hostname or "@" in there.netloc or not _has_port(there):
             raise ValueError("endpoint must be a URL such as 'https://s3.example:9000', without a user")
     prefix = parts.path.strip("/")
     if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
         raise ValueError("must not have empty parts, '.' or '..' in its path")
     return ArchiveAddress(parts.netloc, prefix, endpoint, values.get("region", ""))
+
+
+def _has_port(there: SplitResult) -> bool:
+    """Whether the port, if there is one, is one to connect to."""
+    try:
+        return there.port != 0
+    except ValueError:
+        return False
