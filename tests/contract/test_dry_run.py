@@ -72,7 +72,13 @@ def test_a_dry_run_changes_nothing(stopped: Service, command: str, arguments: st
 
 
 def test_a_dry_run_before_anything_was_made_makes_nothing(service: Callable[..., Service], command: str) -> None:
-    new = service(started=False, audit__export_dir="exports", audit__archive_url="s3://b/x?endpoint=http://127.0.0.1:9")
+    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
+    new = service(
+        started=False,
+        environ=keys,
+        audit__export_dir="exports",
+        audit__archive_url="s3://b/x?endpoint=http://127.0.0.1:9",
+    )
     before = content(new.folder)
     for arguments in COMMANDS:
         words = [command, "audit", *arguments.split(), "--dry-run"]

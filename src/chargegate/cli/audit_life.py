@@ -258,13 +258,13 @@ def prune(*, before: int | None, at: int | None, dry_run: bool, as_json: bool, c
 
 def _prune_rows(config_file: str | None, before: int, *, dry_run: bool) -> DroppedAudit:
     settings = config.load(config_file)
-    heads, exported = audit_heads(settings), bool(settings.audit.export_dir)
+    exported = bool(settings.audit.export_dir)
     with counting("dropping") as show:
 
         async def drop(store: Offline) -> DroppedAudit:
             if dry_run:
                 return await store.ledger.audit_before(before, exported=exported)
-            statements = Statements(heads, store.ledger)
+            statements = Statements(audit_heads(settings), store.ledger)
             exports = store.exports if exported else None
             return await drop_chained_rows(
                 store.ledger, store.chain, statements, before, on_dropped=show, exports=exports

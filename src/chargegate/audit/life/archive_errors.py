@@ -39,7 +39,7 @@ _reasons = (
     re.compile(r'"(failed to lookup address[^"]*)"').search,
     re.compile(r"(invalid peer certificate: [\w ]+|InvalidCertificate\(\s*\w+)").search,
 )
-_KNOWN: Final = {"InvalidContentType": "it does not speak TLS", "IncompleteMessage": "it closed the connection"}
+_CUT_OFF: Final = ("IncompleteMessage", "ConnectionReset", "BrokenPipe", "UnexpectedEof", "ConnectionAborted")
 
 
 def has_code(text: str) -> bool:
@@ -72,9 +72,11 @@ def _without_code(key: str, status: str, name: str) -> str:
 
 
 def _reason(text: str) -> str:
+    if any(word in text for word in _CUT_OFF):  # which of them it is depends on the moment
+        return "it cuts off the connection"
     for search in _reasons:
         if found := search(text):
             return " ".join(found[1].split())
     if "timed out" in text or "TimedOut" in text or "kind: Timeout" in text:
         return "it takes too long"
-    return next((said for word, said in _KNOWN.items() if word in text), "the connection failed")
+    return "it does not speak TLS" if "InvalidContentType" in text else "the connection failed"
