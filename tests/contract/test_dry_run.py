@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import sqlite3
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -31,11 +33,17 @@ COMMANDS = [
 
 
 def content(folder: Path) -> dict[str, str]:
-    """Each file and folder by name, with its mode and a checksum."""
+    """Each file and folder by name, with its mode and a checksum: of a database's rows, because whoever opens and
+    closes it may put its pages into another order."""
     found = {}
     for path in sorted(folder.rglob("*")):
         status = path.lstat()
-        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        if path.suffix == ".db":
+            with contextlib.closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as database:
+                data = "\n".join(database.iterdump()).encode()
+        else:
+            data = path.read_bytes() if path.is_file() else b""
+        digest = hashlib.sha256(data).hexdigest()
         found[str(path.relative_to(folder))] = f"{status.st_mode:o} {status.st_ino} {digest}"
     return found
 

@@ -15,6 +15,8 @@ from chargegate.model import clock, now_ms, to_iso
 from chargegate.observe import Metrics, configure_logging
 from chargegate.operations.audit_schedule import Schedule
 
+pytestmark = pytest.mark.anyio
+
 HEADER = "timestamp,request_id,station_id,driver_token_hash,status,reason,processing_time_ms\n"
 DAY_MS = 86_400_000
 AGES = Ages(rotate_ms=DAY_MS, rotate_bytes=0, compress_ms=7 * DAY_MS, archive_ms=30 * DAY_MS, keep_ms=60 * DAY_MS)

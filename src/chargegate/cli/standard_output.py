@@ -42,4 +42,4 @@ def open_standard_output() -> None:
 
 def give_up_standard_output() -> None:
     """Drop what is still to be written there, so that nothing tries again when the process ends."""
-    sys.stdout = None  # type: ignore[assignment]  # what Python itself has where there is none
+    sys.stdout = None
