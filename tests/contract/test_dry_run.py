@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tests.contract.conftest import Service, Site
 
+TABLES = ["authorization_audit", "charging_requests", "audit_chain", "audit_exports"]
 COMMANDS = [
     "rotate",
     "rotate --due --at 2126-01-01",
@@ -33,14 +34,15 @@ COMMANDS = [
 
 
 def content(folder: Path) -> dict[str, str]:
-    """Each file and folder by name, with its mode and a checksum: of a database's rows, because whoever opens and
-    closes it may put its pages into another order."""
+    """Each file and folder by name, with its mode and a checksum: of a database's audit and requests, because whoever
+    opens it notes that."""
     found = {}
     for path in sorted(folder.rglob("*")):
         status = path.lstat()
         if path.suffix == ".db":
             with contextlib.closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as database:
-                data = "\n".join(database.iterdump()).encode()
+                rows = [database.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in TABLES]
+                data = repr(rows).encode()
         else:
             data = path.read_bytes() if path.is_file() else b""
         digest = hashlib.sha256(data).hexdigest()
