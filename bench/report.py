@@ -1,4 +1,4 @@
-"""Writes what was measured into the documents: tables between marks in README.md and docs/capacity.md, and pictures.
+"""Writes what was measured into the documents: tables between marks in README.md and in docs/, and pictures.
 
 The figures stand in docs/bench.json, and the tables are made from nothing else, so that ``make bench ARGS=--publish``
 renews them all. Usage: report.py, to write them again from that file.
@@ -16,7 +16,7 @@ from plan import Figures
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 FIGURES: Final = ROOT / "docs" / "bench.json"
-DOCUMENTS: Final = (ROOT / "README.md", ROOT / "docs" / "capacity.md")
+DOCUMENTS: Final = (ROOT / "README.md", ROOT / "docs" / "capacity.md", ROOT / "docs" / "audit.md")
 PICTURES: Final = {
     ROOT / "docs" / "bench-light.svg": picture.LIGHT,
     ROOT / "docs" / "bench-dark.svg": picture.DARK,
@@ -134,6 +134,20 @@ def costs(entries: Figures) -> str:
     return table(["µs for one delivered callback", "own processes", "servers", f"at {LOW_RATE}/s, with servers"], rows)
 
 
+def sinks(entries: Figures) -> str:
+    """What each of the audit's copies costs."""
+    rows = [
+        [
+            name,
+            f"{found['requests_per_second']:,.0f}",
+            f"{found['serve_us']:.0f}",
+            f"{found['ratio']:.2f}" if "ratio" in found else "",
+        ]
+        for name, found in entries["sinks"].items()
+    ]
+    return table(["copies", "decisions a second", "µs each", "ratio"], rows)
+
+
 def runs(entries: Figures) -> str:
     """When and how each entry was measured."""
     kinds: dict[str, list[str]] = {}
@@ -245,7 +259,8 @@ def nation(entries: Figures) -> str:
 
 
 BLOCKS: Final[Mapping[str, Callable[[Figures], str]]] = {
-    each.__name__: each for each in (headline, engines, runs, costs, curve, growth, isolation, paths, workers, nation)
+    each.__name__: each
+    for each in (headline, engines, runs, costs, curve, growth, isolation, paths, workers, nation, sinks)
 }
 
 

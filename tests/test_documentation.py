@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from chargegate.config import Settings, check_url
+from chargegate.config import SECRET_KEYS, URL_KEYS, Settings, check_url
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -25,6 +25,20 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def test_configuration_lists_every_key_with_its_default() -> None:
     rows = re.findall(r"^\| `([a-z_.]+)` \| `(.+?)` \|", (DOCS / "configuration.md").read_text(), re.MULTILINE)
     assert {key: json.loads(default) for key, default in rows} == flat(msgspec.to_builtins(Settings()))
+
+
+def test_configuration_lists_every_key_that_may_be_in_a_file() -> None:
+    text = (DOCS / "configuration.md").read_text()
+    listed = text.partition("A secret can also be in a file")[2].partition("The file must")[0]
+    assert set(re.findall(r"`([a-z]+\.[a-z_]+)`", listed)) == SECRET_KEYS | URL_KEYS
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: path.name)
+def test_no_row_of_a_table_is_without_its_head(path: Path) -> None:
+    """A blank line within a table ends it, and what follows is shown as text."""
+    for block in re.split(r"\n\s*\n", re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)):
+        rows = [line for line in block.splitlines() if line.startswith("|")]
+        assert not rows or any(re.fullmatch(r"\|[ :|-]+\|", line) for line in rows), rows[0]
 
 
 def test_the_promised_interpreters_are_the_same_everywhere() -> None:

@@ -50,16 +50,19 @@ def _webhook(settings: Settings, signer: Signer, stack: AsyncExitStack) -> Tell:
     stack.push_async_callback(client.close)
     timeout_s = settings.callback.timeout_ms / 1000
 
+    failing = ""
+
     async def tell(message_id: str, body: bytes) -> bool:
+        nonlocal failing
         headers = signer.headers(message_id, int(time.time()), body)
         try:
             status = (await client.post(target, headers, body, timeout_s)).status
+            why = "" if 200 <= status < 300 else f"http_{status}"
         except CallFailed as failure:
-            log.warning("an anomaly could not be told, and will be", why=failure.reason)
-            return False
-        if not 200 <= status < 300:
-            log.warning("an anomaly could not be told, and will be", why=f"http_{status}")
-            return False
-        return True
+            why = failure.reason
+        if why and why != failing:  # it is tried again and again, and told once
+            log.warning("an anomaly could not be told, and will be", why=why)
+        failing = why
+        return not why
 
     return tell

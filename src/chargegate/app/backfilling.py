@@ -42,15 +42,17 @@ async def backfill_sink(
             sink = _opened(name, settings.audit, since, until, store.keyring)
             try:
                 if isinstance(sink, CsvFilling) and settings.audit.archive_url:
-                    await sink.leave_out_archived(audit_life(settings))
+                    await sink.leave_out_archived(audit_life(settings, changing=False))
                 await _count(store, since, until, on_total)
                 return await backfill(store.ledger, sink, since, until, dry_run=dry_run, on_read=on_read)
             finally:
                 await sink.close()
         except OSError as error:
             raise StartError(f"{key}: {error.filename or settings.audit.csv_path}: {error.strerror}") from None
-        except (SinkUnavailable, ArchiveUnavailable, Damaged) as error:
+        except SinkUnavailable as error:
             raise StartError(f"{key}: {error}") from None
+        except (ArchiveUnavailable, Damaged) as error:  # which name the setting, or the file
+            raise StartError(str(error)) from None
 
 
 def _opened(name: SinkName, audit: Audit, since: int | None, until: int | None, keyring: Keyring) -> Fillable:

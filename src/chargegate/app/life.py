@@ -14,7 +14,7 @@ from chargegate.audit.life.archive import Archive
 from chargegate.audit.life.exporting import Exporter
 from chargegate.audit.life.files import ExportFiles, LogFiles
 from chargegate.audit.life.heads import Heads
-from chargegate.audit.life.origin import origin_of
+from chargegate.audit.life.origin import has_origin, origin_of
 from chargegate.audit.life.steps import Ages, Life
 from chargegate.audit.verdicts import Verdicts
 from chargegate.config import Settings
@@ -38,9 +38,9 @@ class Exported(Protocol):
     def exports(self) -> AuditExports: ...
 
 
-def audit_life(settings: Settings, *, exports: bool = False) -> Life:
-    """The files of the log, or the daily exports, with their archive. Raises ``StartError`` also where there are
-    none."""
+def audit_life(settings: Settings, *, exports: bool = False, changing: bool = True) -> Life:
+    """The files of the log, or the daily exports, with their archive. Without ``changing`` it is for reading and for
+    dry runs, and no folder, key or name is made. Raises ``StartError`` also where there are no files."""
     audit = settings.audit
     ages = Ages(
         audit.rotate_after_ms, audit.rotate_bytes, audit.compress_after_ms, audit.archive_after_ms, audit.retention_ms
@@ -50,54 +50,58 @@ def audit_life(settings: Settings, *, exports: bool = False) -> Life:
     origin, archive = "", None
     if audit.archive_url:
         try:
-            origin = _origin(settings)
+            origin = _origin(settings, make=changing)
             archive = Archive(parse_address(audit.archive_url))
         except ImportError as error:
             missing = error.name or "a module"
             raise StartError(
                 f"audit.archive_url: needs `pip install 'chargegate[s3]'` ({missing} is missing)"
             ) from None
-    heads = audit_heads(settings) if audit.chain else None
-    files = export_files(settings) if exports else LogFiles(Path(audit.csv_path))
+    heads = audit_heads(settings) if audit.chain and changing else None
+    files = export_files(settings, make=changing) if exports else LogFiles(Path(audit.csv_path))
     return Life(files, ages, archive, origin, heads=heads)
 
 
-def audit_lives(settings: Settings) -> list[Life]:
-    """That of the log, and that of the daily exports, as far as there are some. Raises ``StartError`` where there is
-    none of them."""
+def audit_lives(settings: Settings, *, changing: bool = True) -> list[Life]:
+    """That of the log, and that of the daily exports, as far as there are some; see ``audit_life``. Raises
+    ``StartError`` where there is none of them."""
     audit = settings.audit
     if not audit.csv_path and not audit.export_dir:
         raise StartError("audit.csv_path: is empty, and so is audit.export_dir, and so there are no files")
     wanted = [(audit.csv_path, False), (audit.export_dir, True)]
-    return [audit_life(settings, exports=exports) for path, exports in wanted if path]
+    return [audit_life(settings, exports=exports, changing=changing) for path, exports in wanted if path]
 
 
-def export_files(settings: Settings) -> ExportFiles:
-    """The folder of the daily exports, which is made where it is missing. Raises ``StartError``."""
+def export_files(settings: Settings, *, make: bool = True) -> ExportFiles:
+    """The folder of the daily exports; with ``make`` it is made where it is missing. Raises ``StartError``."""
     folder = Path(settings.audit.export_dir)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StartError(f"audit.export_dir: {folder}: {error.strerror}") from None
     return ExportFiles(folder)
 
 
-def audit_exporter(settings: Settings, database: Exported) -> Exporter:
-    """What makes the daily exports. Raises ``StartError``."""
+def audit_exporter(settings: Settings, database: Exported, *, changing: bool = True) -> Exporter:
+    """What makes the daily exports; see ``audit_life`` for ``changing``. Raises ``StartError``."""
     if not settings.audit.export_dir:
         raise StartError("audit.export_dir: is empty, and so nothing is exported")
     return Exporter(
         database.ledger,
         database.exports,
-        export_files(settings),
-        _origin(settings),
+        export_files(settings, make=changing),
+        _origin(settings, make=changing),
         after_ms=settings.audit.export_after_ms,
         heads=audit_heads(settings) if settings.audit.chain else None,
     )
 
 
-def _origin(settings: Settings) -> str:
+def _origin(settings: Settings, *, make: bool) -> str:
+    """Without ``make`` it is empty where there is none: then nothing is archived under it."""
     try:
+        if not make and not has_origin(settings.data_path):
+            return ""
         return origin_of(made_folder(settings))
     except OSError as error:
         raise StartError(f"data_dir: {settings.data_path}: {error.strerror}") from None

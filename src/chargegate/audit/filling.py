@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from chargegate.audit.chain import Chain
@@ -26,9 +27,11 @@ class CsvFilling:
     follower = "csv"
 
     def __init__(self, path: Path, shards: int, since: int | None, until: int | None, chain: Chain | None) -> None:
-        """``chain``: see ``CsvFile``. Raises ``OSError`` where a file cannot be read, and ``Damaged`` where one cannot
-        be unpacked."""
-        self._files = CsvShards(path, shards, chain=chain)
+        """``chain``: see ``CsvFile``. The files are opened for writing when there is something to write, because that
+        may make and rotate some. Raises ``OSError`` where a file cannot be read, and ``Damaged`` where one cannot be
+        unpacked."""
+        self._open = partial(CsvShards, path, shards, chain=chain)
+        self._files: CsvShards | None = None
         self._range = since, until
         self._held = set(_held(path, shards, since, until))
 
@@ -48,11 +51,15 @@ class CsvFilling:
 
     async def write(self, rows: list[AuditRow]) -> int:
         """Append to the files. Raises ``OSError``."""
+        if self._files is None:
+            self._files = self._open()
         self._files.write(rows)
         self._held.update(row.decision.request_id for row in rows)
         return 0
 
     async def close(self) -> None:
+        if self._files is None:
+            return
         try:
             self._files.sync()
         finally:

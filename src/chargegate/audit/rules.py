@@ -138,7 +138,7 @@ class Rules:
         for suspect in await self._anomalies.denied_tokens(now - window, now, least, _CANDIDATES):
             needed = least if (AnomalyType.TOKEN_DENIED, suspect.subject) in open_ else limit
             if suspect.number >= needed:
-                text = f"denied at {suspect.number:.0f} stations within {window // MINUTE_MS} minutes"
+                text = f"denied at {suspect.number:.0f} stations within {_lasting(window)}"
                 kind = AnomalyType.TOKEN_DENIED
                 found.append(Finding(kind, suspect.subject, text, suspect.number, limit, suspect.request_id))
         return found
@@ -154,6 +154,15 @@ class Rules:
                 text = f"{rate:.0%} of {ended} callbacks since the last full hour but one were given up"
                 found.append(Finding(AnomalyType.CALLBACKS, one.client, text, round(rate, 4), limit))
         return found
+
+
+def _lasting(ms: int) -> str:
+    """A time as people say it, to the millisecond."""
+    for unit, name in ((MINUTE_MS, "minute"), (1000, "second")):
+        if ms % unit == 0:
+            number = ms // unit
+            return f"{number} {name}" + ("" if number == 1 else "s")
+    return f"{ms} ms"
 
 
 def _least(samples: int, goes_on: bool) -> float:

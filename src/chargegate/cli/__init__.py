@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "chargegate"
-        rule = _could_be_token("***", error.format_message().rstrip("."))
+        rule = _without_tokens(error.format_message().rstrip("."), _own_words(error.ctx))
         return _fail(f"{rule}; see {path} --help", 2)
     except click.ClickException as error:
         return _fail(error.format_message())
@@ -85,6 +85,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _expected() as error:
         return _fail(str(error))
     return code if isinstance(code, int) else 0
+
+
+def _own_words(context: click.Context | None) -> set[str]:
+    """What the program itself calls its commands, options and choices. These are no secrets, whoever typed them."""
+    words: set[str] = set()
+    while context is not None:
+        words |= set(getattr(context.command, "commands", ()))
+        for parameter in context.command.params:
+            words |= {option for names in (parameter.opts, parameter.secondary_opts) for option in names}
+            words |= {str(choice) for choice in getattr(parameter.type, "choices", ())}
+        context = context.parent
+    return words
+
+
+def _without_tokens(text: str, own: set[str]) -> str:
+    return _could_be_token(lambda found: found[0] if found[0] in own else "***", text)
 
 
 def _expected() -> tuple[type[Exception], ...]:

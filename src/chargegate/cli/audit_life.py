@@ -53,12 +53,14 @@ class _Shown:
         self.failures.append(f"{step} {file}: {error}" if file else f"{step}: {error}")
 
 
-def _run(config_file: str | None, step: Step, at: int | None, **options: Any) -> _Shown:
-    lives = audit_lives(config.load(config_file))
+def _run(config_file: str | None, step: Step, at: int | None, *, dry_run: bool, **options: Any) -> _Shown:
+    lives = audit_lives(config.load(config_file), changing=not dry_run)
     with advancing(step) as show, _telling("audit.csv_path"):
         shown = _Shown(show)
         for life in lives:
-            step_of_life = partial(carry_out, life, (step,), now_ms() if at is None else at, shown, **options)
+            step_of_life = partial(
+                carry_out, life, (step,), now_ms() if at is None else at, shown, dry_run=dry_run, **options
+            )
             uvloop.run(_once_free(step_of_life))
     return shown
 
@@ -71,7 +73,8 @@ def _telling(key: str) -> Iterator[None]:
     except LifeBusy as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
-        raise click.ClickException(f"{key}: {error.filename}: {error.strerror}") from None
+        where = f"{error.filename}: " if error.filename else ""
+        raise click.ClickException(f"{key}: {where}{error.strerror}") from None
 
 
 async def _once_free(act: Callable[[], Awaitable[None]]) -> None:
@@ -156,7 +159,7 @@ def export(*, every: bool, at: int | None, dry_run: bool, as_json: bool, config_
         shown = _Shown(show)
 
         async def run(store: Offline) -> None:
-            exporter = audit_exporter(settings, store)
+            exporter = audit_exporter(settings, store, changing=not dry_run)
             await _once_free(partial(export_days, exporter, store.exports, now, shown, every=every, dry_run=dry_run))
 
         in_store(config_file, run)
@@ -201,7 +204,7 @@ def list_places(context: click.Context, *, as_json: bool, config_file: str | Non
     Example:
       chargegate audit archive list
     """
-    lives = audit_lives(config.load(config_file or context.obj))
+    lives = audit_lives(config.load(config_file or context.obj), changing=False)
 
     async def write() -> None:
         await write_rows(_one_page(await places(lives)), columns(Place), as_json=as_json)
@@ -213,7 +216,7 @@ def _answered(act: Callable[[], Any]) -> Any:
     try:
         return uvloop.run(act())
     except ArchiveUnavailable as error:
-        raise click.ClickException(f"audit.archive_url: {error}") from None
+        raise click.ClickException(str(error)) from None
 
 
 @click.command()
@@ -255,13 +258,13 @@ def prune(*, before: int | None, at: int | None, dry_run: bool, as_json: bool, c
 
 def _prune_rows(config_file: str | None, before: int, *, dry_run: bool) -> DroppedAudit:
     settings = config.load(config_file)
-    heads, exported = audit_heads(settings), bool(settings.audit.export_dir)
+    exported = bool(settings.audit.export_dir)
     with counting("dropping") as show:
 
         async def drop(store: Offline) -> DroppedAudit:
             if dry_run:
                 return await store.ledger.audit_before(before, exported=exported)
-            statements = Statements(heads, store.ledger)
+            statements = Statements(audit_heads(settings), store.ledger)
             exports = store.exports if exported else None
             return await drop_chained_rows(
                 store.ledger, store.chain, statements, before, on_dropped=show, exports=exports

@@ -55,18 +55,17 @@ def restore(
         raise click.UsageError("--output and --database: only one of them")
     settings = config.load(config_file)
     exports = exports or bool(settings.audit.export_dir and not settings.audit.csv_path)
-    life = audit_life(settings, exports=exports)
+    life = audit_life(settings, exports=exports, changing=False)
     target = output or database
     with advancing("restoring") as show, ExitStack() as stack:
         try:
             writer = _writer(stack, output, database, dry_run=dry_run, as_json=as_json)
             restored = uvloop.run(restore_rows(life, writer, since, until, show, origin=origin))
-        except ArchiveUnavailable as error:
-            raise click.ClickException(f"audit.archive_url: {error}") from None
-        except Damaged as error:
+        except (ArchiveUnavailable, Damaged) as error:
             raise click.ClickException(str(error)) from None
         except OSError as error:
-            raise click.ClickException(f"{error.filename or target}: {error.strerror}") from None
+            where = error.filename or target
+            raise click.ClickException(f"{where}: {error.strerror}" if where else str(error.strerror)) from None
     if dry_run or target:
         rows = restored.rows
         summary = {"rows": rows, "to": None if dry_run else str(target)}

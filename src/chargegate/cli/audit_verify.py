@@ -68,9 +68,10 @@ def _files(settings: config.Settings, heads: Heads, files: Sequence[Path]) -> Ve
                 return uvloop.run(verify_files(lives[0], heads, show, only=files))
             return joined([uvloop.run(verify_files(life, heads, show)) for life in lives])
         except ArchiveUnavailable as error:
-            raise click.ClickException(f"audit.archive_url: {error}") from None
+            raise click.ClickException(str(error)) from None
         except OSError as error:
-            raise click.ClickException(f"{error.filename}: {error.strerror}") from None
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror}") from None
 
 
 def _rows(config_file: str | None, heads: Heads) -> dict[str, VerifiedRows]:

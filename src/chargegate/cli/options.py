@@ -66,7 +66,14 @@ def time_range(command: Command) -> Command:
         callback=_moment,
         help="From this time on: ISO 8601, such as 2026-01-31 or 2026-01-31T12:30:00Z; UTC if it names no zone.",
     )
-    return since(until(command))
+
+    @wraps(command)
+    def in_order(*, since: int | None, until: int | None, **others: Any) -> Any:
+        if since is not None and until is not None and since > until:
+            raise click.UsageError("--from: must not be later than --to")
+        return command(since=since, until=until, **others)
+
+    return since(until(in_order))
 
 
 def paging(command: Command) -> Command:

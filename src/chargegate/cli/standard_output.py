@@ -28,8 +28,8 @@ class _Output(io.FileIO):
 
 
 def open_standard_output() -> None:
-    """Make writing to standard output raise ``OutputClosed`` and ``OutputFailed``. Where the process was started without
-    one, what is written there is dropped: otherwise the next file that is opened would get its number."""
+    """Make writing to standard output raise ``OutputClosed`` and ``OutputFailed``. Where the process was started
+    without one, what is written there is dropped: otherwise the next file that is opened would get its number."""
     if sys.stdout is None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
     elif sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
@@ -42,4 +42,4 @@ def open_standard_output() -> None:
 
 def give_up_standard_output() -> None:
     """Drop what is still to be written there, so that nothing tries again when the process ends."""
-    sys.stdout = None  # type: ignore[assignment]  # what Python itself has where there is none
+    sys.stdout = None

@@ -105,7 +105,8 @@ def check_url(key: str, url: str, allowed: Callable[[Engine], bool] = lambda _: 
         raise ConfigError(f"{key}: must be, or begin with, one of {known}")
     try:
         for host in urlsplit(url).netloc.rpartition("@")[2].split(","):
-            _ = urlsplit(f"//{host}").port
+            if urlsplit(f"//{host}").port == 0:
+                raise ValueError("0 is no port to connect to")
     except ValueError:  # whose message may show the password
         raise ConfigError(
             f"{key}: a host or port is malformed, or a password holds characters that must be percent-encoded"

@@ -69,7 +69,7 @@ async def export_days(
     if dry_run:
         day = None
         while (day := await exporter.next_day(now, every=every, after=day)) is not None:
-            watcher.done(Done("export", day.file, "", 0))
+            watcher.done(Done("export", day.file, day.file, 0))
         return
     with exporter.files.locked():
         exporter.files.remove_parts()
@@ -102,7 +102,7 @@ async def _step(
     watcher.planned(step, len(items))
     for item in items:
         if dry_run:
-            watcher.done(Done(step, item.name, "", item.size))
+            watcher.done(Done(step, item.name, life.target_of(item, now), item.size))
         elif not await _carried_out(life, item, now, watcher):
             return
 

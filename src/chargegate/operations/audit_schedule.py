@@ -49,8 +49,9 @@ class Schedule:
         self._keep_ms = keep_ms
         self._turn_s = turn_s
         self._tasks: list[asyncio.Task[None]] = []
-        self._failing: dict[Step, str] = {}
-        self._failed_now: set[Step] = set()
+        self._failing: dict[Step, list[str]] = {}  # what was told, of the last turn in which each step was tried
+        self._failed_now: dict[Step, list[str]] = {}
+        self._trouble = ""  # what ended the last turn
         self._offset = _offset()
         self._pruned_at = float("-inf")
         for step in get_args(Step):  # so that a first failure is an increase
@@ -60,7 +61,7 @@ class Schedule:
     @property
     def failure(self) -> str | None:
         """What does not work at the moment, or None."""
-        return next((f"{step}: {error}" for step, error in self._failing.items()), None)
+        return next((f"{step}: {errors[0]}" for step, errors in self._failing.items()), None)
 
     def start(self) -> None:
         self._tasks.append(asyncio.create_task(self._run()))
@@ -86,11 +87,20 @@ class Schedule:
             except Stopped:
                 continue  # this process ends
             except LedgerUnavailable as error:
-                log.warning("old audit rows were not exported or dropped", error=str(error))
+                if self._is_new_trouble(error):
+                    log.warning("old audit rows were not exported or dropped", error=str(error))
             except OSError as error:
                 self.failed("rotate", "", error.strerror or str(error))
-            except Exception:  # noqa: BLE001 - whatever it is, the files are as they were, and the next turn tries again
-                log.exception("the life of the audit")
+            except Exception as error:  # noqa: BLE001 - whatever it is, files are as they were, and the next turn tries
+                if self._is_new_trouble(error):
+                    log.exception("the life of the audit")
+            else:
+                self._trouble = ""
+
+    def _is_new_trouble(self, error: Exception) -> bool:
+        """Its kind alone tells one from another: a message may hold an address or a time."""
+        before, self._trouble = self._trouble, type(error).__name__
+        return self._trouble != before
 
     async def _follow_verdicts(self, ask: Callable[[], Awaitable[bool | None]]) -> None:
         """Take up what verifications find, within moments and however long a turn is."""
@@ -108,7 +118,7 @@ class Schedule:
         jumped = self._clock_jumped()
         pruning = time.monotonic() - self._pruned_at >= max(min(_PRUNE_S, self._keep_ms / 10_000), self._turn_s)
         steps = [step for step in STEPS if step == "rotate" or not (jumped or (step == "prune" and not pruning))]
-        self._failed_now = set()
+        self._failed_now = {}
         for life in self._lives:
             with contextlib.suppress(LifeBusy):  # another process does it
                 await carry_out(life, steps, now_ms(), self)
@@ -121,9 +131,10 @@ class Schedule:
             except OSError as error:
                 self.failed("export", "", error.strerror or str(error))
             steps.append("export")
-        for step in set(steps) & self._failing.keys() - self._failed_now:
+        for step in set(steps) & self._failing.keys() - self._failed_now.keys():
             del self._failing[step]
             log.info("the life of the audit goes on", step=step)
+        self._failing |= self._failed_now
         if pruning and not jumped:
             self._pruned_at = time.monotonic()
             if self._keep_ms:
@@ -144,11 +155,14 @@ class Schedule:
         log.info("audit file", step=done.step, file=done.file, to=done.to, bytes=done.bytes)
 
     def failed(self, step: Step, file: str, error: str) -> None:
-        """Tell it once, as long as it is the same."""
+        """Tell it once, as long as it is the same. Several files may fail for several reasons."""
         self._metrics.audit_life.labels(step, "failed").inc()
-        self._failed_now.add(step)
-        if self._failing.get(step) != error:
-            self._failing[step] = error
+        told = self._failed_now.setdefault(step, [])
+        if error in told:
+            return
+        told.append(error)
+        if error not in self._failing.setdefault(step, []):
+            self._failing[step].append(error)
             log.error("the life of the audit does not go on", step=step, file=file, error=error)
 
 

@@ -34,7 +34,13 @@ def parse_address(url: str) -> ArchiveAddress:
     endpoint = values.get("endpoint", "").rstrip("/")
     if "endpoint" in values:
         there = _split(endpoint, "endpoint ")
-        if there.scheme not in ("http", "https") or not there.hostname or "@" in endpoint or "?" in endpoint:
+        if (
+            there.scheme not in ("http", "https")
+            or not there.hostname
+            or "@" in endpoint
+            or "?" in endpoint
+            or there.port == 0
+        ):
             raise ValueError("endpoint must be a URL such as 'https://s3.example:9000', without a user or a query")
     prefix = parts.path.strip("/")
     if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:

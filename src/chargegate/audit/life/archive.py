@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from chargegate.audit.life.address import ArchiveAddress
-from chargegate.model import one_line
+from chargegate.audit.life.archive_errors import has_code, what_it_means
 
 _REQUEST_S: Final = 60  # for a request: a whole small object, or a part of a large one
 _CONNECT_S: Final = 10
@@ -29,7 +29,8 @@ _OWN_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CON
 
 
 class ArchiveUnavailable(Exception):
-    """The archive does not answer, or refuses. The message is one line and holds no secret."""
+    """The archive does not answer, or refuses. The message is one line that names the setting, says what to do, and is
+    the same for as long as the fault is. It holds no secret."""
 
 
 class StoredObject(msgspec.Struct, frozen=True):
@@ -72,10 +73,21 @@ class Archive:
         """What was said of an object when it was put there; None where there is none."""
         with _telling(key):
             try:
-                found = await self._obstore.get_async(self._store, key, options={"head": True})
+                found = await self._head(key)
             except FileNotFoundError:
                 return None
             return {str(name).lower(): text for name, text in found.attributes.items()}
+
+    async def _head(self, key: str) -> Any:
+        """The answer to HEAD does not say why it refuses, and so that to another request is told."""
+        try:
+            return await self._obstore.get_async(self._store, key, options={"head": True})
+        except self._obstore.exceptions.BaseError as error:
+            if has_code(str(error)):
+                raise
+        async for _ in self._obstore.list(self._store, key):
+            break
+        return await self._obstore.get_async(self._store, key, options={"head": True})
 
     async def put(self, key: str, path: Path, attributes: dict[str, str], *, replace: bool = False) -> None:
         """Upload a file: the object is there whole, or not at all. Without ``replace`` one of that key is left alone,
@@ -109,7 +121,7 @@ class Archive:
     async def read(self, key: str) -> AsyncIterator[bytes]:
         """In parts, each with a time limit of its own."""
         with _telling(key):
-            size = (await self._obstore.head_async(self._store, key))["size"]
+            size = (await self._head(key)).meta["size"]
             for start in range(0, size, _PART_BYTES):
                 end = min(start + _PART_BYTES, size)
                 yield bytes(await self._obstore.get_range_async(self._store, key, start=start, end=end))
@@ -125,14 +137,13 @@ class Archive:
 
 @contextmanager
 def _telling(what: str) -> Iterator[None]:
-    """The library's errors as ours. Its message goes on for pages; the first line says it."""
+    """The library's errors as ours."""
     from obstore.exceptions import BaseError  # noqa: PLC0415 - an extra
 
     try:
         yield
     except (BaseError, FileNotFoundError) as error:
-        first = str(error).partition("\n")[0]
-        raise ArchiveUnavailable(f"{what}: {one_line(first)[:300]}") from None
+        raise ArchiveUnavailable(f"audit.archive_url: {what_it_means(what, str(error))}") from None
 
 
 def _options(address: ArchiveAddress) -> dict[str, Any]:

@@ -11,6 +11,11 @@ FILE: Final = "archive.name"
 _ALLOWED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,100}").fullmatch
 
 
+def has_origin(folder: Path) -> bool:
+    """Whether the service has a name in archives. Raises ``OSError``."""
+    return (folder / FILE).exists()
+
+
 def origin_of(folder: Path) -> str:
     """The name in ``data_dir``, made at the first use: the host's, and something that no other has. It stays when the
     host is renamed. Raises ``OSError``, and ``ValueError`` for a file that holds no name."""

@@ -55,7 +55,7 @@ def rotate(path: Path, now: int) -> Path | None:
             if first_time(os.pread(file, _HEAD_BYTES, 0)) is None:
                 return None
             _cut_unfinished(file, status.st_size)
-            rotated = _free_name(path, now)
+            rotated = free_name(path, now)
             path.rename(rotated)
             fcntl.flock(file, fcntl.LOCK_UN)  # no writer waits for the disk
             os.fsync(file)
@@ -86,7 +86,7 @@ def _cut_unfinished(file: int, size: int) -> None:
         os.ftruncate(file, start + end)
 
 
-def _free_name(path: Path, now: int) -> Path:
+def free_name(path: Path, now: int) -> Path:
     """A name that no file has, compressed or not. Two rotations never ask together, because they hold a lock."""
     name = f"{path.name}.{compact(now)}"
     number = 1

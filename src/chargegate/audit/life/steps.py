@@ -72,11 +72,12 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class Done(msgspec.Struct, frozen=True):
-    """What a step did, or with ``--dry-run`` would do. ``to`` is the new name; empty where the file is gone."""
+    """What a step did, or with ``--dry-run`` would do. ``to`` is the new name; empty where the file is gone, and None
+    where the content of the file would tell it."""
 
     step: Step
     file: str
-    to: str
+    to: str | None
     bytes: int
 
 
@@ -188,6 +189,17 @@ class Life:
                 await self.archive.delete(subject.key)
                 self._started(subject.log, _link(said), now)
         return Done(item.step, item.name, "", size)
+
+    def target_of(self, item: Item, now: int) -> str | None:
+        """What ``Done.to`` would be after a step."""
+        match item.step, item.subject:
+            case "rotate", Path():
+                return rotating.free_name(item.subject, now).name
+            case "compress", LogFile():
+                return item.name + COMPRESSED
+            case "prune", _:
+                return ""
+        return None
 
     def _kept_link(self, log: str, path: Path) -> Link:
         """The last link in a file that goes from its folder, noted so that the next row can follow it."""
