@@ -41,6 +41,8 @@ class State(enum.Enum):
 
 
 _ENDED: Final = (State.LINGERING, State.CLOSING, State.CLOSED)
+# Every request needs these, and Python 3.11 looks them up slowly.
+_IDLE, _BODY, _ANSWER, _LINGERING, _CLOSING = State.IDLE, State.BODY, State.ANSWER, State.LINGERING, State.CLOSING
 
 
 class Connection(asyncio.Protocol):
@@ -132,15 +134,15 @@ class Connection(asyncio.Protocol):
             blocked.set()
 
     def data_received(self, data: bytes) -> None:
-        if self._state is State.LINGERING:
+        if self._state is _LINGERING:
             self._counted += len(data)
             if self._counted > MAX_DISCARDED:
                 self._close()
-        elif self._state is State.CLOSING:
+        elif self._state is _CLOSING:
             pass
         elif self._turned_away:
             self._say_no_room()
-        elif self._state is not State.IDLE or self._received or not self._take_common(data):
+        elif self._state is not _IDLE or self._received or not self._take_common(data):
             self._received += data
             self._advance()
 
@@ -291,12 +293,12 @@ class Connection(asyncio.Protocol):
     def answered(self) -> None:
         """The application has given its whole answer."""
         exchange = self._exchange
-        if exchange is None or self._transport.is_closing() or self._state is State.LINGERING:
+        if exchange is None or self._transport.is_closing() or self._state is _LINGERING:
             return
         if self.blocked is not None:  # the next request is read once the client has read this answer
             self._answered_blocked = True
             return
-        if self._state is State.BODY:
+        if self._state is _BODY:
             if exchange.keep_alive:
                 self._state = State.DISCARDING
                 self._counted = 0
@@ -312,12 +314,12 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _await_answer(self) -> None:
-        self._state = State.ANSWER
+        self._state = _ANSWER
         self._deadline.clear()
 
     def _await_next(self) -> None:
         self._exchange = None
-        self._state = State.IDLE
+        self._state = _IDLE
         if self._server.stopping:
             self._close()
             return

@@ -22,7 +22,8 @@ from chargegate.observe import Metrics
 _SWEEP_S: Final = 1.0
 _LONG_S: Final = 5.0
 _PROMPT_S: Final = 2.0
-_STARTED: Final = Event.STARTED  # every delivery needs it, and Python 3.11 looks it up slowly
+# Every delivery needs these, and Python 3.11 looks them up slowly.
+_STARTED, _HELD_BACK, _ENDED, _IN_LINE = Event.STARTED, Event.HELD_BACK, Event.ENDED, State.IN_LINE
 
 
 class Dispatch:
@@ -91,7 +92,7 @@ class Dispatch:
                 return True
         elif destination.nameless:
             self._look_ups.ask(callback.client, destination, callback.target, proven=proven)
-        self.line_up(Event.HELD_BACK, callback)
+        self.line_up(_HELD_BACK, callback)
         return False
 
     def line_up(self, event: Event, callback: Callback) -> None:
@@ -149,8 +150,8 @@ class Dispatch:
         callback.state = after = TRANSITIONS[before][event]
         if callback.line is not None:
             destination = callback.line.destination
-            self._shares.unpark(callback.line, callback, in_line=before is State.IN_LINE)
-            if event is Event.ENDED:
+            self._shares.unpark(callback.line, callback, in_line=before is _IN_LINE)
+            if event is _ENDED:
                 if destination.nameless and not destination.lines:
                     self._look_ups.forget(destination)
                 self._destinations.forget_if_idle(destination)
@@ -160,7 +161,7 @@ class Dispatch:
                 callback.timer = None
         if after in PARKED:
             destination = self._destinations.get(callback.target.destination)
-            callback.line = self._shares.park(callback.client, destination, callback, in_line=after is State.IN_LINE)
+            callback.line = self._shares.park(callback.client, destination, callback, in_line=after is _IN_LINE)
             callback.parked_at = time.monotonic()
 
     def newest_of_most(self, count: int) -> list[Callback]:

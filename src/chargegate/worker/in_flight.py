@@ -21,6 +21,9 @@ from chargegate.together import Together
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+# Every delivery needs these, and Python 3.11 looks them up slowly.
+_TIMEOUT, _COMPLETED, _TIMED_OUT = Reason.TIMEOUT, RequestStatus.COMPLETED, RequestStatus.TIMEOUT
+
 PAUSE_S: Final = 1.0
 """Until what was away is asked again."""
 
@@ -125,8 +128,7 @@ class InFlight:
         """Nobody waits for this: a crash before it is on disk repeats the callback."""
         work = self._works[callback.request_id]
         callback.span.ended()
-        timed_out = work.decision.reason == Reason.TIMEOUT
-        ended = _finished(callback, RequestStatus.TIMEOUT if timed_out else RequestStatus.COMPLETED, None)
+        ended = _finished(callback, _TIMED_OUT if work.decision.reason == _TIMEOUT else _COMPLETED, None)
         self._finishing += 1
         self._none_finishing.clear()
         if self._together is not None:
