@@ -293,6 +293,34 @@ def test_the_story_of_one_request(
     expect(page.get_by_text("There is no request with this id")).to_be_visible()
 
 
+def test_each_replay_stands_in_its_place_with_its_time(
+    visit: Callable[..., Page],
+    service: Callable[..., Service],
+    receiver: Site,
+    reply: type[Reply],
+    eventually: Callable[..., Any],
+) -> None:
+    gate = service(callback__max_attempts=1)
+    asked = gate.ask(receiver.planned(*[reply(500)] * 3, reply(204)))
+    gate.finished(asked)
+    for _ in range(3):
+        ended = gate.session(asked.request_id)["processed_at"]
+        assert gate.client.post(f"/api/v1/dead-letters/{asked.request_id}/replay", json={}).status_code == 202
+
+        def again(ended: str = ended) -> bool:
+            return gate.session(asked.request_id)["processed_at"] not in (None, ended)
+
+        eventually(again, 40)
+    page = visit(gate, f"/dashboard/requests/{asked.request_id}")
+    titles = page.locator("ol.timeline > li > strong")
+    expect(titles.last).to_have_text("Delivered")
+    found = titles.all_inner_texts()
+    rounds = [[f"Attempt {number}: HTTP 500", "Given up", "Sent again by an operator"] for number in (1, 2, 3)]
+    assert found[-11:] == [*(title for each in rounds for title in each), "Attempt 4: HTTP 204", "Delivered"]
+    for step in page.locator("ol.timeline > li").filter(has_text="Sent again by an operator").all():
+        expect(step.locator("span")).to_contain_text(re.compile(r"\d:\d\d"))
+
+
 def test_dead_letters_are_sent_again_and_discarded(
     visit: Callable[..., Page],
     service: Callable[..., Service],

@@ -77,3 +77,49 @@ def test_how_long_a_name_took_is_not_told(service: Callable[..., Service]) -> No
     callback = caller.finished(caller.ask("http://no-such-host.invalid/cb"))["callback"]
     assert {attempt["error"] for attempt in callback["history"]} <= {"no_usable_address"}
     assert {attempt["duration_ms"] for attempt in callback["history"]} <= {0}
+
+
+def test_each_replay_is_told_in_its_place(
+    service: Callable[..., Service], receiver: Site, reply: type[Reply], eventually: Callable[..., Any]
+) -> None:
+    caller = service(callback__retry_delay_ms=10)
+    asked = caller.ask(receiver.planned(*[reply(500)] * 9, reply(200)))
+    ended = caller.finished(asked)
+    assert ended["callback"]["replays"] == []
+    for number in range(1, 4):
+        before = ended["processed_at"]
+        assert caller.client.post(f"{LETTERS}/{asked.request_id}/replay").status_code == 202
+
+        def again(before: str = before) -> dict[str, Any] | None:
+            seen = caller.session(asked.request_id)
+            return seen if seen["processed_at"] not in (None, before) else None
+
+        ended = eventually(again, 40)
+        replays, attempts = ended["callback"]["replays"], [one["at"] for one in ended["callback"]["history"]]
+        assert len(replays) == number
+        assert before <= replays[-1] <= ended["processed_at"]
+        assert len([at for at in attempts if at < replays[-1]]) == 3 * number
+        caller.restart()  # what was before is kept on disk
+    assert [code for code, _ in told(ended["callback"]["history"])] == [500] * 9 + [200]
+    assert (ended["status"], ended["callback"]["replays"]) == ("COMPLETED", sorted(replays))
+
+
+def test_only_the_newest_replays_are_kept(
+    service: Callable[..., Service], receiver: Site, reply: type[Reply], eventually: Callable[..., Any]
+) -> None:
+    caller = service(callback__max_attempts=1)
+    asked = caller.ask(receiver.planned(*[reply(410)] * 23))
+    ended = caller.finished(asked)
+    seen: list[str] = []
+    for _ in range(22):
+        before = ended["processed_at"]
+        assert caller.client.post(f"{LETTERS}/{asked.request_id}/replay").status_code == 202
+
+        def again(before: str = before) -> dict[str, Any] | None:
+            now = caller.session(asked.request_id)
+            return now if now["processed_at"] not in (None, before) else None
+
+        ended = eventually(again, 40)
+        seen.append(ended["callback"]["replays"][-1])
+    assert ended["callback"]["replays"] == seen[-20:]
+    assert len(told(ended["callback"]["history"])) == 20

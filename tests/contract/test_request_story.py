@@ -100,6 +100,62 @@ def test_a_replayed_dead_letter(
     assert whats.count("attempt") == 2
 
 
+def test_a_dead_letter_that_was_replayed_again_and_again(
+    told: Service,
+    site: Callable[..., Site],
+    reply: type[Reply],
+    trace: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    asked = told.ask(site().planned(*[reply(500)] * 9, reply(200)))
+    told.finished(asked)
+    for _ in range(3):
+        ended = told.session(asked.request_id)["processed_at"]
+        assert told.client.post(f"/api/v1/dead-letters/{asked.request_id}/replay", json={}).status_code == 202
+
+        def again(ended: str = ended) -> bool:
+            return told.session(asked.request_id)["processed_at"] not in (None, ended)
+
+        eventually(again, 40)
+    steps = story(trace, asked.request_id)["steps"]
+    whats = [step["what"] for step in steps if step["what"] != "audited"]
+    round_of_three = ["attempt", "attempt", "attempt", "given up", "replayed"]
+    assert whats == ["accepted", "taken", "decided", *round_of_three * 3, "attempt", "delivered"]
+    replays = [step["at"] for step in steps if step["what"] == "replayed"]
+    assert replays == told.session(asked.request_id)["callback"]["replays"]
+    assert [step["after_ms"] for step in steps] == sorted(step["after_ms"] for step in steps)
+
+
+def test_a_pipe_is_told_what_a_terminal_is(
+    told: Service,
+    authorizer: Site,
+    answer: Callable[..., Reply],
+    receiver: Site,
+    trace: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    token = f"held-{uuid.uuid4().hex}"
+    authorizer.plan(token, answer("allowed", how="held"))
+    given = f"00-{uuid.uuid4().hex}-{'1' * 16}-01"
+    holding = told.ask(receiver.url(), driver_token=token, headers={"traceparent": given})
+    eventually(lambda: authorizer.calls_to(token), 30)
+    waiting = told.ask(receiver.url())
+
+    def facts(request_id: str, *arguments: str) -> dict[str, str]:
+        lines = trace(request_id, *arguments).stdout.splitlines()
+        return dict(line.split("\t") for line in lines[lines.index("") + 1 :])
+
+    in_queue = "it is in the queue, and has no decision yet"  # only the serving process knows whether a worker has it
+    assert facts(holding.request_id)["stands"] in (in_queue, "a worker has it, and asks the authorizer")
+    told_of = facts(waiting.request_id)
+    assert (told_of["request_id"], told_of["station_id"]) == (waiting.request_id, waiting.station_id)
+    assert (told_of["status"], told_of["stands"]) == ("QUEUED", in_queue)
+    authorizer.release(token)
+    for asked in (holding, waiting):
+        told.finished(asked)
+    ended = facts(holding.request_id, "--log", "service.log")
+    assert (ended["status"], ended["stands"]) == ("COMPLETED", "its callback was delivered")
+    assert (ended["client"], ended["trace_id"]) == ("anonymous", given.split("-")[1])
+
+
 def test_a_request_that_waits(
     told: Service,
     authorizer: Site,

@@ -1,6 +1,7 @@
 """One suite for every ledger."""
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -25,7 +26,7 @@ from chargegate.ledger.records import (
     RequestRecord,
     StationStats,
 )
-from chargegate.ledger.rows import attempts_of, history_text
+from chargegate.ledger.rows import attempts_of, history_text, replayed, replays_of
 from chargegate.model import Decision, RequestStatus, Status, new_request_id
 
 
@@ -193,6 +194,41 @@ def test_the_way_of_a_request_as_a_reader_sees_it(run: Run, decide: Decide) -> N
         assert (recorded.attempts, attempts_of(recorded.history)) == (0, ATTEMPTS)
 
     run(scenario)
+
+
+def test_replays_are_kept_with_the_attempts(run: Run, decide: Decide) -> None:
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        request_id = decide().request_id
+        await ledger.record(decide(request_id=request_id), 1_000)
+        history = history_text(ATTEMPTS)
+        await ledger.finish(msgspec.structs.replace(given_up(request_id), history=history))
+        for at in (70_000, 80_000):
+            history = replayed(history, at)
+            await ledger.restart(request_id, at, history)
+        record, recorded = await ledger.find(request_id), await ledger.recorded(request_id)
+        assert record is not None
+        assert recorded is not None
+        assert record.callback == CallbackRecord(0, None, None, None, ATTEMPTS, (70_000, 80_000))
+        assert replays_of(recorded.history) == (70_000, 80_000)
+
+    run(scenario)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.sampled_from([None, 500]), st.sampled_from([None, "replayed"]))),
+    st.lists(st.integers(0, 9), max_size=30),
+)
+def test_a_history_gives_back_what_was_put_in(tried: list[Any], again: list[int]) -> None:
+    attempts = [AttemptRecord(at, code, error, at) for at, code, error in sorted(tried, key=lambda one: one[0])]
+    replays = sorted(again)
+    text = history_text(attempts, replays)
+    assert attempts_of(text) == tuple(attempts)
+    assert replays_of(text) == tuple(replays)
+    assert replays_of(replayed(text, 10)) == tuple([*replays, 10][-20:])
+    assert (text == "") == (not attempts and not replays)
+    # What an earlier release reads is a list of attempts.
+    assert all(len(each) == 4 for each in json.loads(text or "[]"))
 
 
 @pytest.mark.parametrize("error", ["address_blocked", "name_not_resolved"])

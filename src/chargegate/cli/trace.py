@@ -1,6 +1,6 @@
 """``chargegate trace``: one request's story."""
 
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import click
 import uvloop
@@ -15,6 +15,8 @@ from chargegate.cli.output import printable, write_object
 from chargegate.model import is_uuid, to_iso
 from chargegate.operations.story import Step, Story, lines_about
 from chargegate.operations.views import shown
+
+_FACTS: Final = ("request_id", "station_id", "client", "trace_id", "status", "stands")
 
 
 @click.command()
@@ -53,16 +55,19 @@ def trace(*, request_id: str, log_file: BinaryIO | None, as_json: bool, config_f
 
 
 def _write(story: Story) -> None:
-    """A table on a terminal, else tab-separated lines."""
+    """A table on a terminal, else tab-separated lines: the steps, then an empty line, then what is known of it all."""
     console = Console()
+    facts = [(name, printable(str(getattr(story, name)))) for name in _FACTS if getattr(story, name)]
     if not console.is_terminal:
         click.echo("at\tafter_ms\twhat\ttook_ms\tsource\tdetails")
         for step in story.steps:
             click.echo("\t".join(_cells(step)))
+        click.echo()
+        for fact in facts:
+            click.echo("\t".join(fact))
         return
-    for name in ("request_id", "station_id", "client", "trace_id", "status"):
-        if value := getattr(story, name):
-            console.print(Text(f"{name.replace('_', ' '):<12}", "bold") + Text(printable(str(value))))
+    for name, value in facts:
+        console.print(Text(f"{name.replace('_', ' '):<12}", "bold") + Text(value))
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column, justify in (("at", "left"), ("after ms", "right"), ("what", "left"), ("took ms", "right")):
         table.add_column(column, justify="right" if justify == "right" else "left", no_wrap=True)

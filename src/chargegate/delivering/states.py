@@ -95,7 +95,7 @@ class Callback(msgspec.Struct, eq=False):
     ``attempts``: those that were made, also by an earlier process. ``deadline_ms``: when it is given up, in Unix ms.
     ``client``: the name of the client that sent the request; connections and room are shared out between these.
     ``span`` is told of every attempt.
-    ``history``: the newest attempts, also those before a replay.
+    ``history``: the newest attempts, also those before a replay. ``replays``: when it was sent again, in Unix ms.
     """
 
     request_id: str
@@ -107,6 +107,7 @@ class Callback(msgspec.Struct, eq=False):
     client: str = ""
     span: Span = NO_SPAN
     history: list[AttemptRecord] = []
+    replays: tuple[int, ...] = ()
     deadline: float = 0.0  # the same by the monotonic clock, which nobody can set
     state: State = State.NEW
     error: str | None = None

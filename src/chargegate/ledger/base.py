@@ -49,8 +49,9 @@ class DecisionLedger(Protocol):
         """The decision that a request has."""
         ...
 
-    async def restart(self, request_id: str, at: int) -> None:
-        """A dead letter is being replayed: attempts start again at none."""
+    async def restart(self, request_id: str, at: int, history: str | None = None) -> None:
+        """A dead letter is being replayed: attempts start again at none. ``history`` is the one from now on; None: it
+        stays."""
 
     async def attempted(
         self, request_id: str, attempts: int, status_code: int | None, error: str | None, history: str = ""

@@ -10,7 +10,7 @@ CLAIM_MS: Final = 3_600_000
 """How long an idempotency key is remembered."""
 
 MAX_HISTORY: Final = 20
-"""How many attempts at a callback are kept: the newest."""
+"""How many attempts at a callback are kept, and how many replays: the newest."""
 
 
 class AuditRow(msgspec.Struct, frozen=True, gc=False):
@@ -34,7 +34,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, gc=False):
 class Recorded(msgspec.Struct, frozen=True, gc=False):
     """A decision that is in the ledger, with how far its callback has come. ``started_at`` is when delivering began:
     the decision's time, or that of the last replay. ``finished_at`` is None while it goes on. ``history`` is that of
-    all attempts, as ``rows.history_text`` writes it."""
+    all attempts and replays, as ``rows.history_text`` writes it."""
 
     decision: Decision
     attempts: int
@@ -57,13 +57,15 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 class CallbackRecord(msgspec.Struct, frozen=True):
-    """How a request's callback stands. ``attempts`` are those since the last replay; ``history`` is of all."""
+    """How a request's callback stands. ``attempts`` are those since the last replay; ``history`` is of all.
+    ``replays``: when it was sent again."""
 
     attempts: int
     last_status_code: int | None
     last_error: str | None
     delivered_at: Moment | None
     history: tuple[AttemptRecord, ...] = ()
+    replays: tuple[Moment, ...] = ()
 
 
 class RequestRecord(msgspec.Struct, frozen=True):

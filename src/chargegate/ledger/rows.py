@@ -6,13 +6,22 @@ None, but for the request's id and station.
 
 import json
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
 from msgspec.structs import astuple
 
 from chargegate.ledger.anomalies import Anomaly, AnomalyType, Change, Severity
-from chargegate.ledger.records import AccessEntry, AttemptRecord, CallbackRecord, DeadLetter, Recorded, RequestRecord
+from chargegate.ledger.records import (
+    MAX_HISTORY,
+    AccessEntry,
+    AttemptRecord,
+    CallbackRecord,
+    DeadLetter,
+    Recorded,
+    RequestRecord,
+)
 from chargegate.ledger.transfer import StoredRequest
 from chargegate.model import NO_USABLE_ADDRESS, Decision, RequestStatus, Status
 
@@ -25,7 +34,9 @@ _STATUS: Final = DECISION.index("status")
 _OF_REQUEST: Final = tuple(
     name for name in RequestRecord.__struct_fields__ if name not in {*_SHARED, "decision", "callback"}
 )
-_OF_CALLBACK: Final = tuple(name for name in CallbackRecord.__struct_fields__ if name != "delivered_at")
+_OF_CALLBACK: Final = tuple(
+    name for name in CallbackRecord.__struct_fields__ if name not in {"delivered_at", "replays"}
+)
 REQUEST: Final = _OF_REQUEST + _OF_CALLBACK
 """What follows a decision in a row that is a ``RequestRecord``."""
 
@@ -33,6 +44,9 @@ STORED: Final = tuple(name for name in StoredRequest.__struct_fields__ if name n
 """What follows a decision in a row that is a ``StoredRequest``."""
 
 _encode = msgspec.json.Encoder().encode
+_REPLAYED: Final = "replayed"
+_NO_ATTEMPT: Final = -1  # in the place of how long an attempt took
+_BY_TIME: Final = itemgetter(0)
 _decode = msgspec.json.Decoder(list[tuple[int, int | None, str | None, int]]).decode
 # What 0.1.0 recorded told clients which names exist inside.
 _RELEASED_ERRORS: Final = frozenset({"address_blocked", "name_not_resolved"})
@@ -63,7 +77,8 @@ def request_of(row: Sequence[Any]) -> RequestRecord:
     values = dict(zip(("request_id", "station_id"), row, strict=False))
     values.update(zip(REQUEST, row[len(DECISION) :], strict=True))
     callback = {name: values.pop(name) for name in _OF_CALLBACK}
-    callback["history"] = attempts_of(callback["history"])
+    history = callback.pop("history")
+    callback |= {"history": attempts_of(history), "replays": replays_of(history)}
     callback["last_error"] = _error(callback["last_error"])
     status = values["status"] = RequestStatus(values["status"])
     processed_at = values["processed_at"]
@@ -72,19 +87,33 @@ def request_of(row: Sequence[Any]) -> RequestRecord:
         **values,
         decision=_decision_or_none(row),
         callback=CallbackRecord(**callback, delivered_at=processed_at if delivered else None)
-        if callback["attempts"] or processed_at
+        if callback["attempts"] or processed_at or callback["replays"]
         else None,
     )
 
 
-def history_text(attempts: Sequence[AttemptRecord]) -> str:
-    """Attempts as a database keeps them: a JSON list with a list for each, empty where there were none."""
+def history_text(attempts: Sequence[AttemptRecord], replays: Sequence[int] = ()) -> str:
+    """Attempts and the times of replays as a database keeps them: a JSON list with a list for each, in the order of
+    their times, empty where there were none. A release that knows no replays reads one as an attempt."""
+    if replays:
+        told = [*((at, None, _REPLAYED, _NO_ATTEMPT) for at in replays), *(astuple(attempt) for attempt in attempts)]
+        return _encode(sorted(told, key=_BY_TIME)).decode()
     return _encode([astuple(attempt) for attempt in attempts]).decode() if attempts else ""
 
 
 def attempts_of(history: str) -> tuple[AttemptRecord, ...]:
     """The attempts that ``history_text`` wrote."""
-    return tuple(AttemptRecord(*values) for values in _decode(history)) if history else ()
+    return tuple(AttemptRecord(*told) for told in _decode(history) if told[3] >= 0) if history else ()
+
+
+def replays_of(history: str) -> tuple[int, ...]:
+    """The times of replays that ``history_text`` wrote."""
+    return tuple(told[0] for told in _decode(history) if told[3] == _NO_ATTEMPT) if history else ()
+
+
+def replayed(history: str, at: int) -> str:
+    """The history of a request that is sent again now."""
+    return history_text(attempts_of(history), (*replays_of(history), at)[-MAX_HISTORY:])
 
 
 def stored_of(row: Sequence[Any]) -> StoredRequest:

@@ -7,7 +7,7 @@ import msgspec
 
 from chargegate.keys import Keyring
 from chargegate.ledger.base import Ledger
-from chargegate.ledger.records import DecisionFilter, RequestRecord
+from chargegate.ledger.records import CallbackRecord, DecisionFilter, RequestRecord
 from chargegate.model import Decision, Moment, RequestStatus, from_iso
 from chargegate.operations.requests import find_request
 from chargegate.queues.base import Queue
@@ -18,6 +18,13 @@ _OF_STORY: Final = frozenset({"timestamp", "event", "request_id", "station_id", 
 _IN_ORDER: Final = ("accepted", "taken", "decided", "audited", "replayed", "attempt", "delivered", "given up")
 _ORDER: Final = {what: number for number, what in enumerate(_IN_ORDER)}
 """What comes first of steps within the same millisecond. Lines of the log come after them."""
+
+_STANDS: Final = {
+    RequestStatus.QUEUED: "it is in the queue, and has no decision yet",
+    RequestStatus.COMPLETED: "its callback was delivered",
+    RequestStatus.TIMEOUT: "the authorizer did not answer in time, and its callback says so: it was delivered",
+    RequestStatus.FAILED: "its callback was given up",
+}
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -35,11 +42,13 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Story(msgspec.Struct, frozen=True):
-    """A request from its acceptance on. ``trace_id`` is from the log."""
+    """A request from its acceptance on. ``stands`` says in words what ``status`` means. ``trace_id`` is from the
+    log."""
 
     request_id: str
     station_id: str
     status: RequestStatus
+    stands: str
     client: str
     trace_id: str
     steps: list[Step]
@@ -63,7 +72,9 @@ async def story_of(
     steps = list(_steps(record))
     if record.decision is not None:
         recorded = await ledger.recorded(request_id)
-        if recorded is not None and recorded.started_at > record.decision.timestamp:
+        known = () if record.callback is None else record.callback.replays
+        # A release that kept no replays kept when the last one began.
+        if recorded is not None and recorded.started_at > record.decision.timestamp and not known:
             steps.append(_step(record, recorded.started_at, "replayed", "ledger"))
         if await _is_audited(ledger, record.decision):
             audited = {"driver_token_hash": record.decision.driver_token_hash}
@@ -73,7 +84,7 @@ async def story_of(
         trace_id = trace_id or str(line.get("trace_id", ""))
         steps.append(_said(record, line))
     steps.sort(key=lambda step: (step.at, step.source == "log", _ORDER.get(step.what, 0)))
-    return Story(record.request_id, record.station_id, record.status, record.client, trace_id, steps)
+    return Story(record.request_id, record.station_id, record.status, _stands(record), record.client, trace_id, steps)
 
 
 def lines_about(request_id: str, log: Iterable[bytes]) -> Iterator[dict[str, Any]]:
@@ -107,10 +118,28 @@ def _steps(record: RequestRecord) -> Iterator[Step]:
     for attempt in () if callback is None else callback.history:
         came = {"status_code": attempt.status_code, "error": attempt.error}
         yield _step(record, attempt.at, "attempt", "ledger", took_ms=attempt.duration_ms, details=came)
+    if callback is not None:
+        yield from _replays(record, callback)
     if record.processed_at is not None:
         what = "given up" if record.status is RequestStatus.FAILED else "delivered"
         ended = {} if callback is None else {"attempts": callback.attempts, "error": callback.last_error}
         yield _step(record, record.processed_at, what, "ledger", details=ended)
+
+
+def _replays(record: RequestRecord, callback: CallbackRecord) -> Iterator[Step]:
+    """Each replay, and how the callback had ended before it: with the attempt before, if that is still known."""
+    for at in callback.replays:
+        yield _step(record, at, "replayed", "ledger")
+        before = [attempt for attempt in callback.history if attempt.at < at]
+        if before:
+            ended = min(at - 1, before[-1].at + before[-1].duration_ms)
+            yield _step(record, ended, "delivered" if before[-1].error is None else "given up", "ledger")
+
+
+def _stands(record: RequestRecord) -> str:
+    if record.status in _STANDS:
+        return _STANDS[record.status]
+    return "a worker has it, and asks the authorizer" if record.decision is None else "its callback is under way"
 
 
 def _step(

@@ -55,6 +55,10 @@ def _all_shown(without: tuple[str, ...], records: Iterable[msgspec.Struct]) -> l
     return [_shown(without, record) for record in records]
 
 
+def _all_iso(times: Iterable[int]) -> list[str]:
+    return [to_iso(time) for time in times]
+
+
 def _shown(without: tuple[str, ...], record: msgspec.Struct) -> dict[str, Any]:
     values = {}
     for name, _, show in _fields(type(record), without):
@@ -81,6 +85,8 @@ def _field(name: str, hint: Any) -> _Field | None:
         outside, show = IsoTime, to_iso
     elif kind == frozenset[str]:
         outside, show = list[str], sorted
+    elif get_origin(kind) is tuple and Iso() in _taken_apart(get_args(kind)[0])[1]:  # any number of times
+        outside, show = list[IsoTime], _all_iso
     elif get_origin(kind) is tuple:  # any number of records
         item = get_args(kind)[0]
         outside, show = list[_view_of(item, ())], partial(_all_shown, ())  # type: ignore[misc]  # made at run time

@@ -111,7 +111,7 @@ class InFlight:
             callback.attempts,
             callback.last_status_code,
             callback.error,
-            history_text(callback.history),
+            history_text(callback.history, callback.replays),
         )
 
     async def ended(self, callback: Callback) -> None:
@@ -193,5 +193,5 @@ def _finished(callback: Callback, status: RequestStatus, sealed: bytes | None) -
         callback.error,
         now_ms(),
         sealed,
-        history_text(callback.history),
+        history_text(callback.history, callback.replays),
     )

@@ -20,7 +20,7 @@ from chargegate.delivering.states import Callback, CallbackLimits
 from chargegate.keys import KeyMissing, Keyring
 from chargegate.ledger.base import DecisionLedger, LedgerUnavailable
 from chargegate.ledger.records import Recorded
-from chargegate.ledger.rows import attempts_of
+from chargegate.ledger.rows import attempts_of, replayed, replays_of
 from chargegate.model import CallbackPayload, CallbackTarget, ChargingRequest, Decision, now_ms, within
 from chargegate.observe import NO_SPAN, NO_TRACING, Metrics, Tracing, log, trace_field
 from chargegate.queues.base import Delivery, Queue, QueueUnavailable
@@ -261,6 +261,7 @@ class Worker:
             client=request.client,
             span=span,
             history=list(attempts_of(recorded.history)),
+            replays=replays_of(recorded.history),
         )
 
     async def _decide(self, work: Work, opened: Opened) -> Recorded | None:
@@ -288,8 +289,9 @@ class Worker:
         if opened.replayed_at <= recorded.finished_at:
             return None
         started_at = work.created_at = now_ms()
-        await persist(self._ledger.restart, request.request_id, started_at)
-        return Recorded(recorded.decision, 0, started_at, None, recorded.history)
+        history = replayed(recorded.history, started_at)
+        await persist(self._ledger.restart, request.request_id, started_at, history)
+        return Recorded(recorded.decision, 0, started_at, None, history)
 
     async def _ask(self, request: ChargingRequest, *, malformed: bool) -> Decision:
         """The decider's decision. The authorizer is told of the span that it works in, where there is one."""

@@ -41,7 +41,7 @@ _STATIONS: Final = msgspec.defstruct("BusiestStations", [("items", list[STATION_
     "GET",
     "/api/v1/overview",
     "How the service is doing, and what is wrong",
-    description="It is made at most once a second, however many ask. Decisions are those of all processes. What was"
+    description="It is made at most twice a second, however many ask. Decisions are those of all processes. What was"
     " waiting, and how long callbacks took, is known since this process began.",
     answers={200: Answer("The overview.", Overview)},
     errors=[404],

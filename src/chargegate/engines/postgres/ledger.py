@@ -73,8 +73,8 @@ class PostgresLedger:
         rows = await self._store.read(LEDGER["recorded"], [request_id])
         return recorded_of(rows[0]) if rows else None
 
-    async def restart(self, request_id: str, at: int) -> None:
-        await self._restart.submit((request_id, at))
+    async def restart(self, request_id: str, at: int, history: str | None = None) -> None:
+        await self._restart.submit((request_id, at, history))
 
     async def attempted(
         self, request_id: str, attempts: int, status_code: int | None, error: str | None, history: str = ""

@@ -67,9 +67,9 @@ SELECT {decided}, {recorded} FROM charging_requests
 WHERE request_id = ANY($1::text[]) AND decision IS NOT NULL
 
 -- name: restart
-UPDATE charging_requests SET status = 'PROCESSING', started_at = d.at, processed_at = NULL, attempts = 0,
-    last_status_code = NULL, last_error = NULL
-FROM unnest($1::text[], $2::bigint[]) AS d (id, at) WHERE request_id = d.id
+UPDATE charging_requests r SET status = 'PROCESSING', started_at = d.at, processed_at = NULL, attempts = 0,
+    last_status_code = NULL, last_error = NULL, history = coalesce(d.history, r.history)
+FROM unnest($1::text[], $2::bigint[], $3::text[]) AS d (id, at, history) WHERE r.request_id = d.id
 
 -- name: attempted
 UPDATE charging_requests SET attempts = d.attempts, last_status_code = d.code, last_error = d.error,

@@ -86,8 +86,8 @@ class SqliteLedger:
     async def recorded(self, request_id: str) -> Recorded | None:
         return await self._store.read(lambda connection: writes.one_recorded(connection, request_id))
 
-    async def restart(self, request_id: str, at: int) -> None:
-        await self._store.write(writes.RESTART, (at, request_id))
+    async def restart(self, request_id: str, at: int, history: str | None = None) -> None:
+        await self._store.write(writes.RESTART, (at, history, request_id))
 
     async def attempted(
         self, request_id: str, attempts: int, status_code: int | None, error: str | None, history: str = ""

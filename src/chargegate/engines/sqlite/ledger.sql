@@ -27,7 +27,7 @@ WHERE a.request_id = ?
 
 -- name: restart
 UPDATE charging_requests SET status = 'PROCESSING', started_at = ?, processed_at = NULL, attempts = 0,
-    last_status_code = NULL, last_error = NULL
+    last_status_code = NULL, last_error = NULL, history = ifnull(?, history)
 WHERE request_id = ?
 
 -- name: attempted

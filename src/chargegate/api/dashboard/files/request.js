@@ -84,20 +84,34 @@ function timeline(request) {
     steps.push(step(callback.delivered_at ? "good" : "bad", `${unlisted} ${unlisted === 1 ? "attempt" : "attempts"}`, null,
       `the last one: ${outcome(callback.last_status_code, callback.last_error)}`));
   }
-  // The history is of all attempts, and the count is of those since the last replay.
-  const replayedAt = attempts.length > callback?.attempts ? attempts.length - callback.attempts : -1;
+  const again = (replays) => replays.forEach((at) => steps.push(step("", "Sent again by an operator", at, "")));
+  let replays = callback?.replays ?? [];
+  // An earlier release kept no replays. The history is of all attempts, and the count is of those since the last replay.
+  const replayedAt = !replays.length && attempts.length > callback?.attempts ? attempts.length - callback.attempts : -1;
   const all = attempts.length < KEPT;
   if (!all) steps.push(step("", "Perhaps earlier attempts", null, `The last ${KEPT} are kept.`));
   attempts.forEach((attempt, at) => {
-    if (at === replayedAt) steps.push(step("", "Sent again by an operator", null, ""));
+    const before = replays.filter((replay) => replay <= attempt.at);
+    if (before.length || at === replayedAt) {
+      if (at) steps.push(endOf(attempts[at - 1]));
+      again(before.length ? before : [null]);
+      replays = replays.slice(before.length);
+    }
     const good = attempt.status_code >= 200 && attempt.status_code < 300;
     steps.push(step(good ? "good" : "bad", `Attempt${all ? ` ${at + 1}` : ""}: ${outcome(attempt.status_code, attempt.error)}`, attempt.at, `took ${duration(attempt.duration_ms)}`));
   });
-  if (replayedAt === attempts.length) steps.push(step("", "Sent again by an operator", null, ""));
+  if (replays.length && attempts.length) steps.push(endOf(attempts[attempts.length - 1]));
+  again(replays);
+  if (replayedAt === attempts.length) again([null]);
   if (callback?.delivered_at) steps.push(step("good", "Delivered", callback.delivered_at, `${duration(new Date(callback.delivered_at) - new Date(request.created_at))} after it was accepted`));
   else if (request.status === "FAILED") steps.push(step("bad", "Given up", request.processed_at, `${callback ? `${outcome(callback.last_status_code, callback.last_error)}. ` : ""}It is a dead letter until it is sent again or discarded.`));
   else if (decision) steps.push(step("", "The callback is under way", null, ""));
   return make("ol", { class: "timeline" }, steps);
+}
+
+function endOf(attempt) {
+  const ended = new Date(attempt.at).getTime() + attempt.duration_ms;
+  return attempt.error === null ? step("good", "Delivered", ended, "") : step("bad", "Given up", ended, outcome(attempt.status_code, attempt.error));
 }
 
 function step(kind, title, at, more) {
