@@ -619,3 +619,41 @@ def test_the_first_stop_of_the_keyboard_skips_the_navigation(visit: Callable[...
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("main")).to_be_focused()
+
+
+@pytest.mark.parametrize("path", ["/dashboard/x", "/dashboard/requests/nonsense", "/dashboard/Stations"])
+def test_an_address_without_a_page_says_so(visit: Callable[..., Page], open_gate: Service, path: str) -> None:
+    page = visit(open_gate, path)
+    heading(page, "Not found")
+    accessible(page)
+    answer = page.context.request.get(f"{open_gate.url}{path}", headers={"accept": "text/html,*/*;q=0.8"})
+    assert answer.status == 404
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert page.context.request.get(f"{open_gate.url}{path}", headers={"accept": "*/*"}).json()["status"] == "not_found"
+    page.get_by_role("link", name="To the overview").click()
+    heading(page, "Overview")
+    page.go_back()
+    heading(page, "Not found")
+
+
+def test_words_and_buttons_stay_whole(visit: Callable[..., Page], open_gate: Service, told: dict[str, Asked]) -> None:
+    """No button has two lines, no row of tools a last one of its own, and no code is cut within a word."""
+    page = visit(open_gate, "/dashboard/dead-letters")
+    expect(page.get_by_label("Mark all of this page").first).to_be_visible()
+    tools = page.locator(".tools")
+    tops = {round(each.bounding_box()["y"]) for each in tools.get_by_role("button").all()}  # type: ignore[index]
+    assert len(tops) == 1, tops
+    page.goto("/dashboard/access-list")
+    preview = page.get_by_role("button", name="Show what would change").bounding_box()
+    assert preview is not None
+    assert preview["height"] < 45
+    page.set_viewport_size(PHONE)
+    page.goto("/dashboard/requests?reason=driver_not_in_acl")
+    expect(page.locator("tbody tr")).to_have_count(2)
+    cut = page.evaluate("""() => [...document.querySelectorAll("td wbr")].map((mark) => mark.parentElement).flatMap(
+        (code) => [...code.childNodes].filter((each) => each.nodeType === 3).map((text) => {
+            const range = document.createRange();
+            range.selectNodeContents(text);
+            return range.getClientRects().length;
+        })).filter((lines) => lines > 1)""")
+    assert cut == []

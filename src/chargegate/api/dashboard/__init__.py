@@ -75,6 +75,8 @@ class Dashboard:
         path = request.scope["path"].removeprefix("/dashboard")
         if _is_page(path):
             return _respond(request, self._files["index.html"], _ASK_AGAIN)
+        if not path.startswith("/files/") and "text/html" in request.headers.get("accept", ""):
+            return _respond(request, self._files["index.html"], _ASK_AGAIN, 404)
         asked = _asked_file(path)
         if asked is None or asked[2] not in self._files or asked[2] == "index.html":
             raise not_found()
@@ -82,14 +84,16 @@ class Dashboard:
         return _respond(request, self._files[asked[2]], _FOREVER if asked[1] == self.version else _ASK_AGAIN)
 
 
-def _respond(request: Request, file: _File, caching: str) -> Response:
+def _respond(request: Request, file: _File, caching: str, status: int = 200) -> Response:
     headers = {**_HEADERS, "cache-control": caching, "etag": file.tag, "vary": "accept-encoding"}
-    if _has(request.headers.get("if-none-match", ""), file.tag):
+    if status == 404:  # others get it as JSON
+        headers["vary"] = "accept, accept-encoding"
+    elif _has(request.headers.get("if-none-match", ""), file.tag):
         return Response(status_code=304, headers=headers)
     content = file.content
     if _takes_gzip(request.headers.get("accept-encoding", "")):
         content, headers["content-encoding"] = file.compressed, "gzip"
-    return Response(content, headers=headers, media_type=file.media_type)
+    return Response(content, status, headers=headers, media_type=file.media_type)
 
 
 def _has(tags: str, tag: str) -> bool:

@@ -1,5 +1,5 @@
 import { call, get, post, query } from "./api.js";
-import { chip, confirmed, field, make, moment, number, say, table } from "./dom.js";
+import { chip, code, confirmed, field, make, moment, number, say, table } from "./dom.js";
 import { asIso, pager, problem, timeInput } from "./requests.js";
 
 const PATH = "/dashboard/access-list";
@@ -80,7 +80,7 @@ export async function show(content, { values, reload, left }) {
         } catch (error) {
           if (left.aborted) return;
           if (!error.details?.driver_token) keep(asked);
-          fault.replaceChildren(problem(error), kept ? make("p", {}, "Nothing was stored. The token's field is emptied; leave it empty to try again with the same token.") : "");
+          fault.replaceChildren(problem(error), kept ? make("p", {}, "The token's field is emptied; leave it empty to try again with the same token.") : "");
         }
       },
     }, field("Driver token", token), field("Valid from", since), field("Valid until", until),
@@ -108,7 +108,7 @@ function entries(items, reload) {
   };
   const short = (entry) => entry.driver_token_hash.slice(0, 16);
   return table("By the hashes of their tokens", [
-    ["Token's hash", (entry) => make("span", { class: "id", title: entry.driver_token_hash }, `${short(entry)}…`)],
+    ["Token's hash", (entry) => make("span", { class: "id short", title: entry.driver_token_hash }, `${short(entry)}…`)],
     ["State", (entry) => chip(entry.blocked ? "blocked" : "listed")],
     ["Valid", (entry) => entry.valid_from || entry.valid_until ? ["from ", moment(entry.valid_from), " until ", moment(entry.valid_until)] : "always"],
     ["Stations", (entry) => stations(entry)],
@@ -158,7 +158,7 @@ function importing(reload) {
         preview.replaceChildren(
           make("p", {}, `This file would add ${number(changes.added)}, change ${number(changes.changed)} and leave ${number(changes.unchanged)} as they are.`),
           table(changes.items.length < changes.added + changes.changed ? `The first ${changes.items.length} changes` : "What would change", [
-            ["Token's hash", (item) => make("span", { class: "id" }, `${item.driver_token_hash.slice(0, 16)}…`)],
+            ["Token's hash", (item) => make("span", { class: "id short" }, `${item.driver_token_hash.slice(0, 16)}…`)],
             ["Change", (item) => chip(item.change)],
             ["Fields", (item) => item.fields.length ? make("ul", { class: "plain" }, item.fields.map((each) => fieldChange(item, each))) : "everywhere and always"],
           ], changes.items, "Nothing would change."),
@@ -199,5 +199,5 @@ function fieldChange(item, { field: name, old, new: now }) {
   const kind = FIELDS[name] ?? ((value) => value);
   const value = (which) => which === null && name in TIMES ? TIMES[name] : kind(which);
   const change = item.change === "added" ? [value(now)] : [make("del", {}, value(old)), " → ", make("ins", {}, value(now))];
-  return make("li", {}, `${name}: `, change);
+  return make("li", {}, code(name), ": ", change);
 }

@@ -1,5 +1,5 @@
 import { get, query } from "./api.js";
-import { chip, field, make, moment, number, table } from "./dom.js";
+import { chip, code, field, make, moment, number, table } from "./dom.js";
 import { pager, problem } from "./requests.js";
 
 const PATH = "/dashboard/anomalies";
@@ -18,7 +18,7 @@ export async function show(content, { values, go, left }) {
     const page = await get(`/api/v1/anomalies${query({ type: values.type, open: values.open, limit: 50, cursor: values.cursor })}`, { signal: left });
     list.replaceChildren(table("Newest first", [
       ["Since", (item) => moment(item.since)], ["Until", (item) => item.until ? moment(item.until) : "goes on"],
-      ["Severity", (item) => chip(item.severity)], ["Type", (item) => item.type], ["Subject", (item) => make("span", { class: "id" }, item.subject)],
+      ["Severity", (item) => chip(item.severity)], ["Type", (item) => code(item.type)], ["Subject", (item) => make("span", { class: "id" }, item.subject)],
       ["What", (item) => item.description], ["Value", (item) => number(item.value, 3), "number"], ["Threshold", (item) => number(item.threshold, 3), "number"],
     ], page.items, "No anomalies."), pager(page, values, PATH));
   } catch (error) {

@@ -1,5 +1,5 @@
 import { get, post, query } from "./api.js";
-import { chip, confirmed, field, make, moment, number, say, table } from "./dom.js";
+import { chip, code, confirmed, field, make, moment, number, say, table } from "./dom.js";
 import { asIso, outcome, pager, problem, timeInput } from "./requests.js";
 
 const PATH = "/dashboard/dead-letters";
@@ -25,7 +25,7 @@ export async function show(content, { values, go, reload, left }) {
   const marked = new Map();
   const buttons = ["replay", "discard"].map((verb) => make("button", { type: "button", class: verb === "discard" ? "danger" : null, disabled: true, onclick: () => some(verb) }, VERBS[verb].marked));
   const all = ["replay", "discard"].map((verb) => make("button", { type: "button", class: verb === "discard" ? "danger" : null, onclick: () => everything(verb) }, VERBS[verb].all));
-  const tools = make("div", { class: "row" }, buttons, all);
+  const tools = make("div", { class: "row tools" }, make("span", { class: "row" }, buttons), make("span", { class: "row" }, all));
   content.append(make("h1", {}, "Dead letters"), make("p", { class: "soft" }, "Callbacks that were given up. Each can be sent again with the decision already made."),
     make("section", { class: "card" }, make("h2", {}, "Filter"), form), make("section", { class: "card" }, tools, progress, list));
   const filter = { client: values.client, from: values.from, to: values.to };
@@ -46,7 +46,7 @@ export async function show(content, { values, go, reload, left }) {
       ["Client", (item) => item.client || "–"],
       ["Decision", (item) => chip(item.status)],
       ["Attempts", (item) => number(item.attempts), "number"],
-      ["Last error", (item) => outcome(item.last_status_code, item.last_error)],
+      ["Last error", (item) => code(outcome(item.last_status_code, item.last_error))],
       ["Actions", (item) => make("span", { class: "row" }, ["replay", "discard"].map((verb) => make("button", {
         type: "button", class: verb === "discard" ? "small danger" : "small", "aria-label": `${VERBS[verb].action}: ${item.request_id}`, onclick: () => run(verb, [item]),
       }, VERBS[verb].action)))],

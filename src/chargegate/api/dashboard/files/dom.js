@@ -71,7 +71,7 @@ export function chip(text) {
 
 // A code such as driver_not_in_acl, which may go on in another line after each of its words.
 export function code(text) {
-  return make("span", {}, String(text).split(/(?<=_)/).map((word, at) => at ? [make("wbr"), word] : word));
+  return make("span", { class: "code" }, String(text).split(/(?<=_)/).map((word, at) => at ? [make("wbr"), word] : word));
 }
 
 // Columns: [heading, what makes the cell, options]. On a narrow screen each row becomes a card.

@@ -27,8 +27,13 @@ async function show({ focus = false } = {}) {
   if (mine !== turn) return;
   const path = location.pathname.replace(/\/$/, "");
   const asked = REQUEST.exec(path);
-  const page = PAGES.find((each) => each.path === path) ?? PAGES[1];
+  const page = PAGES.find((each) => each.path === path) ?? (asked ? PAGES[1] : null);
   frame(page);
+  if (page === null) {
+    document.title = "Not found · chargegate";
+    main.replaceChildren(make("h1", {}, "Not found"), make("p", {}, "There is no page at this address."), make("p", {}, make("a", { href: "/dashboard" }, "To the overview")));
+    return;
+  }
   if (!visitor.signed_in) {
     document.title = "Sign in · chargegate";
     signIn(main, (signedIn) => { visitor = signedIn; show({ focus: true }); });
