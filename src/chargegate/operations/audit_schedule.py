@@ -33,16 +33,18 @@ class Schedule:
         metrics: Metrics,
         intact: Callable[[], Awaitable[bool | None]],
         *,
+        sign: Callable[[], Awaitable[None]],
         keep_ms: int,
         turn_s: float,
     ) -> None:
         """``lives``: the files of the log, and the daily exports, as far as this process has them. ``export`` makes
         the latter, as of a time (Unix ms). ``drop_rows`` drops the rows of the database from before a time.
-        ``intact``: see ``Verdicts.intact``."""
+        ``intact``: see ``Verdicts.intact``. ``sign`` signs how far the logs have come."""
         self._lives = lives
         self._export = export
         self._drop_rows = drop_rows
         self._intact = intact
+        self._sign = sign
         self._metrics = metrics
         self._keep_ms = keep_ms
         self._turn_s = turn_s
@@ -70,9 +72,8 @@ class Schedule:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for life in self._lives:
-            with contextlib.suppress(OSError):  # the last one that was signed stands
-                await asyncio.to_thread(life.sign_heads, now_ms())
+        with contextlib.suppress(OSError, LedgerUnavailable):  # the last one that was signed stands
+            await self._sign()
 
     async def _run(self) -> None:
         while True:
@@ -89,9 +90,6 @@ class Schedule:
                 log.exception("the life of the audit")
 
     async def _turn(self) -> None:
-        with contextlib.suppress(LedgerUnavailable):  # the last one that was told stands
-            intact = await self._intact()
-            self._metrics.chain_intact.set(float("nan") if intact is None else float(intact))
         jumped = self._clock_jumped()
         pruning = time.monotonic() - self._pruned_at >= max(min(_PRUNE_S, self._keep_ms / 10_000), self._turn_s)
         steps = [step for step in STEPS if step == "rotate" or not (jumped or (step == "prune" and not pruning))]
@@ -99,7 +97,11 @@ class Schedule:
         for life in self._lives:
             with contextlib.suppress(LifeBusy):  # another process does it
                 await carry_out(life, steps, now_ms(), self)
-            await asyncio.to_thread(life.sign_heads, now_ms())
+        with contextlib.suppress(LedgerUnavailable):  # the database's part of /health says so
+            await self._sign()
+        with contextlib.suppress(LedgerUnavailable):  # the last one that was told stands
+            intact = await self._intact()
+            self._metrics.chain_intact.set(float("nan") if intact is None else float(intact))
         if self._export is not None and not jumped:
             try:
                 await self._export(now_ms(), self)

@@ -123,10 +123,8 @@ class LogFiles:
 
     def beside(self) -> list[Path]:
         """All files of the log in the folder, also those that an outside rotation named."""
-        logs = {path.name for path in self.written()} | {self._path.name}
-        beginnings = tuple(log + separator for log in logs for separator in ".-")
         found = []
-        for path, _ in self._regular(lambda name: self._is_log(name) or name.startswith(beginnings)):
+        for path, _ in self._regular(re.compile(rf"(?:{self._log})(?:[.-].*)?", re.DOTALL).fullmatch):
             original = path.with_name(path.name.removesuffix(COMPRESSED))
             if path == original or not original.exists():
                 found.append(path)
