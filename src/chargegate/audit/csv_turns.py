@@ -34,7 +34,7 @@ def sign_turn(heads: Heads, path: Path, *, on: bool) -> None:
     elif _is_new(path) and not heads.folder.joinpath(ARCHIVED).exists():
         at = 0
     else:
-        at = max(now, newest or 0)
+        at = max(now, (newest or 0) + 1)
     try:
         heads.turned(path.name, on=on, link=newest_link(path), at=at)
     except OSError as error:

@@ -23,12 +23,12 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Segment(msgspec.Struct):
-    """What a file holds of the chain. ``macs`` has those rows that a statement is about. ``inode`` is the file's, where
-    it is here and not compressed. ``problems``: those within the file."""
+    """What a file holds of the chain. ``macs`` has those rows that a statement is about. ``identity`` is what
+    the file is known by, whatever it is called. ``problems``: those within the file."""
 
     log: str
     file: str
-    inode: tuple[int, int] | None = None
+    identity: tuple[int, int, int] | None = None
     first: int = 0
     before: str = START
     last: int = 0

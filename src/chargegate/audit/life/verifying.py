@@ -8,6 +8,8 @@ The service goes on meanwhile. So the files are listed again, and what is new is
 """
 
 import asyncio
+import contextlib
+import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -18,11 +20,11 @@ import msgspec
 
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.compressing import Damaged
-from chargegate.audit.life.files import COMPRESSED
+from chargegate.audit.life.files import COMPRESSED, open_regular
 from chargegate.audit.life.heads import Heads, Statement, periods
 from chargegate.audit.life.joining import Problem, Segment, between
 from chargegate.audit.life.names import ArchivedFile
-from chargegate.audit.life.one_file import Verifier, segment_of
+from chargegate.audit.life.one_file import Verifier, identity, segment_of
 from chargegate.audit.life.restoring import fetch
 from chargegate.audit.life.steps import Life
 
@@ -87,7 +89,7 @@ class _Files:
         self._drop_moved()
 
     def _here(self) -> dict[object, Path]:
-        """What each file is known by: one that was rotated by its name, and any other by its inode."""
+        """What each file is known by: one that was rotated by its name, and any other by what it is."""
         rotated = {file.path.name: file.name for file in self._life.files.rotated()}
         found: dict[object, Path] = {}
         for path in self._life.files.beside():
@@ -95,11 +97,8 @@ class _Files:
             if name is not None:
                 found["file", name] = path
             else:
-                try:
-                    status = path.lstat()
-                except FileNotFoundError:
-                    continue
-                found["inode", (status.st_dev, status.st_ino)] = path
+                with contextlib.suppress(FileNotFoundError):  # it was renamed just now
+                    found["written", _identity(path)] = path
         return found
 
     async def _archived(self, key: object, file: ArchivedFile) -> None:
@@ -123,10 +122,11 @@ class _Files:
             segment = segment_of(self._verifier, log, path.name, path)
         except FileNotFoundError:
             return  # it was renamed, compressed, archived or deleted just now, and the next list tells
-        if isinstance(key, tuple) and key[0] == "inode":
-            key = ("inode", segment.inode)
+        written = ("written", segment.identity)
+        if isinstance(key, tuple) and key[0] == "written":
+            key = written if segment.identity else key
         else:
-            self.segments.pop(("inode", segment.inode), None)  # it was read while it was written
+            self.segments.pop(written, None)  # it was read while it was written
         self.segments[key] = segment
 
     def _drop_moved(self) -> None:
@@ -139,8 +139,22 @@ class _Files:
                 for s in self.segments.values()
                 if (s.log, s.first, s.before) == (moved.log, moved.first, moved.before)
             ]
-            if len(begins) > 1:
+            if len(begins) > 1 or not (moved.rows or moved.unchained or moved.problems):
                 del self.segments[key]
+
+
+def _identity(path: Path) -> object:
+    """Its path, where it cannot be read. Raises ``FileNotFoundError``."""
+    try:
+        file = open_regular(path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return path
+    try:
+        return identity(file)
+    finally:
+        os.close(file)
 
 
 def _known_by(archived: Sequence[ArchivedFile]) -> dict[object, ArchivedFile]:
