@@ -161,7 +161,8 @@ class CsvFile:
                     self._before = note.before
                 elif self._head in (0, note.head):
                     self._sequence = self._before = max(note.before, earliest)
-                    self._has_lost(note)
+                    if self._before < note.sequence:
+                        self._has_lost(note)
             if self._sequence == note.sequence:
                 self._request_id = note.request_id
                 self._note()  # that it is open again
