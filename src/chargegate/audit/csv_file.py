@@ -149,7 +149,7 @@ class CsvFile:
             if end < size:
                 os.ftruncate(self._file, end)
                 self._last = self._link_before()  # what was cut off may have had a link
-        cut, self._cut, self.lost_rows = self._cut, False, False
+        cut, self._cut, self.lost_rows = self._cut or self.lost_rows, False, False
         self._size, self._end = end, os.pread(self._file, min(_END_BYTES, end), max(0, end - _END_BYTES))
         self._head = checksum_of_head(os.pread(self._file, _HEAD_BYTES, 0))
         self._sequence = self._before = saved
@@ -207,6 +207,7 @@ class CsvFile:
         else:
             self._append(lines)
         newest = rows[-1]
+        self.lost_rows = False
         self._sequence, self._request_id = newest.sequence, newest.decision.request_id
         if not self._head:
             with contextlib.suppress(OSError):
