@@ -20,7 +20,7 @@ from chargegate.audit.chain import START, Chain
 from chargegate.audit.chaining import RowVerifier, links_of
 from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.life.compressing import opened
-from chargegate.audit.life.verifying import Verifier
+from chargegate.audit.life.one_file import Verifier
 from chargegate.ledger.chain import RowLink
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision, Status, new_request_id
@@ -50,8 +50,7 @@ def verify(path: Path, chain: Chain) -> dict[str, float]:
     verifier = Verifier(chain, [])
     begun, spent = time.perf_counter(), time.process_time()
     with opened(path) as file:
-        verifier.read(path.name, path.name, file)
-    assert not verifier.result().problems
+        assert not verifier.read(path.name, path.name, file).problems
     return {"verified_s": time.perf_counter() - begun, "verified_cpu_s": time.process_time() - spent}
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from chargegate.audit import ahead
 from chargegate.audit.chain import START, Chain
-from chargegate.audit.chaining import RowChain, RowVerifier, Statements, VerifiedRows, drop_links
+from chargegate.audit.chaining import RowChain, RowVerifier, VerifiedRows, drop_links
 from chargegate.audit.life.heads import Heads
+from chargegate.audit.row_statements import Statements
 from chargegate.engines.postgres.chain import PostgresChain
 from chargegate.engines.postgres.ledger import PostgresLedger
 from chargegate.engines.postgres.statements import LEDGER_TABLES

@@ -8,6 +8,7 @@ from chargegate.audit.chain import Chain
 from chargegate.audit.csv_shards import CsvShards, shard_paths
 from chargegate.audit.feed import AuditFeed
 from chargegate.audit.influx import InfluxSink, InfluxTarget, bucket_target, database_target
+from chargegate.audit.life.heads import Heads
 from chargegate.audit.remote_feed import RemoteFeed
 from chargegate.config import Audit
 from chargegate.engines import Place
@@ -53,7 +54,8 @@ def _csv_files(audit: Audit, place: Place, metrics: Metrics, keyring: Keyring) -
     metrics.disks.watch("audit", path.absolute().parent)
     notes = place.folder / f"{place.process or 'serve'}.csv-notes"
     try:
-        return CsvShards(path, audit.csv_shards, notes, csv_chain(audit, keyring))
+        heads = Heads(place.folder, audit_chain(keyring))
+        return CsvShards(path, audit.csv_shards, notes, csv_chain(audit, keyring), heads)
     except OSError as error:
         raise SinkError(f"audit.csv_path: {error.filename or audit.csv_path}: {error.strerror}") from None
 

@@ -6,13 +6,13 @@ from typing import Final, Literal
 
 from chargegate.app.auditing import csv_chain, influx_sink
 from chargegate.app.commands import Offline, opened_store
-from chargegate.app.life import audit_life
+from chargegate.app.life import audit_heads, audit_life, kept_heads
 from chargegate.app.opening import StartError
 from chargegate.audit.base import SinkUnavailable
 from chargegate.audit.filling import CsvFilling, InfluxFilling
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.compressing import Damaged
-from chargegate.config import Audit, Settings
+from chargegate.config import Settings
 from chargegate.keys import Keyring
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.operations.backfilling import Fillable, Filled, backfill
@@ -39,7 +39,7 @@ async def backfill_sink(
         raise StartError(f"{key}: is not set, so that there is nothing to fill")
     async with opened_store(settings) as store:
         try:
-            sink = _opened(name, settings.audit, since, until, store.keyring)
+            sink = _opened(name, settings, since, until, store.keyring)
             try:
                 if isinstance(sink, CsvFilling) and settings.audit.archive_url:
                     await sink.leave_out_archived(audit_life(settings, changing=False))
@@ -47,6 +47,8 @@ async def backfill_sink(
                 return await backfill(store.ledger, sink, since, until, dry_run=dry_run, on_read=on_read)
             finally:
                 await sink.close()
+                if isinstance(sink, CsvFilling) and not dry_run:
+                    await kept_heads(settings, store.ledger).keep()
         except OSError as error:
             raise StartError(f"{key}: {error.filename or settings.audit.csv_path}: {error.strerror}") from None
         except SinkUnavailable as error:
@@ -55,9 +57,11 @@ async def backfill_sink(
             raise StartError(str(error)) from None
 
 
-def _opened(name: SinkName, audit: Audit, since: int | None, until: int | None, keyring: Keyring) -> Fillable:
+def _opened(name: SinkName, settings: Settings, since: int | None, until: int | None, keyring: Keyring) -> Fillable:
+    audit = settings.audit
     if name == "csv":
-        return CsvFilling(Path(audit.csv_path), audit.csv_shards, since, until, csv_chain(audit, keyring))
+        path, chain, heads = Path(audit.csv_path), csv_chain(audit, keyring), audit_heads(settings)
+        return CsvFilling(path, audit.csv_shards, since, until, chain=chain, heads=heads)
     return InfluxFilling(influx_sink(audit))
 
 

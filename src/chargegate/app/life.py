@@ -1,6 +1,7 @@
 """Opens the life of the audit files: for the commands, and on a schedule in a process that serves."""
 
 import asyncio
+import contextlib
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Final, Protocol
 
 from chargegate.app.auditing import audit_chain
 from chargegate.app.opening import Opened, StartError, made_folder, open_keys
-from chargegate.audit.chaining import RowChain, Statements
+from chargegate.audit.chaining import RowChain
+from chargegate.audit.kept_heads import KeptHeads
 from chargegate.audit.life.address import parse_address
 from chargegate.audit.life.archive import Archive
 from chargegate.audit.life.exporting import Exporter
@@ -16,11 +18,13 @@ from chargegate.audit.life.files import ExportFiles, LogFiles
 from chargegate.audit.life.heads import Heads
 from chargegate.audit.life.origin import has_origin, origin_of
 from chargegate.audit.life.steps import Ages, Life
+from chargegate.audit.row_statements import Statements
 from chargegate.audit.verdicts import Verdicts
 from chargegate.config import Settings
-from chargegate.ledger.base import AuditHistory, NamedValues
+from chargegate.engines import engine_of
+from chargegate.ledger.base import AuditHistory, LedgerUnavailable, NamedValues
 from chargegate.ledger.exports import AuditExports
-from chargegate.operations.audit_life import drop_chained_rows, export_days
+from chargegate.operations.audit_life import drop_chained_rows, export_days, sign_heads
 from chargegate.operations.audit_schedule import Schedule
 
 _LONGEST_S: Final = 60.0
@@ -50,7 +54,7 @@ def audit_life(settings: Settings, *, exports: bool = False, changing: bool = Tr
     origin, archive = "", None
     if audit.archive_url:
         try:
-            origin = _origin(settings, make=changing)
+            origin = audit_origin(settings, make=changing)
             archive = Archive(parse_address(audit.archive_url))
         except ImportError as error:
             missing = error.name or "a module"
@@ -91,14 +95,16 @@ def audit_exporter(settings: Settings, database: Exported, *, changing: bool = T
         database.ledger,
         database.exports,
         export_files(settings, make=changing),
-        _origin(settings, make=changing),
+        audit_origin(settings, make=changing),
         after_ms=settings.audit.export_after_ms,
         heads=audit_heads(settings) if settings.audit.chain else None,
+        turns=audit_heads(settings),
     )
 
 
-def _origin(settings: Settings, *, make: bool) -> str:
-    """Without ``make`` it is empty where there is none: then nothing is archived under it."""
+def audit_origin(settings: Settings, *, make: bool = True) -> str:
+    """What this service is called in an archive, and in a database that several share. Without ``make`` it is empty
+    where there is none: then nothing is archived under it. Raises ``StartError``."""
     try:
         if not make and not has_origin(settings.data_path):
             return ""
@@ -122,6 +128,12 @@ async def keep_audit(opened: Opened, stack: AsyncExitStack) -> Schedule:
     lives = await asyncio.to_thread(audit_lives, settings) if audit.csv_path or audit.export_dir else []
     exporter = await asyncio.to_thread(audit_exporter, settings, opened.database) if audit.export_dir else None
     statements = Statements(audit_heads(settings), ledger)
+    kept = kept_heads(settings, ledger)
+    verdicts = audit_verdicts(settings, ledger)
+
+    async def intact() -> bool | None:
+        return False if await kept.lost() or await statements.lost() else await verdicts.intact()
+
     if settings.audit.chain:
         stack.push_async_callback(RowChain(ledger, links, statements).close)
     schedule = Schedule(
@@ -136,15 +148,25 @@ async def keep_audit(opened: Opened, stack: AsyncExitStack) -> Schedule:
             exports=exports if audit.export_dir else None,
         ),
         opened.metrics,
-        audit_verdicts(settings, ledger).intact if settings.audit.chain else None,
+        intact if settings.audit.chain else None,
+        sign=partial(sign_heads, lives, kept),
         keep_ms=settings.audit.retention_ms,
         turn_s=_turn_s(settings),
     )
+    with contextlib.suppress(LedgerUnavailable):  # it is tried again in each turn
+        await kept.restore()
+        await kept.keep()
     schedule.start()
     stack.push_async_callback(schedule.close)
     if exporter is not None:
         stack.callback(exporter.stop)
     return schedule
+
+
+def kept_heads(settings: Settings, values: NamedValues) -> KeptHeads:
+    """The signed statements about files, with their copy in the database. Raises ``StartError``."""
+    service = "embedded" if engine_of(settings.database.url).in_folder else audit_origin(settings)
+    return KeptHeads(audit_heads(settings), values, service)
 
 
 def audit_verdicts(settings: Settings, values: NamedValues) -> Verdicts:

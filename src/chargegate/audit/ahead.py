@@ -7,6 +7,8 @@ from typing import Any, Final, Generic, TypeVar
 T = TypeVar("T")
 
 PAGE: Final = 5000
+_LEAST: Final = -(2**63)
+"""Below every number that a database has."""
 
 
 class Ahead(Generic[T]):
@@ -24,7 +26,7 @@ class Ahead(Generic[T]):
         self._fetch = fetch
         self._number_of = number_of
         self._text_of = text_of
-        self._after = 0
+        self._after = _LEAST
         self._next = self._fetching()
         self.items: Sequence[T] = ()
         self.texts: list[str] = []

@@ -7,6 +7,11 @@ from chargegate.ledger.base import AuditSource
 from chargegate.ledger.records import AuditRow
 
 
+class EndLost(OSError):
+    """A file of a sink has lost lines that were written into it. Nothing was written now; ``resume`` tells from which
+    row on some are missing."""
+
+
 class AuditSink(Protocol):
     """Files on this machine: a copy of the decisions, each once, in the ledger's order.
 
@@ -21,7 +26,8 @@ class AuditSink(Protocol):
         ...
 
     def resume(self, saved: int = 0, confirmed: Collection[tuple[int, str]] = ()) -> int:
-        """Prepare for the first ``write``. Returns the sequence of the row after which rows may be missing.
+        """Prepare for the first ``write``, or for the next one after an ``EndLost``. Returns the sequence of the row
+        after which rows may be missing.
 
         ``saved`` is the position that the ledger has. ``confirmed``: those that ``last_written`` told and the ledger
         has, so that the sink may go by what it remembers with them.
@@ -33,7 +39,8 @@ class AuditSink(Protocol):
         ...
 
     def write(self, rows: list[AuditRow]) -> None:
-        """Write rows. After an ``OSError`` the caller tries the same rows again, and none of them is written twice."""
+        """Write rows. After an ``OSError`` the caller tries the same rows again, and none of them is written twice.
+        After an ``EndLost`` it resumes the sink first."""
         ...
 
     def sync(self) -> None:

@@ -8,20 +8,21 @@ from typing import Any, Final
 import msgspec
 
 from chargegate.audit.ahead import Ahead
-from chargegate.audit.chain import START, Chain, Link
+from chargegate.audit.chain import START, Chain
 from chargegate.audit.csv_lines import as_lines
-from chargegate.audit.life.heads import Heads, Statement
-from chargegate.ledger.base import AuditSource, LedgerUnavailable, NamedValues
+from chargegate.audit.life.heads import Statement
+from chargegate.audit.row_statements import Statements
+from chargegate.ledger.base import AuditSource, LedgerUnavailable
 from chargegate.ledger.chain import AuditChain, RowLink
 from chargegate.ledger.records import AuditRow
-from chargegate.model import now_ms
+from chargegate.model import to_iso
 from chargegate.observe import log
 
 _PAGE: Final = 1000
 _FOLLOW_S: Final = 0.5
 _PAUSE_S: Final = 0.02
 _TURNS_BETWEEN_HEADS: Final = 100
-_KINDS: Final = ("head", "start")
+_BEGINNING: Final = RowLink(0, 0, bytes.fromhex(START))
 
 
 def links_of(chain: Chain, rows: Sequence[AuditRow], last: RowLink) -> list[RowLink]:
@@ -41,21 +42,17 @@ def _texts(rows: Sequence[AuditRow]) -> list[str]:
     return [f"{row.sequence},{line.rstrip()}" for row, line in zip(rows, lines, strict=False)]
 
 
-def log_of(writer: str) -> str:
-    """What statements call the chain of a writer's rows."""
-    return f"authorization_audit@{writer}"
-
-
 class RowChain:
     """A task that gives each audit row of this process its link, half a second after its commit at the latest, but for
     a backlog. After a kill it goes on where it was."""
 
-    def __init__(self, source: AuditSource, links: AuditChain, statements: "Statements") -> None:
+    def __init__(self, source: AuditSource, links: AuditChain, statements: Statements) -> None:
         self._source = source
         self._links = links
         self._statements = statements
         self._chain = statements.heads.chain
         self._last: RowLink | None = None
+        self._begun = self._signed = False
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
@@ -65,17 +62,22 @@ class RowChain:
             try:
                 await self._catch_up()
                 turns += 1
-                if turns % _TURNS_BETWEEN_HEADS == 1:
+                if turns % _TURNS_BETWEEN_HEADS == 1 or not self._signed:
                     await self._sign()
             except LedgerUnavailable:
                 self._last = None  # the commit may have arrived
+            except OSError as error:
+                log.warning("the chain's head was not signed", error=error.strerror)
             except Exception:  # noqa: BLE001 - whatever it is, the rows are safe, and their links are made later
                 log.exception("the chain of the audit rows")
                 self._last = None
 
     async def _catch_up(self) -> None:
         if self._last is None:
-            self._last = await self._links.last_link() or RowLink(0, 0, bytes.fromhex(START))
+            self._last = await self._links.last_link() or _BEGINNING
+        if not self._begun:
+            await self._statements.begin(self._links.writer, self._last)
+            self._begun = True
         while rows := await self._source.audit_after(self._last.sequence, _PAGE):
             links = await asyncio.to_thread(links_of, self._chain, rows, self._last)
             await self._links.add(links)
@@ -86,7 +88,17 @@ class RowChain:
 
     async def _sign(self) -> None:
         if self._last is not None and self._last.number:
-            await self._statements.sign("head", self._links.writer, self._last)
+            await self._statements.head(self._links.writer, self._last, self._holds)
+            self._signed = True
+
+    async def _holds(self, earlier: Statement) -> bool:
+        """Whether the chain has the row of an earlier head. Of what was deleted as old the last one counts, which is
+        signed as well."""
+        links = await self._links.links(self._links.writer, earlier.number - 1, 1)
+        if links and links[0].number == earlier.number:
+            return links[0].mac.hex() == earlier.mac
+        told = await self._statements.of(self._links.writer)
+        return any(each.kind == "start" and each.number >= earlier.number for each in told)
 
     async def close(self) -> None:
         """Give the last rows their links, and sign how many there are."""
@@ -102,49 +114,12 @@ class RowChain:
             log.warning("the chain's head was not signed", error=error.strerror)
 
 
-class Statements:
-    """The signed statements about the chains of rows. The newest are in the database, where every process finds them,
-    and what this one signed is in its ``data_dir`` as well."""
-
-    def __init__(self, heads: Heads, values: NamedValues) -> None:
-        self.heads = heads
-        self._values = values
-
-    async def sign(self, kind: Any, writer: str, link: RowLink) -> None:
-        """Raises ``OSError`` and ``LedgerUnavailable``."""
-        name = log_of(writer)
-        await asyncio.to_thread(self.heads.add, kind, name, Link(link.number, link.mac.hex()), now_ms())
-        known = await self._kept(kind, name)
-        if known is None or known.number < link.number:
-            signed = Statement(kind, name, link.number, link.mac.hex(), now_ms()).signed(self.heads.chain)
-            await self._values.put_value(_named(kind, name), msgspec.json.encode(signed).decode())
-
-    async def of(self, writer: str) -> list[Statement]:
-        name = log_of(writer)
-        here = [each for each in await asyncio.to_thread(self.heads.statements) if each.log == name]
-        return here + [kept for kind in _KINDS if (kept := await self._kept(kind, name)) is not None]
-
-    async def _kept(self, kind: str, name: str) -> Statement | None:
-        text = await self._values.value(_named(kind, name))
-        if text is None:
-            return None
-        try:
-            statement = msgspec.json.decode(text, type=Statement)
-        except msgspec.DecodeError:
-            return None
-        return statement if statement == statement.signed(self.heads.chain) else None
-
-
-def _named(kind: str, name: str) -> str:
-    return f"audit chain {kind} {name}"
-
-
 async def drop_links(links: AuditChain, statements: Statements, at: int, drop_rows: Callable[[], Any]) -> Any:
     """Drop rows by ``drop_rows``, after it was signed where the chains begin then, and the links of the rows. Returns
     what ``drop_rows`` did."""
     old = await links.old_links(at)
     for writer, link in old:
-        await statements.sign("start", writer, link)
+        await statements.start(writer, link)
     dropped = await drop_rows()
     for writer, link in old:
         await links.drop(writer, link)
@@ -179,7 +154,8 @@ class RowVerifier:
         self._writer = writer
         self._chain = chain
         self._start = max((s.number for s in statements if s.kind == "start"), default=0)
-        self._told = {s.number: s for s in statements}
+        self._told = {s.number: s for s in statements if s.kind in ("head", "start", "lost")}
+        self._lost = [s for s in statements if s.kind == "lost" and s.number > self._start]
         self._problems: list[RowProblem] = []
         self._count = 0
 
@@ -193,7 +169,7 @@ class RowVerifier:
         """``on_row`` is told how many rows are done. Raises ``LedgerUnavailable``."""
         rows = Ahead(partial(self._links.rows, self._writer), lambda row: row.sequence, _texts)
         links = Ahead(partial(self._links.links, self._writer), lambda link: link.number)
-        last = RowLink(0, 0, bytes.fromhex(START))
+        last = _BEGINNING
         waiting = 0
         try:
             while await links.more():
@@ -202,6 +178,7 @@ class RowVerifier:
                 on_row(self._count)
             self._ended(last)
             while await rows.more():
+                self._below(rows)
                 waiting += len(rows.items) - rows.at
                 rows.at = len(rows.items)
         finally:
@@ -212,9 +189,12 @@ class RowVerifier:
         """Verify until the page of rows or that of links is used up. ``last`` is the link before, and the last one that
         was used is returned."""
         for link in links.items[links.at :]:
+            if link.number < 1:
+                self._found("not_in_chain", None, link, "no row has this number")
+                links.at += 1
+                continue
             while (row := rows.first) is not None and row.sequence < link.sequence:
-                if link.number > 1 or self._start:
-                    self._found("not_in_chain", row, None, "it was put in between")
+                self._found("not_in_chain", row, None, "it was put in between")
                 rows.at += 1
             if row is None and not rows.ended:
                 break
@@ -243,7 +223,46 @@ class RowVerifier:
             self._found("missing", None, link, f"rows {first} to {link.number - 1} before it were removed")
         return False
 
+    def _below(self, rows: Ahead[AuditRow]) -> None:
+        """No row of the service has a number below 1, whether there are links or not."""
+        while (row := rows.first) is not None and row.sequence < 1:
+            self._found("not_in_chain", row, None, "no row has this number")
+            rows.at += 1
+
     def _ended(self, last: RowLink) -> None:
+        for each in {each.number: each for each in self._lost}.values():
+            detail = f"it was not there any more at {to_iso(each.at)}"
+            self._problems.append(RowProblem("end_missing", self._writer, None, each.number, "", detail))
         most = max(self._told, default=0)
         if most > last.number and most > self._start:
             self._found("end_missing", None, None, f"rows {last.number + 1} to {most} were there")
+
+
+async def verify_rows(
+    links: AuditChain, statements: Statements, on_row: Callable[[int], None]
+) -> dict[str, VerifiedRows]:
+    """Verify the chains of all writers, by their names: of those that have links, and of those that had. Raises
+    ``LedgerUnavailable`` and ``OSError``."""
+    found = {}
+    for writer in sorted({*await links.writers(), *await statements.writers(links.writer)}):
+        verified = await _verified(links, writer, statements, on_row)
+        faults = [
+            RowProblem(what, writer, None, None, "", f"the {kind} in the database")
+            for what, kind in await statements.faults(writer, verified.rows)
+        ]
+        found[writer] = msgspec.structs.replace(verified, problems=[*verified.problems, *faults])
+    return found
+
+
+async def _verified(
+    links: AuditChain, writer: str, statements: Statements, on_row: Callable[[int], None]
+) -> VerifiedRows:
+    """Again where rows that are old were perhaps dropped meanwhile."""
+    before: list[Statement] | None = None
+    while True:
+        told = await statements.of(writer)
+        verified = await RowVerifier(links, writer, statements.heads.chain, told).verify(on_row)
+        starts = [each for each in await statements.of(writer) if each.kind == "start"]
+        if not verified.problems or not starts or starts == before:
+            return verified
+        before = starts

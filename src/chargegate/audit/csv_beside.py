@@ -9,6 +9,7 @@ from typing import Final
 from chargegate.audit.csv_lines import UNREADABLE, request_ids, tail_of
 
 _RELATIVES: Final = 8
+_AT_ONCE: Final = 1024 * 1024
 
 
 def relatives_of(path: Path, inode: int = -1, others: Collection[Path] = ()) -> list[Path]:
@@ -23,10 +24,15 @@ def relatives_of(path: Path, inode: int = -1, others: Collection[Path] = ()) -> 
     return [Path(name) for _, name in sorted(found, reverse=True)[:_RELATIVES]]
 
 
-def held_in(paths: Iterable[Path]) -> frozenset[str]:
-    """The request ids in the ends of those logs that can be read."""
+def held_in(paths: Iterable[Path], *, whole: Collection[Path] = ()) -> frozenset[str]:
+    """The request ids in the ends of those logs that can be read, and of the ``whole`` ones in all of them."""
     found: set[str] = set()
     for path in paths:
         with contextlib.suppress(*UNREADABLE):
-            found.update(request_ids(tail_of(path)))
+            if path in whole:
+                with path.open("rb") as file:
+                    while lines := file.readlines(_AT_ONCE):
+                        found.update(request_ids(b"".join(lines)))
+            else:
+                found.update(request_ids(tail_of(path)))
     return frozenset(found)

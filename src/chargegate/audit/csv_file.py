@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
-from chargegate.audit.chain import Chain, Link
+from chargegate.audit.base import EndLost
+from chargegate.audit.chain import Chain, Link, link_of
 from chargegate.audit.csv_beside import held_in, relatives_of
 from chargegate.audit.csv_lines import (
     CHAINED_HEADER,
@@ -23,14 +24,18 @@ from chargegate.audit.csv_lines import (
     last_link,
 )
 from chargegate.audit.csv_notes import Note, Notes
-from chargegate.audit.life.heads import newest_link
+from chargegate.audit.csv_turns import log_name, sign_turn
+from chargegate.audit.life.heads import Heads
+from chargegate.audit.life.links import newest_link
 from chargegate.audit.life.rotating import rotate
 from chargegate.ledger.records import AuditRow
 from chargegate.model import now_ms
+from chargegate.observe import log
 
 _HEAD_BYTES: Final = 2048
 _LINK_BYTES: Final = 8192  # more than the longest line
 _MOST_LEFT_OPEN: Final = 32
+_END_BYTES: Final = 128
 _RENAMES: Final = 3  # more of them within one write would be no rotations
 
 
@@ -43,10 +48,14 @@ class CsvFile:
 
     name = "csv"
 
-    def __init__(self, path: Path, notes: Path | None = None, chain: Chain | None = None) -> None:
+    def __init__(
+        self, path: Path, notes: Path | None = None, chain: Chain | None = None, heads: Heads | None = None
+    ) -> None:
         """``notes`` is where this writer, and no other, notes how far it came. With a ``chain`` each row gets its link
-        in it. Raises ``OSError`` if the file cannot be opened for appending."""
+        in it. ``heads``: where it is signed since when there is one, and which rows were lost. Raises ``OSError`` if
+        the file cannot be opened for appending."""
         self._path = path
+        self._heads = heads
         self._chain = chain
         self._header = HEADER if chain is None else CHAINED_HEADER
         self._last: Link | None = None  # of the row before ours, where it is known
@@ -58,6 +67,11 @@ class CsvFile:
         self._sequence = self._before = 0  # see Note
         self._request_id = ""
         self._new = False
+        self._end = b""  # of our newest line
+        self._cut = False  # somebody cut off a part of the file while it was open
+        self.lost_rows = False
+        if heads is not None:
+            sign_turn(heads, path, on=chain is not None)
         try:
             self._open()
         except OSError:
@@ -80,7 +94,7 @@ class CsvFile:
             self._leave(self._file)
         self._file = file
         self._device, self._inode = status.st_dev, status.st_ino
-        self._size = 0
+        self._size, self._end = 0, b""
         self._new = True
         self._begin_with(status.st_size)
         with contextlib.suppress(OSError):  # If the disk is full, the first line says so.
@@ -135,22 +149,36 @@ class CsvFile:
             if end < size:
                 os.ftruncate(self._file, end)
                 self._last = self._link_before()  # what was cut off may have had a link
-        self._size = end
+        cut, self._cut, self.lost_rows = self._cut or self.lost_rows, False, False
+        self._size, self._end = end, os.pread(self._file, min(_END_BYTES, end), max(0, end - _END_BYTES))
         self._head = checksum_of_head(os.pread(self._file, _HEAD_BYTES, 0))
         self._sequence = self._before = saved
         if note is not None:
             position = max(saved, note.sequence)
             self._sequence = self._before = position
-            if (note.device, note.inode) == (self._device, self._inode) and text not in HEADERS:
-                if note.closed or self._holds(note, end):
+            if (note.device, note.inode) == (self._device, self._inode) and (cut or text not in HEADERS):
+                if self._holds(note, end):
                     self._before = note.before
                 elif self._head in (0, note.head):
-                    # Our file has lost its end, after the crash or with it. What it lacks is written again.
-                    self._sequence = self._before = max(note.before, saved if start else earliest)
+                    self._sequence = self._before = max(note.before, earliest)
+                    if self._before < note.sequence:
+                        self._has_lost(note)
             if self._sequence == note.sequence:
                 self._request_id = note.request_id
                 self._note()  # that it is open again
         return self._sequence
+
+    def _has_lost(self, note: Note) -> None:
+        """Our file has lost its end, while it was written or when nobody wrote. What it lacks is written again."""
+        self.lost_rows = True
+        self._last = self._link_before()
+        log.error("an audit file has lost its end, and it is written again", path=str(self._path))
+        lost = link_of(f",{note.link}")
+        if self._heads is not None and self._last is not None and lost and lost[1].number > self._last.number:
+            try:
+                self._heads.lost(log_name(self._path), lost[1], now_ms())
+            except OSError as error:
+                log.error("that rows of the audit were lost was not signed", error=error.strerror)
 
     def _holds(self, note: Note, end: int) -> bool:
         """Whether the newest line that was noted stands where it was written."""
@@ -161,8 +189,8 @@ class CsvFile:
 
     def held(self) -> frozenset[str]:
         """From the end of the file, and of those beside it that were perhaps this one before they were renamed, copied
-        or compressed."""
-        return held_in([self._path, *self.relatives()])
+        or compressed. From all of the file where it has lost its end."""
+        return held_in([self._path, *self.relatives()], whole=[self._path] if self.lost_rows else [])
 
     def relatives(self, others: Collection[Path] = ()) -> list[Path]:
         """The newest files beside this one whose names begin like its own, or that the newest note is about, but for
@@ -179,6 +207,7 @@ class CsvFile:
         else:
             self._append(lines)
         newest = rows[-1]
+        self.lost_rows = False
         self._sequence, self._request_id = newest.sequence, newest.decision.request_id
         if not self._head:
             with contextlib.suppress(OSError):
@@ -197,6 +226,7 @@ class CsvFile:
                 self._size,
                 self._head,
                 closed,
+                f"{self._last.number}-{self._last.mac}" if self._last is not None else "",
             )
         )
 
@@ -209,8 +239,8 @@ class CsvFile:
             if named and not self._has_its_name():
                 return False
             size = os.lseek(file, 0, os.SEEK_END)
-            if size < self._size:
-                self._begin_with(size)
+            if size != self._size:
+                self._look_again(size)
             if self._chain is not None:
                 lines, last = self._linked(self._chain, lines, size)
             content = (lines if size else self._header + lines).encode()
@@ -222,12 +252,21 @@ class CsvFile:
                 with contextlib.suppress(OSError):
                     os.ftruncate(file, size)
                 raise
-            self._size = size + len(content)
+            self._size, self._end = size + len(content), content[-_END_BYTES:]
             if self._chain is not None:
                 self._last = last
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
         return True
+
+    def _look_again(self, size: int) -> None:
+        """Others wrote, or the file was emptied, as an outside rotation does that copies it first. Raises ``EndLost``
+        where our newest line is not there."""
+        if not size:
+            self._begin_with(size)
+        elif size < self._size or os.pread(self._file, len(self._end), self._size - len(self._end)) != self._end:
+            self._cut = True
+            raise EndLost(errno.EIO, "the file has lost its end", str(self._path))
 
     def _linked(self, chain: Chain, lines: str, size: int) -> tuple[str, Link]:
         """Under the lock: who wrote the row before ours may have been another process."""

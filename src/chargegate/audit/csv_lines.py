@@ -178,6 +178,17 @@ def first_time(text: bytes) -> int | None:
     return None
 
 
+def last_time(text: bytes) -> int | None:
+    """The time of the last row in the end of a log (Unix ms). None where it has none that can be read."""
+    for line in reversed(text.split(b"\n")[1:]):
+        if line[:1].isdigit():
+            try:
+                return from_iso(line.partition(b",")[0].decode("ascii", "replace"))
+            except ValueError:
+                continue
+    return None
+
+
 def last_link(text: bytes) -> Link:
     """The link of the last row in the end of a chained log; the beginning where it has no row with one."""
     for line in reversed(text.decode("utf-8", "replace").splitlines()):

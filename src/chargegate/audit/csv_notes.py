@@ -22,7 +22,8 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
 
     ``sequence`` and ``request_id`` are of that row, ``device``, ``inode`` and ``size`` of the file. ``before`` is the
     newest row that went into an earlier file, or that lay in this one before it was truncated. ``head`` is a checksum
-    of the file's first lines. ``closed``: nothing was under way when the writer ended.
+    of the file's first lines. ``closed``: nothing was under way when the writer ended. ``link`` is the newest row's,
+    as it stands in the file; empty without a chain.
     """
 
     boot: str
@@ -34,6 +35,7 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     size: int
     head: int
     closed: bool = False
+    link: str = ""
 
 
 class Notes:

@@ -13,6 +13,7 @@ from chargegate.audit.chain import Chain
 from chargegate.audit.csv_beside import held_in, relatives_of
 from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.csv_notes import Notes
+from chargegate.audit.life.heads import Heads
 from chargegate.ledger.records import AuditRow
 from chargegate.observe import log
 
@@ -58,12 +59,20 @@ class CsvShards:
 
     name = "csv"
 
-    def __init__(self, path: Path, shards: int = 1, notes: Path | None = None, chain: Chain | None = None) -> None:
-        """``notes`` and ``chain``: see ``CsvFile``; further notes are made beside the first. Raises ``OSError`` if a
-        file cannot be opened for appending."""
+    def __init__(
+        self,
+        path: Path,
+        shards: int = 1,
+        notes: Path | None = None,
+        chain: Chain | None = None,
+        heads: Heads | None = None,
+    ) -> None:
+        """``notes``, ``chain`` and ``heads``: see ``CsvFile``; further notes are made beside the first. Raises
+        ``OSError`` if a file cannot be opened for appending."""
         self._path = path
         self._notes = notes
         self._chain = chain
+        self._heads = heads
         self._files: list[CsvFile] = []
         self._floors = [0] * shards
         self._certain = 0  # later rows are in no file
@@ -71,7 +80,7 @@ class CsvShards:
         self._dirty: set[int] = set()
         try:
             for shard, file in enumerate(shard_paths(path, shards)):
-                self._files.append(CsvFile(file, self._notes_of(shard, shards), chain))
+                self._files.append(CsvFile(file, self._notes_of(shard, shards), chain, heads))
         except OSError:
             self.close()
             raise
@@ -130,7 +139,7 @@ class CsvShards:
             floor = max(saved, last[0]) if last in confirmed and last else saved
             with contextlib.suppress(OSError):
                 if path.exists():
-                    file = CsvFile(path, self._notes_of(shard, layout.shards), self._chain)
+                    file = CsvFile(path, self._notes_of(shard, layout.shards), self._chain, self._heads)
                     try:
                         floor = file.resume(saved, remembered=last in confirmed, earliest=layout.since)
                     finally:
@@ -173,7 +182,8 @@ class CsvShards:
         beside = {path for file in self._files for path in file.relatives(own)}
         beside |= {path for each in self._earlier for old in each.paths for path in relatives_of(old, others=own)}
         newest = sorted(beside, key=_modified, reverse=True)[:_RELATIVES]
-        return held_in([*own, *newest])
+        lost = [path for path, file in zip(own, self._files, strict=False) if file.lost_rows]
+        return held_in([*own, *newest], whole=lost)
 
     def write(self, rows: list[AuditRow]) -> None:
         """Writes all of a file's rows or none of them."""

@@ -5,7 +5,7 @@ import contextlib
 import threading
 from typing import Final
 
-from chargegate.audit.base import AuditSink
+from chargegate.audit.base import AuditSink, EndLost
 from chargegate.audit.sink_state import SinkState
 from chargegate.ledger.base import AuditSource
 from chargegate.ledger.records import AuditRow
@@ -32,23 +32,29 @@ class AuditFeed(SinkState):
         self._saved = 0
         self._offered = 0
         self._behind = True
+        self._lost = False  # rows that were written are not there any more
         self._source: AuditSource | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, source: AuditSource) -> None:
         """Bring the sink up to date, and keep it so. Raises ``OSError`` if the sink cannot resume."""
         self._source = source
-        self._saved = await source.sink_position(self._sink.name)
-        confirmed = [each for each in self._sink.last_written() if await self._confirms(source, *each)]
-        self._position = await asyncio.to_thread(self._sink.resume, self._saved, confirmed)
+        known = await self._resume(source)
         if not self._saved:  # A backfill leaves to the feed what it has yet to write, which this tells.
             await source.save_sink_position(self._sink.name, 0)
-        known: frozenset[str] = frozenset()
-        if await source.audit_after(self._position, 1):
-            known = await asyncio.to_thread(self._sink.held)
         with contextlib.suppress(OSError):  # _failure keeps it, and _follow tries again.
             await self._catch_up(source, known)
         self._task = asyncio.create_task(self._follow(source, known))
+
+    async def _resume(self, source: AuditSource) -> frozenset[str]:
+        """Find out after which row some may be missing. Returns the request ids of those that are not."""
+        self._saved = await source.sink_position(self._sink.name)
+        confirmed = [each for each in self._sink.last_written() if await self._confirms(source, *each)]
+        self._position = await asyncio.to_thread(self._sink.resume, self._saved, confirmed)
+        self._lost = False
+        if await source.audit_after(self._position, 1):
+            return await asyncio.to_thread(self._sink.held)
+        return frozenset()
 
     @staticmethod
     async def _confirms(source: AuditSource, sequence: int, request_id: str) -> bool:
@@ -71,6 +77,7 @@ class AuditFeed(SinkState):
         try:
             self._sink.write(rows)
         except OSError as error:
+            self._lost = self._lost or isinstance(error, EndLost)
             self._behind = True
             self._waiting_since = self._waiting_since or rows[0].decision.timestamp
             self._failed(error.strerror or str(error), str(error))
@@ -103,6 +110,8 @@ class AuditFeed(SinkState):
             await asyncio.sleep(_CATCH_UP_S)
             turns += 1
             try:
+                if self._lost:
+                    known = await self._resume(source)
                 if self._behind:
                     await self._catch_up(source, known)
                 known = frozenset()

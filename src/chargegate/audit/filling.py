@@ -12,6 +12,7 @@ from chargegate.audit.csv_lines import request_ids
 from chargegate.audit.csv_shards import CsvShards, shard_paths
 from chargegate.audit.influx import InfluxSink
 from chargegate.audit.life.compressing import opened
+from chargegate.audit.life.heads import Heads
 from chargegate.audit.life.restoring import fetch
 from chargegate.audit.life.steps import Life
 from chargegate.ledger.records import AuditRow
@@ -26,11 +27,13 @@ class CsvFilling:
 
     follower = "csv"
 
-    def __init__(self, path: Path, shards: int, since: int | None, until: int | None, chain: Chain | None) -> None:
-        """``chain``: see ``CsvFile``. The files are opened for writing when there is something to write, because that
-        may make and rotate some. Raises ``OSError`` where a file cannot be read, and ``Damaged`` where one cannot be
-        unpacked."""
-        self._open = partial(CsvShards, path, shards, chain=chain)
+    def __init__(
+        self, path: Path, shards: int, since: int | None, until: int | None, *, chain: Chain | None, heads: Heads
+    ) -> None:
+        """``chain`` and ``heads``: see ``CsvFile``. The files are opened for writing when there is something to write,
+        because that may make and rotate some. Raises ``OSError`` where a file cannot be read, and ``Damaged`` where one
+        cannot be unpacked."""
+        self._open = partial(CsvShards, path, shards, chain=chain, heads=heads)
         self._files: CsvShards | None = None
         self._range = since, until
         self._held = set(_held(path, shards, since, until))

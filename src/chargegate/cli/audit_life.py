@@ -12,11 +12,11 @@ import uvloop
 
 from chargegate import config
 from chargegate.app.commands import Offline
-from chargegate.app.life import audit_exporter, audit_heads, audit_lives
-from chargegate.audit.chaining import Statements
+from chargegate.app.life import audit_exporter, audit_heads, audit_lives, kept_heads
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.files import LifeBusy
 from chargegate.audit.life.steps import Done, Step
+from chargegate.audit.row_statements import Statements
 from chargegate.cli.options import as_json, at, before, config_file, dry_run
 from chargegate.cli.output import write_object, write_rows
 from chargegate.cli.progress import advancing, counting
@@ -161,6 +161,8 @@ def export(*, every: bool, at: int | None, dry_run: bool, as_json: bool, config_
         async def run(store: Offline) -> None:
             exporter = audit_exporter(settings, store, changing=not dry_run)
             await _once_free(partial(export_days, exporter, store.exports, now, shown, every=every, dry_run=dry_run))
+            if not dry_run:
+                await kept_heads(settings, store.ledger).keep()
 
         in_store(config_file, run)
     _finish(shown, as_json=as_json)

@@ -1,6 +1,7 @@
 """``chargegate audit verify``: whether the audit is as it was written."""
 
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import uvloop
 
 from chargegate import config
 from chargegate.app.commands import Offline
-from chargegate.app.life import audit_heads, audit_lives, audit_verdicts
-from chargegate.audit.chaining import RowProblem, RowVerifier, Statements, VerifiedRows
+from chargegate.app.life import audit_heads, audit_lives, audit_origin, audit_verdicts, kept_heads
+from chargegate.audit.chaining import RowProblem, VerifiedRows, verify_rows
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.heads import Heads
-from chargegate.audit.life.verifying import Problem, Verified, joined
+from chargegate.audit.life.joining import Problem
+from chargegate.audit.life.verifying import Verified, joined
 from chargegate.audit.life.verifying import verify as verify_files
+from chargegate.audit.row_statements import Statements
 from chargegate.cli.options import as_json, config_file
 from chargegate.cli.output import write_object, write_rows
 from chargegate.cli.progress import advancing, counting
@@ -37,7 +40,7 @@ def verify(
 
     In the database, and in all CSV files and daily exports here and in the archive; or only in FILES. Exits 0 if all is
     as it was written, else 1 after naming each row at fault. Needs the keys of the service. Lines from before
-    audit.chain was switched on are only counted.
+    audit.chain was switched on are only counted. A running service goes on meanwhile.
 
     \b
     Examples:
@@ -47,7 +50,7 @@ def verify(
     settings = config.load(config_file)
     heads = audit_heads(settings)
     has_files = bool(settings.audit.csv_path or settings.audit.export_dir)
-    of_files = _files(settings, heads, files) if has_files else Verified(0, 0, 0, {}, [])
+    of_files = _files(config_file, settings, heads, files) if has_files else Verified(0, 0, 0, {}, [])
     of_rows = _rows(config_file, heads) if rows and not files else {}
     row_problems = [problem for each in of_rows.values() for problem in each.problems]
     if settings.audit.chain and not files:
@@ -60,12 +63,23 @@ def verify(
     context.exit(1 if of_files.problems or row_problems else 0)
 
 
-def _files(settings: config.Settings, heads: Heads, files: Sequence[Path]) -> Verified:
+def _files(config_file: str | None, settings: config.Settings, heads: Heads, files: Sequence[Path]) -> Verified:
     lives = audit_lives(settings)
     with advancing("verifying files") as show:
+
+        async def verify(store: Offline) -> Verified:
+            kept, problems = await kept_heads(settings, store.ledger).read()
+            parts = []
+            for life in lives:
+                held = partial(store.exports.held, audit_origin(settings)) if life.files.exports else None
+                parts.append(await verify_files(life, heads, show, kept=kept, registered=held))
+            return joined([Verified(0, 0, 0, {}, problems), *parts])
+
         try:
             if files:
                 return uvloop.run(verify_files(lives[0], heads, show, only=files))
+            if settings.audit.chain or heads.statements():
+                return in_store(config_file, verify)
             return joined([uvloop.run(verify_files(life, heads, show)) for life in lives])
         except ArchiveUnavailable as error:
             raise click.ClickException(str(error)) from None
@@ -79,11 +93,7 @@ def _rows(config_file: str | None, heads: Heads) -> dict[str, VerifiedRows]:
     with counting("verifying rows") as show:
 
         async def verify(store: Offline) -> dict[str, VerifiedRows]:
-            statements = Statements(heads, store.ledger)
-            return {
-                writer: await RowVerifier(store.chain, writer, heads.chain, await statements.of(writer)).verify(show)
-                for writer in await store.chain.writers()
-            }
+            return await verify_rows(store.chain, Statements(heads, store.ledger), show)
 
         return in_store(config_file, verify)
 
@@ -111,7 +121,8 @@ async def _write(of_files: Verified, of_rows: dict[str, VerifiedRows], row_probl
     for log, head in of_files.head.items():
         click.echo(f"head of {log}: {head}")
     for writer, each in of_rows.items():
-        click.echo(f"{each.rows} rows of {writer} in the database: {len(each.problems) or 'no'} problems")
+        waiting = f", and {each.waiting} without a link yet" if each.waiting else ""
+        click.echo(f"{each.rows} rows of {writer} in the database{waiting}: {len(each.problems) or 'no'} problems")
         click.echo(f"head of the rows of {writer}: {each.head}")
 
 

@@ -1,23 +1,27 @@
 """Carries out the steps of the life of audit files and rows, for a command or on a schedule."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
 import msgspec
 
-from chargegate.audit.chaining import Statements, drop_links
+from chargegate.audit.chaining import drop_links
+from chargegate.audit.kept_heads import KeptHeads
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.compressing import Damaged
 from chargegate.audit.life.exporting import Exporter, exported_until
 from chargegate.audit.life.files import LifeBusy, name_of_day
 from chargegate.audit.life.names import ArchivedFile
 from chargegate.audit.life.steps import Done, Item, Life, Step
-from chargegate.ledger.base import AuditRetention
+from chargegate.audit.row_statements import Statements
+from chargegate.ledger.base import AuditRetention, LedgerUnavailable
 from chargegate.ledger.chain import AuditChain
 from chargegate.ledger.exports import AuditExports
 from chargegate.ledger.records import DroppedAudit
 from chargegate.model import Moment, now_ms
+from chargegate.observe import log
 
 _TURN_MS: Final = 600_000
 
@@ -121,6 +125,23 @@ async def _carried_out(life: Life, item: Item, now: int, watcher: Watcher) -> bo
     if done is not None:
         watcher.done(done)
     return True
+
+
+async def sign_heads(lives: Sequence[Life], kept: KeptHeads) -> None:
+    """Sign how far each log has come, and keep what is signed in the database as well, from which it comes back where
+    somebody made it away. A row that was signed before and is gone is logged. Raises ``OSError`` and, after it was
+    signed, ``LedgerUnavailable``."""
+    away: LedgerUnavailable | None = None
+    try:
+        await kept.restore()
+    except LedgerUnavailable as error:
+        away = error
+    for life in lives:
+        for each in await asyncio.to_thread(life.sign_heads, now_ms()):
+            log.error("rows of the audit are gone or changed that were signed", log=each.log, row=each.number)
+    if away is not None:
+        raise away
+    await kept.keep()
 
 
 class Place(msgspec.Struct, frozen=True):

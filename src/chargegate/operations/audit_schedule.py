@@ -34,17 +34,19 @@ class Schedule:
         metrics: Metrics,
         intact: Callable[[], Awaitable[bool | None]] | None,
         *,
+        sign: Callable[[], Awaitable[None]],
         keep_ms: int,
         turn_s: float,
     ) -> None:
         """``lives``: the files of the log, and the daily exports, as far as this process has them. ``export`` makes
         the latter, as of a time (Unix ms). ``drop_rows`` drops the rows of the database from before a time.
-        ``intact``: see ``Verdicts.intact``; None where there are no chains."""
+        ``intact``: see ``Verdicts.intact``; None where there are no chains. ``sign`` signs how far the logs are."""
         self.intact: bool | None = None
         self._lives = lives
         self._export = export
         self._drop_rows = drop_rows
         self._ask_intact = intact
+        self._sign = sign
         self._metrics = metrics
         self._keep_ms = keep_ms
         self._turn_s = turn_s
@@ -75,9 +77,8 @@ class Schedule:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for life in self._lives:
-            with contextlib.suppress(OSError):  # the last one that was signed stands
-                await asyncio.to_thread(life.sign_heads, now_ms())
+        with contextlib.suppress(OSError, LedgerUnavailable):  # the last one that was signed stands
+            await self._sign()
 
     async def _run(self) -> None:
         while True:
@@ -122,7 +123,8 @@ class Schedule:
         for life in self._lives:
             with contextlib.suppress(LifeBusy):  # another process does it
                 await carry_out(life, steps, now_ms(), self)
-            await asyncio.to_thread(life.sign_heads, now_ms())
+        with contextlib.suppress(LedgerUnavailable):  # the database's part of /health says so
+            await self._sign()
         if self._export is not None and not jumped:
             try:
                 await self._export(now_ms(), self)

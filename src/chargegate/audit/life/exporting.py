@@ -18,10 +18,12 @@ from chargegate.audit.chain import BEGINNING, Chain, Link, link_of
 from chargegate.audit.csv_lines import CHAINED_HEADER, HEADER, as_lines
 from chargegate.audit.life.compressing import Damaged, Stopped, content_of, packing
 from chargegate.audit.life.files import COMPRESSED, DAY_MS, EXPORTS, ExportFiles, name_of_day, remove, sync_folder
-from chargegate.audit.life.heads import Heads
+from chargegate.audit.life.heads import Heads, Statement
+from chargegate.audit.life.links import holds
 from chargegate.ledger.base import AuditHistory
 from chargegate.ledger.exports import AuditExports, ExportedFile, positions_of
 from chargegate.ledger.records import AuditRow
+from chargegate.observe import log
 
 T = TypeVar("T")
 
@@ -53,15 +55,18 @@ class Exporter:
         *,
         after_ms: int,
         heads: Heads | None = None,
+        turns: Heads | None = None,
     ) -> None:
         """``origin``: what this service is called, see ``life.origin``. ``after_ms``: how long after its end a day is
-        exported. ``heads``: with the chain, where its head is signed."""
+        exported. ``heads``: with the chain, where its head is signed. ``turns``: where it is signed since when
+        the files have a chain, which is ``heads`` where that is given."""
         self.files = files
         self._history = history
         self._exports = exports
         self.origin = origin
         self._after_ms = after_ms
         self._heads = heads
+        self._turns = heads or turns
         self._chain: Chain | None = heads.chain if heads else None
         self._stop = threading.Event()
 
@@ -107,6 +112,7 @@ class Exporter:
         draft = self.files.draft_of(day.file)
         last = await self._exports.newest(self.origin)
         link = _link_of(last.link) if last else BEGINNING
+        await asyncio.to_thread(self._turn, link, now)
         try:
             rows, link = await self._write(day, state.until if state else 0, before, upto, link)
             content = await asyncio.to_thread(content_of, draft, self._stop)
@@ -196,7 +202,21 @@ class Exporter:
             return
         last = await self._exports.newest(self.origin)
         if last is not None and last.link:
-            await asyncio.to_thread(self._heads.add, "head", EXPORTS, _link_of(last.link), last.at)
+            await asyncio.to_thread(self._sign_head, self._heads, _link_of(last.link), last.at)
+
+    def _sign_head(self, heads: Heads, last: Link, at: int) -> None:
+        def contains(earlier: Statement) -> bool | None:
+            link = Link(earlier.number, earlier.mac)
+            return link.number <= last.number and holds([file.path for file in self.files.rotated()], link)
+
+        for lost in heads.head(EXPORTS, lambda: last, contains, at):
+            log.error("rows of the daily exports are gone or changed that were signed", row=lost.number)
+
+    def _turn(self, last: Link, now: int) -> None:
+        """Sign whether the files have a chain from now on."""
+        if self._turns is not None:
+            first = not self.files.rotated()
+            self._turns.turned(EXPORTS, on=self._chain is not None, link=last, at=0 if first else now)
 
 
 async def _ended(work: Coroutine[Any, Any, T]) -> T:

@@ -97,7 +97,7 @@ class LogFiles:
     def _named(self, log: str, name: str, rotated: str) -> None:
         self._log = log
         self._is_log = re.compile(log).fullmatch
-        self._is_beside = re.compile(rf"{log}(?:[.-].*)?", re.DOTALL).fullmatch
+        self._is_beside = re.compile(rf"(?:{log})(?:[.-].*)?", re.DOTALL).fullmatch
         stem, suffix = re.escape(self._path.stem), re.escape(self._path.suffix)
         self._is_numbered = re.compile(
             rf"(?P<stem>{stem}|{SHARD.removesuffix(_SHARD_END)})[.-]\d[\d-]*(?P<suffix>{suffix}|{_SHARD_END})(?:\..*)?"

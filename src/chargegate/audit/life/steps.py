@@ -6,6 +6,8 @@ goes on. The times are arguments, so that nothing depends on when the steps run.
 """
 
 import asyncio
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -14,12 +16,13 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from chargegate.audit.chain import BEGINNING, Link
+from chargegate.audit.chain import BEGINNING, Link, link_of
 from chargegate.audit.life import rotating
 from chargegate.audit.life.archive import Archive
 from chargegate.audit.life.compressing import Content, Damaged, compress, content_of
-from chargegate.audit.life.files import COMPRESSED, EXPORTS, LogFile, LogFiles, remove
-from chargegate.audit.life.heads import Heads, link_at_end, note_link
+from chargegate.audit.life.files import COMPRESSED, EXPORTS, LogFile, LogFiles, open_regular, remove
+from chargegate.audit.life.heads import Heads, Statement
+from chargegate.audit.life.links import holds, last_of, link_at_end, link_at_start, mac_in, note_link
 from chargegate.audit.life.names import ArchivedFile, archived, key_of
 from chargegate.observe import log
 
@@ -181,13 +184,14 @@ class Life:
                 key, content = await self._archive(subject)
                 return Done("archive", item.name, key, content.size)
             case "prune", LogFile():
-                link = await self._in_thread(self._kept_link, subject.log, subject.path)
+                last = await self._in_thread(self._kept_link, subject.log, subject.path)
+                first = await self._in_thread(link_at_start, subject.path)
+                self._deleted(subject.log, first, last, now)
                 await self._in_thread(_remove_both, subject)
-                self._started(subject.log, link, now)
             case "prune", ArchivedFile() if self.archive is not None:
                 said = await self.archive.attributes(subject.key) or {}
+                self._deleted(subject.log, _link(said.get("first", "")), _link(said.get("link", "")), now)
                 await self.archive.delete(subject.key)
-                self._started(subject.log, _link(said), now)
         return Done(item.step, item.name, "", size)
 
     def target_of(self, item: Item, now: int) -> str | None:
@@ -208,17 +212,43 @@ class Life:
             note_link(self.files.folder / log, link)
         return link
 
-    def _started(self, log: str, link: Link, now: int) -> None:
-        if self._heads is not None and link.number:
-            self._heads.add("start", log, link, now)
+    def _deleted(self, log: str, first: Link, last: Link, now: int) -> None:
+        """Sign it before the file goes: a process may die in between."""
+        if self._heads is None or not last.number:
+            return
+        if first.number and first.before is not None:
+            self._heads.deleted(log, first, last, now)
+        else:
+            self._heads.started(log, last, now)
 
-    def sign_heads(self, now: int) -> None:
-        """Sign how far each log has come. Raises ``OSError``."""
-        if self._heads is not None:
-            for path in self.files.written():
-                link = link_at_end(path)
-                if link.number:
-                    self._heads.add("head", path.name, link, now)
+    def sign_heads(self, now: int) -> list[Statement]:
+        """Sign how far each log has come. Returns what was signed before and is not there any more. Raises
+        ``OSError``."""
+        lost = []
+        for path in self.files.written() if self._heads is not None else []:
+            with contextlib.suppress(FileNotFoundError):  # it was rotated just now
+                lost += self._sign_head(path, now)
+        return lost
+
+    def _sign_head(self, path: Path, now: int) -> list[Statement]:
+        if self._heads is None:
+            return []
+        file = open_regular(path)
+        try:
+            os.fsync(file)  # what is signed survives a power cut
+
+            def contains(earlier: Statement) -> bool | None:
+                if earlier.number > last_of(file).number:
+                    return False
+                mac = mac_in(file, earlier.number)
+                if mac is None:
+                    files = [file.path for file in self.files.rotated() if file.log == path.name]
+                    return holds(files, Link(earlier.number, earlier.mac))
+                return mac == earlier.mac
+
+            return self._heads.head(path.name, lambda: last_of(file), contains, now)
+        finally:
+            os.close(file)
 
     async def _archive(self, file: LogFile) -> tuple[str, Content]:
         if self.archive is None:
@@ -229,16 +259,23 @@ class Life:
             path = await self._in_thread(compress, file, self._stop)
         content = await self._in_thread(content_of, path, self._stop)
         link = await self._in_thread(self._kept_link, file.log, path)
-        key = await self._uploaded(self.archive, file, path, content, link)
+        first = await self._in_thread(link_at_start, path)
+        key = await self._uploaded(self.archive, file, path, content, (first, link))
         await self._settled(path)
         await self._in_thread(remove, path)
         return key, content
 
-    async def _uploaded(self, archive: Archive, file: LogFile, path: Path, content: Content, link: Link) -> str:
-        """The key under which the archive holds exactly this content, which was read back."""
+    async def _uploaded(
+        self, archive: Archive, file: LogFile, path: Path, content: Content, links: tuple[Link, Link]
+    ) -> str:
+        """The key under which the archive holds exactly this content, which was read back. ``links``: of the first and
+        the last row."""
         said = {"sha256": content.sha256, "size": str(content.size), "rows": str(content.rows)}
-        if link.number:
-            said["link"] = f"{link.number}-{link.mac}"
+        first, last = links
+        if last.number:
+            said["link"] = f"{last.number}-{last.mac}"
+        if first.before is not None:
+            said["first"] = f"{first.number}-{first.before}-{first.mac}"
         for key in (key_of(self._origin, file, content), key_of(self._origin, file, content, other=True)):
             held = await archive.attributes(key)
             if held is None:
@@ -264,9 +301,9 @@ class Life:
         return await asyncio.to_thread(work, *values)
 
 
-def _link(said: dict[str, str]) -> Link:
-    number, _, mac = said.get("link", "").partition("-")
-    return Link(int(number), mac) if number.isdigit() and mac else BEGINNING
+def _link(text: str) -> Link:
+    found = link_of(f",{text}")
+    return found[1] if found else BEGINNING
 
 
 def _remove_both(file: LogFile) -> None:

@@ -2,39 +2,36 @@
 
 Each file is verified alone, and then that each goes on where the one before ended. A row whose MAC is wrong was
 changed. Where numbers are left out, rows were removed. A row whose number was there before was put in between, or
-moved. The signed statements tell whether the chain begins and ends where it should.
+moved. The signed statements tell whether the chain begins and ends where it should, and when there was one.
+
+The service goes on meanwhile. So the files are listed again, and what is new is read, until nothing is.
 """
 
 import asyncio
+import contextlib
+import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from chargegate.audit.chain import START, Chain, link_of
-from chargegate.audit.csv_lines import CHAINED_HEADER, HEADER, UNREADABLE
-from chargegate.audit.life.compressing import Damaged, opened
-from chargegate.audit.life.heads import Heads, Statement
+from chargegate.audit.life.archive import ArchiveUnavailable
+from chargegate.audit.life.compressing import Damaged
+from chargegate.audit.life.files import COMPRESSED, open_regular
+from chargegate.audit.life.heads import Heads, Statement, periods
+from chargegate.audit.life.joining import Problem, Segment, between
+from chargegate.audit.life.names import ArchivedFile
+from chargegate.audit.life.one_file import Verifier, identity, segment_of
 from chargegate.audit.life.restoring import fetch
 from chargegate.audit.life.steps import Life
 
 _MOST_PROBLEMS: Final = 1000
+_MOST_TURNS: Final = 100
 
-
-class Problem(msgspec.Struct, frozen=True):
-    """``line`` counts from 1 with the header, and is None where it is about no line. ``row`` is the number of a row in
-    the chain. ``what``: ``changed``, ``missing``, ``out_of_order``, ``not_in_chain``, ``end_missing``,
-    ``start_missing``, ``unreadable``."""
-
-    what: str
-    file: str
-    line: int | None
-    row: int | None
-    request_id: str
-    detail: str
+Registered = Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -59,168 +56,195 @@ def joined(parts: Sequence[Verified]) -> Verified:
     )
 
 
-class _Segment(msgspec.Struct):
-    """What a file holds of the chain. ``macs`` has those rows that a statement is about."""
+class _Files:
+    """Reads every file once, whatever name it has meanwhile."""
 
-    file: str
-    first: int = 0
-    before: str = START
-    last: int = 0
-    mac: str = START
-    rows: int = 0
-    unchained: int = 0
-    macs: dict[int, str] = {}
+    def __init__(self, life: Life, verifier: Verifier, on_file: Callable[[int, int], None]) -> None:
+        self._life = life
+        self._verifier = verifier
+        self._on_file = on_file
+        self.segments: dict[object, Segment] = {}
+        self._listed: set[object] = set()
 
-
-class Verifier:
-    """Collects what is found in the files, in any order."""
-
-    def __init__(self, chain: Chain, statements: Sequence[Statement]) -> None:
-        self._chain = chain
-        self._statements = statements
-        self._segments: dict[str, list[_Segment]] = defaultdict(list)
-        self._problems: list[Problem] = []
-
-    def _found(
-        self, what: str, file: str, line: int | None, row: int | None, *, request_id: str = "", detail: str = ""
-    ) -> None:
-        if len(self._problems) < _MOST_PROBLEMS:
-            self._problems.append(Problem(what, file, line, row, request_id, detail))
-
-    def unreadable(self, file: str, reason: str) -> None:
-        self._found("unreadable", file, None, None, detail=reason)
-
-    def read(self, log: str, file: str, lines: Iterable[bytes]) -> None:
-        """Verify one file. A log without the chain, from before it was switched on, is only counted."""
-        told = {statement.number for statement in self._statements if statement.log == log}
-        segment = _Segment(file)
-        iterator = iter(lines)
-        header = next(iterator, b"").decode("utf-8", "replace")
-        if header == HEADER:
-            segment.unchained = sum(1 for _ in iterator)
-        elif header:
-            if header != CHAINED_HEADER:
-                self._found("changed", file, 1, None, detail="the header")
-            for number, line in enumerate(iterator, start=2):
-                self._row(segment, file, number, line.decode("utf-8", "replace"), told)
-        self._segments[log].append(segment)
-
-    def _row(self, segment: _Segment, file: str, line: int, text: str, told: set[int]) -> None:
-        parsed = link_of(text.rstrip("\n"))
-        if parsed is None:
-            self._found("not_in_chain", file, line, None, request_id=_id(text), detail="no number and MAC")
-            return
-        row, link = parsed
-        if not segment.rows:
-            before = link.before
-            segment.first, segment.before = link.number, before or ""
-            if before is None:
-                detail = "the file does not begin with this row"
-                self._found("start_missing", file, line, link.number, request_id=_id(row), detail=detail)
-        elif link.number <= segment.last:
-            self._found("out_of_order", file, line, link.number, request_id=_id(row), detail="put in between, or moved")
-            return
-        else:
-            follows = link.number == segment.last + 1
-            before = segment.mac if follows else None
-            if not follows:
-                missing = f"rows {segment.last + 1} to {link.number - 1}"
-                self._found("missing", file, line, segment.last + 1, detail=missing)
-        if before is not None and self._chain.mac(before, link.number, row) != link.mac:
-            self._found("changed", file, line, link.number, request_id=_id(row))
-        segment.last, segment.mac = link.number, link.mac
-        segment.rows += 1
-        if link.number in told:
-            segment.macs = {**segment.macs, link.number: link.mac}
-
-    def result(self) -> Verified:
-        """After all files: whether they join, and begin and end where the signed statements say."""
-        heads = {}
-        for log, segments in sorted(self._segments.items()):
-            chained = sorted((s for s in segments if s.rows), key=lambda segment: (segment.first, segment.last))
-            self._joined(log, chained)
-            self._ended(log, chained)
-            if chained:
-                heads[log] = f"{chained[-1].last}-{chained[-1].mac}"
-        for log in {statement.log for statement in self._statements} - self._segments.keys():
-            self._ended(log, [])
-        every = [segment for segments in self._segments.values() for segment in segments]
-        return Verified(
-            len(every), sum(s.rows for s in every), sum(s.unchained for s in every), heads, list(self._problems)
-        )
-
-    def _joined(self, log: str, segments: list[_Segment]) -> None:
-        starts = {(s.number, s.mac) for s in self._statements if s.log == log and s.kind == "start"}
-        last, mac, name = 0, START, ""
-        for segment in segments:
-            place = (segment.first - 1, segment.before)
-            if segment.first <= last:
-                self._found("out_of_order", segment.file, None, segment.first, detail=f"{name} has this row too")
-            elif place != (last, mac) and not (not name and place in starts):
-                if segment.first == last + 1:
-                    self._found("changed", segment.file, None, segment.first, detail="it follows another row")
+    async def read(self) -> None:
+        """Raises ``ArchiveUnavailable`` and ``OSError``."""
+        seen = 0  # how often in a row there was nothing new: one list may lack a file that is renamed just then
+        for _ in range(_MOST_TURNS):
+            here = await asyncio.to_thread(self._here)
+            archived = await self._life.archived_here()  # afterwards, as files go there from here
+            names = {path.name.removesuffix(COMPRESSED) for path in here.values()}
+            there = _known_by([file for file in archived if file.name not in names])
+            self._listed = {*here, *there}
+            wanted = [key for key in (*there, *here) if key not in self.segments]
+            for number, key in enumerate(wanted):
+                self._on_file(len(self.segments), len(self.segments) + len(wanted) - number)
+                if key in there:
+                    await self._archived(key, there[key])
                 else:
-                    what = "missing" if name else "start_missing"
-                    detail = f"rows {last + 1} to {segment.first - 1}, before this file"
-                    self._found(what, segment.file, None, last + 1, detail=detail)
-            if segment.last >= last:
-                last, mac, name = segment.last, segment.mac, segment.file
+                    await asyncio.to_thread(self._local, key, here[key])
+            seen = 0 if wanted else seen + 1
+            if seen > 1:
+                break
+        self._on_file(len(self.segments), len(self.segments))
+        self._drop_moved()
 
-    def _ended(self, log: str, segments: list[_Segment]) -> None:
-        last = max((segment.last for segment in segments), default=0)
-        macs = {number: mac for segment in segments for number, mac in segment.macs.items()}
-        started = max((s.number for s in self._statements if s.log == log and s.kind == "start"), default=0)
-        for statement in self._statements:
-            if statement.log != log or statement.kind != "head" or statement.number <= started:
-                continue
-            if statement.number > last:
-                self._found(
-                    "end_missing", log, None, last + 1, detail=f"rows {last + 1} to {statement.number} were there"
-                )
-            elif macs.get(statement.number, statement.mac) != statement.mac:
-                self._found("changed", log, None, statement.number, detail="another row was there")
+    def _here(self) -> dict[object, Path]:
+        """What each file is known by: one that was rotated by its name, and any other by what it is."""
+        rotated = {file.path.name: file.name for file in self._life.files.rotated()}
+        found: dict[object, Path] = {}
+        for path in self._life.files.beside():
+            name = rotated.get(path.name)
+            if name is not None:
+                found["file", name] = path
+            else:
+                with contextlib.suppress(FileNotFoundError):  # it was renamed just now
+                    found["written", _identity(path)] = path
+        return found
+
+    async def _archived(self, key: object, file: ArchivedFile) -> None:
+        archive = self._life.archive
+        with tempfile.TemporaryDirectory(prefix="chargegate-verify-") as folder:
+            path = Path(folder) / "fetched"
+            try:
+                await fetch(self._life, file, path)
+            except Damaged as error:
+                self.segments[key] = self._verifier.unreadable(file.log, file.key, str(error))
+                return
+            except ArchiveUnavailable:
+                if archive is not None and await archive.attributes(file.key) is None:
+                    return  # it was deleted just now
+                raise
+            self.segments[key] = await asyncio.to_thread(segment_of, self._verifier, file.log, file.key, path)
+
+    def _local(self, key: object, path: Path) -> None:
+        log = self._life.files.log_of(path.name)
+        try:
+            segment = segment_of(self._verifier, log, path.name, path)
+        except FileNotFoundError:
+            return  # it was renamed, compressed, archived or deleted just now, and the next list tells
+        written = ("written", segment.identity)
+        if isinstance(key, tuple) and key[0] == "written":
+            key = written if segment.identity else key
+        else:
+            self.segments.pop(written, None)  # it was read while it was written
+        self.segments[key] = segment
+
+    def _drop_moved(self) -> None:
+        """A file that was read while it was written, and was rotated and compressed before the list was made again, was
+        read once more."""
+        for key in self.segments.keys() - self._listed:
+            moved = self.segments[key]
+            begins = [
+                s
+                for s in self.segments.values()
+                if (s.log, s.first, s.before) == (moved.log, moved.first, moved.before)
+            ]
+            if len(begins) > 1 or not (moved.rows or moved.unchained or moved.problems):
+                del self.segments[key]
 
 
-def _id(row: str) -> str:
-    return row.split(",", 2)[1][:64] if row.count(",") > 1 else ""
+def _identity(path: Path) -> object:
+    """Its path, where it cannot be read. Raises ``FileNotFoundError``."""
+    try:
+        file = open_regular(path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return path
+    try:
+        return identity(file)
+    finally:
+        os.close(file)
+
+
+def _known_by(archived: Sequence[ArchivedFile]) -> dict[object, ArchivedFile]:
+    """By the name that it had here, and a further one of that name by its key."""
+    found: dict[object, ArchivedFile] = {}
+    for file in archived:
+        name = ("file", file.name)
+        found["archived" if name in found else "file", file.key if name in found else file.name] = file
+    return found
 
 
 async def verify(
-    life: Life, heads: Heads, on_file: Callable[[int, int], None], *, only: Sequence[Path] = ()
+    life: Life,
+    heads: Heads,
+    on_file: Callable[[int, int], None],
+    *,
+    only: Sequence[Path] = (),
+    kept: Sequence[Statement] = (),
+    registered: Registered | None = None,
 ) -> Verified:
-    """Verify all files of this service's log, here and archived; or ``only`` files that somebody has. Raises
-    ``ArchiveUnavailable`` and ``OSError``."""
-    told = [] if only else await asyncio.to_thread(heads.statements)
-    statements = [statement for statement in told if life.files.is_log(statement.log)]
-    verifier = Verifier(heads.chain, statements)
-    archived = [] if only else await life.archived_here()
-    here = list(only) or life.files.beside()
-    local = {path.name.removesuffix(".zst") for path in here}
-    total = len(archived) + len(here)
-    with tempfile.TemporaryDirectory(prefix="chargegate-verify-") as folder:
-        for number, file in enumerate(archived):
-            on_file(number, total)
-            if file.name in local:
-                continue  # a run that moves it was killed, and it is verified here
-            path = Path(folder) / "fetched"
-            try:
-                await fetch(life, file, path)
-                await asyncio.to_thread(_read, verifier, file.log, file.key, path)
-            except Damaged as error:
-                verifier.unreadable(file.key, str(error))
-    for number, path in enumerate(here, start=len(archived)):
-        on_file(number, total)
-        log = life.files.log_of(path.name)
-        await asyncio.to_thread(_read, verifier, log, str(path) if only else path.name, path)
-    on_file(total, total)
-    return verifier.result()
+    """Verify all files of this service's log, here and archived; or ``only`` files that somebody has. ``kept``:
+    statements that are known from elsewhere. ``registered`` tells of files the SHA-256 of those that the database
+    knows as daily exports. Raises ``ArchiveUnavailable`` and ``OSError``."""
+    if only:
+        verifier = Verifier(heads.chain, [])
+        read = [segment_of(verifier, life.files.log_of(path.name), str(path), path) for path in only]
+        return _result(read, _beginnings(read))
+    before = await _statements(life, heads, kept)
+    files = _Files(life, Verifier(heads.chain, before), on_file)
+    await files.read()
+    after = await _statements(life, heads, kept)
+    # A head that was signed meanwhile may be of a row that was written after its file was read.
+    told = [each for each in before if each.kind == "head"] + [each for each in after if each.kind != "head"]
+    segments = list(files.segments.values())
+    problems = _without_statement(segments, told)
+    if registered is not None:
+        problems += await _unregistered(segments, told, registered)
+    return _result(segments, told, problems)
 
 
-def _read(verifier: Verifier, log: str, name: str, path: Path) -> None:
-    try:
-        with opened(path, name) as file:
-            verifier.read(log, name, file)
-    except FileNotFoundError:
-        return  # it was rotated or archived just now; the next run sees it there
-    except (*UNREADABLE, Damaged) as error:
-        verifier.unreadable(name, str(error))
+def _beginnings(segments: Sequence[Segment]) -> list[Statement]:
+    """As if all that stands before the first of some files had been deleted."""
+    firsts: dict[str, Segment] = {}
+    for segment in sorted(segments, key=lambda segment: segment.first):
+        if segment.rows:
+            firsts.setdefault(segment.log, segment)
+    return [Statement("start", log, first.first - 1, first.before, 0) for log, first in firsts.items()]
+
+
+async def _statements(life: Life, heads: Heads, kept: Sequence[Statement]) -> list[Statement]:
+    told = await asyncio.to_thread(heads.statements)
+    found = list(dict.fromkeys([*kept, *told]))
+    return [each for each in found if life.files.is_log(each.log)]
+
+
+def _without_statement(segments: Sequence[Segment], told: Sequence[Statement]) -> list[Problem]:
+    """Each log that is a chain has a statement of when that began."""
+    said = {each.log for each in told if each.kind == "on"}
+    return [
+        Problem("statement_missing", log, None, None, "", "nothing signed says since when it is a chain")
+        for log in sorted({segment.log for segment in segments if segment.rows} - said)
+    ]
+
+
+async def _unregistered(
+    segments: Sequence[Segment], told: Sequence[Statement], registered: Registered
+) -> list[Problem]:
+    """Daily exports without the chain, from before it was on, which the database does not know."""
+    plain = {
+        segment.file: segment
+        for segment in segments
+        if segment.unchained and not segment.problems and periods(told, segment.log)
+    }
+    known = await registered(list(plain)) if plain else {}
+    detail = "it has no chain, and the database knows no such export"
+    return [Problem("not_in_chain", name, None, None, "", detail) for name in plain if name not in known]
+
+
+def _result(segments: Sequence[Segment], statements: Sequence[Statement], problems: Sequence[Problem] = ()) -> Verified:
+    """After all files: whether they join, and begin and end where the signed statements say."""
+    by_log: dict[str, list[Segment]] = defaultdict(list)
+    for segment in segments:
+        by_log[segment.log].append(segment)
+    found = [*(problem for segment in segments for problem in segment.problems), *problems]
+    heads = {}
+    for log in sorted(by_log.keys() | {each.log for each in statements}):
+        chained = sorted((s for s in by_log[log] if s.rows), key=lambda segment: (segment.first, segment.last))
+        between(log, chained, [each for each in statements if each.log == log], found.append)
+        if chained:
+            heads[log] = f"{chained[-1].last}-{chained[-1].mac}"
+    return Verified(
+        len(segments), sum(s.rows for s in segments), sum(s.unchained for s in segments), heads, found[:_MOST_PROBLEMS]
+    )
