@@ -13,7 +13,7 @@ from tests.api.conftest import BODY, SESSION, TOKEN, Raw, Service, eventually
 
 from chargegate.engines.memory.queue import MemoryQueue
 from chargegate.keys import new_access_key
-from chargegate.queues.base import Message, QueueUnavailable
+from chargegate.queues.base import Message, QueueUnavailable, Stored, put_in_task
 
 CONTENT = json.dumps(BODY).encode()
 JSON = b"content-type: application/json\r\n"
@@ -126,6 +126,9 @@ class Refusing(MemoryQueue):
     async def put(self, message: Message) -> None:
         raise QueueUnavailable("gone")
 
+    def put_then(self, message: Message, done: Stored) -> None:
+        put_in_task(self.put(message), done)
+
 
 def test_a_queue_that_fails_later_is_a_503(serve: Callable[..., Service]) -> None:
     service = serve(queue=Refusing(10))
@@ -149,6 +152,9 @@ class Gated(MemoryQueue):
         while not self.open:
             await asyncio.sleep(0.01)
         await super().put(message)
+
+    def put_then(self, message: Message, done: Stored) -> None:
+        put_in_task(self.put(message), done)
 
 
 def test_a_client_that_leaves_before_its_answer_does_no_harm(serve: Callable[..., Service]) -> None:

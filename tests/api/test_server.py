@@ -16,7 +16,7 @@ from tests.api.conftest import BODY, SESSION, TOKEN, Raw, Service, eventually
 
 from chargegate.api import Server
 from chargegate.engines.memory.queue import MemoryQueue
-from chargegate.queues.base import Message
+from chargegate.queues.base import Message, Stored, put_in_task
 
 POST = f"POST {SESSION} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n".encode()
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -231,6 +231,9 @@ class Slow(MemoryQueue):
         self.waiting += 1
         await self.open.wait()
         await super().put(message)
+
+    def put_then(self, message: Message, done: Stored) -> None:
+        put_in_task(self.put(message), done)
 
 
 def let_in(service: Service, queue: Slow) -> None:

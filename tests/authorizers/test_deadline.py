@@ -84,7 +84,9 @@ def test_a_cancellation_from_outside_wins_over_the_timeout(make_request: MakeReq
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("error", [AuthorizationError("no"), AuthorizationTimeout("late"), CircuitOpen("open")])
+@pytest.mark.parametrize(
+    "error", [AuthorizationError("no"), AuthorizationTimeout("late"), CircuitOpen("no", "open", 0)]
+)
 def test_the_authorizers_own_errors_pass_unchanged(
     error: AuthorizationError, scripted: Script, make_request: MakeRequest
 ) -> None:

@@ -33,7 +33,7 @@ POINTS: dict[str, list[tuple[Any, str, bool]]] = {
     "resumed": [(CsvShards, "resume", AFTER), (RemoteFeed, "start", AFTER)],
     "page read": [(AuditFeed, "_write_missing", BEFORE), (RemoteFeed, "_write", BEFORE)],
     "page written": [(AuditFeed, "_write_missing", AFTER), (RemoteFeed, "_write", AFTER)],
-    "rotating": [(rotating, "_free_name", BEFORE)],
+    "rotating": [(rotating, "free_name", BEFORE)],
     "renamed": [(rotating, "sync_folder", BEFORE)],
     "rotated": [(rotating, "sync_folder", AFTER)],
 }

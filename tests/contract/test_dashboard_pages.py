@@ -533,7 +533,7 @@ def test_anomalies(
         gate.finished(asked)
     eventually(lambda: gate.client.get("/api/v1/anomalies").json()["items"], 40)
     page = visit(gate, **LOOKS[look])
-    page.get_by_role("link", name="1 anomaly goes on.").click()
+    page.get_by_role("link", name="1 anomaly goes on, 1 of them critical.").click()
     heading(page, "Anomalies")
     rows = page.locator("tbody tr")
     expect(rows).to_contain_text("TOKEN_DENIED_WIDELY")

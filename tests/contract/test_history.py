@@ -85,7 +85,7 @@ def test_each_replay_is_told_in_its_place(
     caller = service(callback__retry_delay_ms=10)
     asked = caller.ask(receiver.planned(*[reply(500)] * 9, reply(200)))
     ended = caller.finished(asked)
-    assert ended["callback"]["replays"] == []
+    assert "replays" not in ended["callback"]
     for number in range(1, 4):
         before = ended["processed_at"]
         assert caller.client.post(f"{LETTERS}/{asked.request_id}/replay").status_code == 202

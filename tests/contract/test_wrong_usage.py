@@ -74,23 +74,14 @@ def test_a_range_that_ends_before_it_begins_is_wrong_usage(stopped: Service, com
     assert "--to" in text
 
 
-def test_a_range_that_ends_before_it_begins_is_refused_over_http(service: Callable[..., Service]) -> None:
+def test_a_range_that_ends_before_it_begins_holds_nothing_over_http(service: Callable[..., Service]) -> None:
     running = service()
     times = {"from": "2026-02-01", "to": "2026-01-31"}
-    for path in (
-        "decisions",
-        "dead-letters",
-        "statistics",
-        "statistics/series",
-        "statistics/stations",
-        "audit/timeouts",
-    ):
+    for path in ("decisions", "dead-letters", "statistics/series", "statistics/stations", "audit/timeouts"):
         answer = running.client.get(f"/api/v1/{path}", params=times)
-        assert answer.status_code == 400, path
-        assert "from" in answer.json()["details"]
-        assert running.client.get(f"/api/v1/{path}", params={**times, "to": times["from"]}).status_code == 200
-    answer = running.client.post("/api/v1/dead-letters/replay", params=times, json={})
-    assert answer.status_code == 400
+        assert (answer.status_code, answer.json()["items"]) == (200, []), path
+    assert running.client.get("/api/v1/statistics", params=times).json()["total"] == 0
+    assert running.client.post("/api/v1/dead-letters/replay", params=times).json()["replayed"] == 0
 
 
 @pytest.mark.parametrize("port", ["99999999", "65536", "0", "x", "-1"])

@@ -44,8 +44,11 @@ def schedule(
     async def unknown() -> None:
         return None
 
+    async def nothing() -> None:
+        pass
+
     life = Life(LogFiles(folder / "authorization_audit.log"), AGES, None, "")
-    return Schedule([life], exports, drop_rows, Metrics(), unknown, keep_ms=AGES.keep_ms, turn_s=0.01)
+    return Schedule([life], exports, drop_rows, Metrics(), unknown, sign=nothing, keep_ms=AGES.keep_ms, turn_s=0.01)
 
 
 async def turns(running: Schedule, condition: Callable[[], object]) -> None:

@@ -54,9 +54,6 @@ def read_parameters(request: Request, parameters: Sequence[Parameter[Any]], *, s
                 values[parameter.name] = parameter.parse(given[0])
             except ValueError as error:
                 faults[parameter.name] = str(error)
-    since, until = values.get("from"), values.get("to")
-    if since is not None and until is not None and since > until:
-        faults["from"] = "must not be later than to"
     if strict:
         unknown = [name for name, _ in pairs if name not in values]
         faults.update((_harmless(name), "is not a parameter of this path") for name in unknown)

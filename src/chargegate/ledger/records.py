@@ -3,6 +3,7 @@
 from typing import Annotated, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from chargegate.model import Decision, Hidden, Moment, RequestStatus, ShortHash, TokenHash, Without
 
@@ -58,14 +59,14 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 class CallbackRecord(msgspec.Struct, frozen=True):
     """How a request's callback stands. ``attempts`` are those since the last replay; ``history`` is of all.
-    ``replays``: when it was sent again."""
+    ``replays``: when it was sent again, if it was."""
 
     attempts: int
     last_status_code: int | None
     last_error: str | None
     delivered_at: Moment | None
     history: tuple[AttemptRecord, ...] = ()
-    replays: tuple[Moment, ...] = ()
+    replays: tuple[Moment, ...] | UnsetType = UNSET
 
 
 class RequestRecord(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import astuple
 
 from chargegate.ledger.anomalies import Anomaly, AnomalyType, Change, Severity
@@ -78,7 +79,7 @@ def request_of(row: Sequence[Any]) -> RequestRecord:
     values.update(zip(REQUEST, row[len(DECISION) :], strict=True))
     callback = {name: values.pop(name) for name in _OF_CALLBACK}
     history = callback.pop("history")
-    callback |= {"history": attempts_of(history), "replays": replays_of(history)}
+    callback |= {"history": attempts_of(history), "replays": replays_of(history) or UNSET}
     callback["last_error"] = _error(callback["last_error"])
     status = values["status"] = RequestStatus(values["status"])
     processed_at = values["processed_at"]

@@ -72,7 +72,7 @@ async def story_of(
     steps = list(_steps(record))
     if record.decision is not None:
         recorded = await ledger.recorded(request_id)
-        known = () if record.callback is None else record.callback.replays
+        known = record.callback is not None and record.callback.replays
         # A release that kept no replays kept when the last one began.
         if recorded is not None and recorded.started_at > record.decision.timestamp and not known:
             steps.append(_step(record, recorded.started_at, "replayed", "ledger"))
@@ -128,7 +128,7 @@ def _steps(record: RequestRecord) -> Iterator[Step]:
 
 def _replays(record: RequestRecord, callback: CallbackRecord) -> Iterator[Step]:
     """Each replay, and how the callback had ended before it: with the attempt before, if that is still known."""
-    for at in callback.replays:
+    for at in callback.replays or ():
         yield _step(record, at, "replayed", "ledger")
         before = [attempt for attempt in callback.history if attempt.at < at]
         if before:

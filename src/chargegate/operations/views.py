@@ -41,7 +41,9 @@ def view(
     """The type of what ``shown`` gives for a record, under a name for the OpenAPI document. The ``optional`` fields,
     which come last, are not shown to everybody."""
     fields: list[Any] = [
-        (field.name, field.type | UnsetType, UNSET) if field.name in optional else (field.name, field.type)
+        (field.name, field.type | UnsetType, UNSET)
+        if field.name in optional or UnsetType in get_args(field.type)
+        else (field.name, field.type)
         for field in _fields(record, without)
     ]
     return msgspec.defstruct(name, fields, namespace={"__doc__": record.__doc__})
@@ -63,6 +65,8 @@ def _shown(without: tuple[str, ...], record: msgspec.Struct) -> dict[str, Any]:
     values = {}
     for name, _, show in _fields(type(record), without):
         value = getattr(record, name)
+        if value is UNSET:
+            continue
         values[name] = value if value is None or show is None else show(value)
     return values
 
@@ -75,7 +79,11 @@ def _fields(record: type[msgspec.Struct], without: tuple[str, ...]) -> tuple[_Fi
 
 
 def _field(name: str, hint: Any) -> _Field | None:
-    """What is shown of a field of this type; None where it is hidden."""
+    """What is shown of a field of this type; None where it is hidden. A field that may be unset is then left out."""
+    if get_origin(hint) in (Union, UnionType) and UnsetType in get_args(hint):
+        [inner] = (option for option in get_args(hint) if option is not UnsetType)
+        field = _field(name, inner)
+        return None if field is None else field._replace(type=field.type | UnsetType)
     kind, annotations, optional = _taken_apart(hint)
     outside: Any = hint
     show: Callable[[Any], Any] | None = None

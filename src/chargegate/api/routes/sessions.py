@@ -30,7 +30,6 @@ _EXAMPLE: Final = {
         "last_error": None,
         "delivered_at": "2026-01-31T12:00:00.140Z",
         "history": [{"at": "2026-01-31T12:00:00.128Z", "status_code": 200, "error": None, "duration_ms": 12}],
-        "replays": [],
     },
 }
 
@@ -42,8 +41,8 @@ _EXAMPLE: Final = {
     parameters=[REQUEST_ID],
     description="QUEUED, PROCESSING, COMPLETED (callback delivered), FAILED (callback given up: a dead letter)"
     " or TIMEOUT (the authorizer timed out; its unknown was delivered). A client reads its own requests; an"
-    " administrator reads all, and sees whose they are. Of attempts at the callback and of replays the newest 20"
-    " are kept.",
+    " administrator reads all, and sees whose they are. Of attempts at the callback and of replays, if there"
+    " were any, the newest 20 are kept.",
     answers={200: Answer("The request.", SESSION, example=_EXAMPLE)},
     errors=[404],
 )
