@@ -241,11 +241,13 @@ def test_requests_that_are_refused_are_told_while_all_components_are_up(
             [command, "keys", "create", "--name", name, "--role", role, "--json"],
             capture_output=True, text=True, check=True,
         ).stdout
-        for name, role in (("greedy", "client"), ("operator", "admin"))
+        for name, role in (("greedy", "client"), ("other", "client"), ("operator", "admin"))
     ]  # fmt: skip
-    (key, line), (admin, admin_line) = ((json.loads(text)["key"], json.loads(text)["hash"]) for text in made)
+    (key, line), (_, other_line), (admin, admin_line) = (
+        (json.loads(text)["key"], json.loads(text)["hash"]) for text in made
+    )
     gate = service(
-        security__api_keys=[line, admin_line],
+        security__api_keys=[line, other_line, admin_line],
         authorization__backend="http",
         authorization__url=authorizer.url("/decide"),
         queue__consumer_concurrency=1,
@@ -270,9 +272,13 @@ def test_requests_that_are_refused_are_told_while_all_components_are_up(
     shown = top(gate.url, CHARGEGATE_KEY=admin)
     assert shown["not_known"] == ""
     assert "refused with 503" in " ".join(problem["text"] for problem in shown["problems"])
+
+    def hangs(told: dict[str, Any]) -> bool:
+        return "authorizer has not answered" in " ".join(problem["text"] for problem in told["problems"])
+
     for environ, why in (({}, "an access key"), ({"CHARGEGATE_KEY": key}, "an administrator's access key")):
+        eventually(lambda seen=environ: hangs(top(gate.url, **seen)), 30)
         less = top(gate.url, **environ)
         assert why in less["not_known"]
         assert "Whether others run and work is not known" in less["not_known"]
-        assert "authorizer has not answered" in " ".join(problem["text"] for problem in less["problems"])
     authorizer.release(body["driver_token"])
