@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from chargegate.audit.chain import Chain
-from chargegate.audit.life.heads import Heads, Statement, decoded, lacking_in, lost_in
+from chargegate.audit.life.heads import Heads, Statement, Version, decoded, lacking_in, lost_in
 from chargegate.audit.life.joining import Problem
 from chargegate.ledger.base import NamedValues
 from chargegate.observe import log
@@ -36,6 +36,8 @@ class KeptHeads:
         self._values = values
         self._prefix = f"audit statements {service} "
         self._put: dict[str, str] = {}
+        self._version: Version | None = None  # of the file, when `lost` read it last
+        self._lost = False
 
     async def restore(self) -> None:
         """Take up again what the database has and the file does not. Raises ``LedgerUnavailable`` and ``OSError``."""
@@ -47,8 +49,13 @@ class KeptHeads:
             log.error("a signed statement about the audit was made away; the database has it", **_said(each))
 
     async def lost(self) -> bool:
-        """Whether a row is gone that should be there. Raises ``OSError``."""
-        return bool(lost_in(await asyncio.to_thread(self.heads.statements)))
+        """Whether a row is gone that should be there. The file is read again only where it is another one, because this
+        is asked every few seconds, and each line has a signature. Raises ``OSError``."""
+        version = self.heads.version()
+        if version is None or version != self._version:
+            self._lost = bool(lost_in(await asyncio.to_thread(self.heads.statements)))
+            self._version = version
+        return self._lost
 
     async def keep(self) -> None:
         """Bring the copy up to date. Raises ``LedgerUnavailable`` and ``OSError``."""

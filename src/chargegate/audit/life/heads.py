@@ -85,6 +85,9 @@ def periods(statements: Sequence[Statement], log: str) -> list[tuple[int, int]]:
     return found if since is None else [*found, (since, _EVER)]
 
 
+Version = tuple[int, int, int, int]
+
+
 class Heads:
     """The signed statements of this service. Every method raises ``OSError``."""
 
@@ -189,6 +192,14 @@ class Heads:
             if lacking:
                 self._write([*lacking, *told], damaged)
             return lacking
+
+    def version(self) -> Version | None:
+        """What differs once the file was written or replaced; None where there is no file. Raises ``OSError``."""
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def statements(self) -> list[Statement]:
         """Those that bear our signature."""
