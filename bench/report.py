@@ -10,13 +10,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import decision_tables
 import picture
 from engines import LOW_RATE
 from plan import Figures
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 FIGURES: Final = ROOT / "docs" / "bench.json"
-DOCUMENTS: Final = (ROOT / "README.md", ROOT / "docs" / "capacity.md", ROOT / "docs" / "audit.md")
+DOCUMENTS: Final = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("capacity.md", "audit.md", "dashboard.md")),
+)
 PICTURES: Final = {
     ROOT / "docs" / "bench-light.svg": picture.LIGHT,
     ROOT / "docs" / "bench-dark.svg": picture.DARK,
@@ -87,14 +91,8 @@ def headline(entries: Figures) -> str:
             f"{isolation['p99_ratio']:.2f} of that without",
         ],
     ]
-    queries = [
-        query
-        for found in entries.get("decisions", {}).get("audit", {}).values()
-        for query in found.values()
-        if "large" in query
-    ]
-    if queries:
-        most = max(query["ratio"] for query in queries)
+    if "decisions" in entries:
+        most = decision_tables.grown_most(entries["decisions"]["audit"])
         rows.append(["the query of the audit that grows most, 10⁷ decisions", f"{most:.1f} of that with 10⁴"])
     return table(["on one core, durable, with audit, signatures and log", ""], rows)
 
@@ -258,9 +256,42 @@ def nation(entries: Figures) -> str:
     return table(["", "`kafka://`", "`redis://`", "calculation"], rows)
 
 
+def queries(entries: Figures) -> str:
+    """The audit's queries with few and with very many decisions."""
+    head = decision_tables.heads("ms", *decision_tables.SIZES, "ratio")
+    return table(head, decision_tables.query_rows(entries["decisions"]["audit"]))
+
+
+def dropping(entries: Figures) -> str:
+    """What dropping old months costs those who write."""
+    head = ["recording a decision, ms: p50 / p99 / longest", "before", "while old months are dropped", "dropped"]
+    return table(head, decision_tables.dropping_rows(entries["decisions"]["audit"]))
+
+
+def pages(entries: Figures) -> str:
+    """What the dashboard's pages ask for, with few and with very many decisions."""
+    head = decision_tables.heads("ms", *decision_tables.SIZES, "ratio")
+    return table(head, decision_tables.page_rows(entries["decisions"]["dashboard"]))
+
+
 BLOCKS: Final[Mapping[str, Callable[[Figures], str]]] = {
     each.__name__: each
-    for each in (headline, engines, runs, costs, curve, growth, isolation, paths, workers, nation, sinks)
+    for each in (
+        headline,
+        engines,
+        runs,
+        costs,
+        curve,
+        growth,
+        isolation,
+        paths,
+        workers,
+        nation,
+        sinks,
+        queries,
+        dropping,
+        pages,
+    )
 }
 
 
