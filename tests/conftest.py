@@ -5,12 +5,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
+import forked
 from chargegate.observe import configure_logging, log
 
 # Many tests start the service. Where Python may not keep what it has compiled, each start would compile all of it anew,
@@ -21,17 +23,41 @@ sys.dont_write_bytecode = False
 settings.register_profile("chargegate", settings.default, deadline=None)  # the machine that runs the tests may be busy
 settings.load_profile("chargegate")
 
+forked.install()
+
 pytest_plugins = ["servers.fixtures", "databases", "messages"]
 
 
-# The folders whose files take longest come first, and the small files last, so that all workers of pytest-xdist end at
-# about the same time.
-ORDER = ("test_faults.py", "scaling", "engines", "queues", "contract")
+# All tests of such a server run in one worker of pytest-xdist, because each worker starts servers of its own, and these
+# take seconds of processor time to start. Of the other tests those of a file run in one worker.
+ALONE = ("kafka", "rabbitmq")
+# What takes longest begins first, and the small files are last, so that all workers end at about the same time.
+ORDER = (*ALONE, "test_faults.py", "scaling", "engines", "queues", "contract")
+
+
+def unit(nodeid: str) -> str:
+    """Tests of one unit run in one worker, one after another."""
+    return next((server for server in ALONE if server in nodeid), nodeid.partition("::")[0])
+
+
+class Units(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return unit(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    return Units(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(ORDER)}
-    items.sort(key=lambda item: min(places.get(part, len(ORDER)) for part in item.path.parts))
+    items.sort(key=lambda item: min(places.get(part, len(ORDER)) for part in (unit(item.nodeid), *item.path.parts)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    forked.Popen.allowed = item.get_closest_marker("true_start") is None
+    return (yield)
 
 
 @pytest.fixture(autouse=True)
