@@ -1,5 +1,6 @@
 """Fixtures and hooks for all the tests."""
 
+import gc
 import io
 import json
 import logging
@@ -52,6 +53,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(ORDER)}
     items.sort(key=lambda item: min(places.get(part, len(ORDER)) for part in (unit(item.nodeid), *item.path.parts)))
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # a collection in the middle of a test need not look at all that was imported, nor at all the tests
 
 
 @pytest.hookimpl(wrapper=True)
