@@ -48,7 +48,7 @@ check: install ## Lint, format, types and import rules
 	$(BIN)/lint-imports
 
 soak: servers ## Run the long tests
-	@$(BIN)/pytest -m soak $(ARGS)
+	@CHARGEGATE_TEST_TRUE_STARTS=1 $(BIN)/pytest -m soak $(ARGS)
 
 peer: .venv-peer/.installed ## Install what the benchmark compares with, into .venv-peer
 
