@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from xdist.scheduler import LoadScopeScheduling
 
 import forked
 from chargegate.observe import configure_logging, log
+from distribution import Units, place
 
 # Many tests start the service. Where Python may not keep what it has compiled, each start would compile all of it anew,
 # which takes longer than the rest of the start.
@@ -29,30 +29,12 @@ forked.install()
 pytest_plugins = ["servers.fixtures", "databases", "messages"]
 
 
-# All tests of such a server run in one worker of pytest-xdist, because each worker starts servers of its own, and these
-# take seconds of processor time to start. Of the other tests those of a file run in one worker.
-ALONE = ("kafka", "rabbitmq")
-# What takes longest begins first, and the small files are last, so that all workers end at about the same time.
-ORDER = (*ALONE, "test_faults.py", "scaling", "engines", "queues", "contract")
-
-
-def unit(nodeid: str) -> str:
-    """Tests of one unit run in one worker, one after another."""
-    return next((server for server in ALONE if server in nodeid), nodeid.partition("::")[0])
-
-
-class Units(LoadScopeScheduling):
-    def _split_scope(self, nodeid: str) -> str:
-        return unit(nodeid)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Units | None:
     return Units(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {name: place for place, name in enumerate(ORDER)}
-    items.sort(key=lambda item: min(places.get(part, len(ORDER)) for part in (unit(item.nodeid), *item.path.parts)))
+    items.sort(key=lambda item: place(item.nodeid))
 
 
 def pytest_collection_finish() -> None:
