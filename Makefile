@@ -13,7 +13,7 @@ VERSIONS := locked
 VENV := .venv$(patsubst locked,,$(VERSIONS:lowest=-lowest))$(patsubst python%,-%,$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PYTEST := $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder
 
 .PHONY: help install demo peer run servers test test-without-servers test-lowest check check-speed soak bench pictures chart lock sbom clean
 
@@ -48,7 +48,7 @@ check: install ## Lint, format, types and import rules
 	$(BIN)/lint-imports
 
 soak: servers ## Run the long tests
-	@$(BIN)/pytest -m soak $(ARGS)
+	@CHARGEGATE_TEST_TRUE_STARTS=1 $(BIN)/pytest -m soak $(ARGS)
 
 peer: .venv-peer/.installed ## Install what the benchmark compares with, into .venv-peer
 

@@ -1,17 +1,20 @@
 """Fixtures and hooks for all the tests."""
 
+import gc
 import io
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+import forked
 from chargegate.observe import configure_logging, log
+from distribution import Units, place
 
 # Many tests start the service. Where Python may not keep what it has compiled, each start would compile all of it anew,
 # which takes longer than the rest of the start.
@@ -21,17 +24,28 @@ sys.dont_write_bytecode = False
 settings.register_profile("chargegate", settings.default, deadline=None)  # the machine that runs the tests may be busy
 settings.load_profile("chargegate")
 
+forked.install()
+
 pytest_plugins = ["servers.fixtures", "databases", "messages"]
 
 
-# The folders whose files take longest come first, and the small files last, so that all workers of pytest-xdist end at
-# about the same time.
-ORDER = ("test_faults.py", "scaling", "engines", "queues", "contract")
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Units | None:
+    return Units(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {name: place for place, name in enumerate(ORDER)}
-    items.sort(key=lambda item: min(places.get(part, len(ORDER)) for part in item.path.parts))
+    items.sort(key=lambda item: place(item.nodeid))
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # a collection in the middle of a test need not look at all that was imported, nor at all the tests
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    forked.Popen.allowed = item.get_closest_marker("true_start") is None
+    return (yield)
 
 
 @pytest.fixture(autouse=True)

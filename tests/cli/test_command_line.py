@@ -17,6 +17,7 @@ from chargegate import cli
 
 Run = Callable[..., Any]
 Start = Callable[..., subprocess.Popen[str]]
+pytestmark = pytest.mark.true_start  # the start and the end of a command are what these are about
 
 
 def commands(command: click.Command = cli.chargegate_command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

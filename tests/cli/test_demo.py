@@ -14,6 +14,7 @@ from chargegate.demo.wire import Answer, Call
 from chargegate.model import ACCEPTED_MESSAGE, RequestStatus, Status
 
 Start = Callable[..., subprocess.Popen[str]]
+pytestmark = pytest.mark.true_start  # the demo starts the service as anyone does, and so do these the demo
 
 
 def services(folder: Path) -> list[str]:

@@ -262,9 +262,8 @@ def audit(command: str) -> Callable[..., list[dict[str, Any]]]:
         service: Service, *arguments: str, code: int = 0, largest_file: int = 0, **environ: str
     ) -> list[dict[str, Any]]:
         def limit() -> None:
-            if largest_file:
-                most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, most))
+            most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, most))
 
         done = subprocess.run(
             [command, "audit", *arguments, "--json"],
@@ -274,7 +273,7 @@ def audit(command: str) -> Callable[..., list[dict[str, Any]]]:
             text=True,
             timeout=300,
             check=False,
-            preexec_fn=limit,
+            preexec_fn=limit if largest_file else None,
         )
         assert done.returncode == code, done.stderr
         # An error is one line, but ``verify`` has one for each of its problems.

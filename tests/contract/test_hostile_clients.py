@@ -21,6 +21,7 @@ LIVE = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
 POST = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n".encode()
 MEBI = 1024 * 1024
 IDLE = 5000
+pytestmark = pytest.mark.true_start  # a fork shares memory with the process it came from, and these count it
 
 
 @pytest.fixture(scope="module")

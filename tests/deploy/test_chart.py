@@ -18,8 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -135,6 +133,10 @@ def test_lint_is_clean(helm: str, values: str) -> None:
 
 @pytest.mark.parametrize("values", FILES)
 def test_every_object_fits_its_schema(helm: str, values: str) -> None:
+    # Here, because it takes four seconds of processor time, and each worker of pytest-xdist imports each file.
+    import jsonschema
+    import kubernetes_validate
+
     documents = render(helm, values)
     assert len(documents) >= 5
     for document in documents:
@@ -148,6 +150,9 @@ def test_every_object_fits_its_schema(helm: str, values: str) -> None:
 
 
 def test_an_object_that_is_wrong_does_not_fit(helm: str) -> None:
+    import jsonschema
+    import kubernetes_validate
+
     (service,) = of_kind(render(helm, "default"), "Service")
     service["spec"]["ports"][0]["port"] = "eighty"
     with pytest.raises(kubernetes_validate.ValidationError):

@@ -49,9 +49,9 @@ class Stage:
         self._sent_at = 0.0
 
     def traffic(self) -> None:
-        """A few requests, if the last ones are some time ago."""
-        if time.monotonic() - self._sent_at < 0.3:
-            return
+        """A few requests, some time after the last ones. Who looks in between looks no more often, because the overview
+        and the rules cost more than the requests."""
+        time.sleep(max(0, self._sent_at + 0.4 - time.monotonic()))
         self._sent_at = time.monotonic()
         for _ in range(3):
             assert self.installation.post() in (202, 503)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 import uuid
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,13 +15,13 @@ from scaling.load import Load
 from trying import some_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from outside import Site
-    from scaling.cluster import Cluster, Process
+    from scaling.cluster import Cluster
 
 LEASE_S = 10
-WORK_S = 15  # for decisions and callbacks, on a small machine that also prepares the next engine's cluster
+WORK_S = 15  # for decisions and callbacks, on a small machine
 UNDER_WAY = 200
 UNDER_WAY_FOR_LONG = 500
 
@@ -54,83 +52,53 @@ def test_nothing_is_lost_when_processes_are_killed_for_long(cluster: Cluster, re
     load.check(limit_s=120)
 
 
-class Takeover:
-    """Each engine in turn gets a cluster, whose worker is killed while it holds many requests.
-
-    While the lease of one engine runs out, the cluster of the next is prepared.
-    """
-
-    def __init__(
-        self, clusters: Callable[..., Cluster], receiver: Site, authorizer: Site, under_way: int = UNDER_WAY
-    ) -> None:
-        self._under_way = under_way
-        self._clusters = clusters
-        self._receiver = receiver
-        self._authorizer = authorizer
-        self._preparing = threading.Lock()
-
-    def run(self, engine: Engine) -> str:
-        paths = [f"/held/{uuid.uuid4().hex}" for _ in range(2)]
-        with self._clusters(engine.new_queue(), queue__lease_ms=LEASE_S * 1000) as cluster:
-            with self._preparing:
-                victim, load = self._prepare(cluster, *paths)
-            left = [request_id for request_id in load.accepted if not load.delivered(request_id)]
-            killed_at = time.monotonic()
-            victim.kill()
-            self._authorizer.release(paths[1])
-            load.await_delivered(left, LEASE_S + WORK_S)
-            taken = time.monotonic() - killed_at
-            self._authorizer.release(paths[0])
-            with self._preparing:
-                load.check()
-        return f"{engine.name}: {len(left)} requests, all finished {taken:.1f} s after the kill"
-
-    def _prepare(self, cluster: Cluster, victims: str, others: str) -> tuple[Process, Load]:
-        """The authorizers of both workers do not answer, and the other worker takes few requests at once."""
-        hold = self._authorizer.url
+def takeover(engine: Engine, clusters: Callable[..., Cluster], receiver: Site, authorizer: Site, under_way: int) -> str:
+    """Kill a worker that holds so many requests. What happened is told in a line."""
+    victims, others = (f"/held/{uuid.uuid4().hex}" for _ in range(2))
+    with clusters(engine.new_queue(), queue__lease_ms=LEASE_S * 1000) as cluster:
         cluster.add("api")
+        # The authorizers of both workers do not answer, and the other worker takes few requests at once.
         patient = {"authorization__timeout_ms": 120_000}
-        cluster.add("worker", queue__consumer_concurrency=100, authorization__url=hold(others), **patient)
+        cluster.add("worker", queue__consumer_concurrency=100, authorization__url=authorizer.url(others), **patient)
         victim = cluster.add(
-            "worker", queue__consumer_concurrency=self._under_way + 100, authorization__url=hold(victims), **patient
+            "worker",
+            queue__consumer_concurrency=under_way + 100,
+            authorization__url=authorizer.url(victims),
+            **patient,
         )
         cluster.start()
-        with Load(cluster, self._receiver, per_second=400, flaky=0) as load:
+        with Load(cluster, receiver, per_second=400, flaky=0) as load:
             eventually(
-                lambda: len(self._authorizer.calls_to(victims)) >= self._under_way,
+                lambda: len(authorizer.calls_to(victims)) >= under_way,
                 60,
-                lambda: f"{len(self._authorizer.calls_to(victims))} of {len(load.accepted)} held\n{cluster.tails()}",
+                lambda: f"{len(authorizer.calls_to(victims))} of {len(load.accepted)} held\n{cluster.tails()}",
             )
         cluster.workers.remove(victim)
-        return victim, load
+        left = [request_id for request_id in load.accepted if not load.delivered(request_id)]
+        killed_at = time.monotonic()
+        victim.kill()
+        authorizer.release(others)
+        load.await_delivered(left, LEASE_S + WORK_S)
+        taken = time.monotonic() - killed_at
+        authorizer.release(victims)
+        load.check()
+    return f"{engine.name}: {len(left)} requests, all finished {taken:.1f} s after the kill"
 
 
-@pytest.fixture(scope="session")
-def takeovers(
-    request: pytest.FixtureRequest,
-    new_engine: Callable[[str], Engine],
-    clusters: Callable[..., Cluster],
-    receiver: Site,
-    authorizer: Site,
-) -> Iterator[dict[str, Future[str]]]:
-    """The outcome for each engine that this run selected."""
-    asking = [item for item in request.session.items if takeovers.__name__ in getattr(item, "fixturenames", ())]
-    engines = [new_engine(item.callspec.params["name"]) for item in asking if isinstance(item, pytest.Function)]
-    takeover = Takeover(clusters, receiver, authorizer)
-    with ThreadPoolExecutor(len(engines)) as at_once:
-        yield {engine.name: at_once.submit(takeover.run, engine) for engine in engines}
-
-
-@some_of("name", ENGINES, ["kafka", "redis"])  # the one whose partitions move, and one whose messages have leases
-def test_others_finish_what_a_killed_worker_held(name: str, takeovers: dict[str, Future[str]]) -> None:
-    print(takeovers[name].result())
+@some_of(
+    "engine", ENGINES, ["kafka", "redis"], indirect=True
+)  # one whose partitions move, one whose messages have leases
+def test_others_finish_what_a_killed_worker_held(
+    engine: Engine, clusters: Callable[..., Cluster], receiver: Site, authorizer: Site
+) -> None:
+    print(takeover(engine, clusters, receiver, authorizer, UNDER_WAY))
 
 
 @pytest.mark.soak
 def test_others_finish_the_many_that_a_killed_worker_held(
     engine: Engine, clusters: Callable[..., Cluster], receiver: Site, authorizer: Site
 ) -> None:
-    print(Takeover(clusters, receiver, authorizer, UNDER_WAY_FOR_LONG).run(engine))
+    print(takeover(engine, clusters, receiver, authorizer, UNDER_WAY_FOR_LONG))
 
 
 def come_and_go(cluster: Cluster, load: Load, for_s: float, callbacks: int) -> int:
