@@ -1,8 +1,8 @@
 // The same routes as everybody has, called with the session's cookie.
 
 export class Failed extends Error {
-  constructor(status, answer) {
-    super(answer?.message ?? (status ? `The service answered ${status}.` : "The service does not answer."));
+  constructor(status, answer, message = status ? `The service answered ${status}.` : "The service does not answer.") {
+    super(answer?.message ?? message);
     this.status = status;
     this.details = answer?.details ?? {};
   }
@@ -14,19 +14,21 @@ export async function call(method, path, { body, background = false, signal } = 
   if (background) headers["x-background"] = "1";
   if (method === "POST" || method === "PUT") headers["content-type"] = "application/json";
   let response;
+  let text;
   try {
     response = await fetch(path, {
       method, headers, signal, credentials: "same-origin", redirect: "error", cache: "no-store",
       body: method === "POST" || method === "PUT" ? JSON.stringify(body ?? {}) : undefined,
     });
+    text = await response.text();
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Failed(0, null);
   }
-  const text = await response.text();
   let answer = null;
   try { answer = text ? JSON.parse(text) : null; } catch { /* it is no JSON: a proxy answered */ }
-  if (response.ok) return answer;
+  if (response.ok && (answer !== null || !text)) return answer;
+  if (response.ok) throw new Failed(response.status, null, "What answers is not this service.");
   if (response.status === 401 && !path.endsWith("/dashboard-session")) window.dispatchEvent(new Event("session-ended"));
   throw new Failed(response.status, answer);
 }

@@ -103,6 +103,43 @@ export function copyButton(text, what) {
   }, "Copy");
 }
 
+// Shows children in place of those before. What is the same element stays, so that the keyboard and a marked text stay
+// too; its listeners would stay as well, so that this is for elements without any.
+export function renew(holder, ...children) { follow(holder, make("div", {}, ...children)); }
+
+function follow(old, fresh) {
+  const were = [...old.childNodes];
+  const are = [...fresh.childNodes];
+  are.forEach((node, at) => {
+    const was = were[at];
+    if (!was) old.append(node);
+    else if (was.nodeName !== node.nodeName) was.replaceWith(node);
+    else if (!(node instanceof Element)) { if (was.data !== node.data) was.data = node.data; } else {
+      for (const { name } of [...was.attributes]) if (!node.hasAttribute(name)) was.removeAttribute(name);
+      for (const { name, value } of node.attributes) if (was.getAttribute(name) !== value) was.setAttribute(name, value);
+      follow(was, node);
+    }
+  });
+  were.slice(are.length).forEach((node) => node.remove());
+}
+
+// What has the keyboard within an element, so that it can be found again once that is made anew; empty for nothing.
+export function held(within) {
+  const active = document.activeElement;
+  return within !== active && within.contains(active) ? called(active) : "";
+}
+
+// Gives it back the keyboard; false where it is not there any more.
+export function hold(within, name) {
+  const found = name && [...within.querySelectorAll("a, button, input, select, summary")].find((each) => called(each) === name);
+  if (found) found.focus({ preventScroll: true });
+  return Boolean(found);
+}
+
+function called(control) {
+  return [control.tagName, control.name, control.type === "radio" ? control.value : "", control.getAttribute("aria-label") ?? control.textContent].join(" ");
+}
+
 // Asks before something is done; true if it shall be.
 export function confirmed(question, details, action, danger = false) {
   return new Promise((resolve) => {
