@@ -43,7 +43,7 @@ export async function show(content, { values, go, reload, left }) {
       ["Mark", (item) => boxes[page.items.indexOf(item)]],
       ["Given up", (item) => moment(item.failed_at)],
       ["Request", (item) => make("a", { href: `/dashboard/requests/${item.request_id}`, class: "id" }, item.request_id)],
-      ["Client", (item) => item.client || "–"],
+      ["Client", (item) => item.client || "–", "text"],
       ["Decision", (item) => chip(item.status)],
       ["Attempts", (item) => number(item.attempts), "number"],
       ["Last error", (item) => code(outcome(item.last_status_code, item.last_error))],
