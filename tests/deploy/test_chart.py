@@ -435,6 +435,8 @@ def test_only_the_api_is_seen_from_outside(helm: str) -> None:
         ("config.data_dir=/x", "data_dir"),
         ("mode=cluster", "mode"),
         ("mode=distributed", "queue.url"),
+        ("nameOverride=Gate", "nameOverride"),
+        ("fullnameOverride=gate_1", "fullnameOverride"),
         ("api.replica=3", "replica"),
         ("worker.autoscaling.kind=vpa", "kind"),
         ("image.digest=latest", "digest"),
