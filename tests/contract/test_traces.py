@@ -149,6 +149,32 @@ def test_a_delivery_tells_of_its_last_attempt(
         assert codes == ([None, None, 500] if code else [500, 500, None])
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_the_variables_of_opentelemetry_count(
+    service: Callable[..., Service], receiver: Site, collector: Callable[..., Collector], protocol: str
+) -> None:
+    spans = collector(protocol)
+    traced = service(
+        tracing__otlp_endpoint=spans.url,
+        tracing__protocol=protocol,
+        tracing__sample_ratio=1,
+        environ={
+            "OTEL_SERVICE_NAME": "gate-north",
+            "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
+            "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20collectors-key",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+        },
+    )
+    traced.finished(traced.ask(receiver.url()))
+    resource = whole(spans)["accept"].resource
+    assert resource["service.name"] == "gate-north"
+    assert resource["deployment.environment.name"] == "test"
+    assert resource["chargegate.role"] == "serve"
+    if protocol != "grpc":
+        assert all("authorization: Bearer collectors-key" in head for head in spans.heads)
+        assert all("content-encoding: gzip" in head.lower() for head in spans.heads)
+
+
 def test_stations_are_told_only_where_that_is_asked_for(
     service: Callable[..., Service], receiver: Site, collector: Callable[..., Collector]
 ) -> None:
