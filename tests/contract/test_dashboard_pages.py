@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -453,6 +455,41 @@ def test_the_progress_of_many(
             expect(page.get_by_text(f"Discarding: {ended}")).to_be_visible()
             assert float(bar.get_attribute("value") or 0) == pytest.approx(ended / 6)
     expect(page.locator("#said")).to_have_text("6 dead letters discarded.")
+
+
+def test_letters_of_one_moment_are_sent_again_once(
+    visit: Callable[..., Page],
+    service: Callable[..., Service],
+    receiver: Site,
+    reply: type[Reply],
+    eventually: Callable[..., Any],
+) -> None:
+    """More than a page of them may have been given up in the same millisecond."""
+    gate = service(queue__consumer_concurrency=1)
+    url = receiver.planned(reply(410))
+    letters = [gate.ask(url).request_id for _ in range(450)]
+
+    def given_up() -> float:
+        return gate.metrics()["dead_letters"]
+
+    eventually(lambda: given_up() == len(letters), 60)
+    assert gate.stop() == 0
+    with contextlib.closing(sqlite3.connect(gate.data / "chargegate.db")) as database, database:
+        first = database.execute("SELECT min(processed_at) FROM charging_requests").fetchone()[0]
+        for number, each in enumerate(letters):
+            later = 0 if number < 100 else 1 if number < 350 else 2
+            values = (first + later, each)
+            database.execute("UPDATE charging_requests SET processed_at = ? WHERE request_id = ?", values)
+    receiver.plan(url, reply(how="held"))  # so that they still wait when the next page of them is asked for
+    gate.start()
+    before = len(receiver.calls_to(url))
+    page = visit(gate, "/dashboard/dead-letters")
+    page.get_by_role("button", name="Send all that match again").click()
+    page.get_by_role("dialog").get_by_role("button", name="Send again").click()
+    expect(page.locator("#said")).to_have_text("450 dead letters sent again.")
+    receiver.release(url)
+    eventually(lambda: given_up() == 0, 60)
+    assert len(receiver.calls_to(url)) == before + len(letters)
 
 
 def test_the_access_list(visit: Callable[..., Page], service: Callable[..., Service], tmp_path: Path) -> None:
