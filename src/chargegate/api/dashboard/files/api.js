@@ -8,6 +8,17 @@ export class Failed extends Error {
   }
 }
 
+const SAME_MS = 2000; // a header has whole seconds, and takes its way
+let ahead = 0;
+
+// The service's time in ms, whatever the clock of this machine says.
+export function now() { return Date.now() - ahead; }
+
+function compareClocks(header) {
+  const off = Date.now() - Date.parse(header ?? "");
+  if (!Number.isNaN(off)) ahead = Math.abs(off) > SAME_MS ? off : 0;
+}
+
 // In the background: the page asks by itself, which does not keep a session alive.
 export async function call(method, path, { body, background = false, signal } = {}) {
   const headers = { accept: "application/json" };
@@ -20,6 +31,7 @@ export async function call(method, path, { body, background = false, signal } = 
       method, headers, signal, credentials: "same-origin", redirect: "error", cache: "no-store",
       body: method === "POST" || method === "PUT" ? JSON.stringify(body ?? {}) : undefined,
     });
+    compareClocks(response.headers.get("date"));
     text = await response.text();
   } catch (error) {
     if (error.name === "AbortError") throw error;

@@ -1,4 +1,4 @@
-import { get, query } from "./api.js";
+import { get, now, query } from "./api.js";
 import { chip, code, duration, field, make, moment, table } from "./dom.js";
 
 const PATH = "/dashboard/requests";
@@ -75,7 +75,7 @@ function shape(state) {
       ["Accepted", (item) => moment(item.created_at)], request, station, ["Client", (item) => item.client || "–", "text"],
       ["Stands at", (item) => item.decision ? "callback under way" : item.status === "QUEUED" ? "waits for a worker" : "the authorizer is asked"],
       ["Decision", (item) => item.decision ? chip(item.decision.status) : "none yet"],
-      ["For", (item) => duration(Date.now() - new Date(item.created_at)), "number"],
+      ["For", (item) => duration(Math.max(0, now() - new Date(item.created_at))), "number"],
     ], "No request that matches is under way."];
   }
   if (state === "given_up") {
