@@ -123,15 +123,19 @@ function follow(old, fresh) {
   were.slice(are.length).forEach((node) => node.remove());
 }
 
-// What has the keyboard within an element, so that it can be found again once that is made anew; empty for nothing.
+const controls = (within, name) => [...within.querySelectorAll("a, button, input, select, summary")].filter((each) => called(each) === name);
+
+// What has the keyboard within an element, so that it can be found again once that is made anew; null for nothing.
 export function held(within) {
   const active = document.activeElement;
-  return within !== active && within.contains(active) ? called(active) : "";
+  if (within === active || !within.contains(active)) return null;
+  const name = called(active);
+  return { name, at: controls(within, name).indexOf(active) };
 }
 
 // Gives it back the keyboard; false where it is not there any more.
-export function hold(within, name) {
-  const found = name && [...within.querySelectorAll("a, button, input, select, summary")].find((each) => called(each) === name);
+export function hold(within, keyboard) {
+  const found = keyboard && controls(within, keyboard.name)[keyboard.at];
   if (found) found.focus({ preventScroll: true });
   return Boolean(found);
 }
