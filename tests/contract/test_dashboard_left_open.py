@@ -176,6 +176,26 @@ def test_another_visitor_does_not_see_the_page_of_the_one_before(
     expect(page.get_by_text("This page needs an admin's access key.")).to_be_visible()
 
 
+def test_work_that_ends_later_leaves_the_next_page_alone(
+    visit: Callable[..., Page], service: Callable[..., Service], receiver: Site, reply: type[Reply]
+) -> None:
+    gate = service(callback__retry_delay_ms=10)
+    lost = gate.ask(receiver.planned(reply(410)))
+    gate.finished(lost)
+    page = visit(gate, "/dashboard/dead-letters")
+    kept_back: list[Any] = []
+    page.route("**/discard", lambda route: kept_back.append(route))  # noqa: PLW0108 - Playwright takes no method of a list
+    with page.expect_request("**/discard"):
+        page.get_by_role("button", name=f"Discard: {lost.request_id}").click()
+        page.get_by_role("dialog").get_by_role("button", name="Discard").click()
+    page.get_by_role("navigation").get_by_role("link", name="Access list").click()
+    page.get_by_label("Note").fill("typed meanwhile")
+    with page.expect_response("**/discard"):
+        kept_back[0].continue_()
+    expect(page.locator("#said")).to_have_text("1 dead letter discarded.")
+    expect(page.get_by_label("Note")).to_have_value("typed meanwhile")
+
+
 @pytest.mark.parametrize("way", ["back", "session"])
 def test_a_question_does_not_outlive_its_page(
     visit: Callable[..., Page],

@@ -71,7 +71,7 @@ async function show({ focus = false } = {}) {
   const keyboard = held(main);
   main.replaceChildren(content);
   (asked ? showRequest : page.fill)(content, {
-    visitor, go, reload: show, left: left.signal, id: asked?.[1].toLowerCase(),
+    visitor, go, reload: () => { if (!left.signal.aborted) show(); }, left: left.signal, id: asked?.[1].toLowerCase(),
     values: Object.fromEntries(new URLSearchParams(location.search)),
     every: (ms, work) => every(ms, work, left.signal),
   });
