@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 import sqlite3
 import uuid
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from browsing import accessible, heading, keys
+from browsing import PLAIN_HOST, accessible, heading, keys
 from trying import some_of
 
 if TYPE_CHECKING:
@@ -293,6 +294,29 @@ def test_the_story_of_one_request(
     assert gate.session(asked.request_id)["status"] == "COMPLETED"
     page.goto(f"/dashboard/requests/{uuid.uuid4()}")
     expect(page.get_by_text("There is no request with this id")).to_be_visible()
+
+
+def test_copying_works_over_plain_http_too(
+    visit: Callable[..., Page], service: Callable[..., Service], receiver: Site
+) -> None:
+    """A browser gives pages over plain HTTP no clipboard, unless they are of its own machine."""
+    gate = service(server__allowed_hosts=[PLAIN_HOST])
+    asked = gate.ask(receiver.url())
+    gate.finished(asked)
+    here = visit(gate, f"/dashboard/requests/{asked.request_id}")
+    elsewhere = copy.copy(gate)
+    elsewhere.url = f"http://{PLAIN_HOST}:{gate.port}"
+    page = visit(elsewhere, f"/dashboard/requests/{asked.request_id}", permissions=[])
+    assert page.evaluate("() => isSecureContext") is False
+    for name, text in (("Copy the station id", asked.station_id), ("Copy the link", page.url)):
+        button = page.get_by_role("button", name=name)
+        button.click()
+        expect(page.locator("#said")).to_have_text(re.compile("^Copied "))
+        expect(button).to_be_focused()
+        here.bring_to_front()
+        assert here.evaluate("() => navigator.clipboard.readText()") == text
+        page.bring_to_front()
+    accessible(page)
 
 
 def test_each_replay_stands_in_its_place_with_its_time(

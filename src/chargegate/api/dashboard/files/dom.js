@@ -92,15 +92,27 @@ export function field(label, control, wide = false) {
 export function copyButton(text, what) {
   return make("button", {
     type: "button", class: "small", "aria-label": `Copy ${what}`,
-    onclick: async () => {
-      try {
-        await navigator.clipboard.writeText(text);
-        say(`Copied ${what}.`);
-      } catch {
-        say("The browser does not allow copying here.");
-      }
-    },
+    onclick: () => copy(text, what),
   }, "Copy");
+}
+
+export async function copy(text, what) {
+  let copied = true;
+  try { await navigator.clipboard.writeText(text); } catch { copied = copiedAsMarked(text); }
+  say(copied ? `Copied ${what}.` : "The browser does not allow copying here.");
+}
+
+// Over plain HTTP a browser has no clipboard for pages, but copies what is marked.
+function copiedAsMarked(text) {
+  const before = document.activeElement;
+  const field = make("textarea", { class: "unseen", readonly: true, "aria-hidden": "true", tabindex: "-1" });
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  const copied = document.execCommand("copy");
+  field.remove();
+  before?.focus({ preventScroll: true });
+  return copied;
 }
 
 // Shows children in place of those before. What is the same element stays, so that the keyboard and a marked text stay

@@ -1,5 +1,5 @@
 import { get, post } from "./api.js";
-import { chip, confirmed, copyButton, duration, held, hold, make, moment, say } from "./dom.js";
+import { chip, confirmed, copy, copyButton, duration, held, hold, make, moment, say } from "./dom.js";
 import { outcome, problem } from "./requests.js";
 
 const KEPT = 20;
@@ -63,9 +63,6 @@ function withCopy(text, what) {
   return make("span", { class: "row" }, make("span", { class: "id" }, text), copyButton(text, what));
 }
 
-async function copy(text, what) {
-  try { await navigator.clipboard.writeText(text); say(`Copied ${what}.`); } catch { say("The browser does not allow copying here."); }
-}
 const copyAll = (request) => copy(JSON.stringify(request, null, 2), "the request");
 const copyLink = () => copy(location.href, "the link");
 
