@@ -59,8 +59,9 @@ class Visit:
         self._service = service
 
     def _console(self, message: Any) -> None:
-        # A refused request is shown by the page, and noted by the browser.
-        if message.type == "error" and "Failed to load resource" not in message.text:
+        # A refused request is shown by the page, and noted by the browser, as is a header that plain HTTP cannot have.
+        noted = ("Failed to load resource", "Cross-Origin-Opener-Policy header has been ignored")
+        if message.type == "error" and not any(each in message.text for each in noted):
             self.faults.append(message.text)
 
     def close(self) -> None:
