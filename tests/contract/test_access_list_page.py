@@ -287,6 +287,22 @@ def test_a_typed_token_does_not_stay(visit: Callable[..., Page], gate: Service, 
     assert not [text for text in typed(page) if driver in text]
 
 
+def test_one_entry_after_another_is_stored_by_keyboard(visit: Callable[..., Page], gate: Service) -> None:
+    page = visit(gate, PATH)
+    tokens = [token() for _ in range(3)]
+    field = section(page, "Add or replace an entry").get_by_label("Driver token")
+    field.focus()
+    for each in tokens:
+        before = field.element_handle()
+        page.keyboard.type(each)
+        page.keyboard.press("Enter")
+        page.wait_for_function("(field) => !field.isConnected", arg=before)  # the page is made anew
+        expect(field).to_be_focused()
+    assert all(
+        gate.client.post("/api/v1/acl/search", json={"driver_token": each}).status_code == 200 for each in tokens
+    )
+
+
 def test_a_refused_entry_can_be_mended_without_its_token(
     visit: Callable[..., Page], service: Callable[..., Service]
 ) -> None:

@@ -231,6 +231,27 @@ def test_behind_tls_the_cookie_is_secure(shared: Service, keys: dict[str, Key]) 
     assert "; Secure" in answer.headers["set-cookie"]
 
 
+def test_behind_tls_a_renewed_cookie_is_secure_too(
+    service: Callable[..., Service], keys: dict[str, Key], eventually: Callable[..., Any]
+) -> None:
+    """A browser says no Origin with a GET of its own page. Without ``Secure`` the renewed cookie would go over plain
+    HTTP as well."""
+    gate = service(security__api_keys=lines(keys), dashboard__session_idle_ms=2000)
+    signing_in = client(gate, origin=f"https://127.0.0.1:{gate.port}")
+    first = signing_in.post(SESSION, json={"access_key": keys["ops"].secret}).headers["set-cookie"]
+    assert "; Secure" in first
+    page = client(gate, cookie=first.partition(";")[0])
+
+    def renewed() -> str:
+        answer = page.get(OVERVIEW)
+        assert answer.status_code == 200
+        return str(answer.headers.get("set-cookie", ""))
+
+    again = eventually(renewed)
+    assert "; Secure" in again
+    assert {"HttpOnly", "SameSite=Strict"} <= {part.strip() for part in again.split(";")}
+
+
 WRONG = ["", " ", "x", "cg_admin_" + "A" * 43, "cg_admin_" + "ü" * 43, 7, None, ["x"], "x" * 501]
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import re
+import sqlite3
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from browsing import accessible, heading, keys
+from browsing import PLAIN_HOST, accessible, heading, keys
 from trying import some_of
 
 if TYPE_CHECKING:
@@ -293,6 +296,29 @@ def test_the_story_of_one_request(
     expect(page.get_by_text("There is no request with this id")).to_be_visible()
 
 
+def test_copying_works_over_plain_http_too(
+    visit: Callable[..., Page], service: Callable[..., Service], receiver: Site
+) -> None:
+    """A browser gives pages over plain HTTP no clipboard, unless they are of its own machine."""
+    gate = service(server__allowed_hosts=[PLAIN_HOST])
+    asked = gate.ask(receiver.url())
+    gate.finished(asked)
+    here = visit(gate, f"/dashboard/requests/{asked.request_id}")
+    elsewhere = copy.copy(gate)
+    elsewhere.url = f"http://{PLAIN_HOST}:{gate.port}"
+    page = visit(elsewhere, f"/dashboard/requests/{asked.request_id}", permissions=[])
+    assert page.evaluate("() => isSecureContext") is False
+    for name, text in (("Copy the station id", asked.station_id), ("Copy the link", page.url)):
+        button = page.get_by_role("button", name=name)
+        button.click()
+        expect(page.locator("#said")).to_have_text(re.compile("^Copied "))
+        expect(button).to_be_focused()
+        here.bring_to_front()
+        assert here.evaluate("() => navigator.clipboard.readText()") == text
+        page.bring_to_front()
+    accessible(page)
+
+
 def test_each_replay_stands_in_its_place_with_its_time(
     visit: Callable[..., Page],
     service: Callable[..., Service],
@@ -453,6 +479,41 @@ def test_the_progress_of_many(
             expect(page.get_by_text(f"Discarding: {ended}")).to_be_visible()
             assert float(bar.get_attribute("value") or 0) == pytest.approx(ended / 6)
     expect(page.locator("#said")).to_have_text("6 dead letters discarded.")
+
+
+def test_letters_of_one_moment_are_sent_again_once(
+    visit: Callable[..., Page],
+    service: Callable[..., Service],
+    receiver: Site,
+    reply: type[Reply],
+    eventually: Callable[..., Any],
+) -> None:
+    """More than a page of them may have been given up in the same millisecond."""
+    gate = service(queue__consumer_concurrency=1)
+    url = receiver.planned(reply(410))
+    letters = [gate.ask(url).request_id for _ in range(450)]
+
+    def given_up() -> float:
+        return gate.metrics()["dead_letters"]
+
+    eventually(lambda: given_up() == len(letters), 60)
+    assert gate.stop() == 0
+    with contextlib.closing(sqlite3.connect(gate.data / "chargegate.db")) as database, database:
+        first = database.execute("SELECT min(processed_at) FROM charging_requests").fetchone()[0]
+        for number, each in enumerate(letters):
+            later = 0 if number < 100 else 1 if number < 350 else 2
+            values = (first + later, each)
+            database.execute("UPDATE charging_requests SET processed_at = ? WHERE request_id = ?", values)
+    receiver.plan(url, reply(how="held"))  # so that they still wait when the next page of them is asked for
+    gate.start()
+    before = len(receiver.calls_to(url))
+    page = visit(gate, "/dashboard/dead-letters")
+    page.get_by_role("button", name="Send all that match again").click()
+    page.get_by_role("dialog").get_by_role("button", name="Send again").click()
+    expect(page.locator("#said")).to_have_text("450 dead letters sent again.")
+    receiver.release(url)
+    eventually(lambda: given_up() == 0, 60)
+    assert len(receiver.calls_to(url)) == before + len(letters)
 
 
 def test_the_access_list(visit: Callable[..., Page], service: Callable[..., Service], tmp_path: Path) -> None:

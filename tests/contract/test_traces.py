@@ -129,6 +129,52 @@ def test_nothing_secret_reaches_the_collector(
     assert all(span.error and span.attributes["error.type"] for span in failed)
 
 
+def test_a_delivery_tells_of_its_last_attempt(
+    service: Callable[..., Service], receiver: Site, reply: type[Reply], collector: Callable[..., Collector]
+) -> None:
+    """A status code belongs to the attempt that got it. The next one may get none."""
+    spans = collector()
+    traced = service(tracing__otlp_endpoint=spans.url, tracing__sample_ratio=1, callback__retry_delay_ms=20)
+    cut = reply(how="cut", raw=b"HTTP/1.1 2")
+    replies = {500: [cut, cut, reply(500)], None: [reply(500), reply(500), cut]}
+    asked = {code: traced.ask(receiver.planned(*planned)) for code, planned in replies.items()}
+    for code, each in asked.items():
+        assert traced.finished(each)["callback"]["last_status_code"] == code
+    eventually(lambda: spans.names().count("deliver") == len(asked), 40, "not all came")
+    delivered = {span.attributes["chargegate.request_id"]: span for span in spans.spans() if span.name == "deliver"}
+    for code, each in asked.items():
+        span = delivered[each.request_id]
+        assert span.attributes.get("http.response.status_code") == code
+        codes = [attributes.get("http.response.status_code") for _, attributes in span.events]
+        assert codes == ([None, None, 500] if code else [500, 500, None])
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_the_variables_of_opentelemetry_count(
+    service: Callable[..., Service], receiver: Site, collector: Callable[..., Collector], protocol: str
+) -> None:
+    spans = collector(protocol)
+    traced = service(
+        tracing__otlp_endpoint=spans.url,
+        tracing__protocol=protocol,
+        tracing__sample_ratio=1,
+        environ={
+            "OTEL_SERVICE_NAME": "gate-north",
+            "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
+            "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20collectors-key",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+        },
+    )
+    traced.finished(traced.ask(receiver.url()))
+    resource = whole(spans)["accept"].resource
+    assert resource["service.name"] == "gate-north"
+    assert resource["deployment.environment.name"] == "test"
+    assert resource["chargegate.role"] == "serve"
+    if protocol != "grpc":
+        assert all("authorization: Bearer collectors-key" in head for head in spans.heads)
+        assert all("content-encoding: gzip" in head.lower() for head in spans.heads)
+
+
 def test_stations_are_told_only_where_that_is_asked_for(
     service: Callable[..., Service], receiver: Site, collector: Callable[..., Collector]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 import uuid
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,27 @@ if TYPE_CHECKING:
     from tests.contract.conftest import Reply, Service, Site
 
 pytestmark = pytest.mark.servers  # it needs what `make servers` installs
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_the_clock_of_the_browser_does_not_count(
+    visit: Callable[..., Page],
+    service: Callable[..., Service],
+    authorizer: Site,
+    receiver: Site,
+    reply: type[Reply],
+    hours: int,
+) -> None:
+    gate = service(authorization__backend="http", authorization__url=authorizer.url("/decide"))
+    token = f"held-{uuid.uuid4().hex}"
+    authorizer.plan(token, reply(200, how="held"))
+    gate.ask(receiver.url(), driver_token=token)
+    page = visit(gate, "/dashboard/requests")
+    page.clock.set_system_time(dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours))
+    page.get_by_label("State").select_option("under way")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.locator("tbody td").last).to_have_text(re.compile(r"^[0-9.]+ m?s$"))
+    authorizer.release(token)
 
 
 def test_requests_are_found_by_their_state(

@@ -321,6 +321,43 @@ def test_the_jobs_of_the_audit_are_commands(helm: str) -> None:
             assert "podAffinity" in pod.spec["affinity"]
 
 
+LONG = "a-release-whose-name-is-as-long-as-helm-lets-it-be-53"
+
+
+@pytest.mark.parametrize("values", FILES)
+def test_no_name_is_longer_than_kubernetes_takes(helm: str, values: str) -> None:
+    """Of 52 characters at most is the name of a CronJob (it gets 11 more for each Job), of 63 that of a Service and of
+    each label."""
+    job = "auditJobs.weekly-verifies"
+    given = ["--set", f"{job}.enabled=true,{job}.schedule=0 0 * * 0,{job}.args={{audit,verify}}"]
+    if values != "default":
+        given += ["-f", str(CHART / "ci" / values)]
+    done = subprocess.run(
+        [helm, "template", LONG, str(CHART), *given], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    documents = [document for document in yaml.safe_load_all(done.stdout) if document]
+    assert of_kind(documents, "CronJob")
+    for document in documents:
+        most = 52 if document["kind"] == "CronJob" else 63
+        name = document["metadata"]["name"]
+        assert len(name) <= most, (document["kind"], name)
+        for value in document["metadata"].get("labels", {}).values():
+            assert re.fullmatch(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?", value), value
+
+
+@pytest.mark.parametrize("name", ["ends-with-", "Upper", "with_line", "of-sixteen-chars"])
+def test_a_job_whose_name_kubernetes_would_refuse_is_refused(helm: str, name: str) -> None:
+    code, _, err = template(
+        helm,
+        "default",
+        "--set-json",
+        f'auditJobs={{"{name}": {{"enabled": false, "schedule": "@daily", "args": ["audit"]}}}}',
+    )
+    assert code != 0
+    assert name in err
+
+
 def by_role(documents: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
     return {
         document["metadata"]["labels"]["app.kubernetes.io/component"]: document["spec"]
@@ -403,6 +440,8 @@ def test_only_the_api_is_seen_from_outside(helm: str) -> None:
         ("config.data_dir=/x", "data_dir"),
         ("mode=cluster", "mode"),
         ("mode=distributed", "queue.url"),
+        ("nameOverride=Gate", "nameOverride"),
+        ("fullnameOverride=gate_1", "fullnameOverride"),
         ("api.replica=3", "replica"),
         ("worker.autoscaling.kind=vpa", "kind"),
         ("image.digest=latest", "digest"),

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.servers  # Prometheus is provisioned together with the 
 
 LIMIT_S = 90
 # Whether this machine is slow is not what these tests are about.
-MACHINE = {"ChargegateSlowAnswers", "ChargegateSlowAnswersForHours"}
+MACHINE = {"ChargegateSlowAnswers", "ChargegateSlowAnswersForHours", "ChargegateDown"}
 
 
 class Stage:
@@ -244,6 +244,15 @@ def test_a_fault_is_seen_raises_its_alerts_and_ends(
         assert seen - {f"Chargegate{alert}" for alert in fault.perhaps} == alerts
     finally:
         page.close()
+
+
+def test_no_api_is_an_alert_although_a_worker_runs(apart: Stage) -> None:
+    """Nothing else would be raised, because nothing is accepted that could wait."""
+    installation = apart.installation
+    installation.kill("api")
+    eventually(lambda: "ChargegateDown" in installation.firing(), LIMIT_S, installation.told)
+    installation.start("api")
+    eventually(lambda: "ChargegateDown" not in installation.firing(), LIMIT_S, installation.told)
 
 
 def raised(stage: Stage, alerts: set[str]) -> set[str]:

@@ -7,11 +7,13 @@ from chargegate.keys import Keyring, Session, read_session, sign_session
 
 KEYRING, OTHER = Keyring([b"k" * 32], b"h" * 32), Keyring([b"k" * 32], b"i" * 32)
 SESSION = Session.opened(bytes(range(32)), 1_700_000_000_000)
+OVER_TLS = Session.opened(bytes(range(32)), 1_700_000_000_000, over_tls=True)
 TEXT = sign_session(KEYRING, SESSION)
 
 
 def test_it_comes_back_as_it_was() -> None:
     assert read_session(KEYRING, TEXT) == SESSION
+    assert read_session(KEYRING, sign_session(KEYRING, OVER_TLS)) == OVER_TLS
     assert read_session(OTHER, TEXT) is None
 
 

@@ -34,6 +34,22 @@ def test_recent_decisions_are_those_of_half_a_minute() -> None:
     assert looks.recent() == Recent(0, 0, 0, 0, 0, 0)
 
 
+def test_what_was_seen_before_the_clock_was_set_back_is_not_recent() -> None:
+    looks = Looks()
+    for after_s in range(3600, 3660, 2):
+        looks.note(look(after_s, after_s - 3600, after_s * 100, refused=after_s), [minute(60, after_s, after_s)])
+    assert looks.recent().unknown
+    assert looks.more_dead_letters()
+    for after_s in range(0, 60, 2):
+        looks.note(look(after_s, 58, 365_800, refused=3658), [minute(0, 10)])
+        assert looks.recent().unknown == 0
+        assert looks.more_dead_letters() == 0
+        assert looks.refused() == (0, 0)
+        assert looks.since(START).timestamp == START
+    points = looks.series(MINUTE_MS, 120, START + 60_000, []).points
+    assert [point.timestamp for point in points if point.dead_letters is not None] == [START]
+
+
 def test_refused_requests_are_those_of_half_a_minute() -> None:
     looks = Looks()
     for after_s, accepted, refused in ((0, 5, 3), (31, 20, 4), (60, 22, 10)):

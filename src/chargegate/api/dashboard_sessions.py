@@ -7,6 +7,7 @@ their time stands in the database. While that is away, a process knows those tha
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import msgspec
 from starlette.types import Scope
 
 from chargegate.api.access import RateLimit, network_of, require_role
@@ -65,7 +66,7 @@ class Sessions:
                 {"access_key": "is not a configured key"},
                 {"www-authenticate": "Bearer"},
             )
-        return key, self._cookie(Session.opened(key.digest, self._clock()), scope)
+        return key, self._cookie(Session.opened(key.digest, self._clock(), over_tls=_is_over_tls(scope)))
 
     async def caller(self, scope: Scope, headers: Mapping[bytes, bytes], role: Role) -> AccessKey | None:
         """Whose request this is by its session; None where it has no session that holds. Raises ``Refused`` (403) for
@@ -78,8 +79,7 @@ class Sessions:
             raise Refused(403, "forbidden", "A session may only be used by the service's own pages.")
         require_role(key, role)
         if BACKGROUND not in headers and self._clock() - session.seen_at >= self._renewed_every_ms:
-            renewed = Session(session.id, session.key_digest, session.opened_at, self._clock())
-            scope["set_cookie"] = self._cookie(renewed, scope)
+            scope["set_cookie"] = self._cookie(msgspec.structs.replace(session, seen_at=self._clock()))
         return key
 
     async def end(self, scope: Scope, headers: Mapping[bytes, bytes]) -> str:
@@ -96,7 +96,7 @@ class Sessions:
             self._ended[session.id] = until
             await self._values.put_value(_ENDED + session.id, str(until))
             await self._forget_ended()
-        return self._attributes("", 0, scope)
+        return _attributes("", 0, over_tls=_is_over_tls(scope))
 
     async def _forget_ended(self) -> None:
         """Those that would be over by now in any case."""
@@ -125,13 +125,14 @@ class Sessions:
     def _renewed_every_ms(self) -> int:
         return min(_RENEWED_AT_MOST_EVERY_MS, self._idle_ms // 10)
 
-    def _cookie(self, session: Session, scope: Scope) -> str:
+    def _cookie(self, session: Session) -> str:
         left_ms = min(self._idle_ms, session.opened_at + self._max_ms - self._clock())
-        return self._attributes(sign_session(self._keyring, session), max(1, left_ms // 1000), scope)
+        return _attributes(sign_session(self._keyring, session), max(1, left_ms // 1000), over_tls=session.over_tls)
 
-    def _attributes(self, value: str, max_age_s: int, scope: Scope) -> str:
-        secure = "; Secure" if _is_over_tls(scope) else ""
-        return f"{COOKIE}={value}; Path={PATH}; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{secure}"
+
+def _attributes(value: str, max_age_s: int, *, over_tls: bool) -> str:
+    secure = "; Secure" if over_tls else ""
+    return f"{COOKIE}={value}; Path={PATH}; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{secure}"
 
 
 def cookie_in(headers: Mapping[bytes, bytes]) -> str:
@@ -144,6 +145,7 @@ def cookie_in(headers: Mapping[bytes, bytes]) -> str:
 
 
 def _is_over_tls(scope: Scope) -> bool:
-    """Also where a proxy ends TLS: the browser says so in ``Origin``, which was compared with ``Host``."""
+    """Also where a proxy ends TLS: the browser says so in ``Origin``, which was compared with ``Host``. It sends none
+    with a GET, so that a session keeps what was said as it was opened."""
     headers: dict[bytes, Any] = dict(scope["headers"])
     return bool(scope["scheme"] == "https" or headers.get(b"origin", b"").lower().startswith(b"https://"))

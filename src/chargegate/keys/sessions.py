@@ -13,25 +13,28 @@ from chargegate.keys.keyring import Keyring
 
 _PURPOSE: Final = "session of the dashboard"  # no client can be called so: a name has no blanks
 _MAX_TEXT: Final = 400
+_OVER_TLS: Final = "tls"
 
 
 class Session(msgspec.Struct, frozen=True):
     """Who signed in with which access key, and when. ``key_digest`` is the SHA-256 of the key. Times are Unix
-    milliseconds."""
+    milliseconds. ``over_tls``: the browser spoke TLS as it signed in, to the service or to a proxy in front of it."""
 
     id: str
     key_digest: bytes
     opened_at: int
     seen_at: int
+    over_tls: bool = False
 
     @classmethod
-    def opened(cls, key_digest: bytes, at: int) -> "Session":
-        return cls(secrets.token_urlsafe(16), key_digest, at, at)
+    def opened(cls, key_digest: bytes, at: int, *, over_tls: bool = False) -> "Session":
+        return cls(secrets.token_urlsafe(16), key_digest, at, at, over_tls)
 
 
 def sign_session(keyring: Keyring, session: Session) -> str:
     """The session as text for a cookie."""
-    body = ".".join([session.id, session.key_digest.hex(), str(session.opened_at), str(session.seen_at)])
+    way = [_OVER_TLS] if session.over_tls else []
+    body = ".".join([session.id, session.key_digest.hex(), str(session.opened_at), str(session.seen_at), *way])
     return f"{body}.{keyring.digest(_PURPOSE, body)}"
 
 
@@ -42,5 +45,5 @@ def read_session(keyring: Keyring, text: str) -> Session | None:
         return None
     if not hmac.compare_digest(keyring.digest(_PURPOSE, body), signature):
         return None
-    session_id, digest, opened_at, seen_at = body.split(".")
-    return Session(session_id, bytes.fromhex(digest), int(opened_at), int(seen_at))
+    session_id, digest, opened_at, seen_at, *way = body.split(".")
+    return Session(session_id, bytes.fromhex(digest), int(opened_at), int(seen_at), way == [_OVER_TLS])

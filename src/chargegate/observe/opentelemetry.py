@@ -38,11 +38,12 @@ Attributes = Mapping[str, str | int | bool]
 class TracedSpan(Span):
     """A span that is sent when it has ended."""
 
-    __slots__ = ("_span", "_stations")
+    __slots__ = ("_last_code", "_span", "_stations")
 
     def __init__(self, span: Recording, *, stations: bool) -> None:
         self._span = span
         self._stations = stations
+        self._last_code: int | None = None
 
     @property
     def traceparent(self) -> str:
@@ -71,12 +72,14 @@ class TracedSpan(Span):
         }
         if status_code is not None:
             attributes["http.response.status_code"] = status_code
-            self._span.set_attribute("http.response.status_code", status_code)
         if error:
             attributes["error.type"] = error
+        self._last_code = status_code  # that of the span is of its last attempt, and cannot be taken back
         self._span.add_event("attempt", attributes)
 
     def ended(self, error: str | None = None) -> None:
+        if self._last_code is not None:
+            self._span.set_attribute("http.response.status_code", self._last_code)
         if error:
             self._span.set_attribute("error.type", error)
             self._span.set_status(Status(StatusCode.ERROR))

@@ -98,6 +98,8 @@ class Looks:
 
     def note(self, look: Look, minutes: Sequence[UnitCounts] | None) -> None:
         """``minutes``: the decisions of the last minutes, the current one included; None where they are not known."""
+        if self._looks and look.timestamp < self._looks[-1].timestamp - RECENT_MS:
+            self._forget_what_is_later(look.timestamp)
         self._looks.append(look)
         if self._minutes and self._minutes[-1].timestamp // MINUTE_MS == look.timestamp // MINUTE_MS:
             self._minutes[-1] = _worse(self._minutes[-1], look)
@@ -107,6 +109,13 @@ class Looks:
             self._told.append((look.timestamp, {one.start: one for one in minutes}))
         while len(self._told) > 1 and self._told[1][0] <= look.timestamp - RECENT_MS:
             self._told.popleft()
+
+    def _forget_what_is_later(self, now: int) -> None:
+        """The clock was set back: what was seen before would be recent until it has caught up."""
+        self._looks.clear()
+        self._told.clear()
+        while self._minutes and self._minutes[-1].timestamp > now:
+            self._minutes.pop()
 
     def since(self, at: int) -> Look:
         """The first look since then. There must be one."""

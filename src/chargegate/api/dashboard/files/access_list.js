@@ -112,7 +112,7 @@ function entries(items, reload) {
     ["State", (entry) => chip(entry.blocked ? "blocked" : "listed")],
     ["Valid", (entry) => entry.valid_from || entry.valid_until ? ["from ", moment(entry.valid_from), " until ", moment(entry.valid_until)] : "always"],
     ["Stations", (entry) => stations(entry)],
-    ["Note", (entry) => entry.note || "–"],
+    ["Note", (entry) => entry.note || "–", "text"],
     ["Actions", (entry) => make("span", { class: "row" },
       make("button", {
         type: "button", class: "small", "aria-label": `${entry.blocked ? "Unblock" : "Block"} ${short(entry)}`,

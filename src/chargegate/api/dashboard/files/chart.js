@@ -1,5 +1,5 @@
 // Small charts: bars that are stacked, or lines. The same numbers stand in a table beneath.
-import { clock, day, drawn, make } from "./dom.js";
+import { clock, day, drawn, make, renew } from "./dom.js";
 
 const WIDTH = 600;
 const HEIGHT = 120;
@@ -80,9 +80,7 @@ export function chart({ title, kind, series, format }) {
     const head = make("tr", {}, make("th", { scope: "col" }, "From"), series.map(({ title: called }) => make("th", { scope: "col", class: "number" }, called)));
     const rows = [...points].reverse().map((point) => make("tr", {}, make("th", { scope: "row" }, when(point)),
       series.map(({ name }) => make("td", { class: "number" }, format(point[name])))));
-    const before = holder.scrollTop;
-    holder.replaceChildren(make("table", {}, make("caption", {}, title), make("thead", {}, head), make("tbody", {}, rows)));
-    holder.scrollTop = before;
+    renew(holder, make("table", {}, make("caption", {}, title), make("thead", {}, head), make("tbody", {}, rows)));
   }
 
   function choose(at) {

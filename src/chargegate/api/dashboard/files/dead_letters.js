@@ -43,7 +43,7 @@ export async function show(content, { values, go, reload, left }) {
       ["Mark", (item) => boxes[page.items.indexOf(item)]],
       ["Given up", (item) => moment(item.failed_at)],
       ["Request", (item) => make("a", { href: `/dashboard/requests/${item.request_id}`, class: "id" }, item.request_id)],
-      ["Client", (item) => item.client || "–"],
+      ["Client", (item) => item.client || "–", "text"],
       ["Decision", (item) => chip(item.status)],
       ["Attempts", (item) => number(item.attempts), "number"],
       ["Last error", (item) => code(outcome(item.last_status_code, item.last_error))],
@@ -97,14 +97,22 @@ export async function show(content, { values, go, reload, left }) {
     bar.removeAttribute("value");
     let ended = 0;
     let cursor = "";
+    let until = null;
+    const at = (item) => new Date(item.failed_at).getTime();
+    const iso = (ms) => new Date(ms).toISOString();
     try {
       do {
         const page = await get(`/api/v1/dead-letters${query({ ...filter, limit: 200, cursor })}`, { signal: left });
         if (!page.items.length) break;
-        const first = page.items.at(-1).failed_at;
-        const last = new Date(new Date(page.items[0].failed_at).getTime() + 1).toISOString();
-        const answer = await post(`/api/v1/dead-letters/${verb}${query({ client: filter.client, from: first, to: last })}`, {}, { signal: left });
-        ended += answer.replayed ?? answer.discarded;
+        const oldest = at(page.items.at(-1));
+        until ??= at(page.items[0]) + 1;
+        // Some of a millisecond may stand on the next page: the ranges touch, so that each is sent and counted once.
+        const since = page.next_cursor && oldest + 1 < until ? oldest + 1 : oldest;
+        if (since < until) {
+          const answer = await post(`/api/v1/dead-letters/${verb}${query({ client: filter.client, from: iso(since), to: iso(until) })}`, {}, { signal: left });
+          ended += answer.replayed ?? answer.discarded;
+          until = since;
+        }
         tell(verb, ended, null);
         cursor = page.next_cursor;
       } while (cursor);

@@ -92,15 +92,68 @@ export function field(label, control, wide = false) {
 export function copyButton(text, what) {
   return make("button", {
     type: "button", class: "small", "aria-label": `Copy ${what}`,
-    onclick: async () => {
-      try {
-        await navigator.clipboard.writeText(text);
-        say(`Copied ${what}.`);
-      } catch {
-        say("The browser does not allow copying here.");
-      }
-    },
+    onclick: () => copy(text, what),
   }, "Copy");
+}
+
+export async function copy(text, what) {
+  let copied = true;
+  try { await navigator.clipboard.writeText(text); } catch { copied = copiedAsMarked(text); }
+  say(copied ? `Copied ${what}.` : "The browser does not allow copying here.");
+}
+
+// Over plain HTTP a browser has no clipboard for pages, but copies what is marked.
+function copiedAsMarked(text) {
+  const before = document.activeElement;
+  const field = make("textarea", { class: "unseen", readonly: true, "aria-hidden": "true", tabindex: "-1" });
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  const copied = document.execCommand("copy");
+  field.remove();
+  before?.focus({ preventScroll: true });
+  return copied;
+}
+
+// Shows children in place of those before. What is the same element stays, so that the keyboard and a marked text stay
+// too; its listeners would stay as well, so that this is for elements without any.
+export function renew(holder, ...children) { follow(holder, make("div", {}, ...children)); }
+
+function follow(old, fresh) {
+  const were = [...old.childNodes];
+  const are = [...fresh.childNodes];
+  are.forEach((node, at) => {
+    const was = were[at];
+    if (!was) old.append(node);
+    else if (was.nodeName !== node.nodeName) was.replaceWith(node);
+    else if (!(node instanceof Element)) { if (was.data !== node.data) was.data = node.data; } else {
+      for (const { name } of [...was.attributes]) if (!node.hasAttribute(name)) was.removeAttribute(name);
+      for (const { name, value } of node.attributes) if (was.getAttribute(name) !== value) was.setAttribute(name, value);
+      follow(was, node);
+    }
+  });
+  were.slice(are.length).forEach((node) => node.remove());
+}
+
+const controls = (within, name) => [...within.querySelectorAll("a, button, input, select, summary")].filter((each) => called(each) === name);
+
+// What has the keyboard within an element, so that it can be found again once that is made anew; null for nothing.
+export function held(within) {
+  const active = document.activeElement;
+  if (within === active || !within.contains(active)) return null;
+  const name = called(active);
+  return { name, at: controls(within, name).indexOf(active) };
+}
+
+// Gives it back the keyboard; false where it is not there any more.
+export function hold(within, keyboard) {
+  const found = keyboard && controls(within, keyboard.name)[keyboard.at];
+  if (found) found.focus({ preventScroll: true });
+  return Boolean(found);
+}
+
+function called(control) {
+  return [control.tagName, control.name, control.type === "radio" ? control.value : "", control.getAttribute("aria-label") ?? control.textContent].join(" ");
 }
 
 // Asks before something is done; true if it shall be.

@@ -1,15 +1,23 @@
 // Which page is shown, and to whom.
+import { show as showAccessList } from "./access_list.js";
+import { show as showAnomalies } from "./anomalies.js";
 import { call, get, Failed } from "./api.js";
-import { make, say } from "./dom.js";
+import { show as showDeadLetters } from "./dead_letters.js";
+import { held, hold, make, say } from "./dom.js";
+import { show as showOverview } from "./overview.js";
+import { show as showRequest } from "./request.js";
+import { show as showRequests } from "./requests.js";
 import { signIn } from "./sign_in.js";
+import { show as showStations } from "./stations.js";
 
+// All are loaded at once: a page that stays open over an update never mixes the files of two releases.
 const PAGES = [
-  { path: "/dashboard", title: "Overview", module: "./overview.js", role: "admin" },
-  { path: "/dashboard/requests", title: "Requests", module: "./requests.js", role: "client" },
-  { path: "/dashboard/stations", title: "Stations", module: "./stations.js", role: "admin" },
-  { path: "/dashboard/dead-letters", title: "Dead letters", module: "./dead_letters.js", role: "admin" },
-  { path: "/dashboard/access-list", title: "Access list", module: "./access_list.js", role: "admin" },
-  { path: "/dashboard/anomalies", title: "Anomalies", module: "./anomalies.js", role: "admin" },
+  { path: "/dashboard", title: "Overview", fill: showOverview, role: "admin" },
+  { path: "/dashboard/requests", title: "Requests", fill: showRequests, role: "client" },
+  { path: "/dashboard/stations", title: "Stations", fill: showStations, role: "admin" },
+  { path: "/dashboard/dead-letters", title: "Dead letters", fill: showDeadLetters, role: "admin" },
+  { path: "/dashboard/access-list", title: "Access list", fill: showAccessList, role: "admin" },
+  { path: "/dashboard/anomalies", title: "Anomalies", fill: showAnomalies, role: "admin" },
 ];
 const REQUEST = /^\/dashboard\/requests\/([0-9A-Fa-f-]{36})$/;
 const SESSION_LOOK_MS = 5000;
@@ -18,12 +26,23 @@ const main = document.getElementById("main");
 let visitor = null;
 let leaving = () => {};
 let turn = 0;
+let shown = "";
 
 async function show({ focus = false } = {}) {
   const mine = ++turn;
+  shown = location.pathname + location.search;
   leaving();
   leaving = () => {};
-  if (visitor === null) visitor = await get("/api/v1/dashboard-session", { background: true });
+  document.querySelector("dialog")?.close();
+  if (visitor === null) {
+    main.replaceChildren(); // nothing of a session that is over
+    try {
+      visitor = await get("/api/v1/dashboard-session", { background: true });
+    } catch (error) {
+      if (mine === turn) failed(error);
+      return;
+    }
+  }
   if (mine !== turn) return;
   const path = location.pathname.replace(/\/$/, "");
   const asked = REQUEST.exec(path);
@@ -45,26 +64,32 @@ async function show({ focus = false } = {}) {
     main.replaceChildren(make("h1", {}, page.title), make("p", {}, "This page needs an admin's access key."));
     return;
   }
-  const module = await import(asked ? "./request.js" : page.module);
-  if (mine !== turn) return;
   document.title = `${asked ? "Request" : page.title} · chargegate`;
   const left = new AbortController();
   leaving = () => left.abort();
   const content = make("div");
+  const keyboard = held(main);
   main.replaceChildren(content);
-  module.show(content, {
-    visitor, go, reload: show, left: left.signal, id: asked?.[1].toLowerCase(),
+  (asked ? showRequest : page.fill)(content, {
+    visitor, go, reload: () => { if (!left.signal.aborted) show(); }, left: left.signal, id: asked?.[1].toLowerCase(),
     values: Object.fromEntries(new URLSearchParams(location.search)),
     every: (ms, work) => every(ms, work, left.signal),
   });
   if (visitor.keys_required) every(SESSION_LOOK_MS, () => lookAtSession(left.signal), left.signal);
-  if (focus) { main.focus({ preventScroll: true }); scrollTo(0, 0); }
+  if (focus) scrollTo(0, 0);
+  if (focus || (keyboard && !hold(content, keyboard))) main.focus({ preventScroll: true });
+}
+
+function failed(error) {
+  main.replaceChildren(make("h1", {}, "chargegate"), make("p", { class: "fault", role: "alert" }, error.message),
+    make("button", { type: "button", onclick: () => show() }, "Try again"));
 }
 
 // A page that asks for nothing by itself must not stay when its session is over.
 async function lookAtSession(left) {
   const now = await get("/api/v1/dashboard-session", { background: true, signal: left });
   if (!now.signed_in) dispatchEvent(new Event("session-ended"));
+  else if (now.name !== visitor.name || now.role !== visitor.role) { visitor = now; show(); } // by another window
 }
 
 // Repeats work while the page is shown and looked at; it never overlaps itself. The work is also done at once.
@@ -76,9 +101,15 @@ function every(ms, work, left) {
     if (left.aborted || running) return;
     if (!document.hidden) {
       running = true;
-      try { await work(); } catch (error) { if (!(error instanceof Failed) && error.name !== "AbortError") throw error; } finally { running = false; }
-    }
-    if (!left.aborted) timer = setTimeout(step, ms);
+      try {
+        await work();
+      } catch (error) {
+        if (!(error instanceof Failed) && error.name !== "AbortError") throw error;
+      } finally {
+        running = false;
+        if (!left.aborted) timer = setTimeout(step, ms);
+      }
+    } else if (!left.aborted) timer = setTimeout(step, ms);
   };
   document.addEventListener("visibilitychange", () => { if (!document.hidden) step(); }, { signal: left });
   left.addEventListener("abort", () => clearTimeout(timer));
@@ -119,16 +150,7 @@ document.addEventListener("click", (event) => {
   event.preventDefault();
   go(url.pathname + url.search);
 });
-addEventListener("popstate", () => { if (!location.hash) show({ focus: true }); });
+addEventListener("popstate", () => { if (location.pathname + location.search !== shown) show({ focus: true }); });
 addEventListener("session-ended", () => { if (visitor?.signed_in) { visitor = null; say("Your session is over."); show({ focus: true }); } });
 
-async function start() {
-  try {
-    await show();
-  } catch (error) {
-    main.replaceChildren(make("h1", {}, "chargegate"), make("p", { class: "fault", role: "alert" }, error.message),
-      make("button", { type: "button", onclick: start }, "Try again"));
-  }
-}
-
-start();
+show();

@@ -1,6 +1,6 @@
-import { get } from "./api.js";
+import { get, Failed } from "./api.js";
 import { chart } from "./chart.js";
-import { chip, duration, make, number } from "./dom.js";
+import { chip, duration, make, number, renew } from "./dom.js";
 
 const STATUSES = [
   { name: "allowed", title: "allowed" }, { name: "not_allowed", title: "not allowed" },
@@ -52,6 +52,7 @@ export function show(content, { every, left, values, go }) {
     make("section", { class: "card", id: "components", tabindex: "-1" }, make("h2", {}, "Components"), components),
     make("section", { class: "card" }, make("h2", {}, "Circuits and audit sinks"), circuits), others);
   let told = "";
+  let heard = "";
 
   function draw() {
     if (!latest) return;
@@ -62,7 +63,11 @@ export function show(content, { every, left, values, go }) {
     const now = JSON.stringify(problems);
     if (now === told) return;
     told = now;
-    sentences.replaceChildren(...(problems.length ? problems.map(({ severity, text, page }) =>
+    // Numbers that go on are shown, and not read out each second.
+    const kinds = now.replace(/\d+/g, "");
+    sentences.setAttribute("aria-live", kinds === heard ? "off" : "polite");
+    heard = kinds;
+    renew(sentences, ...(problems.length ? problems.map(({ severity, text, page }) =>
       make("li", { class: severity }, page ? make("a", { href: page.replace(/^\/dashboard#/, "#") }, text) : text)) : [make("li", { class: "good" }, "Everything works.")]));
   }
 
@@ -72,33 +77,38 @@ export function show(content, { every, left, values, go }) {
 
   every(1000, async () => {
     try {
-      latest = await get("/api/v1/overview", { background: true, signal: left });
+      update(await get("/api/v1/overview", { background: true, signal: left }));
     } catch (error) {
-      if (error.status === 0 || error.status >= 500) wrong([{ severity: "critical", text: `This page is not up to date: ${error.message}`, page: "" }]);
-      throw error;
+      if (left.aborted) return;
+      const why = error instanceof Failed ? error.message : "The service is of another release. Load the page again.";
+      wrong([{ severity: "critical", text: `This page is not up to date: ${why}`, page: "" }]);
     }
-    wrong(latest.problems);
-    const { now, per_second: rate, components: parts } = latest;
+  });
+
+  function update(overview) {
+    const { now, per_second: rate, components: parts } = overview;
     const decided = rate.allowed + rate.not_allowed + rate.unknown + rate.invalid;
-    tiles.replaceChildren(
+    renew(tiles,
       tile("Accepted a second", number(rate.accepted, 1)),
       tile("Decided a second", number(decided, 1), STATUSES.filter(({ name }) => rate[name]).map(({ name, title }) => `${number(rate[name], 1)} ${title}`).join(", "), "/dashboard/requests"),
       tile("Delivered within, p95", duration(now.p95_ms), `p50 ${duration(now.p50_ms)}, p99 ${duration(now.p99_ms)}`),
       tile("Waiting for a worker", number(now.waiting), now.waiting ? `the oldest for ${duration(now.oldest_age_ms)}` : ""),
-      tile("Under way", number(latest.in_flight), parts.callbacks?.details.parked ? `${number(parts.callbacks.details.parked)} callbacks wait` : ""),
+      tile("Under way", number(overview.in_flight), parts.callbacks?.details.parked ? `${number(parts.callbacks.details.parked)} callbacks wait` : ""),
       tile("Dead letters", number(now.dead_letters), "", "/dashboard/dead-letters"),
-      tile("Anomalies", number(latest.anomalies), latest.anomalies ? "go on" : "", "/dashboard/anomalies?open=true"));
-    components.replaceChildren(...Object.entries(parts).map(([name, { status, details }]) =>
+      tile("Anomalies", number(overview.anomalies), overview.anomalies ? "go on" : "", "/dashboard/anomalies?open=true"));
+    renew(components, ...Object.entries(parts).map(([name, { status, details }]) =>
       make("div", {}, make("dt", {}, name, " ", chip(status)), make("dd", { class: "soft" }, told_of(details)))));
-    circuits.replaceChildren(
-      ...latest.circuits.map(({ name, state }) => make("div", {}, make("dt", {}, `Circuit: ${name} `, chip(state)), make("dd"))),
-      ...latest.sinks.map(({ sink, seconds }) => make("div", {}, make("dt", {}, `Sink: ${sink}`), make("dd", { class: "soft" }, `${number(seconds, 1)} s behind`))));
-    if (!latest.circuits.length && !latest.sinks.length) circuits.replaceChildren(make("div", {}, make("dt", {}, "None"), make("dd", { class: "soft" }, "No worker tells of any.")));
-    others.hidden = !latest.processes.length;
-    processes.replaceChildren(...latest.processes.map(({ name, role, silent_ms: silent }) =>
+    renew(circuits,
+      ...overview.circuits.map(({ name, state }) => make("div", {}, make("dt", {}, `Circuit: ${name} `, chip(state)), make("dd"))),
+      ...overview.sinks.map(({ sink, seconds }) => make("div", {}, make("dt", {}, `Sink: ${sink}`), make("dd", { class: "soft" }, `${number(seconds, 1)} s behind`))),
+      overview.circuits.length || overview.sinks.length ? null : make("div", {}, make("dt", {}, "None"), make("dd", { class: "soft" }, "No worker tells of any.")));
+    others.hidden = !overview.processes.length;
+    renew(processes, ...overview.processes.map(({ name, role, silent_ms: silent }) =>
       make("div", {}, make("dt", {}, name), make("dd", { class: "soft" }, `${role}, ${silent < SILENT_MS ? "heard from just now" : `not heard from for ${duration(silent)}`}`))));
+    wrong(overview.problems);
+    latest = overview;
     draw();
-  });
+  }
 }
 
 function told_of(details) {

@@ -1,5 +1,5 @@
 import { get, post } from "./api.js";
-import { chip, confirmed, copyButton, duration, make, moment, say } from "./dom.js";
+import { chip, confirmed, copy, copyButton, duration, held, hold, make, moment, say } from "./dom.js";
 import { outcome, problem } from "./requests.js";
 
 const KEPT = 20;
@@ -17,7 +17,12 @@ export function show(content, { id, visitor, every, left }) {
       const request = await get(`/api/v1/charging-session/${id}`, { background: told !== "", signal: left });
       ended = ENDED.includes(request.status);
       const now = JSON.stringify(request);
-      if (now !== told) { told = now; body.replaceChildren(...drawn(request)); }
+      if (now !== told) {
+        told = now;
+        const keyboard = held(body);
+        body.replaceChildren(...drawn(request));
+        hold(body, keyboard);
+      }
     } catch (error) {
       if (error.name === "AbortError") throw error;
       ended = error.status === 404;
@@ -58,9 +63,6 @@ function withCopy(text, what) {
   return make("span", { class: "row" }, make("span", { class: "id" }, text), copyButton(text, what));
 }
 
-async function copy(text, what) {
-  try { await navigator.clipboard.writeText(text); say(`Copied ${what}.`); } catch { say("The browser does not allow copying here."); }
-}
 const copyAll = (request) => copy(JSON.stringify(request, null, 2), "the request");
 const copyLink = () => copy(location.href, "the link");
 

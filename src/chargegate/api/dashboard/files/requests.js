@@ -1,4 +1,4 @@
-import { get, query } from "./api.js";
+import { get, now, query } from "./api.js";
 import { chip, code, duration, field, make, moment, table } from "./dom.js";
 
 const PATH = "/dashboard/requests";
@@ -69,18 +69,18 @@ export async function show(content, { visitor, values, go, left }) {
 function shape(state) {
   const request = ["Request", (item) => make("a", { href: `/dashboard/requests/${item.request_id}`, class: "id" }, item.request_id)];
   const station = ["Station", (item) => make("a", { href: PATH + query({ state, station_id: item.station_id }), class: "id" }, item.station_id)];
-  const reason = ["Reason", (item) => code(item.reason || "–")];
+  const reason = ["Reason", (item) => code(item.reason || "–"), "reason"];
   if (state === "under_way") {
     return ["Under way, newest first", [
-      ["Accepted", (item) => moment(item.created_at)], request, station, ["Client", (item) => item.client || "–"],
+      ["Accepted", (item) => moment(item.created_at)], request, station, ["Client", (item) => item.client || "–", "text"],
       ["Stands at", (item) => item.decision ? "callback under way" : item.status === "QUEUED" ? "waits for a worker" : "the authorizer is asked"],
       ["Decision", (item) => item.decision ? chip(item.decision.status) : "none yet"],
-      ["For", (item) => duration(Date.now() - new Date(item.created_at)), "number"],
+      ["For", (item) => duration(Math.max(0, now() - new Date(item.created_at))), "number"],
     ], "No request that matches is under way."];
   }
   if (state === "given_up") {
     return ["Callbacks given up, newest first; they are sent again, or discarded, as dead letters", [
-      ["Given up", (item) => moment(item.failed_at)], request, ["Client", (item) => item.client || "–"], ["Decision", (item) => chip(item.status)],
+      ["Given up", (item) => moment(item.failed_at)], request, ["Client", (item) => item.client || "–", "text"], ["Decision", (item) => chip(item.status)],
       ["Attempts", (item) => item.attempts, "number"], ["Last error", (item) => code(outcome(item.last_status_code, item.last_error))],
     ], "No callback that matches was given up."];
   }
