@@ -145,9 +145,9 @@ class Schedule:
                     left |= {"export"} if await self._export(now_ms(), self, _WORK_S) else set()
         finally:
             self._note_failures(steps)
-            if pruning and not jumped and "prune" not in left:
-                self._pruned_at = time.monotonic()
-                self._begin_dropping()
+        if pruning and not jumped and "prune" not in left:
+            self._pruned_at = time.monotonic()
+            self._begin_dropping()
         return bool(left)
 
     @contextlib.contextmanager
