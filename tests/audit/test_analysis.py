@@ -14,7 +14,7 @@ from chargegate.audit.rules import ALL, Thresholds
 from chargegate.ledger.anomalies import Anomaly, AnomalyType, Look, Severity
 from chargegate.ledger.counts import DAY_MS, HOUR_MS, MINUTE_MS
 from chargegate.ledger.records import Finished
-from chargegate.model import Decision, Reason, RequestStatus, Status, new_request_id
+from chargegate.model import Decision, Reason, RequestStatus, Status, new_request_id, now_ms
 from databases import Database, Run
 
 pytestmark = pytest.mark.timeout(170)
@@ -265,6 +265,34 @@ def test_each_change_is_told_once_in_order_and_again_only_where_it_did_not_arriv
         await quiet.look(TODAY + DAY_MS + 1, 1)
         assert await look_at.tell_all()
         assert len(told) == 3
+
+    run(scenario)
+
+
+def test_two_processes_do_not_tell_the_same_where_the_receiver_takes_long(run: Run) -> None:
+    for_ms = 300
+    told: list[str] = []
+    turns_of_others = [0]
+
+    async def tell(message_id: str, _: bytes) -> bool:
+        """It takes several times as long as a turn."""
+        told.append(message_id)
+        while turns_of_others[0] < 8 and len(told) < 2:
+            await asyncio.sleep(0.02)
+        return True
+
+    async def scenario(database: Database) -> None:
+        await record(database, [decision(now_ms(), 1, Status.UNKNOWN, Reason.TIMEOUT) for _ in range(3)])
+        first, second = (analysis(database, tell, timeouts_per_hour=2) for _ in range(2))
+        assert await first.look(now_ms(), for_ms)
+        telling = asyncio.create_task(first.tell_all(for_ms))
+        while not telling.done():
+            await asyncio.sleep(for_ms / 3000)
+            if await second.look(now_ms(), for_ms):
+                await second.tell_all(for_ms)
+            turns_of_others[0] += 1
+        assert await telling
+        assert len(told) == 1
 
     run(scenario)
 

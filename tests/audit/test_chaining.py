@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chargegate.audit import ahead
+from chargegate.audit import ahead, chaining
 from chargegate.audit.chain import START, Chain
 from chargegate.audit.chaining import RowChain, RowVerifier, VerifiedRows, drop_links
 from chargegate.audit.life.heads import Heads
@@ -84,6 +84,26 @@ def test_a_chain_goes_on_after_whatever_ended_its_process(run: Run, decide: Deci
         again = Statements(Heads(tmp_path, Chain(b"other" * 8)), ledger)
         assert await again.of(chain.writer) == []  # signed with another key
         assert len((await verified(chain, again, chain.writer)).problems) == 15
+
+    run(scenario)
+
+
+def test_an_end_does_not_wait_for_the_links_of_all_rows(
+    run: Run, decide: Decide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be millions without one, where the chain was switched on just now."""
+
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        statements = statements_in(tmp_path, ledger)
+        await recorded(ledger, decide, *range(1000, 1005))
+        monkeypatch.setattr(chaining, "_LAST_S", 0.0)
+        await followed(ledger, chain, statements)
+        assert (await verified(chain, statements, chain.writer)).waiting == 5
+        monkeypatch.undo()
+        await followed(ledger, chain, statements)
+        found = await verified(chain, statements, chain.writer)
+        assert (found.rows, found.waiting, found.problems) == (5, 0, [])
 
     run(scenario)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from chargegate.audit import feed
 from chargegate.audit.csv_shards import CsvShards
 from chargegate.audit.feed import AuditFeed
 from chargegate.engines.sqlite.connection import SqliteStore
@@ -104,6 +105,29 @@ def test_what_was_recorded_without_the_sink_is_caught_up_on_start(
     uvloop.run(main())
 
 
+def test_a_start_does_not_wait_for_all_that_the_sink_lacks(
+    tmp_path: Path, decide: Decide, read_log: ReadLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may lack millions, where it was turned on late; an end in the middle loses and doubles nothing."""
+    monkeypatch.setattr(feed, "_AT_START_S", 0.0)
+
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path / "ledger.db", ALL_TABLES, exclusive=True)
+        ledger = SqliteLedger(store)
+        await asyncio.gather(*(ledger.record(decide(), 0) for _ in range(5_500)))
+        await store.close()
+        async with audited(tmp_path) as parts:
+            assert len(logged(read_log, tmp_path)) < 5_500
+            assert parts.feed.lag_s > 0
+            await parts.record(decide("new"))
+        async with audited(tmp_path) as parts:
+            while parts.feed.lag_s or len(logged(read_log, tmp_path)) < 5_501:
+                await asyncio.sleep(0.02)
+            assert logged(read_log, tmp_path) == await parts.ids()
+
+    uvloop.run(main())
+
+
 def test_a_full_disk_is_caught_up_once_there_is_room(
     tmp_path: Path, decide: Decide, read_log: ReadLog, no_file_beyond: Limit
 ) -> None:
@@ -169,6 +193,7 @@ def test_recording_never_fails_for_the_sink(tmp_path: Path, decide: Decide) -> N
 DYING = """
 import asyncio, os, signal, sys
 from pathlib import Path
+from chargegate.audit import feed
 from chargegate.audit.csv_shards import CsvShards
 from chargegate.audit.feed import AuditFeed
 from chargegate.engines.sqlite.ledger import SqliteLedger

@@ -232,7 +232,7 @@ def test_what_a_request_says_of_itself(decide: Decide) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-@pytest.mark.parametrize("bad", [{0}, {99}, {3, 50, 51, 98}])
+@pytest.mark.parametrize("bad", [{0}, {99}, {3, 50, 51, 98}, set(range(40)), set(range(99)), set(range(30, 100))])
 def test_a_point_that_is_refused_is_found_and_holds_up_no_other(
     decide: Decide, logged: Callable[[], list[dict[str, Any]]], status: int, bad: set[int]
 ) -> None:

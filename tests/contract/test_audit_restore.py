@@ -7,6 +7,8 @@ import contextlib
 import gzip
 import json
 import lzma
+import os
+import select
 import shutil
 import sqlite3
 import subprocess
@@ -283,3 +285,49 @@ def test_nothing_is_missing_while_files_are_renamed_and_compressed(
     finally:
         ended.set()
         rotating.join()
+
+
+def many(stopped: Service, count: int) -> set[str]:
+    """Files that an outside rotation has named, of which number 1 is the newest."""
+    ids = written(stopped.csv_file, line(59))
+    for number in range(1, count + 1):
+        path = stopped.folder / f"authorization_audit.log.{number}"
+        ids |= written(path, *(line(58 - number % 50) for _ in range(10)))
+        os.utime(path, (1_700_000_000 - number, 1_700_000_000 - number))
+    return ids
+
+
+def test_more_files_than_a_process_may_open(stopped: Service, command: str) -> None:
+    """A year of daily files, for example, with some shards."""
+    ids = many(stopped, 300)
+    few = ["sh", "-c", 'ulimit -n 250; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*few, command, "audit", "restore"],
+        cwd=stopped.folder,
+        env=stopped._environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Counter(each.split(",")[1] for each in done.stdout.splitlines()[1:]) == Counter(ids)
+
+
+def test_many_files_that_are_renamed_and_compressed_while_they_are_read(stopped: Service, command: str) -> None:
+    """It waits until somebody reads what it writes, and meanwhile most files get other names."""
+    ids = many(stopped, 300)
+    running = subprocess.Popen(
+        [command, "audit", "restore"], cwd=stopped.folder, env=stopped._environ, stdout=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    assert select.select([running.stdout], [], [], 60)[0]
+    for number in range(300, 0, -1):
+        path = stopped.folder / f"authorization_audit.log.{number}"
+        later = path.with_name(f"authorization_audit.log.{number + 1}")
+        path.rename(later)
+        if number % 3 == 0:
+            compressed_by(gzip.compress)(later, ".gz")
+    text = running.communicate(timeout=120)[0]
+    assert running.returncode == 0
+    assert Counter(each.split(",")[1] for each in text.splitlines()[1:]) == Counter(ids)

@@ -39,7 +39,7 @@ def clock_as_before() -> Iterator[None]:
 
 
 def schedule(
-    folder: Path, drop_rows: Callable[[int], Any], exports: Callable[[int, Any], Any] | None = None
+    folder: Path, drop_rows: Callable[[int], Any], exports: Callable[[int, Any, float], Any] | None = None
 ) -> Schedule:
     async def unknown() -> None:
         return None
@@ -105,7 +105,7 @@ async def test_each_fault_is_told_once_also_where_two_take_turns(
 ) -> None:
     tries: list[int] = []
 
-    async def export(_: int, watcher: Any) -> None:
+    async def export(_: int, watcher: Any, _for_s: float) -> bool:
         tries.append(1)
         for number in range(3):
             watcher.failed("export", f"file {number}", ("no space", "no right")[number % 2])

@@ -14,7 +14,7 @@ from chargegate.audit.kept_heads import KeptHeads
 from chargegate.audit.life.address import parse_address
 from chargegate.audit.life.archive import Archive
 from chargegate.audit.life.exporting import Exporter
-from chargegate.audit.life.files import ExportFiles, LogFiles
+from chargegate.audit.life.files import ExportFiles, LogFiles, NoFiles
 from chargegate.audit.life.heads import Heads
 from chargegate.audit.life.origin import has_origin, origin_of
 from chargegate.audit.life.steps import Ages, Life
@@ -24,7 +24,7 @@ from chargegate.config import Settings
 from chargegate.engines import engine_of
 from chargegate.ledger.base import AuditHistory, LedgerUnavailable, NamedValues
 from chargegate.ledger.exports import AuditExports
-from chargegate.operations.audit_life import drop_chained_rows, export_days, sign_heads
+from chargegate.operations.audit_life import Watcher, drop_chained_rows, export_days, sign_heads
 from chargegate.operations.audit_schedule import Schedule
 
 _LONGEST_S: Final = 60.0
@@ -43,13 +43,15 @@ class Exported(Protocol):
 
 
 def audit_life(settings: Settings, *, exports: bool = False, changing: bool = True) -> Life:
-    """The files of the log, or the daily exports, with their archive. Without ``changing`` it is for reading and for
-    dry runs, and no folder, key or name is made. Raises ``StartError`` also where there are no files."""
+    """The files of the log, or the daily exports, with their archive; where the settings name none, what the archive
+    has of them. Without ``changing`` it is for reading and for dry runs, and no folder, key or name is made. Raises
+    ``StartError`` also where there is neither."""
     audit = settings.audit
     ages = Ages(
         audit.rotate_after_ms, audit.rotate_bytes, audit.compress_after_ms, audit.archive_after_ms, audit.retention_ms
     )
-    if not (audit.export_dir if exports else audit.csv_path):
+    path = audit.export_dir if exports else audit.csv_path
+    if not path and not audit.archive_url:
         raise StartError(f"audit.{'export_dir' if exports else 'csv_path'}: is empty, and so there are no files")
     origin, archive = "", None
     if audit.archive_url:
@@ -61,19 +63,32 @@ def audit_life(settings: Settings, *, exports: bool = False, changing: bool = Tr
             raise StartError(
                 f"audit.archive_url: needs `pip install 'chargegate[s3]'` ({missing} is missing)"
             ) from None
-    heads = audit_heads(settings) if audit.chain and changing else None
-    files = export_files(settings, make=changing) if exports else LogFiles(Path(audit.csv_path))
-    return Life(files, ages, archive, origin, heads=heads)
+    heads = audit_heads(settings) if changing else None  # there may be files from when the chain was on
+    files: LogFiles
+    if not path:
+        files = NoFiles(made_folder(settings) if changing else settings.data_path, exports=exports)
+    else:
+        files = export_files(settings, make=changing) if exports else LogFiles(Path(path))
+    return Life(files, ages, archive, origin, heads=heads, chain=audit.chain)
 
 
 def audit_lives(settings: Settings, *, changing: bool = True) -> list[Life]:
-    """That of the log, and that of the daily exports, as far as there are some; see ``audit_life``. Raises
-    ``StartError`` where there is none of them."""
+    """That of the log, and that of the daily exports, as far as there are some, here or in an archive; see
+    ``audit_life``. Raises ``StartError`` where there is none of them."""
     audit = settings.audit
-    if not audit.csv_path and not audit.export_dir:
+    if not has_files(settings):
         raise StartError("audit.csv_path: is empty, and so is audit.export_dir, and so there are no files")
     wanted = [(audit.csv_path, False), (audit.export_dir, True)]
-    return [audit_life(settings, exports=exports, changing=changing) for path, exports in wanted if path]
+    return [
+        audit_life(settings, exports=exports, changing=changing)
+        for path, exports in wanted
+        if path or audit.archive_url
+    ]
+
+
+def has_files(settings: Settings) -> bool:
+    """Whether there is a log, or a folder of daily exports, or an archive that may have some."""
+    return bool(settings.audit.csv_path or settings.audit.export_dir or settings.audit.archive_url)
 
 
 def export_files(settings: Settings, *, make: bool = True) -> ExportFiles:
@@ -125,7 +140,7 @@ async def keep_audit(opened: Opened, stack: AsyncExitStack) -> Schedule:
     it. Raises ``StartError``."""
     settings, ledger, links = opened.settings, opened.database.ledger, opened.database.chain
     audit, exports = settings.audit, opened.database.exports
-    lives = await asyncio.to_thread(audit_lives, settings) if audit.csv_path or audit.export_dir else []
+    lives = await asyncio.to_thread(audit_lives, settings) if has_files(settings) else []
     exporter = await asyncio.to_thread(audit_exporter, settings, opened.database) if audit.export_dir else None
     statements = Statements(audit_heads(settings), ledger)
     kept = kept_heads(settings, ledger)
@@ -138,7 +153,7 @@ async def keep_audit(opened: Opened, stack: AsyncExitStack) -> Schedule:
         stack.push_async_callback(RowChain(ledger, links, statements).close)
     schedule = Schedule(
         lives,
-        None if exporter is None else partial(export_days, exporter, exports),
+        None if exporter is None else partial(_export, exporter, exports),
         partial(
             drop_chained_rows,
             ledger,
@@ -161,6 +176,10 @@ async def keep_audit(opened: Opened, stack: AsyncExitStack) -> Schedule:
     if exporter is not None:
         stack.callback(exporter.stop)
     return schedule
+
+
+async def _export(exporter: Exporter, exports: AuditExports, now: int, watcher: Watcher, for_s: float) -> bool:
+    return await export_days(exporter, exports, now, watcher, for_s=for_s)
 
 
 def kept_heads(settings: Settings, values: NamedValues) -> KeptHeads:

@@ -1,5 +1,6 @@
 """Looks for anomalies on a schedule, in one process of many, and keeps and tells how they begin and end."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from secrets import token_hex
@@ -96,18 +97,33 @@ class Analysis:
         record = await self._requests.find(request_id) if request_id else None
         return record.client if record is not None else ""
 
-    async def tell_all(self) -> bool:
+    async def tell_all(self, for_ms: int = 0) -> bool:
         """Tell each change that was not told yet, oldest first, until one does not arrive. Whether all did. A change is
-        told once more where this process dies before it is noted, under the same message id."""
+        told once more where this process dies before it is noted, under the same message id. ``for_ms``: as for
+        ``look``; it is told only while it is this process's turn, and that goes on as long as a message takes."""
         if self._tell is None:
             return True
         while changes := await self._anomalies.untold(_TOLD_AT_ONCE):
             for change in changes:
                 word = "resolved" if change.resolved else "opened"
-                if not await self._tell(f"{change.anomaly.id}-{word}", _message(change)):
+                telling = self._tell(f"{change.anomaly.id}-{word}", _message(change))
+                if not await (self._in_own_turn(telling, for_ms) if for_ms else telling):
                     return False
                 await self._anomalies.told(change)
         return True
+
+    async def _in_own_turn(self, telling: Awaitable[bool], for_ms: int) -> bool:
+        """Otherwise another process would tell the same, because it was not noted yet."""
+        task = asyncio.ensure_future(telling)
+        try:
+            while await self._anomalies.take_turn(self._holder, now_ms(), for_ms):
+                done, _ = await asyncio.wait({task}, timeout=for_ms / 3000)
+                if done:
+                    return task.result()
+            return False
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 class Watch:
@@ -120,8 +136,9 @@ class Watch:
         self._recurring = Recurring(self._look, interval_ms / 1000, "the audit cannot be analysed")
 
     async def _look(self) -> float:
-        if await self._analysis.look(now_ms(), 2 * self._interval_ms):
-            told = await self._analysis.tell_all()
+        for_ms = 2 * self._interval_ms
+        if await self._analysis.look(now_ms(), for_ms):
+            told = await self._analysis.tell_all(for_ms)
             longest = max(self._interval_ms, 300_000)
             self._pause_ms = self._interval_ms if told else min(2 * self._pause_ms, longest)
         return self._pause_ms / 1000

@@ -45,10 +45,10 @@ class Chain:
         return self._hmac(f"{before}{number},{row}".encode())[:32]
 
     def chained(self, rows: str, last: Link, *, first_of_file: bool) -> tuple[str, Link]:
-        """Lines of the log, each with its column, and the last one's link. ``last`` is that of the row before."""
+        """Whole lines of the log, each with its column, and the last one's link. ``last`` is that of the row before."""
         number, before = last.number, last.mac
         lines = []
-        for row in rows.splitlines():
+        for row in rows.split("\n")[:-1]:  # a message of a broker may hold what else Unicode breaks lines at
             number += 1
             mac = self.mac(before, number, row)
             lines.append(f"{row},{number}-{before}-{mac}\n" if first_of_file else f"{row},{number}-{mac}\n")

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import math
 import threading
+import time
 from typing import Final
 
 from chargegate.audit.base import AuditSink, EndLost
@@ -13,6 +15,7 @@ from chargegate.observe import Metrics, log
 
 _PAGE: Final = 1000
 _CATCH_UP_S: Final = 0.5
+_AT_START_S: Final = 3.0
 _TURNS_BETWEEN_SAVES: Final = 10
 
 
@@ -37,13 +40,14 @@ class AuditFeed(SinkState):
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, source: AuditSource) -> None:
-        """Bring the sink up to date, and keep it so. Raises ``OSError`` if the sink cannot resume."""
+        """Bring the sink up to date, and keep it so; what takes longer than a few seconds is done beside the traffic.
+        Raises ``OSError`` if the sink cannot resume."""
         self._source = source
         known = await self._resume(source)
         if not self._saved:  # A backfill leaves to the feed what it has yet to write, which this tells.
             await source.save_sink_position(self._sink.name, 0)
         with contextlib.suppress(OSError):  # _failure keeps it, and _follow tries again.
-            await self._catch_up(source, known)
+            await self._catch_up(source, known, time.monotonic() + _AT_START_S)
         self._task = asyncio.create_task(self._follow(source, known))
 
     async def _resume(self, source: AuditSource) -> frozenset[str]:
@@ -86,10 +90,13 @@ class AuditFeed(SinkState):
         self._position = rows[-1].sequence
         self._written.inc(len(rows))
 
-    async def _catch_up(self, source: AuditSource, known: frozenset[str]) -> None:
+    async def _catch_up(self, source: AuditSource, known: frozenset[str], end: float = math.inf) -> None:
+        """Until the sink has all, or the monotonic clock says ``end``."""
         while self._behind:
             rows = await source.audit_after(self._position, _PAGE)
             await asyncio.to_thread(self._write_missing, rows, known)
+            if time.monotonic() >= end:
+                return
 
     def _write_missing(self, rows: list[AuditRow], known: frozenset[str]) -> None:
         with self._lock:
@@ -137,4 +144,5 @@ class AuditFeed(SinkState):
             self._task = None
             with contextlib.suppress(Exception):  # The next start finds an unsaved position by request ids.
                 await self._save_position(self._source)
-        self._sink.close()
+        with self._lock:  # a page may still be written in its thread
+            self._sink.close()

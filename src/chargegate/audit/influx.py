@@ -95,10 +95,26 @@ class InfluxSink:
         return tally.too_old + len(tally.suspects)
 
     async def _write(self, rows: list[AuditRow], tally: _Tally) -> None:
+        waiting = [rows]
+        while waiting:
+            part = waiting.pop()
+            reason = await self._write_part(part, tally)
+            if not reason:
+                continue
+            if len(part) > 1:
+                middle = len(part) // 2
+                waiting += [part[middle:], part[:middle]]
+                continue
+            tally.suspects.append((part[0], reason))
+            if len(tally.suspects) == _MOST_SUSPECTS and not tally.taken and not await self._takes_any(waiting):
+                raise SinkUnavailable(reason)
+
+    async def _write_part(self, rows: list[AuditRow], tally: _Tally) -> str:
+        """Why the server refuses some or all of the rows; empty where it has all that it will ever take."""
         response = await self._post(await asyncio.to_thread(_body, rows))
         if 200 <= response.status < 300:
             tally.taken += len(rows)
-            return
+            return ""
         reason = self._reason(response)
         if response.status not in _ABOUT_POINTS:
             asked = asked_wait_ms(response.retry_after, now_ms())
@@ -106,14 +122,16 @@ class InfluxSink:
         if old := _too_old(reason):  # The server says this only once it has written all the others.
             tally.too_old += min(int(old[1]), len(rows))
             tally.taken += len(rows)
-        elif len(rows) == 1:
-            tally.suspects.append((rows[0], reason))
-            if len(tally.suspects) >= _MOST_SUSPECTS and not tally.taken:
-                raise SinkUnavailable(reason)
-        else:
-            middle = len(rows) // 2
-            await self._write(rows[:middle], tally)
-            await self._write(rows[middle:], tally)
+            return ""
+        return reason
+
+    async def _takes_any(self, parts: list[list[AuditRow]]) -> bool:
+        """Whether the server takes a row of these, of which it is given one each. Many rows in a sequence may be at
+        fault, such as all of a week in which somebody wrote a field of another type."""
+        for part in parts:
+            if not await self._write_part(part[-1:], _Tally()):
+                return True
+        return False
 
     async def _post(self, body: bytes) -> Response:
         try:

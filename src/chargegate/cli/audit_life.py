@@ -12,7 +12,7 @@ import uvloop
 
 from chargegate import config
 from chargegate.app.commands import Offline
-from chargegate.app.life import audit_exporter, audit_heads, audit_lives, kept_heads
+from chargegate.app.life import audit_exporter, audit_heads, audit_lives, has_files, kept_heads
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.files import LifeBusy
 from chargegate.audit.life.steps import Done, Step
@@ -77,15 +77,17 @@ def _telling(key: str) -> Iterator[None]:
         raise click.ClickException(f"{key}: {where}{error.strerror}") from None
 
 
-async def _once_free(act: Callable[[], Awaitable[None]]) -> None:
+async def _once_free(act: Callable[[], Awaitable[object]]) -> None:
     """A running service seldom needs long for what it does."""
     end = time.monotonic() + _BUSY_S
     while True:
         try:
-            return await act()
+            await act()
         except LifeBusy:
             if time.monotonic() >= end:
                 raise
+        else:
+            return
         await asyncio.sleep(_AGAIN_S)
 
 
@@ -246,8 +248,7 @@ def prune(*, before: int | None, at: int | None, dry_run: bool, as_json: bool, c
             raise click.UsageError("audit.retention_ms is 0, so --before must say how old")
         before = now - settings.audit.retention_ms
     rows = _prune_rows(config_file, before, dry_run=dry_run)
-    has_files = settings.audit.csv_path or settings.audit.export_dir
-    result = _run(config_file, "prune", now, before=before, dry_run=dry_run) if has_files else None
+    result = _run(config_file, "prune", now, before=before, dry_run=dry_run) if has_files(settings) else None
     files = [done.file for done in result.all_done] if result else []
     if as_json:
         write_object({"dropped": rows.tables, "rows": rows.rows, "files": files})

@@ -11,12 +11,12 @@ import uvloop
 
 from chargegate import config
 from chargegate.app.commands import Offline
-from chargegate.app.life import audit_heads, audit_lives, audit_origin, audit_verdicts, kept_heads
+from chargegate.app.life import audit_heads, audit_lives, audit_origin, audit_verdicts, has_files, kept_heads
 from chargegate.audit.chaining import RowProblem, VerifiedRows, verify_rows
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.heads import Heads
 from chargegate.audit.life.joining import Problem
-from chargegate.audit.life.verifying import Verified, joined
+from chargegate.audit.life.verifying import Verified, joined, verify_only
 from chargegate.audit.life.verifying import verify as verify_files
 from chargegate.audit.row_statements import Statements
 from chargegate.cli.options import as_json, config_file
@@ -49,12 +49,14 @@ def verify(
     """
     settings = config.load(config_file)
     heads = audit_heads(settings)
-    has_files = bool(settings.audit.csv_path or settings.audit.export_dir)
-    of_files = _files(config_file, settings, heads, files) if has_files else Verified(0, 0, 0, {}, [])
+    if files:
+        of_files = _only(settings, heads, files)
+    else:
+        of_files = _files(config_file, settings, heads) if has_files(settings) else Verified(0, 0, 0, {}, [])
     of_rows = _rows(config_file, heads) if rows and not files else {}
     row_problems = [problem for each in of_rows.values() for problem in each.problems]
     if settings.audit.chain and not files:
-        of_all_files = not of_files.problems if has_files else None
+        of_all_files = not of_files.problems if has_files(settings) else None
         _keep(config_file, settings, files=of_all_files, rows=not row_problems if rows else None)
     if as_json:
         write_object(msgspec.to_builtins(of_files) | {"database": msgspec.to_builtins(of_rows)})
@@ -63,7 +65,15 @@ def verify(
     context.exit(1 if of_files.problems or row_problems else 0)
 
 
-def _files(config_file: str | None, settings: config.Settings, heads: Heads, files: Sequence[Path]) -> Verified:
+def _only(settings: config.Settings, heads: Heads, files: Sequence[Path]) -> Verified:
+    """They may be of a log that these settings do not name."""
+    try:
+        return verify_only(files, heads.chain, Path(settings.audit.csv_path or config.Audit().csv_path))
+    except OSError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}") from None
+
+
+def _files(config_file: str | None, settings: config.Settings, heads: Heads) -> Verified:
     lives = audit_lives(settings)
     with advancing("verifying files") as show:
 
@@ -76,8 +86,6 @@ def _files(config_file: str | None, settings: config.Settings, heads: Heads, fil
             return joined([Verified(0, 0, 0, {}, problems), *parts])
 
         try:
-            if files:
-                return uvloop.run(verify_files(lives[0], heads, show, only=files))
             if settings.audit.chain or heads.statements():
                 return in_store(config_file, verify)
             return joined([uvloop.run(verify_files(life, heads, show)) for life in lives])

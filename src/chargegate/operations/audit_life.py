@@ -1,9 +1,11 @@
 """Carries out the steps of the life of audit files and rows, for a command or on a schedule."""
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -45,17 +47,17 @@ async def carry_out(
     every: bool = False,
     before: int | None = None,
     dry_run: bool = False,
-) -> None:
-    """What fails is told, and the rest goes on; but an archive that is away ends its step. See ``Life.due`` for
-    ``every`` and ``before``. Raises ``LifeBusy``, ``Stopped``, and ``OSError`` where the folder cannot be used."""
+    for_s: float = math.inf,
+) -> set[Step]:
+    """What fails is told, and the rest goes on; but an archive that is away ends its step. After ``for_s`` no step
+    begins another item than its first; returns the steps that are not through. See ``Life.due`` for ``every`` and
+    ``before``. Raises ``LifeBusy``, ``Stopped``, and ``OSError`` where the folder cannot be used."""
+    options = _Options(now, every, before, dry_run, time.monotonic() + for_s)
     if dry_run:
-        for step in steps:
-            await _step(life, step, now, watcher, every=every, before=before, dry_run=True)
-        return
+        return {step for step in steps if await _step(life, step, watcher, options)}
     with life.files.locked():
         life.files.remove_parts()
-        for step in steps:
-            await _step(life, step, now, watcher, every=every, before=before, dry_run=False)
+        return {step for step in steps if await _step(life, step, watcher, options)}
 
 
 async def export_days(
@@ -66,15 +68,17 @@ async def export_days(
     *,
     every: bool = False,
     dry_run: bool = False,
-) -> None:
-    """Export the days that are due, oldest first. See ``Exporter.next_day`` for ``every``. Raises ``LifeBusy`` also
-    where another of the services that share the database does it, ``Stopped``, ``LedgerUnavailable``, and ``OSError``
-    where the folder cannot be used."""
+    for_s: float = math.inf,
+) -> bool:
+    """Export the days that are due, oldest first. See ``Exporter.next_day`` for ``every``. After ``for_s`` no other
+    day is begun; whether there may be one. Raises ``LifeBusy`` also where another of the services that share the
+    database does it, ``Stopped``, ``LedgerUnavailable``, and ``OSError`` where the folder cannot be used."""
+    end = time.monotonic() + for_s
     if dry_run:
         day = None
         while (day := await exporter.next_day(now, every=every, after=day)) is not None:
             watcher.done(Done("export", day.file, day.file, 0))
-        return
+        return False
     with exporter.files.locked():
         exporter.files.remove_parts()
         await exporter.settle()
@@ -83,32 +87,47 @@ async def export_days(
                 raise LifeBusy("another of the services that share the database exports its rows now")
             day = await exporter.next_day(now, every=every)
             if day is None:
-                return
+                return False
             watcher.planned("export", 1)
             try:
                 file = await exporter.export(day, now)
             except (OSError, Damaged) as error:
                 reason = error.strerror if isinstance(error, OSError) else None
                 watcher.failed("export", day.file, reason or str(error))
-                return
+                return False
             if file is not None:
                 watcher.done(Done("export", name_of_day(day.since), file.file, file.bytes))
+            if time.monotonic() >= end:
+                return True
 
 
-async def _step(
-    life: Life, step: Step, now: int, watcher: Watcher, *, every: bool, before: int | None, dry_run: bool
-) -> None:
+class _Options(NamedTuple):
+    """See ``carry_out``. ``end`` is of the monotonic clock."""
+
+    now: int
+    every: bool
+    before: int | None
+    dry_run: bool
+    end: float
+
+
+async def _step(life: Life, step: Step, watcher: Watcher, options: _Options) -> bool:
+    """Whether something of the step is left that is to be done soon."""
+    now = options.now
     try:
-        items = await life.due(step, now, every=every, before=before)
+        items = await life.due(step, now, every=options.every, before=options.before)
     except ArchiveUnavailable as error:
         watcher.failed(step, "", str(error))
-        return
+        return False
     watcher.planned(step, len(items))
-    for item in items:
-        if dry_run:
+    for number, item in enumerate(items):
+        if number and time.monotonic() >= options.end:
+            return True
+        if options.dry_run:
             watcher.done(Done(step, item.name, life.target_of(item, now), item.size))
         elif not await _carried_out(life, item, now, watcher):
-            return
+            return False
+    return False
 
 
 async def _carried_out(life: Life, item: Item, now: int, watcher: Watcher) -> bool:

@@ -146,9 +146,13 @@ class LogFiles:
         return sorted(found, key=_last_write)
 
     def log_of(self, name: str) -> str:
-        """Under which name a file was written."""
+        """Under which name a file was written; that of the log where the name does not tell."""
+        return self.known_log_of(name) or self._path.name
+
+    def known_log_of(self, name: str) -> str:
+        """As ``log_of``, but empty for a file that is not of this log."""
         match = re.match(self._log, name)
-        return match[0] if match else self._log_of_numbered(name) or self._path.name
+        return match[0] if match else self._log_of_numbered(name)
 
     def _log_of_numbered(self, name: str) -> str:
         """That of a file which an outside rotation named such as ``authorization_audit-20260131.log.gz``; empty for
@@ -215,6 +219,24 @@ class ExportFiles(LogFiles):
 
     def draft_of(self, name: str) -> Path:
         return self.folder / f".{name}{DRAFT}"
+
+
+def log_in(name: str) -> str:
+    """Under which name a file was written, by its own name alone, which it may have in the archive."""
+    if re.match(rf"{EXPORTS}\.{_DAY}", name):
+        return EXPORTS
+    return re.sub(rf"(?:\.{_TIME}.*|[.-]\d[\d-]*(?:\.gz|\.zst)?)$", "", name)
+
+
+class NoFiles(LogFiles):
+    """Where there is no log, or there are no daily exports, but the archive may still have some from earlier."""
+
+    def __init__(self, folder: Path, *, exports: bool) -> None:
+        """``folder`` is for the lock."""
+        self.exports = exports
+        self.folder = folder
+        self._path = folder / ("archived-exports" if exports else "archived-logs")
+        self._named("(?!)", "(?!)", "(?P<log>(?!))(?P<at>(?!))")
 
 
 def _last_write(path: Path) -> tuple[int, str]:

@@ -24,11 +24,13 @@ class Problem(msgspec.Struct, frozen=True):
 
 class Segment(msgspec.Struct):
     """What a file holds of the chain. ``macs`` has those rows that a statement is about. ``identity`` is what
-    the file is known by, whatever it is called. ``problems``: those within the file."""
+    the file is known by, whatever it is called. ``sha256`` is of a daily export without the chain. ``problems``: those
+    within the file."""
 
     log: str
     file: str
     identity: tuple[int, int, int] | None = None
+    sha256: str = ""
     first: int = 0
     before: str = START
     last: int = 0

@@ -1,5 +1,6 @@
 """Verifies one file of a log: each row by its MAC, which is over that of the row before."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Final
 from chargegate.audit.chain import Chain, link_of
 from chargegate.audit.csv_lines import CHAINED_HEADER, HEADER, UNREADABLE, checksum_of_head
 from chargegate.audit.life.compressing import Damaged, opened
+from chargegate.audit.life.files import EXPORTS
 from chargegate.audit.life.heads import Statement, periods
 from chargegate.audit.life.joining import Problem, Segment
 from chargegate.model import to_iso
@@ -52,8 +54,10 @@ class Verifier:
         return segment
 
     def _plain(self, segment: Segment, lines: Iterable[bytes]) -> None:
-        """Lines without the chain are counted, and named where they say that they are from when it was on."""
-        chained = [(to_iso(since).encode(), to_iso(until).encode()) for since, until in self._periods(segment.log)]
+        """Lines without the chain are counted, and named where they say that they are from when it was on. Not those of
+        a daily export, which is made later: the database says whether it was."""
+        on = [] if segment.log == EXPORTS else periods(self._statements, segment.log)
+        chained = [(to_iso(since).encode(), to_iso(until).encode()) for since, until in on]
         for number, line in enumerate(lines, start=2):
             segment.unchained += 1
             at = line[:24]
@@ -61,9 +65,6 @@ class Verifier:
                 detail = "no number and MAC, though the chain was on"
                 request_id = _id(line.decode("utf-8", "replace"))
                 self._found(segment, "not_in_chain", number, None, request_id=request_id, detail=detail)
-
-    def _periods(self, log: str) -> list[tuple[int, int]]:
-        return periods(self._statements, log)
 
     def _row(self, segment: Segment, line: int, text: str, told: set[int]) -> None:
         parsed = link_of(text.rstrip("\n"))
@@ -113,6 +114,9 @@ def segment_of(verifier: Verifier, log: str, name: str, path: Path) -> Segment:
             known_by = identity(file.fileno())
             segment = verifier.read(log, name, file)
             segment.identity = known_by
+        if log == EXPORTS and segment.unchained:
+            with path.open("rb") as whole:
+                segment.sha256 = hashlib.file_digest(whole, "sha256").hexdigest()
     except FileNotFoundError:
         raise
     except (*UNREADABLE, Damaged) as error:

@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import IO, Final
 
@@ -20,7 +20,10 @@ from chargegate.audit.life.steps import Life
 from chargegate.model import to_iso
 
 _TRIES: Final = 20  # more rotations than that do not meet one look at a folder
+_MOST_HELD: Final = 200  # of the files that an outside rotation has named
 _BLANK: Final = b"\x00\t\r\n "
+
+_Known = tuple[int, int, int, int]
 
 
 class Restored(msgspec.Struct):
@@ -64,6 +67,7 @@ async def restore(
             if not await asyncio.to_thread(reading.read_here, file):
                 async for archived in _archived_since(life, file):
                     await _read_archived(life, archived, folder, reading)
+        await asyncio.to_thread(reading.read_missed, life.files)
         await asyncio.to_thread(writer.finish)
         on_file(total, total)
     return Restored(reading.rows, reading.faults)
@@ -87,12 +91,14 @@ class Range:
 
 class _Here(msgspec.Struct, frozen=True):
     """A file in the folder of the log. ``file``: held open, because it may get another name; -1 for one that this
-    program has rotated, whose name tells where it went. ``is_other``: an outside rotation has named it."""
+    program has rotated, whose name tells where it went, and for one of too many. ``is_other``: an outside rotation has
+    named it. ``known_by``: its inode, which another file may get once it is gone, size and time."""
 
     path: Path
     file: int
     is_other: bool
     until: int
+    known_by: _Known | None = None
 
     @property
     def name(self) -> str:
@@ -105,7 +111,8 @@ def _look(files: LogFiles, stack: contextlib.ExitStack) -> list[_Here]:
         with contextlib.ExitStack() as opening:
             others, written = files.others(), files.written()
             try:
-                held = [_held(path, path in others, opening) for path in (*others, *written)]
+                held = [_seen(path) for path in others[:-_MOST_HELD]]
+                held += [_held(path, path in others, opening) for path in (*others[-_MOST_HELD:], *written)]
             except FileNotFoundError:
                 continue  # it was renamed just now
             rotated = [_Here(file.path, -1, False, file.rotated_at) for file in files.rotated()]
@@ -119,13 +126,41 @@ def _look(files: LogFiles, stack: contextlib.ExitStack) -> list[_Here]:
 def _held(path: Path, is_other: bool, opening: contextlib.ExitStack) -> _Here:
     file = open_regular(path)
     opening.callback(os.close, file)
-    return _Here(path, file, is_other, os.fstat(file).st_mtime_ns // 1_000_000)
+    status = os.fstat(file)
+    return _Here(path, file, is_other, status.st_mtime_ns // 1_000_000, _known(status))
+
+
+def _seen(path: Path) -> _Here:
+    status = path.stat(follow_symlinks=False)
+    return _Here(path, -1, True, status.st_mtime_ns // 1_000_000, _known(status))
+
+
+def _known(status: os.stat_result) -> _Known:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _has_its_name(file: _Here) -> bool:
     with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(file.path.stat(follow_symlinks=False), os.fstat(file.file))
+        status = file.path.stat(follow_symlinks=False)
+        return os.path.samestat(status, os.fstat(file.file)) if file.file >= 0 else _known(status) == file.known_by
     return False
+
+
+def _opened_again(here: _Here) -> int | None:
+    """A file that was not held open, under whatever name it has now; None where it is gone. Raises ``OSError``."""
+    for path in (here.path, *_with_its_inode(here)):
+        with contextlib.suppress(FileNotFoundError):
+            file = open_regular(path)
+            if _known(os.fstat(file)) == here.known_by:
+                return file
+            os.close(file)
+    return None
+
+
+def _with_its_inode(here: _Here) -> Iterator[Path]:
+    if here.known_by is not None:
+        with os.scandir(here.path.parent) as entries:
+            yield from [Path(entry.path) for entry in entries if entry.inode() == here.known_by[1]]
 
 
 async def _archived_since(life: Life, gone: _Here) -> AsyncIterator[ArchivedFile]:
@@ -153,23 +188,43 @@ class _Reading:
         self._writer = writer
         self._wanted = wanted
         self._given: set[str] | None = set() if once else None
+        self._missed = False
+        self._read: set[_Known | None] = set()
 
     def read_here(self, here: _Here) -> bool:
         """Whether the file is still there, under its name or another one."""
-        if here.file >= 0:
-            try:
-                with unpacked(os.dup(here.file), here.path.name) as lines:
-                    self._read_lines(lines, here.path.name, foreign=here.is_other)
-            except Damaged as error:
-                if not here.is_other:
-                    raise
-                self.faults.append(str(error))
+        if here.file >= 0 or here.is_other:
+            file = os.dup(here.file) if here.file >= 0 else _opened_again(here)
+            if file is None:
+                self._missed = True
+            else:
+                self._read_open(file, here)
             return True
         for path in (here.path, here.path.with_name(here.name + COMPRESSED)):
             with contextlib.suppress(FileNotFoundError):
                 self.read(path, path.name)
                 return True
         return False
+
+    def read_missed(self, files: LogFiles) -> None:
+        """What became of files that an outside rotation has compressed or copied meanwhile."""
+        while self._missed:
+            self._missed = False
+            for path in files.others():
+                with contextlib.suppress(FileNotFoundError):
+                    here = _seen(path)
+                    if here.known_by not in self._read:
+                        self.read_here(here)
+
+    def _read_open(self, file: int, here: _Here) -> None:
+        try:
+            with unpacked(file, here.path.name) as lines:
+                self._read_lines(lines, here.path.name, foreign=here.is_other)
+        except Damaged as error:
+            if not here.is_other:
+                raise
+            self.faults.append(str(error))
+        self._read.add(here.known_by)
 
     def read(self, path: Path, name: str) -> None:
         with opened(path, name) as lines:

@@ -66,6 +66,22 @@ def rotate(path: Path, now: int) -> Path | None:
         os.close(file)
 
 
+def empty(path: Path) -> None:
+    """Take away the header of a log that has no line below it, and what a writer that died left unfinished there, so
+    that who writes next begins with its own header. Raises ``OSError``."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    try:
+        _lock(file)
+        text = os.pread(file, _HEAD_BYTES, 0)
+        if text.find(b"\n", len(text.partition(b"\n")[0]) + 1) < 0 and len(text) < _HEAD_BYTES:
+            os.ftruncate(file, 0)
+    finally:
+        os.close(file)
+
+
 def _lock(file: int) -> None:
     """The writers hold it for microseconds; somebody else might hold it for ever."""
     end = time.monotonic() + _LOCK_S

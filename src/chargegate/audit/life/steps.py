@@ -95,11 +95,14 @@ class Life:
         origin: str,
         *,
         heads: Heads | None = None,
+        chain: bool = True,
         settle_s: float = SETTLE_S,
     ) -> None:
-        """``heads``: where it is signed which rows of a chain were deleted because they were old."""
+        """``heads``: where it is signed which rows of a chain were deleted because they were old, and while the log is
+        a ``chain`` how far that has come."""
         self.files = files
         self._heads = heads
+        self._is_chain = chain
         self.archive = archive
         self._ages = ages
         self._origin = origin
@@ -151,12 +154,15 @@ class Life:
         old: list[LogFile | ArchivedFile] = [
             file for file in await self._in_thread(self.files.rotated) if file.rotated_at < limit
         ]
-        return old + [file for file in await self.archived_here() if file.last < limit]
+        return old + [file for file in await self._archived_by_us() if file.last < limit]
 
     async def archived_here(self) -> list[ArchivedFile]:
         """What this service has put into the archive, of this log. Raises ``ArchiveUnavailable``."""
-        files = await self.archived(f"{self._origin}/")
-        return [file for file in files if self.is_own(file) and self.files.is_log(file.log)]
+        return [file for file in await self._archived_by_us() if self.files.is_log(file.log)]
+
+    async def _archived_by_us(self) -> list[ArchivedFile]:
+        """Also what is of a log that had another name then."""
+        return [file for file in await self.archived(f"{self._origin}/") if self.is_own(file)]
 
     def is_own(self, file: ArchivedFile) -> bool:
         """Whether this service has archived it."""
@@ -225,7 +231,7 @@ class Life:
         """Sign how far each log has come. Returns what was signed before and is not there any more. Raises
         ``OSError``."""
         lost = []
-        for path in self.files.written() if self._heads is not None else []:
+        for path in self.files.written() if self._is_chain else []:
             with contextlib.suppress(FileNotFoundError):  # it was rotated just now
                 lost += self._sign_head(path, now)
         return lost

@@ -18,12 +18,13 @@ from typing import Final
 
 import msgspec
 
-from chargegate.audit.life.archive import ArchiveUnavailable
+from chargegate.audit.chain import Chain
+from chargegate.audit.life.archive import ArchiveUnavailable, StoredObject
 from chargegate.audit.life.compressing import Damaged
-from chargegate.audit.life.files import COMPRESSED, open_regular
+from chargegate.audit.life.files import COMPRESSED, LogFiles, log_in, open_regular
 from chargegate.audit.life.heads import Heads, Statement, periods
 from chargegate.audit.life.joining import Problem, Segment, between
-from chargegate.audit.life.names import ArchivedFile
+from chargegate.audit.life.names import ArchivedFile, archived
 from chargegate.audit.life.one_file import Verifier, identity, segment_of
 from chargegate.audit.life.restoring import fetch
 from chargegate.audit.life.steps import Life
@@ -171,17 +172,12 @@ async def verify(
     heads: Heads,
     on_file: Callable[[int, int], None],
     *,
-    only: Sequence[Path] = (),
     kept: Sequence[Statement] = (),
     registered: Registered | None = None,
 ) -> Verified:
-    """Verify all files of this service's log, here and archived; or ``only`` files that somebody has. ``kept``:
-    statements that are known from elsewhere. ``registered`` tells of files the SHA-256 of those that the database
-    knows as daily exports. Raises ``ArchiveUnavailable`` and ``OSError``."""
-    if only:
-        verifier = Verifier(heads.chain, [])
-        read = [segment_of(verifier, life.files.log_of(path.name), str(path), path) for path in only]
-        return _result(read, _beginnings(read))
+    """Verify all files of this service's log, here and archived. ``kept``: statements that are known from elsewhere.
+    ``registered`` tells of files the SHA-256 of those that the database knows as daily exports. Raises
+    ``ArchiveUnavailable`` and ``OSError``."""
     before = await _statements(life, heads, kept)
     files = _Files(life, Verifier(heads.chain, before), on_file)
     await files.read()
@@ -193,6 +189,15 @@ async def verify(
     if registered is not None:
         problems += await _unregistered(segments, told, registered)
     return _result(segments, told, problems)
+
+
+def verify_only(paths: Sequence[Path], chain: Chain, csv_path: Path) -> Verified:
+    """Verify files that somebody has, and that those of one log follow each other. They may be of ``csv_path`` or of
+    any other log. Raises ``FileNotFoundError``."""
+    verifier, own = Verifier(chain, []), LogFiles(csv_path)
+    names = {path: own.known_log_of(path.name) or log_in(path.name) for path in paths}
+    read = [segment_of(verifier, log, str(path), path) for path, log in names.items()]
+    return _result(read, _beginnings(read))
 
 
 def _beginnings(segments: Sequence[Segment]) -> list[Statement]:
@@ -222,15 +227,21 @@ def _without_statement(segments: Sequence[Segment], told: Sequence[Statement]) -
 async def _unregistered(
     segments: Sequence[Segment], told: Sequence[Statement], registered: Registered
 ) -> list[Problem]:
-    """Daily exports without the chain, from before it was on, which the database does not know."""
-    plain = {
-        segment.file: segment
-        for segment in segments
-        if segment.unchained and not segment.problems and periods(told, segment.log)
-    }
-    known = await registered(list(plain)) if plain else {}
+    """Daily exports without the chain, where there was one at some time, that the database does not know."""
+    plain = [(_name_of_export(each.file), each) for each in segments if each.unchained and periods(told, each.log)]
+    known = await registered([name for name, _ in plain]) if plain else {}
     detail = "it has no chain, and the database knows no such export"
-    return [Problem("not_in_chain", name, None, None, "", detail) for name in plain if name not in known]
+    return [
+        Problem("not_in_chain", each.file, None, None, "", detail)
+        for name, each in plain
+        if known.get(name) != each.sha256
+    ]
+
+
+def _name_of_export(file: str) -> str:
+    """That which it had when it was made, also of one that is archived."""
+    found = archived(StoredObject(file, 0))
+    return file if found is None else found.name + COMPRESSED
 
 
 def _result(segments: Sequence[Segment], statements: Sequence[Statement], problems: Sequence[Problem] = ()) -> Verified:

@@ -1,0 +1,112 @@
+"""The chain was switched off: what was made before and after is still what it was, and nobody is accused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from servers.bucket import Bucket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.contract.conftest import Service, Site
+
+
+def decided(service: Service, receiver: Site, count: int) -> set[str]:
+    asked = [service.ask(receiver.url()) for _ in range(count)]
+    return {each.request_id for each in asked if service.finished(each)}
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_files_of_the_chain_that_retention_deletes_later(
+    service: Callable[..., Service], receiver: Site, audit: Callable[..., list[dict[str, Any]]], shards: int
+) -> None:
+    running = service(audit__chain=True, audit__csv_shards=shards, audit__export_dir="exports")
+    decided(running, receiver, 6)
+    audit(running, "rotate")
+    audit(running, "export", "--all")
+    running.stop()
+    settings = {"audit.csv_shards": shards, "audit.export_dir": "exports"}
+    running.configure(**settings)
+    running.start()
+    decided(running, receiver, 6)
+    audit(running, "rotate")
+    assert audit(running, "verify")[0]["problems"] == []
+    gone = audit(running, "prune", "--at", "2126-01-01")[0]["files"]
+    assert len(gone) > 1
+    assert audit(running, "verify")[0]["problems"] == []
+    running.stop()
+    running.configure(**settings, **{"audit.chain": True})
+    running.start()
+    decided(running, receiver, 6)
+    running.stop()
+    told = audit(running, "verify")[0]
+    assert (told["problems"], told["rows"] > 0) == ([], True)
+
+
+def test_rows_of_the_chain_that_are_exported_later(
+    service: Callable[..., Service], receiver: Site, s3_server: Any, audit: Callable[..., list[dict[str, Any]]]
+) -> None:
+    bucket = Bucket(s3_server)
+    settings = {"audit.export_dir": "exports", "audit.archive_url": bucket.url}
+    running = service(environ=bucket.environ, audit__chain=True, **settings)
+    decided(running, receiver, 3)
+    audit(running, "export", "--all")
+    decided(running, receiver, 3)
+    running.stop()
+    running.configure(**settings)
+    running.start()
+    decided(running, receiver, 3)
+    audit(running, "export", "--all")
+    told = audit(running, "verify")[0]
+    assert (told["problems"], told["rows"] >= 3, told["unchained"] >= 6) == ([], True, True)
+    audit(running, "archive", "--all")
+    assert audit(running, "verify")[0]["problems"] == []
+    running.stop()
+    running.configure(**settings, **{"audit.chain": True})
+    running.start()
+    decided(running, receiver, 3)
+    audit(running, "export", "--all")
+    assert audit(running, "verify")[0]["problems"] == []
+
+
+def test_exports_from_before_the_chain_are_archived(
+    service: Callable[..., Service], receiver: Site, s3_server: Any, audit: Callable[..., list[dict[str, Any]]]
+) -> None:
+    bucket = Bucket(s3_server)
+    settings = {"audit.export_dir": "exports", "audit.archive_url": bucket.url}
+    running = service(environ=bucket.environ, **settings)
+    decided(running, receiver, 3)
+    audit(running, "export", "--all")
+    running.stop()
+    running.configure(**settings, **{"audit.chain": True})
+    running.start()
+    decided(running, receiver, 3)
+    audit(running, "export", "--all")
+    assert audit(running, "verify")[0]["problems"] == []
+    audit(running, "archive", "--all")
+    assert audit(running, "verify")[0]["problems"] == []
+
+
+def test_an_export_without_the_chain_that_was_changed_is_named(
+    service: Callable[..., Service], receiver: Site, audit: Callable[..., list[dict[str, Any]]]
+) -> None:
+    from backports import zstd
+
+    running = service(audit__chain=True, audit__export_dir="exports")
+    decided(running, receiver, 3)
+    audit(running, "export", "--all")
+    running.stop()
+    running.configure(**{"audit.export_dir": "exports"})
+    running.start()
+    decided(running, receiver, 3)
+    audit(running, "export", "--all")
+    running.stop()
+    assert audit(running, "verify")[0]["problems"] == []
+    (file,) = (running.folder / "exports").glob("authorization_audit_rows.*-2.csv.zst")
+    whole = zstd.decompress(file.read_bytes())
+    file.write_bytes(zstd.compress(whole.replace(b",not_allowed,", b",allowed,", 1)))
+    problems = audit(running, "verify", code=1)[0]["problems"]
+    assert [(each["what"], each["file"]) for each in problems] == [("not_in_chain", file.name)]

@@ -1,0 +1,59 @@
+"""What is in the archive of a log, or of daily exports, that the service does not write any more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import outside
+from servers.bucket import Bucket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.contract.conftest import Service, Site
+
+LATER = {
+    "no log": {"audit.csv_path": ""},
+    "another log": {"audit.csv_path": "decisions.csv"},
+    "no log, but exports": {"audit.csv_path": "", "audit.export_dir": "exports"},
+}
+
+
+def decided(service: Service, receiver: Site, count: int) -> set[str]:
+    asked = [service.ask(receiver.url()) for _ in range(count)]
+    return {each.request_id for each in asked if service.finished(each)}
+
+
+@pytest.mark.parametrize("later", LATER.values(), ids=LATER)
+def test_it_is_listed_restored_and_deleted_when_it_is_old(
+    service: Callable[..., Service],
+    receiver: Site,
+    s3_server: Any,
+    audit: Callable[..., list[dict[str, Any]]],
+    later: dict[str, Any],
+) -> None:
+    bucket = Bucket(s3_server)
+    running = service(environ=bucket.environ, audit__archive_url=bucket.url, audit__export_dir="exports")
+    ids = decided(running, receiver, 3)
+    audit(running, "rotate")
+    audit(running, "export", "--all")
+    audit(running, "archive", "--all")
+    assert len(bucket.files()) == 2
+    running.stop()
+    running.configure(**{"audit.archive_url": bucket.url, **later})
+    running.start()
+    archived = [each["file"] for each in audit(running, "archive", "list") if each["state"] == "archived"]
+    assert len(archived) == 2
+    for arguments in ([], ["--exports"]):
+        rows = audit(running, "restore", *arguments)
+        assert Counter(row["request_id"] for row in rows) == Counter(ids)
+    assert audit(running, "verify")[0]["problems"] == []
+    assert audit(running, "prune", "--at", "2126-01-01", "--dry-run")[0]["files"] == archived
+    assert len(bucket.files()) == 2
+    running.stop()
+    running.configure(**{"audit.archive_url": bucket.url, "audit.retention_ms": 1000, **later})
+    running.start()
+    outside.eventually(lambda: not bucket.files(), 60, "what is too old was not deleted")
