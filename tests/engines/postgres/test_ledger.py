@@ -129,13 +129,15 @@ def test_workers_that_wait_for_one_row_agree(postgres_url: str, decide: Decide, 
     run(scenario())
 
 
+@pytest.mark.parametrize("pooler", [False, True])
 def test_a_decision_whose_answer_was_lost_is_its_own_and_told_once(
-    postgres_url: str, postgres_server: Server, decide: Decide
+    postgres_url: str, postgres_server: Server, decide: Decide, *, pooler: bool
 ) -> None:
     async def scenario() -> None:
         told: list[AuditRow] = []
         query = urlsplit(postgres_url).query
-        async with losing_answers(postgres_server.url) as proxy, opened(f"{proxy.url}?{query}") as store:
+        losing = losing_answers(postgres_server.url, pooler=pooler)
+        async with losing as proxy, opened(f"{proxy.url}?{query}") as store:
             ledger = PostgresLedger(store, "w", told.extend)
             made = [decide() for _ in range(6)]
             await ledger.record(made[0], 0)
@@ -163,7 +165,8 @@ def test_no_number_is_used_twice_while_a_lost_commit_is_still_under_way(
     async def scenario() -> None:
         told: list[AuditRow] = []
         query = urlsplit(postgres_url).query
-        async with losing_answers(postgres_server.url) as proxy, opened(f"{proxy.url}?{query}") as store:
+        losing = losing_answers(postgres_server.url, pooler=True)
+        async with losing as proxy, opened(f"{proxy.url}?{query}") as store:
             ledger = PostgresLedger(store, "w", told.extend)
             made = [decide() for _ in range(6)]
             await ledger.record(made[0], 0)
@@ -181,6 +184,40 @@ def test_no_number_is_used_twice_while_a_lost_commit_is_still_under_way(
             await asyncio.gather(first, *waiting, return_exceptions=True)
             for decision in made:
                 await ledger.record(decision, 0)
+            written = await ledger.audit_after(0, 100)
+            assert [row.sequence for row in written] == list(range(1, 7))
+            assert {row.decision for row in written} == set(made)
+            assert told == written
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("again", ["the same", "others"])
+def test_no_number_is_used_twice_where_a_statement_that_was_given_up_arrives_late(
+    postgres_url: str, postgres_server: Server, decide: Decide, again: str
+) -> None:
+    """The connection breaks before the server has the statement, which it gets when its turn was taken."""
+
+    async def scenario() -> None:
+        told: list[AuditRow] = []
+        query = urlsplit(postgres_url).query
+        async with losing_answers(postgres_server.url) as proxy, opened(f"{proxy.url}?{query}") as store:
+            ledger = PostgresLedger(store, "w", told.extend)
+            made = [decide() for _ in range(6)]
+            await ledger.record(made[0], 0)
+            await ledger.record(made[1], 0)
+            proxy.to_lose, proxy.held = 1 if again == "the same" else 2, True
+            waiting = asyncio.gather(*(ledger.record(each, 0) for each in made[2:4]))
+            if again == "others":
+                with pytest.raises(LedgerUnavailable):
+                    await waiting
+                await ledger.record(made[4], 0)
+            else:
+                await waiting
+            assert proxy.to_lose == 0
+            await proxy.release()
+            for decision in made:
+                assert (await ledger.record(decision, 0)).decision == decision
             written = await ledger.audit_after(0, 100)
             assert [row.sequence for row in written] == list(range(1, 7))
             assert {row.decision for row in written} == set(made)
