@@ -12,7 +12,7 @@ from chargegate.storage.tasks import observed
 from chargegate.storage.unavailable import Unavailable, Unusable
 
 Connection = Any
-"""A ``Session``, or a connection of somebody else's."""
+"""asyncpg's connection."""
 
 _BAD_VALUE: Final = (ValueError, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 _BROKEN: Final = (
@@ -25,56 +25,6 @@ _UNDONE: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _ENCODING: Final = "UTF8"
 
 
-class Session(asyncpg.Connection):  # type: ignore[misc]  # it ships no types
-    """A connection of ours. ``direct``: it has one session of the server for itself, so that what is set and prepared
-    there stays. Behind a pooler each transaction may get another session."""
-
-    direct: bool | None = None
-    """None until ``settle`` has seen it."""
-
-    async def fetch_often(self, statement: str, *values: Any) -> Any:
-        """As ``fetch``, for one of the few statements that every request needs: a session of ours prepares it once."""
-        if not self.direct:
-            return await self.fetch(statement, *values)
-        prepared = self._prepared.get(statement)
-        if prepared is None:
-            prepared = await self.prepare(statement, name=f"chargegate_{len(self._prepared)}")
-            self._prepared[statement] = prepared
-        return await prepared.fetch(*values)
-
-    async def settle(self) -> None:
-        """See whether it is ``direct``, and set there what our transactions need."""
-        self._prepared: dict[str, Any] = {}
-        await self.execute("BEGIN READ ONLY")
-        own = await self.fetchval("SELECT pg_backend_pid()")
-        await self.execute("COMMIT")
-        # A pooler gives its clients numbers of its own, because a cancel request goes to the pooler.
-        self.direct = own == self.get_server_pid()
-        if self.direct:
-            await self.execute(
-                "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE"
-                + limits(self, STORE_S, local=False)
-            )
-
-
-def limits(connection: Connection, within: float, *, local: bool) -> str:
-    """The settings of a transaction, or of a session of ours, that may take so many seconds: each after a semicolon."""
-    settings = {
-        # Few rows are touched, which takes less time than to compile a statement whose cost is overestimated, or to
-        # start processes for it.
-        "jit": "off",
-        "max_parallel_workers_per_gather": "0",
-        "statement_timeout": f"{within * 1000:.0f}",
-        "lock_timeout": "0",
-        # A host that dies must not hold its row locks until TCP notices.
-        "idle_in_transaction_session_timeout": f"{within * 1000 + 1000:.0f}",
-    }
-    if connection.get_server_version().major >= 17:
-        settings["transaction_timeout"] = "0"
-    scope = "LOCAL" if local else "SESSION"
-    return "".join(f"; SET {scope} {name} = {value}" for name, value in settings.items())
-
-
 def split_url(url: str, own: Iterable[str]) -> tuple[str, dict[str, str]]:
     """The URL as asyncpg takes it, and those of its options that are ours."""
     parts = urlsplit(url)
@@ -83,10 +33,10 @@ def split_url(url: str, own: Iterable[str]) -> tuple[str, dict[str, str]]:
     return parts._replace(query=theirs).geturl(), {key: value for key, value in options if key in own}
 
 
-async def connect(url: str, within: float = STORE_S) -> Connection:
+async def connect(url: str, within: float = STORE_S, kind: type[Connection] = asyncpg.Connection) -> Connection:
     """A connection without a statement cache, to a database that keeps every text as it is. ``within`` is in seconds.
     Raises ``Unavailable`` or ``Unusable``."""
-    connection = await _connected(url, within)
+    connection = await _connected(url, within, kind)
     encoding = getattr(connection.get_settings(), "server_encoding", _ENCODING)
     if encoding != _ENCODING:
         connection.terminate()
@@ -94,13 +44,13 @@ async def connect(url: str, within: float = STORE_S) -> Connection:
     return connection
 
 
-async def _connected(url: str, within: float) -> Connection:
+async def _connected(url: str, within: float, kind: type[Connection]) -> Connection:
     try:
         return await asyncpg.connect(
             url,
             timeout=within,
             statement_cache_size=0,
-            connection_class=Session,
+            connection_class=kind,
             server_settings={"application_name": "chargegate"},
         )
     except TimeoutError:

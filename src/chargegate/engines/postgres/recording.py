@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from chargegate.engines.postgres.alone import OwnSession
 from chargegate.engines.postgres.connection import Connection
 from chargegate.engines.postgres.months import Months
 from chargegate.engines.postgres.statements import LEDGER, arrays
@@ -94,13 +95,13 @@ class Recorder:
         return written.answers
 
     async def _write_alone(
-        self, entries: list[_Entry], first: dict[str, _Entry], connection: Connection
+        self, entries: list[_Entry], first: dict[str, _Entry], session: OwnSession
     ) -> _Written | None:
-        """None where one statement was not enough."""
+        """None where one statement is not enough, or was not."""
         if self._newest is None or not self._months.know(entry.decision.timestamp for entry in first.values()):
             return None
         newest, self._newest = self._newest, None  # until it is known that this commit arrived
-        numbers = await self._insert(connection, first, newest)
+        numbers = dict(await session.run(LEDGER["record"], *self._values(first, newest)))
         if len(numbers) < len(first):
             return None
         return self._written(entries, {request_id: _new(entry) for request_id, entry in first.items()}, numbers, newest)
@@ -110,18 +111,15 @@ class Recorder:
     ) -> _Written:
         newest, lost = await self._numbering(connection)
         await self._months.provide(connection, [entry.decision.timestamp for entry in first.values()])
-        numbers = await self._insert(connection, first, newest)
+        numbers = dict(await connection.fetch(LEDGER["record"], *self._values(first, newest)))
         held = {request_id: _new(first[request_id]) for request_id in numbers}
         if others := [request_id for request_id in first if request_id not in held]:
             held |= {row[0]: recorded_of(row) for row in await connection.fetch(LEDGER["recorded"], others)}
         return self._written(entries, held, numbers, newest, lost)
 
-    async def _insert(self, connection: Connection, first: dict[str, _Entry], newest: _Newest) -> dict[str, int]:
-        """The numbers of the decisions that are new."""
-        rows = [(*msgspec.structs.astuple(entry.decision), entry.created_at, entry.client) for entry in first.values()]
-        return dict(
-            await connection.fetch_often(LEDGER["record"], *arrays(rows), self._writer, newest.number, newest.turn)
-        )
+    def _values(self, first: dict[str, _Entry], newest: _Newest) -> list[Any]:
+        rows = ((*msgspec.structs.astuple(entry.decision), entry.created_at, entry.client) for entry in first.values())
+        return [*arrays(rows), self._writer, newest.number, newest.turn]
 
     def _written(
         self,

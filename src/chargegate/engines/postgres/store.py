@@ -1,20 +1,22 @@
 """One PostgreSQL database: its tables, and transactions.
 
-A transaction-mode pooler may stand between: there every statement runs inside an explicit transaction, is prepared
-without a name, and leaves nothing in its session. A session that is ours alone keeps its settings and the statements
-that every request needs. What a role or a database has as its defaults (isolation level, read only, time limits)
-changes nothing.
+Every statement runs inside an explicit transaction, is prepared without a name, and leaves nothing in its session, so
+that a transaction-mode pooler may stand between; where none does, the few statements that every request needs run
+alone. Each transaction says itself what it needs: what a role or a database
+has as its defaults (isolation level, read only, time limits) changes nothing.
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 
-from chargegate.engines.postgres.connection import Connection, is_undone, is_worth_repeating, limits, meaning_of
+from chargegate.engines.postgres.alone import Alone, OwnSession, OwnSessions
+from chargegate.engines.postgres.connection import Connection, is_broken, is_undone, is_worth_repeating, meaning_of
 from chargegate.engines.postgres.pool import CONNECTIONS, Pool
 from chargegate.engines.postgres.schema import Migrations, migrate
 from chargegate.observe import log
@@ -26,8 +28,6 @@ T = TypeVar("T")
 Work = Callable[[Connection, bool], Awaitable[T]]
 """``work(connection, repeated)`` runs inside a transaction. ``repeated``: a first attempt failed, and may have been
 committed although its answer was lost, so the work must be one that can be done twice."""
-
-Alone = Callable[[Connection], Awaitable[T | None]]
 
 MIGRATING_S: Final = 600.0
 _DISK_FULL_S: Final = 5.0
@@ -48,6 +48,7 @@ class PostgresStore:
 
     def __init__(self, url: str, migrations: Migrations, unavailable: type[Unavailable] = Unavailable) -> None:
         self._pool = Pool(url)
+        self._own = OwnSessions(url)
         self._migrations = migrations
         self._unavailable = unavailable
         self._long_reads = asyncio.Semaphore(CONNECTIONS // 4)
@@ -89,9 +90,8 @@ class PostgresStore:
         and what the server undid because of another transaction is run again until the time is over. Without
         ``durable`` a crash of the server may undo it.
 
-        ``alone`` does the same as ``work`` with one statement, which takes a fourth of the exchanges, or gives None
-        where one is not enough. It is tried first on a session that is ours alone, and once. Its statement may happen
-        although it was given up, and then at any later time: it must be one that changes nothing then.
+        ``alone`` does the same with one statement, or gives None where one is not enough. It is tried first, and once.
+        Its statement must be one that changes nothing more when it happens later, after ``work`` did.
         """
         begin = _Begin(within, read_only=read_only, durable=durable)
         deadline = self._loop.time() + within
@@ -115,7 +115,9 @@ class PostgresStore:
         repeated = False
         while True:
             try:
-                return await self._attempt(work, repeated, begin, deadline, alone)
+                if alone is not None and (done := await self._alone(alone, deadline)) is not None:
+                    return done
+                return await self._attempt(work, repeated, begin, deadline)
             except Exception as error:
                 alone = None
                 if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
@@ -129,23 +131,31 @@ class PostgresStore:
                 else:
                     await asyncio.sleep(random.uniform(0, _AGAIN_S))  # noqa: S311 - so that two do not meet again
 
-    async def _attempt(
-        self, work: Work[T], repeated: bool, begin: "_Begin", deadline: float, alone: Alone[T] | None = None
-    ) -> T:
+    async def _attempt(self, work: Work[T], repeated: bool, begin: "_Begin", deadline: float) -> T:
         async def whole(connection: Connection) -> T:
-            if connection.direct is None:
-                await connection.settle()
-            if alone is not None and connection.direct and self._synchronous and not self._read_write:
-                done = await alone(connection)
-                if done is not None:
-                    return done
             await connection.execute(begin.text(connection, read_write=self._read_write, synchronous=self._synchronous))
             result = await work(connection, repeated)
             await connection.execute("COMMIT")
             return result
 
-        try:
+        with self._seeing_full_disks():
             return await self._pool.use(whole, deadline)
+
+    async def _alone(self, alone: Alone[T], deadline: float) -> T | None:
+        if self._read_write or not self._synchronous or not self._own.possible:
+            return None
+        try:
+            with self._seeing_full_disks():
+                return await self._own.use(alone, deadline)
+        except Exception as error:
+            if is_broken(error):
+                self._pool.close_idle()  # its connections are probably broken too
+            raise
+
+    @contextmanager
+    def _seeing_full_disks(self) -> Iterator[None]:
+        try:
+            yield
         except asyncpg.DiskFullError:
             self._disk_full_until = self._loop.time() + _DISK_FULL_S
             raise
@@ -184,14 +194,17 @@ class PostgresStore:
         return max(counts)
 
     async def change(self, statement: str, *values: Any) -> None:
-        """Run one of the few statements that every request needs, and that changes nothing more when it is run again
-        later."""
+        """A statement that every request needs, and that changes nothing more when it happens again."""
 
-        async def run(connection: Connection, _repeated: bool = False) -> bool:
-            await connection.fetch_often(statement, *values)
+        async def alone(session: OwnSession) -> bool:
+            await session.run(statement, *values)
             return True
 
-        await self.transaction(run, alone=run)
+        async def work(connection: Connection, _repeated: bool) -> bool:
+            await connection.execute(statement, *values)
+            return True
+
+        await self.transaction(work, alone=alone)
 
     async def check(self) -> None:
         """Raises unless a commit reaches the disk now and the tables are there; also for some seconds after a table
@@ -202,7 +215,7 @@ class PostgresStore:
 
     async def close(self) -> None:
         """May be called twice."""
-        await self._pool.close()
+        await asyncio.gather(self._pool.close(), self._own.close())
 
 
 def rows_changed(tag: str) -> int:
@@ -232,14 +245,19 @@ class _Begin:
 
     def __init__(self, within: float, *, read_only: bool = False, durable: bool = True) -> None:
         self._access = " READ ONLY" if read_only else ""
-        self._within = within
+        self._limits = (
+            # Few rows are touched, which takes less time than to compile a statement whose cost is overestimated, or
+            # to start processes for it.
+            "; SET LOCAL jit = off; SET LOCAL max_parallel_workers_per_gather = 0"
+            # Every request is one statement or a few on rows of its own: what a higher level adds is only failures.
+            f"; SET LOCAL statement_timeout = {within * 1000:.0f}; SET LOCAL lock_timeout = 0"
+            # A host that dies must not hold its row locks until TCP notices.
+            f"; SET LOCAL idle_in_transaction_session_timeout = {within * 1000 + 1000:.0f}"
+        )
         self._durable = durable
 
     def text(self, connection: Connection, *, read_write: bool, synchronous: bool) -> str:
-        # Every request is one statement or a few on rows of its own: what a higher level adds is only failures.
-        begin = "BEGIN ISOLATION LEVEL READ COMMITTED" + (self._access or (" READ WRITE" if read_write else ""))
-        if not connection.direct or self._within != STORE_S:
-            begin += limits(connection, self._within, local=True)
-        if self._durable != synchronous:
-            begin += f"; SET LOCAL synchronous_commit = {_ON_OFF[self._durable]}"
-        return begin
+        access = self._access or (" READ WRITE" if read_write else "")
+        newer = "; SET LOCAL transaction_timeout = 0" if connection.get_server_version().major >= 17 else ""
+        commit = "" if self._durable == synchronous else f"; SET LOCAL synchronous_commit = {_ON_OFF[self._durable]}"
+        return f"BEGIN ISOLATION LEVEL READ COMMITTED{access}{self._limits}{newer}{commit}"

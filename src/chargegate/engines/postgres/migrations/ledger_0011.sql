@@ -13,8 +13,9 @@ BEGIN
     INSERT INTO callback_counts AS held (start, client, slot, delivered, failed)
     SELECT c.processed_at - c.processed_at % 3600000, c.client, own_slot,
         count(*) FILTER (WHERE c.status <> 'FAILED'), count(*) FILTER (WHERE c.status = 'FAILED')
-    FROM changed c JOIN replaced r ON r.request_id = c.request_id
-    WHERE r.status = 'PROCESSING' AND c.status IN ('COMPLETED', 'TIMEOUT', 'FAILED')
+    FROM changed c
+    WHERE c.status IN ('COMPLETED', 'TIMEOUT', 'FAILED')
+        AND c.request_id NOT IN (SELECT request_id FROM replaced WHERE status <> 'PROCESSING')
         AND coalesce(c.last_error, '') NOT IN ('lost_with_the_queue', 'malformed_request')
     GROUP BY 1, 2
     ON CONFLICT (start, client, slot) DO UPDATE
