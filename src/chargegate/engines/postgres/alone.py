@@ -16,6 +16,9 @@ from chargegate.storage.budget import STORE_S
 T = TypeVar("T")
 
 _CONNECTIONS: Final = 3  # as many as there are kinds of such statements
+_NOT_OURS: Final = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+"""What a session says to a statement that was prepared in another one; nothing was done."""
+
 _SETTINGS: Final = (
     "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE"
     f"; SET statement_timeout = {STORE_S * 1000:.0f}; SET lock_timeout = 0; SET jit = off"
@@ -77,10 +80,14 @@ class OwnSessions:
             self.possible = False
             return None
 
-        done = await self._pool.use(work, deadline)
-        if not self.possible:
-            self._pool.close_idle()
-        return done
+        try:
+            return await self._pool.use(work, deadline)
+        except _NOT_OURS:
+            self.possible = False
+            return None
+        finally:
+            if not self.possible:
+                self._pool.close_idle()
 
     async def close(self) -> None:
         """May be called twice."""
