@@ -10,7 +10,8 @@ Without ``--rate`` each is given as much as it can take; with it each gets so ma
 give 0.98 to 1.02. Where ``perf`` may count, the ratio of instructions in user mode is a second figure.
 
 With ``--queue redis`` (kafka, postgresql, rabbitmq) each variant is ``chargegate api`` and ``chargegate worker``, with
-a queue and a PostgreSQL database of its own. Both have the same servers, which share the other cores with the loads.
+servers of its own for the queue and for PostgreSQL, which share the other cores with the loads. What these spent is a
+figure of its own.
 
 A table goes to standard error, and the figures as JSON to standard output.
 """
@@ -29,7 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvloop
 
@@ -37,7 +38,7 @@ import load
 from engines import ENGINES, NAMES, SPLIT, urls
 from engines import SETTINGS as KEYS
 from engines import running as running_server
-from processes import CLOCK_TICKS, DRIVERS, ENVIRONMENT, Role, configure, new_folder, ready_port, stop
+from processes import CLOCK_TICKS, DRIVERS, ENVIRONMENT, Role, configure, cpu_seconds, new_folder, ready_port, stop
 
 HERE = Path(__file__).resolve().parent
 CORES = sorted(os.sched_getaffinity(0))
@@ -87,11 +88,20 @@ async def _pace(port: int, source: Iterator[bytes], rate: float) -> None:
         sent += 1
 
 
+class Servers(NamedTuple):
+    """The servers of one variant, by their process ids. ``new`` makes a queue and a database there, as settings for two
+    processes; without servers there are none, and one process does it all."""
+
+    new: Callable[[], Mapping[str, Any]] = dict
+    pids: Sequence[int] = ()
+
+
 class Variant:
     """One tree that runs, with its load."""
 
-    def __init__(self, tree: Path, folder: Path, rate: float, shared: Mapping[str, Any]) -> None:
-        """``shared``: the settings of a queue and a database for two processes; none of one process alone."""
+    def __init__(self, tree: Path, folder: Path, rate: float, servers: Servers) -> None:
+        shared = servers.new()
+        self._servers = servers.pids
         self._processes: dict[Role, tuple[subprocess.Popen[bytes], Path]] = {}
         environment = {**ENVIRONMENT, "PYTHONPATH": str(tree.resolve() / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
         roles: Sequence[Role] = SPLIT if shared else ("serve",)
@@ -143,6 +153,10 @@ class Variant:
         """Seconds of processor time until now, of all its threads."""
         return sum(_spent(process.pid) for process, _ in self._processes.values())
 
+    def servers_spent(self) -> float:
+        """Seconds of processor time of its servers until now."""
+        return sum(map(cpu_seconds, self._servers))
+
     def count(self) -> None:
         """Begin to count instructions, where that is possible."""
         if shutil.which("perf"):
@@ -181,47 +195,47 @@ def _spent(pid: int) -> float:
         return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
 
-Shared = Callable[[], Mapping[str, Any]]
-
-
 @contextmanager
-def sharing(queue: str) -> Iterator[Shared]:
-    """Run the servers that the queue needs. Gives what makes a new queue and a new database, as settings."""
+def serving(queue: str) -> Iterator[Servers]:
+    """Run the servers that the queue needs."""
     if not queue:
-        yield dict
+        yield Servers()
         return
     engine, database = (next(each for each in ENGINES if each.name == name) for name in (queue, "postgresql"))
     with running_server(database.kind) as postgres, contextlib.ExitStack() as stack:
         server = postgres if engine is database else stack.enter_context(running_server(engine.kind))
-        yield lambda: {**KEYS, "worker.port": 0, **urls(engine, server, postgres)}
+        pids = {int((each.folder / "pid").read_text()) for each in (server, postgres)}
+        yield Servers(lambda: {**KEYS, "worker.port": 0, **urls(engine, server, postgres)}, tuple(pids))
 
 
 @contextmanager
-def running(trees: list[Path], rate: float, shared: Shared = dict) -> Iterator[list[Variant]]:
+def running(trees: Sequence[tuple[Path, Servers]], rate: float) -> Iterator[list[Variant]]:
     """All variants, started in this order."""
     with contextlib.ExitStack() as stack:
         variants = []
-        for tree in trees:
-            variants.append(Variant(tree, stack.enter_context(new_folder()), rate, shared()))
+        for tree, servers in trees:
+            variants.append(Variant(tree, stack.enter_context(new_folder()), rate, servers))
             stack.callback(variants[-1].close)
         for variant in variants:
             variant.press()
         yield variants
 
 
-def measure(trees: list[Path], seconds: float, rate: float, shared: Shared) -> list[dict[str, float]]:
+def measure(trees: Sequence[tuple[Path, Servers]], seconds: float, rate: float) -> list[dict[str, float]]:
     """What each variant spent for a delivered callback, in the order of ``trees``."""
-    with running(trees, rate, shared) as variants:
+    with running(trees, rate) as variants:
         time.sleep(WARM_S)
         for variant in variants:
             variant.count()
+        servers = [variant.servers_spent() for variant in variants]
         began = [(variant.spent(), variant.delivered()) for variant in variants]
         started = time.perf_counter()
         time.sleep(seconds)
         ended = [(variant.spent(), variant.delivered()) for variant in variants]
         elapsed = time.perf_counter() - started
+        servers = [variant.servers_spent() - before for variant, before in zip(variants, servers, strict=True)]
         figures = []
-        for variant, (spent, before), (until, after) in zip(variants, began, ended, strict=True):
+        for variant, (spent, before), (until, after), of_servers in zip(variants, began, ended, servers, strict=True):
             done = after - before
             if not done:
                 raise load.Failed("callbacks stopped coming")
@@ -229,6 +243,7 @@ def measure(trees: list[Path], seconds: float, rate: float, shared: Shared) -> l
                 {
                     "us": (until - spent) / done * 1e6,
                     "per_second": done / elapsed,
+                    "servers_us": of_servers / done * 1e6,
                     "instructions": variant.instructions() / done,
                 }
             )
@@ -237,17 +252,17 @@ def measure(trees: list[Path], seconds: float, rate: float, shared: Shared) -> l
 
 def main(options: argparse.Namespace) -> None:
     """Measure the pair, round after round."""
-    with sharing(options.queue) as shared:
-        rounds(options, shared)
+    os.sched_setaffinity(0, CORES[1:] or CORES)  # that of the servers too
+    with serving(options.queue) as old, serving(options.queue) as new:
+        rounds(options, (options.old, old), (options.new, new))
 
 
-def rounds(options: argparse.Namespace, shared: Shared) -> None:
+def rounds(options: argparse.Namespace, *both: tuple[Path, Servers]) -> None:
     """The rounds, and what comes of them."""
     pairs: list[dict[str, Any]] = []
     for number in range(options.rounds):
         swapped = bool(number % 2)
-        trees = [options.new, options.old] if swapped else [options.old, options.new]
-        figures = measure(trees, options.seconds, options.rate, shared)
+        figures = measure(both[::-1] if swapped else both, options.seconds, options.rate)
         old, new = reversed(figures) if swapped else figures
         ratio = new["us"] / old["us"]
         pairs.append({"old": old, "new": new, "ratio": ratio})
@@ -256,6 +271,8 @@ def rounds(options: argparse.Namespace, shared: Shared) -> None:
         )
         if old["instructions"]:
             line += f"   instructions {new['instructions'] / old['instructions']:.3f}"
+        if old["servers_us"]:
+            line += f"   servers {old['servers_us']:.0f} and {new['servers_us']:.0f} µs"
         print(f"{line}   ratio {ratio:.3f}", file=sys.stderr, flush=True)
     ratios: list[float] = [pair["ratio"] for pair in pairs]
     summary = {"ratio": statistics.geometric_mean(ratios), "lowest": min(ratios), "highest": max(ratios)}

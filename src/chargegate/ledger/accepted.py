@@ -17,10 +17,11 @@ class AcceptedRequests:
     """Written soon, and tried again while ``write`` raises ``Unavailable``. Up to ``MAX_WAITING`` requests wait; later
     ones are dropped, counted and logged."""
 
-    def __init__(self, write: Callable[[list[Accepted]], Awaitable[Any]]) -> None:
+    def __init__(self, write: Callable[[list[Accepted]], Awaitable[Any]], *, linger_s: float = 0.0) -> None:
+        """``linger_s``: see ``GroupCommit``."""
         self._write = write
         self._dropped = 0
-        self._requests: GroupCommit[Accepted, None] = GroupCommit(self._commit)
+        self._requests: GroupCommit[Accepted, None] = GroupCommit(self._commit, linger_s=linger_s)
 
     def add(self, request_id: str, station_id: str, created_at: int, client: str) -> None:
         if self._requests.waiting >= MAX_WAITING:

@@ -10,10 +10,11 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from msgspec.structs import astuple
 
 from chargegate.engines.postgres.access_list import PostgresAccessList
 from chargegate.engines.postgres.ledger import PostgresLedger
-from chargegate.engines.postgres.statements import LEDGER_TABLES
+from chargegate.engines.postgres.statements import LEDGER, LEDGER_TABLES, arrays
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.ledger.records import AccessEntry, AuditRow, Claim, DecisionFilter, Finished
@@ -129,13 +130,15 @@ def test_workers_that_wait_for_one_row_agree(postgres_url: str, decide: Decide, 
     run(scenario())
 
 
+@pytest.mark.parametrize("pooler", [False, True])
 def test_a_decision_whose_answer_was_lost_is_its_own_and_told_once(
-    postgres_url: str, postgres_server: Server, decide: Decide
+    postgres_url: str, postgres_server: Server, decide: Decide, *, pooler: bool
 ) -> None:
     async def scenario() -> None:
         told: list[AuditRow] = []
         query = urlsplit(postgres_url).query
-        async with losing_answers(postgres_server.url) as proxy, opened(f"{proxy.url}?{query}") as store:
+        losing = losing_answers(postgres_server.url, pooler=pooler)
+        async with losing as proxy, opened(f"{proxy.url}?{query}") as store:
             ledger = PostgresLedger(store, "w", told.extend)
             made = [decide() for _ in range(6)]
             await ledger.record(made[0], 0)
@@ -163,7 +166,8 @@ def test_no_number_is_used_twice_while_a_lost_commit_is_still_under_way(
     async def scenario() -> None:
         told: list[AuditRow] = []
         query = urlsplit(postgres_url).query
-        async with losing_answers(postgres_server.url) as proxy, opened(f"{proxy.url}?{query}") as store:
+        losing = losing_answers(postgres_server.url, pooler=True)
+        async with losing as proxy, opened(f"{proxy.url}?{query}") as store:
             ledger = PostgresLedger(store, "w", told.extend)
             made = [decide() for _ in range(6)]
             await ledger.record(made[0], 0)
@@ -185,6 +189,50 @@ def test_no_number_is_used_twice_while_a_lost_commit_is_still_under_way(
             assert [row.sequence for row in written] == list(range(1, 7))
             assert {row.decision for row in written} == set(made)
             assert told == written
+
+    run(scenario())
+
+
+def test_a_statement_that_was_given_up_and_arrives_late_writes_nothing(
+    postgres_url: str, postgres_server: Server, decide: Decide
+) -> None:
+    async def scenario() -> None:
+        told: list[AuditRow] = []
+        query = urlsplit(postgres_url).query
+        async with losing_answers(postgres_server.url) as proxy, opened(f"{proxy.url}?{query}") as store:
+            ledger = PostgresLedger(store, "w", told.extend)
+            made = [decide() for _ in range(6)]
+            await ledger.record(made[0], 0)
+            await ledger.record(made[1], 0)
+            proxy.to_lose, proxy.held = 1, True
+            await asyncio.gather(*(ledger.record(each, 0) for each in made[2:4]))
+            assert proxy.to_lose == 0
+            await ledger.record(made[4], 0)
+            await proxy.release()
+            await ledger.record(made[5], 0)
+            written = await ledger.audit_after(0, 100)
+            assert [row.sequence for row in written] == list(range(1, 7))
+            assert {row.decision for row in written} == set(made)
+            assert told == written
+
+    run(scenario())
+
+
+def test_a_turn_that_another_one_had_writes_nothing(postgres_url: str, decide: Decide) -> None:
+    async def scenario() -> None:
+        async with opened(postgres_url) as store:
+            ledger = PostgresLedger(store, "w")
+            await ledger.record(decide(), 0)
+            ((turn,),) = await store.read("SELECT turn FROM audit_writers WHERE writer = 'w'")
+            await ledger.record(decide(), 0)
+            late = decide()
+            columns = arrays([(*astuple(late), 0, "")])
+            for stale in (turn - 1, turn):
+                assert await store.read(LEDGER["recorded"], [late.request_id]) == []
+                values = (*columns, "w", 2, stale)
+                assert await store.transaction(lambda c, _, v=values: c.fetch(LEDGER["record"], *v)) == []
+            assert await ledger.recorded(late.request_id) is None
+            assert len(await ledger.audit_after(0, 100)) == 2
 
     run(scenario())
 

@@ -39,7 +39,7 @@ class DeadLetterTopic:
             value = record.value()
             while True:
                 try:
-                    await self._producer.send(self._name, value, record.key(), headers)
+                    await self._producer.send(self._name, (value, record.key(), headers))
                     break
                 except TooLarge:
                     value, headers = None, [("origin", origin), ("omitted", b"too large")]

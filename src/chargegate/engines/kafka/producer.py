@@ -1,9 +1,9 @@
-"""An idempotent producer in a thread; the event loop learns of each message when all in-sync replicas have it."""
+"""An idempotent producer, which tells of each message when all in-sync replicas have it."""
 
 import asyncio
 import contextlib
 import logging
-import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -13,7 +13,11 @@ from chargegate.observe import log
 from chargegate.queues.base import QueueUnavailable
 from chargegate.storage.budget import EXCHANGE_S, STORE_S
 
-_POLL_S: Final = 0.1
+_POLL_S: Final = 0.002
+"""How often reports are asked for while any are due. The event loop asks, without waiting: a thread that waits for them
+would have to take the interpreter's lock for each, which takes longer than all the rest."""
+
+_POLL_IDLE_S: Final = 0.1
 _TUNING: Final = {
     "linger.ms": 2,
     "partitioner": "murmur2_random",  # what Java's producers use: a station is in one partition, whoever writes
@@ -23,7 +27,10 @@ _PROMISED: Final = {"enable.idempotence": True, "acks": "all", "message.timeout.
 Position = tuple[int, int]
 """Partition and offset."""
 
-_Report = tuple["asyncio.Future[Position]", KafkaError | None, int, int]
+Content = tuple[bytes | None, bytes | None, list[tuple[str, Any]]]
+"""Value, key and headers of a record."""
+
+Sent = Callable[[Position | QueueUnavailable], None]
 
 
 class TooLarge(QueueUnavailable):
@@ -31,7 +38,7 @@ class TooLarge(QueueUnavailable):
 
 
 class ConfirmingProducer:
-    """Made in the event loop that calls ``send``. Raises ``KafkaException`` for options that librdkafka refuses."""
+    """Used by one event loop. Raises ``KafkaException`` for options that librdkafka refuses."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.fault: KafkaError | None = None
@@ -39,42 +46,61 @@ class ConfirmingProducer:
         self._options = _TUNING | options | _PROMISED | {"error_cb": self._failed}
         self._loop = asyncio.get_running_loop()
         self._producer = self._new()
-        self._reports: list[_Report] = []
-        self._renew = threading.Event()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="kafka-producer", daemon=True)
-        self._thread.start()
+        self._due: dict[Sent, float] = {}  # who is to be told, and until when by the event loop's clock
+        self._renew = False
+        self._ending: set[asyncio.Future[None]] = set()
+        self._timer = self._loop.call_later(_POLL_IDLE_S, self._poll)
+        self._idle = True
 
-    async def send(
-        self, topic: str, value: bytes | None, key: bytes | None, headers: list[tuple[str, Any]], timestamp: int = 0
-    ) -> Position:
+    async def send(self, topic: str, content: Content) -> Position:
         """Raises ``QueueUnavailable`` where Kafka did not confirm the message in time, or will not (``TooLarge``). A
         message that is stored after that is a repeat."""
         stored: asyncio.Future[Position] = self._loop.create_future()
+
+        def sent(outcome: Position | QueueUnavailable) -> None:
+            if stored.done():
+                return
+            if isinstance(outcome, QueueUnavailable):
+                stored.set_exception(outcome)
+            else:
+                stored.set_result(outcome)
+
+        self.send_then(topic, content, 0, sent)
+        return await stored
+
+    def send_then(self, topic: str, content: Content, at: int, sent: Sent) -> None:
+        """As ``send``, for one that is no coroutine: ``sent``, a new function for each message, is called with what it
+        would have returned or raised, perhaps before this returns. ``at``: the record's time in Unix ms, 0 for now."""
+        value, key, headers = content
         try:
             self._producer.produce(
-                topic, value, key, on_delivery=partial(self._report, stored), timestamp=timestamp, headers=headers
+                topic, value, key, on_delivery=partial(self._report, sent), timestamp=at, headers=headers
             )
-            async with asyncio.timeout(STORE_S):
-                return await stored
-        except TimeoutError:
-            raise QueueUnavailable("Kafka did not confirm in time") from None
         except BufferError:
-            raise QueueUnavailable("too many messages wait to be confirmed by Kafka") from None
+            sent(QueueUnavailable("too many messages wait to be confirmed by Kafka"))
         except KafkaException as error:
-            fault: KafkaError = error.args[0]
-            if fault.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                raise TooLarge(f"Kafka: {fault.str()}") from None
-            self._failed(fault)
-            raise QueueUnavailable(f"Kafka: {fault.str()}") from None
+            sent(self._meaning(error.args[0]))
+        else:
+            self._due[sent] = self._loop.time() + STORE_S
+            if self._idle:
+                self._poll_in(_POLL_S)
 
     def renew(self) -> None:
         """Start over with a new producer id: librdkafka cannot follow a topic that was made anew under its name."""
-        self._renew.set()
+        self._renew = True
 
     async def close(self) -> None:
-        self._closing.set()
-        await asyncio.to_thread(self._thread.join)
+        self._timer.cancel()
+        ends = self._loop.time() + STORE_S
+        while self._due and self._loop.time() < ends:
+            self._serve()
+            await asyncio.sleep(_POLL_S)
+        old = [self._producer]
+        del self._producer
+        self._end(old)
+        for sent in list(self._due):
+            self._tell(sent, QueueUnavailable("closed"))
+        await asyncio.gather(*self._ending)
 
     def _new(self) -> Producer:
         return Producer(self._options, logger=logging.getLogger("librdkafka"))
@@ -87,50 +113,62 @@ class ConfirmingProducer:
         if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - as above
             self.renew()
 
-    def _report(self, stored: "asyncio.Future[Position]", error: KafkaError | None, message: Message) -> None:
+    def _meaning(self, fault: KafkaError) -> QueueUnavailable:
+        if fault.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            return TooLarge(f"Kafka: {fault.str()}")
+        self._failed(fault)
+        return QueueUnavailable(f"Kafka: {fault.str()}")
+
+    def _report(self, sent: Sent, error: KafkaError | None, message: Message) -> None:
         if error is None:
             self.fault = None
+            self._tell(sent, (message.partition() or 0, message.offset() or 0))
         else:
-            self._failed(error)
-        self._reports.append((stored, error, message.partition() or 0, message.offset() or 0))
+            self._tell(sent, self._meaning(error))
 
-    def _run(self) -> None:
-        while not self._closing.is_set():
-            try:
-                self._producer.poll(_POLL_S)
-            except KafkaException as error:  # a fatal one is raised here, not given to the callback
-                self._failed(error.args[0])
-            if self._renew.is_set():
-                self._renew.clear()
-                log.warning("kafka producer starts over")
-                old, self._producer = self._producer, self._new()
-                _discard_unsent(old)
-                del old  # its connections end here and now, not when the garbage collector runs in the event loop
-            self._hand_over()
+    def _tell(self, sent: Sent, outcome: Position | QueueUnavailable) -> None:
+        if self._due.pop(sent, None) is None:
+            return  # it was told that the time is over
+        try:
+            sent(outcome)
+        except Exception:  # noqa: BLE001 - one caller's defect must not keep the others' answers
+            log.exception("after a message was sent")
+
+    def _poll(self) -> None:
+        try:
+            self._look()
+        finally:
+            self._poll_in(_POLL_S if self._due else _POLL_IDLE_S)
+
+    def _look(self) -> None:
+        self._serve()
+        now = self._loop.time()
+        while self._due and (first := next(iter(self._due.items())))[1] <= now:
+            self._tell(first[0], QueueUnavailable("Kafka did not confirm in time"))
+        if self._renew:
+            self._renew = False
+            log.warning("kafka producer starts over")
+            old = [self._producer]
+            self._producer = self._new()
+            self._end(old)
+
+    def _poll_in(self, seconds: float) -> None:
+        self._timer.cancel()
+        self._idle = seconds == _POLL_IDLE_S
+        self._timer = self._loop.call_later(seconds, self._poll)
+
+    def _serve(self) -> None:
+        try:
+            self._producer.poll(0)
+        except KafkaException as error:  # a fatal one is raised here, not given to the callback
+            self._failed(error.args[0])
+
+    def _end(self, last: list[Producer]) -> None:
+        """Discard what the last of these did not send, and end its connections, which may take a while. It ends with
+        its last reference: in a thread, and not when the garbage collector runs in the event loop."""
+        last[0].purge()
         with contextlib.suppress(KafkaException):
-            self._producer.flush(STORE_S)
-        _discard_unsent(self._producer)
-        del self._producer  # as above
-        self._hand_over()
-
-    def _hand_over(self) -> None:
-        """Tell the event loop all that was reported at once: waking it for each would cost more than the rest."""
-        reports, self._reports = self._reports, []
-        if reports and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_resolve, reports)
-
-
-def _discard_unsent(producer: Producer) -> None:
-    producer.purge()
-    with contextlib.suppress(KafkaException):
-        producer.poll(0)
-
-
-def _resolve(reports: list[_Report]) -> None:
-    for stored, error, partition, offset in reports:
-        if stored.done():
-            continue
-        if error is None:
-            stored.set_result((partition, offset))
-        else:
-            stored.set_exception(KafkaException(error))
+            last[0].poll(0)
+        ending = self._loop.run_in_executor(None, last.clear)
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)

@@ -1,8 +1,9 @@
 """A queue in a topic of Apache Kafka, shared by any number of processes."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Final, Self
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, Self
 
 from confluent_kafka import KafkaException
 
@@ -12,7 +13,7 @@ from chargegate.engines.kafka.assignments import Assignments
 from chargegate.engines.kafka.backlog import Backlog
 from chargegate.engines.kafka.consumer import GroupConsumer
 from chargegate.engines.kafka.dead_letters import DeadLetterTopic
-from chargegate.engines.kafka.producer import ConfirmingProducer
+from chargegate.engines.kafka.producer import ConfirmingProducer, Content, Position
 from chargegate.engines.kafka.record import PROBE, pack
 from chargegate.engines.kafka.topic import Topic
 from chargegate.model import now_ms
@@ -25,7 +26,6 @@ from chargegate.queues.base import (
     QueueUnavailable,
     Stored,
     Waiting,
-    put_in_task,
 )
 
 _START_S: Final = 10.0
@@ -87,26 +87,43 @@ class KafkaQueue:
         return queue
 
     async def put(self, message: Message) -> None:
-        self._refuse_closed()
-        if self._backlog.waiting + self._unconfirmed >= self._max_size:
-            raise QueueFull
-        value, key, headers = pack(message)
-        await self._store(value, key, headers, message.accepted_at)
+        await self._told(partial(self.put_then, message))
 
-    async def _store(self, value: bytes | None, key: bytes | None, headers: list[tuple[str, Any]], at: int) -> None:
-        self._unconfirmed += 1
-        try:
-            position = await self._producer.send(self._address.topic, value, key, headers, max(0, at))
-        except QueueUnavailable:
-            self._last_put_failed = True
-            raise
-        finally:
-            self._unconfirmed -= 1
-        self._last_put_failed = False
-        self._backlog.stored(position)
+    async def _told(self, put_then: Callable[[Stored], None]) -> None:
+        """Wait until it is done. Raises what it is told then."""
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(fault: Exception | None) -> None:
+            if told.done():
+                return
+            if fault is None:
+                told.set_result(None)
+            else:
+                told.set_exception(fault)
+
+        put_then(done)
+        await told
 
     def put_then(self, message: Message, done: Stored) -> None:
-        put_in_task(self.put(message), done)
+        if self._closed:
+            done(QueueUnavailable("closed"))
+        elif self._backlog.waiting + self._unconfirmed >= self._max_size:
+            done(QueueFull())
+        else:
+            self._send(pack(message), message.accepted_at, done)
+
+    def _send(self, content: Content, at: int, done: Stored) -> None:
+        self._unconfirmed += 1
+        self._producer.send_then(self._address.topic, content, max(0, at), partial(self._sent, done))
+
+    def _sent(self, done: Stored, outcome: Position | QueueUnavailable) -> None:
+        self._unconfirmed -= 1
+        self._last_put_failed = isinstance(outcome, QueueUnavailable)
+        if isinstance(outcome, QueueUnavailable):
+            done(outcome)
+        else:
+            self._backlog.stored(outcome)
+            done(None)
 
     async def receive(self, limit: int) -> list[Delivery]:
         self._refuse_closed()
@@ -136,7 +153,7 @@ class KafkaQueue:
         """After a put that failed, only one that succeeds is proof: a record that consumers pass over."""
         self._refuse_trouble()
         if self._last_put_failed:
-            await self._store(None, None, PROBE, now_ms())
+            await self._told(partial(self._send, (None, None, PROBE), now_ms()))
             return
         try:
             await self._topic.answers()

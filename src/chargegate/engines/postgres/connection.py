@@ -33,10 +33,10 @@ def split_url(url: str, own: Iterable[str]) -> tuple[str, dict[str, str]]:
     return parts._replace(query=theirs).geturl(), {key: value for key, value in options if key in own}
 
 
-async def connect(url: str, within: float = STORE_S) -> Connection:
+async def connect(url: str, within: float = STORE_S, kind: type[Connection] = asyncpg.Connection) -> Connection:
     """A connection without a statement cache, to a database that keeps every text as it is. ``within`` is in seconds.
     Raises ``Unavailable`` or ``Unusable``."""
-    connection = await _connected(url, within)
+    connection = await _connected(url, within, kind)
     encoding = getattr(connection.get_settings(), "server_encoding", _ENCODING)
     if encoding != _ENCODING:
         connection.terminate()
@@ -44,10 +44,14 @@ async def connect(url: str, within: float = STORE_S) -> Connection:
     return connection
 
 
-async def _connected(url: str, within: float) -> Connection:
+async def _connected(url: str, within: float, kind: type[Connection]) -> Connection:
     try:
         return await asyncpg.connect(
-            url, timeout=within, statement_cache_size=0, server_settings={"application_name": "chargegate"}
+            url,
+            timeout=within,
+            statement_cache_size=0,
+            connection_class=kind,
+            server_settings={"application_name": "chargegate"},
         )
     except TimeoutError:
         raise Unavailable("no connection in time") from None

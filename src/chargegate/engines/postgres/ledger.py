@@ -34,6 +34,8 @@ from chargegate.storage.group_commit import GroupCommit, Then
 _OLD_CLAIMS_DROPPED: Final = 200
 """For each new claim, at most so many old ones are dropped."""
 
+_LINGER_S: Final = 0.025  # of the ends of callbacks, which nobody waits for
+_ACCEPTED_S: Final = 0.01  # of requests that are only listed so
 _LIST_S: Final = 10.0
 _EVERY_REQUEST_S: Final = 60.0
 
@@ -47,11 +49,11 @@ class PostgresLedger:
         self._writer = writer
         self._months = Months()
         self._recorder = Recorder(store, writer, on_audit, self._months)
-        self._accepted = AcceptedRequests(self._accept)
+        self._accepted = AcceptedRequests(self._accept, linger_s=_ACCEPTED_S)
         self._counts = PostgresCounts(store)
         self._restart = _changes(store, LEDGER["restart"])
         self._attempted = _changes(store, LEDGER["attempted"])
-        self._finish = _changes(store, LEDGER["finish"])
+        self._finish: GroupCommit[tuple[Any, ...], None] = GroupCommit(self._finish_all, linger_s=_LINGER_S)
         self._claims: GroupCommit[tuple[str, Claim], Claim] = GroupCommit(self._claim_all)
         self._release = _changes(store, LEDGER["release"])
 
@@ -59,7 +61,7 @@ class PostgresLedger:
         self._accepted.add(request_id, station_id, created_at, client)
 
     async def _accept(self, requests: list[Accepted]) -> None:
-        await self._store.execute(LEDGER["accept"], *arrays(requests), durable=False)
+        await self._store.change(LEDGER["accept"], *arrays(requests), "off")
 
     async def record(self, decision: Decision, created_at: int, client: str = "") -> Recorded:
         return await self._recorder.record(decision, created_at, client)
@@ -86,6 +88,9 @@ class PostgresLedger:
 
     def finish_soon(self, finished: Finished, then: Then) -> None:
         self._finish.post(msgspec.structs.astuple(finished), then)
+
+    async def _finish_all(self, rows: list[tuple[Any, ...]]) -> None:
+        await self._store.change(LEDGER["finish"], *arrays(rows))
 
     async def fail_lost(self, kept: Iterable[str], at: int) -> int:
         """Of those that this writer decided."""

@@ -3,14 +3,16 @@
 
 -- name: record
 -- What was decided before is left out rather than left to the conflict: a conflict locks its row, in no order that an
--- UPDATE elsewhere would keep to. The rest is inserted by all processes in one order. The writer's turn ends with the
--- transaction, see last_sequence.
-WITH decided AS (
+-- UPDATE elsewhere would keep to. The rest is inserted by all processes in one order. The writer's turn $12 ends with the
+-- transaction, see last_sequence; if another one had it, nothing is written.
+WITH turn AS (
+    UPDATE audit_writers SET turn = turn + 1 WHERE writer = $10 AND turn = $12 RETURNING turn
+), decided AS (
     INSERT INTO charging_requests AS held ({decided}, created_at, client, started_at, status)
     SELECT d.*, d.at, 'PROCESSING' FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[],
         $6::bigint[], $7::bigint[], $8::bigint[], $9::text[])
         AS d (id, station, hash, decision, reason, took, at, created, client)
-        CROSS JOIN (SELECT pg_advisory_xact_lock(hashtext('audit writer'), hashtext($10::text)) OFFSET 0) AS turn
+        CROSS JOIN turn
     WHERE NOT EXISTS (SELECT FROM charging_requests WHERE request_id = d.id AND decision IS NOT NULL)
     ORDER BY d.id COLLATE "C"
     ON CONFLICT (request_id) DO UPDATE
@@ -23,8 +25,8 @@ INSERT INTO authorization_audit (writer, sequence, {decision})
 SELECT $10, $11 + row_number() OVER (ORDER BY request_id), {decided} FROM decided RETURNING request_id, sequence
 
 -- name: turn
--- Wait until no transaction of this writer is under way.
-SELECT pg_advisory_xact_lock(hashtext('audit writer'), hashtext($1::text))
+-- Wait until no transaction of this writer is under way, and let none that was given up begin later.
+INSERT INTO audit_writers AS held VALUES ($1, 1) ON CONFLICT (writer) DO UPDATE SET turn = held.turn + 1 RETURNING turn
 
 -- name: last_sequence
 -- In the writer's turn: a commit whose answer was lost may still be under way, and its numbers are not seen before.
@@ -57,9 +59,12 @@ INSERT INTO sink_positions VALUES ($1, $2, $3)
 ON CONFLICT (writer, sink) DO UPDATE SET sequence = excluded.sequence
 
 -- name: accept
+-- $5 is for synchronous_commit: where it is off, nobody waits for the disk, and a crash may undo it.
 INSERT INTO charging_requests (request_id, station_id, created_at, client, started_at, status)
 SELECT d.*, d.created, 'QUEUED'
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) AS d (id, station, created, client)
+    CROSS JOIN (SELECT set_config('synchronous_commit', coalesce($5, current_setting('synchronous_commit')), true)
+        OFFSET 0) AS waits
 ORDER BY d.id COLLATE "C" ON CONFLICT (request_id) DO NOTHING
 
 -- name: recorded

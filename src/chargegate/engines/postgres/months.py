@@ -27,10 +27,13 @@ class Months:
         """Look again: a transaction was undone, or another process may have dropped a month."""
         self._known.clear()
 
+    def know(self, times: Iterable[int]) -> bool:
+        """Whether the partitions for these times (Unix ms) were provided."""
+        return all(_month(day)[0] in self._known for day in _days(times))
+
     async def provide(self, connection: Connection, times: Iterable[int]) -> None:
         """Make the partitions for these times (Unix ms), and, ahead of its first decision, for the coming month."""
-        now = now_ms()
-        for day in {at // _DAY_MS for at in (*times, now, _month(now // _DAY_MS)[2])}:
+        for day in _days(times):
             name, start, end = _month(day)
             if name in self._known:
                 continue
@@ -97,6 +100,12 @@ def first_kept(at: int) -> int:
 def limit_of(at: int) -> str:
     """The first month that has not ended by then (Unix ms), or by now."""
     return _month(min(at, now_ms()) // _DAY_MS)[0]
+
+
+def _days(times: Iterable[int]) -> set[int]:
+    """Those of the times, and today, and the first of the coming month."""
+    now = now_ms()
+    return {at // _DAY_MS for at in (*times, now, _month(now // _DAY_MS)[2])}
 
 
 @lru_cache(maxsize=100)

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
+
 from chargegate.engines.postgres.connection import Connection, answers, connect, is_broken
 from chargegate.storage.tasks import observed
 from chargegate.storage.unavailable import Unavailable
@@ -32,10 +34,12 @@ _CLOSE_S: Final = 1.0
 class Pool:
     """Connections are made when needed, and again when lost."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, count: int = CONNECTIONS, kind: type[Connection] = asyncpg.Connection) -> None:
+        """At most ``count`` connections, of asyncpg's class or one of its subclasses."""
         self._url = url
+        self._kind = kind
         self._idle: list[tuple[Connection, float]] = []  # since when; the one that was used last is last
-        self._free = asyncio.Semaphore(CONNECTIONS)
+        self._free = asyncio.Semaphore(count)
         self._closed = False
         self._loop = asyncio.get_running_loop()
 
@@ -88,7 +92,7 @@ class Pool:
             self.close_idle()  # the others have been idle for as long, or longer
         if self._closed:
             raise Unavailable("closed")
-        return await connect(self._url, min(self.left(deadline), _CONNECT_S))
+        return await connect(self._url, min(self.left(deadline), _CONNECT_S), self._kind)
 
     def close_idle(self) -> None:
         while self._idle:

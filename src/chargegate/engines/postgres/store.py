@@ -1,19 +1,22 @@
 """One PostgreSQL database: its tables, and transactions.
 
 Every statement runs inside an explicit transaction, is prepared without a name, and leaves nothing in its session, so
-that a transaction-mode pooler may stand between. Each transaction says itself what it needs: what a role or a database
+that a transaction-mode pooler may stand between; where none does, the few statements that every request needs run
+alone. Each transaction says itself what it needs: what a role or a database
 has as its defaults (isolation level, read only, time limits) changes nothing.
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 
-from chargegate.engines.postgres.connection import Connection, is_undone, is_worth_repeating, meaning_of
+from chargegate.engines.postgres.alone import Alone, OwnSession, OwnSessions
+from chargegate.engines.postgres.connection import Connection, is_broken, is_undone, is_worth_repeating, meaning_of
 from chargegate.engines.postgres.pool import CONNECTIONS, Pool
 from chargegate.engines.postgres.schema import Migrations, migrate
 from chargegate.observe import log
@@ -45,6 +48,7 @@ class PostgresStore:
 
     def __init__(self, url: str, migrations: Migrations, unavailable: type[Unavailable] = Unavailable) -> None:
         self._pool = Pool(url)
+        self._own = OwnSessions(url)
         self._migrations = migrations
         self._unavailable = unavailable
         self._long_reads = asyncio.Semaphore(CONNECTIONS // 4)
@@ -74,16 +78,26 @@ class PostgresStore:
                 raise self._told(error) from None
 
     async def transaction(
-        self, work: Work[T], *, within: float = STORE_S, read_only: bool = False, durable: bool = True
+        self,
+        work: Work[T],
+        *,
+        within: float = STORE_S,
+        read_only: bool = False,
+        durable: bool = True,
+        alone: Alone[T] | None = None,
     ) -> T:
         """Run ``work`` and commit. A connection that breaks is replaced once, tables that are missing are made once,
         and what the server undid because of another transaction is run again until the time is over. Without
-        ``durable`` a crash of the server may undo it."""
+        ``durable`` a crash of the server may undo it.
+
+        ``alone`` does the same with one statement, or gives None where one is not enough. It is tried first, and once.
+        Its statement must be one that changes nothing more when it happens later, after ``work`` did.
+        """
         begin = _Begin(within, read_only=read_only, durable=durable)
         deadline = self._loop.time() + within
         try:
             try:
-                return await self._run(work, begin, deadline)
+                return await self._run(work, begin, deadline, alone)
             except asyncpg.UndefinedTableError:
                 log.warning("tables are missing and made anew: the database was emptied")
                 await self.prepare(self._pool.left(deadline))
@@ -97,12 +111,15 @@ class PostgresStore:
         meaning = meaning_of(error)
         return self._unavailable(str(meaning)) if isinstance(meaning, Unavailable) else meaning
 
-    async def _run(self, work: Work[T], begin: "_Begin", deadline: float) -> T:
+    async def _run(self, work: Work[T], begin: "_Begin", deadline: float, alone: Alone[T] | None = None) -> T:
         repeated = False
         while True:
             try:
+                if alone is not None and (done := await self._alone(alone, deadline)) is not None:
+                    return done
                 return await self._attempt(work, repeated, begin, deadline)
             except Exception as error:
+                alone = None
                 if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
                     await self._see_why_read_only(deadline)
                 if not is_worth_repeating(error) or (repeated and not is_undone(error)):
@@ -121,8 +138,24 @@ class PostgresStore:
             await connection.execute("COMMIT")
             return result
 
-        try:
+        with self._seeing_full_disks():
             return await self._pool.use(whole, deadline)
+
+    async def _alone(self, alone: Alone[T], deadline: float) -> T | None:
+        if self._read_write or not self._synchronous or not self._own.possible:
+            return None
+        try:
+            with self._seeing_full_disks():
+                return await self._own.use(alone, deadline)
+        except Exception as error:
+            if is_broken(error):
+                self._pool.close_idle()  # its connections are probably broken too
+            raise
+
+    @contextmanager
+    def _seeing_full_disks(self) -> Iterator[None]:
+        try:
+            yield
         except asyncpg.DiskFullError:
             self._disk_full_until = self._loop.time() + _DISK_FULL_S
             raise
@@ -160,6 +193,19 @@ class PostgresStore:
         await self.transaction(change, within=within, durable=durable)
         return max(counts)
 
+    async def change(self, statement: str, *values: Any) -> None:
+        """A statement that every request needs, and that changes nothing more when it happens again."""
+
+        async def alone(session: OwnSession) -> bool:
+            await session.run(statement, *values)
+            return True
+
+        async def work(connection: Connection, _repeated: bool) -> bool:
+            await connection.execute(statement, *values)
+            return True
+
+        await self.transaction(work, alone=alone)
+
     async def check(self) -> None:
         """Raises unless a commit reaches the disk now and the tables are there; also for some seconds after a table
         could not grow, because on a full disk the write-ahead log may still have room."""
@@ -169,7 +215,7 @@ class PostgresStore:
 
     async def close(self) -> None:
         """May be called twice."""
-        await self._pool.close()
+        await asyncio.gather(self._pool.close(), self._own.close())
 
 
 def rows_changed(tag: str) -> int:

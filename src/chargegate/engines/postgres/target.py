@@ -62,6 +62,7 @@ class PostgresTarget:
         return await self._insert(
             LEDGER["accept"],
             [(request.request_id, request.station_id, request.accepted_at, request.client) for request in requests],
+            None,
         )
 
     async def put_claims(self, claims: Sequence[KeptClaim]) -> int:
@@ -91,8 +92,8 @@ class PostgresTarget:
     async def put_counts(self, kind: CountKind, counts: Sequence[tuple[Any, ...]]) -> int:
         return await self._store.transaction(partial(_put_counts, kind, counts), within=_PAGE_S)
 
-    async def _insert(self, statement: str, rows: Sequence[Sequence[Any]]) -> int:
-        return await self._store.execute(statement, *arrays(rows), within=_PAGE_S) if rows else 0
+    async def _insert(self, statement: str, rows: Sequence[Sequence[Any]], *values: Any) -> int:
+        return await self._store.execute(statement, *arrays(rows), *values, within=_PAGE_S) if rows else 0
 
     async def close(self) -> None:
         await self._store.close()

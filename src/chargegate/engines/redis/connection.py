@@ -1,28 +1,22 @@
-"""Redis by URL: one server, the master behind Sentinels, or a Cluster.
-
-``redis://[user:password@]host[:port][/db]`` · ``redis+sentinel://…@host[:port],…/service[/db]`` ·
-``redis+cluster://…@host[:port],…``; ``rediss`` for TLS. After ``?``: ``ssl_ca_certs``, ``ssl_certfile``,
-``ssl_keyfile``, ``ssl_cert_reqs``, ``ssl_check_hostname``, as redis-py names them.
-"""
+"""Connections to Redis, and commands on them."""
 
 import asyncio
 import contextlib
 from functools import cache
-from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any, Final
 
+from hiredis import pack_command
 from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import MasterDownError, ReadOnlyError, RedisClusterException, RedisError
+from redis.exceptions import MasterDownError, ReadOnlyError, RedisClusterException, RedisError, ResponseError
 
+from chargegate.engines.redis.address import RedisAddress, parse
 from chargegate.storage.files import read_text
 from chargegate.storage.unavailable import Unavailable
 
-_PORTS: Final = {"": 6379, "cluster": 6379, "sentinel": 26379}
-_OPTIONS: Final = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
 _LOST: Final = {"NOGROUP", "UNBLOCKED"}  # codes of the server's errors
 
 
@@ -42,14 +36,14 @@ class RedisServer:
     """
 
     def __init__(self, url: str, *, timeout_s: float, at_once: int) -> None:
-        """It connects with the first command. Raises ``ValueError`` for a URL that is not one of the above."""
+        """It connects with the first command. Raises ``ValueError`` for a URL that is none of Redis."""
         self.connections: int | None = 0
         self._timeout_s = timeout_s
-        self._answered_at = 0.0  # by the event loop's clock
         self._free = asyncio.Semaphore(at_once)
         self._sentinels: list[Any] = []
-        self._pool: Any = None  # a Cluster's client has none
-        self._client = self._connect(_address(url))
+        self._pool: Any = None  # makes the connections; a Cluster's client makes its own
+        self._idle: list[tuple[Any, float]] = []  # connections, and since when they are idle by the event loop's clock
+        self._client = self._connect(parse(url))
 
     async def run(self, script: str, keys: tuple[str, ...], *arguments: Any) -> Any:
         """Run the script of the file ``<script>.lua``; its keys must share a hash tag. Raises as ``command`` does."""
@@ -61,45 +55,82 @@ class RedisServer:
         ``StreamLost`` where the server lost a stream."""
         try:
             async with asyncio.timeout(self._timeout_s), self._free:
-                if self._pool is not None and _now() - self._answered_at > _TRUSTED_S:
-                    await self._forget_the_dead()
-                answer = await self._client.execute_command(*words)
-                self._answered_at = _now()
-                return answer
+                if self._pool is None:
+                    return await self._client.execute_command(*words)
+                return await self._exchange(await self._connection(), words)
         except TimeoutError:
             raise Unavailable("Redis did not answer in time") from None
         except Exception as error:  # noqa: BLE001 - the client has no one kind: its own, the system's, uvloop's, a parser's
-            if self._pool is not None and isinstance(error, (ReadOnlyError, MasterDownError)):
-                with contextlib.suppress(Exception):  # connected anew, the same name may lead to the new master
-                    await self._pool.disconnect(inuse_connections=False)
+            if isinstance(error, (ReadOnlyError, MasterDownError)):
+                await self._close_idle()  # connected anew, the same name may lead to the new master
             raise _fault(error) from None
 
-    async def _forget_the_dead(self) -> None:
-        """Ask a connection that was idle before its use. Without an answer, which costs a quarter of the time, it and
-        the other idle ones are closed, and the command gets a new one."""
+    # The client's own way to a connection and back, with its locks, timers and checks, takes longer than the command.
+
+    async def _exchange(self, connection: Any, words: tuple[Any, ...]) -> Any:
+        try:
+            await connection.send_packed_command(pack_command(words))
+            answer = await self._client.parse_response(connection, words[0])
+        except BaseException as error:
+            if isinstance(error, ResponseError):  # an answer like any other
+                self._idle.append((connection, _now()))
+            else:
+                await _close(connection)
+            raise
+        self._idle.append((connection, _now()))
+        return answer
+
+    async def _connection(self) -> Any:
+        while self._idle:
+            connection, since = self._idle.pop()
+            if _now() - since > _TRUSTED_S:
+                if await self._answers(connection):
+                    return self._idle.pop()[0]
+                await self._close_idle()
+            elif await _is_quiet(connection):
+                return connection
+        connection = self._pool.make_connection()
+        try:
+            await connection.connect()
+        except BaseException:
+            await _close(connection)
+            raise
+        return connection
+
+    async def _answers(self, connection: Any) -> bool:
+        """Whether one that was idle still does; it is closed if not, which costs a quarter of the time."""
         try:
             async with asyncio.timeout(self._timeout_s / 4):
-                await self._client.execute_command("PING")
+                await self._exchange(connection, ("PING",))
+        except ResponseError:
+            return True
         except Exception:  # noqa: BLE001 - see above; whether the server is well is seen with the command itself
-            with contextlib.suppress(Exception):
-                await self._pool.disconnect(inuse_connections=False)
+            return False
+        return True
+
+    async def _close_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection, _ in idle:
+            await _close(connection)
 
     async def close(self) -> None:
+        await self._close_idle()
         await asyncio.gather(*(client.aclose() for client in (self._client, *self._sentinels)))
 
     # Any: redis-py annotates its asynchronous commands with the synchronous ones' types.
-    def _connect(self, where: "_Address") -> Any:
+    def _connect(self, where: RedisAddress) -> Any:
         options = where.options | {
             # RESP2: the same answers from every version of redis-py, and no push messages.
             "protocol": 2,
             # A command that was sent may have run: the caller decides whether to send it again.
             "retry": Retry(NoBackoff(), 0),
-            "socket_timeout": self._timeout_s,
             "socket_connect_timeout": self._timeout_s,
         }
         if where.kind == "cluster":
             self.connections = None
+            options["socket_timeout"] = self._timeout_s
             return RedisCluster(startup_nodes=[ClusterNode(*node) for node in where.nodes], ssl=where.tls, **options)
+        options["socket_timeout"] = None  # the whole command has its time
         options["redis_connect_func"] = self._connected
         if where.kind == "sentinel":
             # They are asked one after the other: all but the last may be silent.
@@ -126,6 +157,20 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
+async def _is_quiet(connection: Any) -> bool:
+    """Whether nothing came in on an idle connection. What comes can only be its end; else it is closed."""
+    with contextlib.suppress(Exception):
+        if not await connection.can_read_destructive():
+            return True
+    await _close(connection)
+    return False
+
+
+async def _close(connection: Any) -> None:
+    with contextlib.suppress(Exception):
+        await connection.disconnect(nowait=True)
+
+
 @cache
 def _text(script: str) -> str:
     return read_text("chargegate.engines.redis", f"{script}.lua")
@@ -135,46 +180,3 @@ def _fault(error: Exception) -> Unavailable:
     said = str(error) if isinstance(error, (RedisError, RedisClusterException, OSError, RuntimeError)) else ""
     kind = StreamLost if said.partition(" ")[0] in _LOST else Unavailable
     return kind(said.partition("\n")[0][:200] or type(error).__name__)
-
-
-class _Address(NamedTuple):
-    kind: str
-    tls: bool
-    nodes: list[tuple[str, int]]
-    service: str
-    options: dict[str, Any]
-
-
-def _address(url: str) -> _Address:
-    parts = urlsplit(url)
-    scheme, _, kind = parts.scheme.partition("+")
-    if scheme not in {"redis", "rediss"} or kind not in _PORTS:
-        raise ValueError("must begin with redis://, redis+sentinel:// or redis+cluster://, or rediss for TLS")
-    credentials, at, hosts = parts.netloc.rpartition("@")
-    nodes = [_node(text, _PORTS[kind]) for text in hosts.split(",")]
-    if not kind and len(nodes) > 1:
-        raise ValueError("several hosts need redis+sentinel:// or redis+cluster://")
-    service, database = "", parts.path.strip("/")
-    if kind == "sentinel":
-        service, _, database = database.partition("/")
-        if not service:
-            raise ValueError("must name the service that the Sentinels watch: redis+sentinel://host/service")
-    if database and (not database.isdigit() or kind == "cluster"):
-        raise ValueError("the database must be a number, and a Cluster has none to choose from")
-    options: dict[str, Any] = dict(parse_url(f"{scheme}://{credentials}{at}host/{database}?{parts.query}"))
-    del options["host"]
-    options.pop("connection_class", None)
-    if unknown := options.keys() - _OPTIONS - {"username", "password", "db"}:
-        raise ValueError(f"unknown option {min(unknown)!r}")
-    return _Address(kind, scheme == "rediss", nodes, service, options)
-
-
-def _node(text: str, default_port: int) -> tuple[str, int]:
-    node = urlsplit(f"//{text}")
-    try:
-        port = node.port or default_port
-    except ValueError:  # whose message could show a part of a password that was not escaped
-        raise ValueError("a port is not a number, or a password is not percent-encoded") from None
-    if not node.hostname:
-        raise ValueError("a host is missing")
-    return node.hostname, port
