@@ -22,6 +22,8 @@ AXE = Path(__file__).parent / "contract" / "axe" / "axe.min.js"
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 DESK = {"width": 1280, "height": 900}
 LIMIT_MS = 10_000
+# A graphics card that is computed costs more than to paint without one.
+OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-software-rasterizer"]
 expect.set_options(timeout=LIMIT_MS)
 
 
@@ -33,7 +35,7 @@ def chromium() -> Iterator[Browser]:
         lacking = pytest.fail if os.environ.get("CI") else pytest.skip
         lacking("chromium is missing; `make servers` provides it")
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        opened = playwright.chromium.launch(executable_path=path, args=OPTIONS)
         yield opened
         opened.close()
 
