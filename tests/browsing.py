@@ -23,6 +23,11 @@ RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "be
 DESK = {"width": 1280, "height": 900}
 LIMIT_MS = 10_000
 PLAIN_HOST = "gate.test"  # a name of this machine that the browser trusts no more than any other
+# A graphics card that is computed costs more than to paint without one.
+OPTIONS = [
+    *("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-software-rasterizer"),
+    f"--host-resolver-rules=MAP {PLAIN_HOST} 127.0.0.1",
+]
 expect.set_options(timeout=LIMIT_MS)
 
 
@@ -34,10 +39,7 @@ def chromium() -> Iterator[Browser]:
         lacking = pytest.fail if os.environ.get("CI") else pytest.skip
         lacking("chromium is missing; `make servers` provides it")
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=path,
-            args=["--no-sandbox", "--disable-dev-shm-usage", f"--host-resolver-rules=MAP {PLAIN_HOST} 127.0.0.1"],
-        )
+        opened = playwright.chromium.launch(executable_path=path, args=OPTIONS)
         yield opened
         opened.close()
 

@@ -152,7 +152,10 @@ def main() -> int:
     assert len(os.listdir("/proc/self/task")) == 1, "a forked process would lack the other threads"  # noqa: PTH208
     gc.collect()
     gc.freeze()  # so that no collection of a forked process touches, and thereby copies, what was here before
-    started = serve(channel)
+    try:
+        started = serve(channel)
+    except KeyboardInterrupt:  # the whole run was told to end
+        return 130
     if started is None:
         return 0
     become(*started)

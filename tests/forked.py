@@ -126,12 +126,12 @@ def _fork_server() -> ForkServer:
 def _own_words(arguments: Any) -> list[str] | None:
     """What the service, or a script around it, finds in ``sys.argv``; None where a command starts something else."""
     if isinstance(arguments, list | tuple):
-        words = [os.fspath(word) for word in arguments]
+        words = [os.fsdecode(word) for word in arguments]
         if words[:1] == [COMMAND]:
             return words
         if words[:3] == [sys.executable, "-m", "chargegate"]:
             return words[2:]
-        if words[:1] == [sys.executable] and Path(words[1]) in SCRIPTS:
+        if words[:1] == [sys.executable] and Path(*words[1:2]) in SCRIPTS:
             return words[1:]
     return None
 

@@ -150,11 +150,11 @@ class Signals:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
-        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
+        # Not a handler of the loop, because the loop gives a signal back its own meaning when it lets go of it.
+        signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(self.reload.set))
 
     def close(self) -> None:
-        """Have SIGHUP ignored to the very end: the loop would give it back its own meaning when it is closed."""
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+        """Have SIGHUP ignored to the very end."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def _end(self) -> None:
