@@ -62,6 +62,10 @@ def test_the_keyboard_stays_on_a_sentence_whose_numbers_change(
     expect(link).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("#components")).to_be_focused()
+    page.get_by_label("Last day").check()
+    link.click()
+    expect(page.locator("#components")).to_be_focused()
+    expect(page.get_by_label("Last day")).to_be_checked()
 
 
 def test_the_keyboard_stays_on_the_choice_of_hours(visit: Callable[..., Page], gate: Service) -> None:

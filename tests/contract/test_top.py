@@ -90,6 +90,22 @@ def test_what_is_wrong_is_said_first(
     authorizer.release(token)
 
 
+def test_a_narrow_terminal_is_told_the_same(service: Callable[..., Service], top: Any) -> None:
+    well = service()
+
+    def told(columns: str) -> str:
+        done = top("--url", well.url, "--once", "--every", "0.2", COLUMNS=columns)
+        assert done.returncode == 0
+        assert max(map(len, done.stdout.splitlines())) <= int(columns)
+        _, _, table = done.stdout.partition("answered")
+        return "".join(sorted("".join(table.split())))  # each letter, in whatever lines
+
+    wide = told("80")
+    assert wide
+    for columns in ("20", "24", "40"):
+        assert told(columns) == wide
+
+
 def test_a_dead_letter_is_mentioned(service: Callable[..., Service], top: Any) -> None:
     failing = service(callback__max_attempts=1)
     asked = failing.ask("http://127.0.0.1:9/gone")

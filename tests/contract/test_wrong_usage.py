@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,6 +36,30 @@ def said(service: Service, command: str, *arguments: str) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def stopped(shared_service: Callable[..., Service]) -> Service:
     return shared_service(started=False)
+
+
+RUNBOOK = (Path(__file__).parents[2] / "docs" / "runbook.md").read_text()
+STATION = "018d5c1e-7f00-7000-8000-000000000001"
+
+
+@pytest.mark.parametrize("written", sorted(set(re.findall(r"`(chargegate [^`]+)`", RUNBOOK.replace("\n", " ")))))
+def test_the_commands_of_the_runbook_can_be_used_as_they_are_written(
+    shared_service: Callable[..., Service], command: str, written: str
+) -> None:
+    """Somebody who was woken copies them."""
+    gate = shared_service(audit__influx_url="http://127.0.0.1:1", audit__influx_database="audit")
+    assert gate.stop() == 0
+    words = written.replace("--station …", f"--station {STATION}").replace("…", "2026-01-31").split()[1:]
+    done = subprocess.run(
+        [command, *words],
+        cwd=gate.folder,
+        env=gate._environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 2, done.stderr
 
 
 def test_valid_words_are_shown_and_what_could_be_a_token_is_not(stopped: Service, command: str) -> None:

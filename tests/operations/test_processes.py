@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
+from chargegate.ledger.base import LedgerUnavailable
 from chargegate.observe import Metrics
 from chargegate.operations.health import Component
 from chargegate.operations.processes import Circuit, Lag, Process, Processes, Report, Reporter, Reporting, together
@@ -18,6 +19,7 @@ class Values:
 
     def __init__(self) -> None:
         self.kept: dict[str, str] = {}
+        self.away = False
 
     async def put_value_if_absent(self, name: str, value: str) -> str:
         return self.kept.setdefault(name, value)
@@ -29,6 +31,8 @@ class Values:
         self.kept[name] = value
 
     async def values_of(self, prefix: str) -> dict[str, str]:
+        if self.away:
+            raise LedgerUnavailable("away")
         return {name: value for name, value in self.kept.items() if name.startswith(prefix)}
 
     async def drop_values(self, names: Sequence[str]) -> None:
@@ -52,6 +56,29 @@ def report(number: int, **changes: object) -> Report:
 
 def say(values: Values, name: str, said: Report) -> None:
     values.kept[PREFIX + name] = msgspec.json.encode(said).decode()
+
+
+def test_how_long_the_others_could_be_heard() -> None:
+    async def scenario() -> None:
+        values, time = Values(), Time()
+        processes = Processes(values, "me", time)
+        assert processes.readable_ms == 0
+        await processes.read()
+        time.now += 3
+        await processes.read()
+        assert processes.readable_ms == 3000
+        values.away = True
+        with pytest.raises(LedgerUnavailable):
+            await processes.read()
+        time.now += 9
+        assert processes.readable_ms == 0
+        values.away = False
+        await processes.read()
+        time.now += 0.5
+        await processes.read()
+        assert processes.readable_ms == 500, "who was silent while nobody could speak may live"
+
+    asyncio.run(scenario())
 
 
 def test_who_says_nothing_new_is_silent_and_then_forgotten() -> None:

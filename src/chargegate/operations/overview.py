@@ -110,7 +110,6 @@ class Overviews:
         self._day: dict[int, UnitCounts] = {}  # each minute by its start
         self._day_read_at = float("-inf")
         self._others: list[Process] | None = None
-        self._began = time.monotonic()
         self._task = asyncio.create_task(self._run())
 
     async def read(self) -> Overview:
@@ -277,8 +276,8 @@ class Overviews:
         return errors.most_common(1)[0][0] if errors else None
 
     def _workers(self) -> list[Process] | None:
-        """The other processes that work; None where they are not known, also because this one began to look just
+        """The other processes that work; None where they are not known, also because they can be heard only since just
         now."""
-        if self._others is None or (time.monotonic() - self._began) * 1000 < SILENT_MS:
+        if self._others is None or (self._processes is not None and self._processes.readable_ms < SILENT_MS):
             return None
         return [each for each in self._others if each.works]

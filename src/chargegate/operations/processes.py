@@ -151,6 +151,12 @@ class Processes:
         self._heard: dict[str, tuple[Report, float]] = {}
         self._accepted = 0
         self._refused = 0
+        self._readable_since: float | None = None
+
+    @property
+    def readable_ms(self) -> int:
+        """For how long they could be heard without a break. After a break, those that were silent in it may live."""
+        return 0 if self._readable_since is None else round((self._clock() - self._readable_since) * 1000)
 
     @property
     def accepted(self) -> int:
@@ -165,9 +171,15 @@ class Processes:
     async def read(self) -> list[Process]:
         """All others, by their names. One that was not heard from for a minute is forgotten if any other like it is
         there. Raises ``LedgerUnavailable``."""
-        texts = await self._values.values_of(_PREFIX)
+        try:
+            texts = await self._values.values_of(_PREFIX)
+        except BaseException:  # also a time limit
+            self._readable_since = None
+            raise
         texts.pop(self._own, None)
         now = self._clock()
+        if self._readable_since is None:
+            self._readable_since = now
         for key in self._heard.keys() - texts.keys():
             del self._heard[key]
         for key, text in texts.items():

@@ -25,7 +25,7 @@ def view(figures: Figures) -> RenderableType:
     if figures.status == "AWAY":
         return Group(head, where)
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
+    table.add_column(style="bold", min_width=9)
     table.add_column(overflow="fold")
     table.add_row("answered a second", _rates(figures.answered_per_second))
     table.add_row("decided a second", _rates(figures.decided_per_second))

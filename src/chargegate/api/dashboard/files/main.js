@@ -71,7 +71,7 @@ async function show({ focus = false } = {}) {
   const keyboard = held(main);
   main.replaceChildren(content);
   (asked ? showRequest : page.fill)(content, {
-    visitor, go, reload: () => { if (!left.signal.aborted) show(); }, left: left.signal, id: asked?.[1].toLowerCase(),
+    visitor, go, rename, reload: () => { if (!left.signal.aborted) show(); }, left: left.signal, id: asked?.[1].toLowerCase(),
     values: Object.fromEntries(new URLSearchParams(location.search)),
     every: (ms, work) => every(ms, work, left.signal),
   });
@@ -119,6 +119,12 @@ function every(ms, work, left) {
 function go(address, replace = false) {
   history[replace ? "replaceState" : "pushState"](null, "", address);
   show({ focus: !replace });
+}
+
+// The page goes on under another address.
+function rename(address) {
+  history.replaceState(null, "", address);
+  shown = location.pathname + location.search;
 }
 
 function frame(current) {

@@ -9,7 +9,7 @@ const STATUSES = [
 
 const SILENT_MS = 2500;
 
-export function show(content, { every, left, values, go }) {
+export function show(content, { every, left, values, rename }) {
   const sentences = make("ul", { class: "sentences", "aria-live": "polite", "aria-label": "What is wrong" });
   const tiles = make("dl", { class: "tiles" });
   const components = make("dl", { class: "components" });
@@ -43,7 +43,7 @@ export function show(content, { every, left, values, go }) {
   let latest = null;
   const choice = (value, title) => make("label", {}, make("input", {
     type: "radio", name: "range", value, checked: range === value,
-    onchange: () => { range = value; history.replaceState(null, "", value === "day" ? "?range=day" : location.pathname); draw(); },
+    onchange: () => { range = value; rename(value === "day" ? "?range=day" : location.pathname); draw(); },
   }), title);
   content.append(make("h1", {}, "Overview"), sentences, tiles,
     make("div", { class: "between" }, make("h2", {}, "In the course of time"),
