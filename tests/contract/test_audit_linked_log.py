@@ -22,24 +22,27 @@ def decided(service: Service, receiver: Site, count: int) -> set[str]:
 
 
 def ids_in(folder: Path) -> Counter[str]:
-    lines = [line for file in folder.glob("real*") for line in file.read_text().splitlines()[1:]]
+    files = [*folder.glob("real*"), *folder.glob("authorization_audit_shard_*")]
+    lines = [line for file in files for line in file.read_text().splitlines()[1:]]
     return Counter(line.split(",")[1] for line in lines)
 
 
+@pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("chain", [False, True])
 def test_backfill_finds_what_was_rotated(
     service: Callable[..., Service],
     receiver: Site,
     tmp_path: Path,
     audit: Callable[..., list[dict[str, Any]]],
+    shards: int,
     *,
     chain: bool,
 ) -> None:
-    running = service(started=False, audit__chain=chain)
+    running = service(started=False, audit__chain=chain, audit__csv_shards=shards)
     running.csv_file.symlink_to(tmp_path / "real.csv")
     running.start()
     ids = decided(running, receiver, 3)
-    audit(running, "rotate")
+    assert audit(running, "rotate")
 
     def all_are_looked_at() -> bool:
         return bool(audit(running, "backfill", "--sink", "csv", "--dry-run")[0]["decisions"] == 3)
@@ -47,6 +50,8 @@ def test_backfill_finds_what_was_rotated(
     outside.eventually(all_are_looked_at, 60, "the position was not saved")
     assert audit(running, "backfill", "--sink", "csv")[0]["written"] == 0
     assert ids_in(tmp_path) == Counter(ids)
+    told = audit(running, "verify")[0]
+    assert (told["problems"], told["rows"] + told["unchained"]) == ([], 3)
 
 
 def test_a_power_cut_soon_after_a_rotation_doubles_no_line(
