@@ -19,7 +19,7 @@ import msgspec
 from chargegate.audit.chain import BEGINNING, Link, link_of
 from chargegate.audit.life import rotating
 from chargegate.audit.life.archive import Archive
-from chargegate.audit.life.compressing import Content, Damaged, compress, content_of
+from chargegate.audit.life.compressing import Content, Damaged, begins_after, compress, content_of
 from chargegate.audit.life.files import COMPRESSED, EXPORTS, LogFile, LogFiles, open_regular, remove
 from chargegate.audit.life.heads import Heads, Statement
 from chargegate.audit.life.links import holds, last_of, link_at_end, link_at_start, mac_in, note_link
@@ -151,8 +151,11 @@ class Life:
                 return []
             before = now - self._ages.keep_ms
         limit = min(before, now)
+        files = await self._in_thread(self.files.rotated)
         old: list[LogFile | ArchivedFile] = [
-            file for file in await self._in_thread(self.files.rotated) if file.rotated_at < limit
+            file
+            for file in files
+            if file.rotated_at < limit and not await self._in_thread(begins_after, file.path, limit)
         ]
         return old + [file for file in await self._archived_by_us() if file.last < limit]
 
