@@ -33,13 +33,14 @@ def test_a_file_with_an_old_name_and_new_rows_stays(
     audit(running, "rotate", "--at", "1971-01-01")
     if compressed:
         audit(running, "compress", "--all")
+    running.stop()
     old = running.folder / "authorization_audit.log.19700201T000000.000Z"
     old.write_text(
         "timestamp,request_id,station_id,driver_token_hash,status,reason,processing_time_ms\n"
         "1970-01-31T00:00:00.000Z,1,2,0123456789abcdef,allowed,,1\n"
     )
     assert audit(running, "prune", "--dry-run")[0]["files"] == [old.name]
-    running.restart()
+    running.start()
     outside.eventually(lambda: not old.exists(), 60, "what is old was not deleted")
     assert audit(running, "prune")[0]["files"] == []
     assert Counter(row["request_id"] for row in audit(running, "restore")) == Counter(ids)
