@@ -57,3 +57,20 @@ def test_it_is_listed_restored_and_deleted_when_it_is_old(
     running.configure(**{"audit.archive_url": bucket.url, "audit.retention_ms": 1000, **later})
     running.start()
     outside.eventually(lambda: not bucket.files(), 60, "what is too old was not deleted")
+
+
+def test_an_archive_that_is_away_keeps_no_old_file_here(
+    service: Callable[..., Service], audit: Callable[..., list[dict[str, Any]]]
+) -> None:
+    running = service(
+        environ={"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"},
+        audit__archive_url="s3://nobody/x?endpoint=http://127.0.0.1:9",
+        audit__rotate_bytes=10**9,  # so that it looks often
+    )
+    running.stop()
+    old = running.folder / "authorization_audit.log.20200101T000000.000Z"
+    old.write_text("timestamp,request_id,station_id,driver_token_hash,status,reason,processing_time_ms\n")
+    audit(running, "prune", "--dry-run", code=1)
+    assert old.exists()
+    running.start()
+    outside.eventually(lambda: not old.exists(), 60, "what is too old was not deleted")

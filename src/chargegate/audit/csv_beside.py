@@ -13,9 +13,11 @@ _AT_ONCE: Final = 1024 * 1024
 
 
 def relatives_of(path: Path, inode: int = -1, others: Collection[Path] = ()) -> list[Path]:
-    """The newest files beside a log whose names begin like its own, or that have this inode, but for ``others``."""
+    """The newest files beside a log whose names begin like its own, or that have this inode, but for ``others``. A log
+    that is a symbolic link is followed."""
+    path = Path(os.path.realpath(path))
     found = []
-    names = {path.name, *(other.name for other in others)}
+    names = {path.name, *(Path(os.path.realpath(other)).name for other in others)}
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
             like = entry.name.startswith(path.stem) or entry.inode() == inode

@@ -301,7 +301,7 @@ class CsvFile:
         self._sync_left()
         os.fsync(file)
         if new:
-            _sync_folder(self._path.parent)
+            _sync_folder(Path(os.path.realpath(self._path)).parent)
 
     def _sync_left(self) -> None:
         while self._left:

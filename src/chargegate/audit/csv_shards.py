@@ -21,9 +21,12 @@ _RELATIVES: Final = 8
 
 
 def shard_paths(path: Path, shards: int) -> list[Path]:
-    """The log's files: ``path`` alone, or those beside it that ``shards`` above 1 stands for."""
+    """The log's files: ``path`` alone, or those beside it that ``shards`` above 1 stands for; where it is a symbolic
+    link, beside the file that it leads to."""
     if shards == 1:
         return [path]
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     return [path.with_name(f"authorization_audit_shard_{number}.log") for number in range(shards)]
 
 

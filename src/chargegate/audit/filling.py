@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -84,10 +85,15 @@ class InfluxFilling:
 
 
 def _logs(path: Path, shards: int) -> list[Path]:
-    """The files of the log in this layout and in any other, and those that they were renamed to."""
-    names = {each.stem for each in (path, *shard_paths(path, shards), *shard_paths(path, 2))}
-    beginnings = tuple(name.rpartition("_shard_")[0] or name for name in names)
-    return sorted(each for each in path.parent.iterdir() if each.name.startswith(beginnings) and each.is_file())
+    """The files of the log in this layout and in any other, and those that they were renamed to: where they lie, also
+    where a log is a symbolic link."""
+    logs = [Path(os.path.realpath(each)) for each in (path, *shard_paths(path, shards), *shard_paths(path, 2))]
+    found: list[Path] = []
+    for folder in {each.parent for each in logs}:
+        names = {each.stem for each in logs if each.parent == folder}
+        beginnings = tuple(name.rpartition("_shard_")[0] or name for name in names)
+        found += [each for each in folder.iterdir() if each.name.startswith(beginnings) and each.is_file()]
+    return sorted(found)
 
 
 def _held(path: Path, shards: int, since: int | None, until: int | None) -> Iterator[str]:

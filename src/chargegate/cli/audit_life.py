@@ -50,7 +50,9 @@ class _Shown:
         self._show(len(self.all_done), self._planned)
 
     def failed(self, step: Step, file: str, error: str) -> None:
-        self.failures.append(f"{step} {file}: {error}" if file else f"{step}: {error}")
+        failure = f"{step} {file}: {error}" if file else f"{step}: {error}"
+        if failure not in self.failures:  # an archive that is away is so for the log and for the daily exports
+            self.failures.append(failure)
 
 
 def _run(config_file: str | None, step: Step, at: int | None, *, dry_run: bool, **options: Any) -> _Shown:

@@ -114,11 +114,12 @@ class _Options(NamedTuple):
 async def _step(life: Life, step: Step, watcher: Watcher, options: _Options) -> bool:
     """Whether something of the step is left that is to be done soon."""
     now = options.now
+    due = partial(life.due, step, now, every=options.every, before=options.before)
     try:
-        items = await life.due(step, now, every=options.every, before=options.before)
+        items = await due()
     except ArchiveUnavailable as error:
         watcher.failed(step, "", str(error))
-        return False
+        items = await due(only_here=True)
     watcher.planned(step, len(items))
     for number, item in enumerate(items):
         if number and time.monotonic() >= options.end:

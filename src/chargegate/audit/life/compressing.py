@@ -15,6 +15,7 @@ from typing import IO, Final
 
 import msgspec
 
+from chargegate.audit.csv_lines import first_time
 from chargegate.audit.life.files import COMPRESSED, PART, LogFile, open_regular, remove, sync_folder
 from chargegate.audit.zst import MAGIC, zstd
 from chargegate.model import from_iso
@@ -22,6 +23,7 @@ from chargegate.model import from_iso
 _Parameter = zstd.CompressionParameter
 _GZIP: Final = b"\x1f\x8b"
 _CHUNK: Final = 1024 * 1024
+_HEAD_BYTES: Final = 4096
 _LEVEL: Final = 3
 """Most of a line is random (ids and hashes), so that higher levels take longer and save little."""
 
@@ -132,6 +134,15 @@ def unpacked(descriptor: int, name: str) -> Iterator[IO[bytes]]:
                 yield raw
         except (zstd.ZstdError, zlib.error, gzip.BadGzipFile, EOFError) as error:
             raise Damaged(f"{name}: cannot be unpacked: {error}") from None
+
+
+def begins_after(path: Path, limit: int) -> bool:
+    """Whether the first row of a file was decided at this time (Unix ms) or later. Then its name says nothing of its
+    age: it was rotated while the clock was behind, as after a start without a battery."""
+    with contextlib.suppress(OSError, Damaged), opened(path) as lines:
+        begun = first_time(lines.read(_HEAD_BYTES))
+        return begun is not None and begun >= limit
+    return False
 
 
 def content_of(path: Path, stop: threading.Event) -> Content:

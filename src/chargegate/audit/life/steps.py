@@ -19,7 +19,7 @@ import msgspec
 from chargegate.audit.chain import BEGINNING, Link, link_of
 from chargegate.audit.life import rotating
 from chargegate.audit.life.archive import Archive
-from chargegate.audit.life.compressing import Content, Damaged, compress, content_of
+from chargegate.audit.life.compressing import Content, Damaged, begins_after, compress, content_of
 from chargegate.audit.life.files import COMPRESSED, EXPORTS, LogFile, LogFiles, open_regular, remove
 from chargegate.audit.life.heads import Heads, Statement
 from chargegate.audit.life.links import holds, last_of, link_at_end, link_at_start, mac_in, note_link
@@ -113,9 +113,12 @@ class Life:
         """End what is under way in another thread: it raises ``Stopped``."""
         self._stop.set()
 
-    async def due(self, step: Step, now: int, *, every: bool = False, before: int | None = None) -> list[Item]:
+    async def due(
+        self, step: Step, now: int, *, every: bool = False, before: int | None = None, only_here: bool = False
+    ) -> list[Item]:
         """What a step has to do now (Unix ms), oldest first. With ``every`` it does not matter how old a file is.
-        ``before``: for ``prune``, instead of the age. Raises ``OSError`` and ``ArchiveUnavailable``."""
+        ``before``: for ``prune``, instead of the age. ``only_here``: nothing in the archive. Raises ``OSError`` and
+        ``ArchiveUnavailable``."""
         match step:
             case "rotate":
                 subjects: list[Any] = await self._in_thread(self._to_rotate, now, every)
@@ -128,7 +131,7 @@ class Life:
                 files = await self._in_thread(self.files.rotated) if self.archive else []
                 subjects = [f for f in files if self._is_old(f, now, self._ages.archive_ms, every)]
             case "prune":
-                subjects = await self._to_prune(now, before)
+                subjects = await self._to_prune(now, before, only_here=only_here)
             case "export":
                 subjects = []
         return [Item(step, subject) for subject in subjects]
@@ -145,16 +148,20 @@ class Life:
     def _is_old(file: LogFile, now: int, age_ms: int, every: bool) -> bool:
         return every or now - file.rotated_at >= age_ms
 
-    async def _to_prune(self, now: int, before: int | None) -> list[LogFile | ArchivedFile]:
+    async def _to_prune(self, now: int, before: int | None, *, only_here: bool) -> list[LogFile | ArchivedFile]:
         if before is None:
             if not self._ages.keep_ms:
                 return []
             before = now - self._ages.keep_ms
         limit = min(before, now)
+        files = await self._in_thread(self.files.rotated)
         old: list[LogFile | ArchivedFile] = [
-            file for file in await self._in_thread(self.files.rotated) if file.rotated_at < limit
+            file
+            for file in files
+            if file.rotated_at < limit and not await self._in_thread(begins_after, file.path, limit)
         ]
-        return old + [file for file in await self._archived_by_us() if file.last < limit]
+        there = [] if only_here else await self._archived_by_us()
+        return old + [file for file in there if file.last < limit]
 
     async def archived_here(self) -> list[ArchivedFile]:
         """What this service has put into the archive, of this log. Raises ``ArchiveUnavailable``."""
