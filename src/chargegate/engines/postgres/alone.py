@@ -19,9 +19,10 @@ _CONNECTIONS: Final = 3  # as many as there are kinds of such statements
 _NOT_OURS: Final = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 """What a session says to a statement that was prepared in another one; nothing was done."""
 
+_LIMIT_MS: Final = int(STORE_S * 1000)
 _SETTINGS: Final = (
     "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED, NOT DEFERRABLE"
-    f"; SET statement_timeout = {STORE_S * 1000:.0f}; SET lock_timeout = 0; SET jit = off"
+    f"; SET statement_timeout = {_LIMIT_MS}; SET lock_timeout = 0; SET jit = off"
     "; SET max_parallel_workers_per_gather = 0"
     # A plan is kept. It must be right for a large table, also where the table was empty when it was made.
     "; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off"
@@ -39,7 +40,7 @@ class OwnSession(asyncpg.Connection):  # type: ignore[misc]  # it ships no types
         """Prepare the session. False where it is not ours alone: then nothing is changed in it."""
         if self._settled:
             return True
-        await self.execute("BEGIN READ ONLY")
+        await self.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL statement_timeout = {_LIMIT_MS}")
         number = await self.fetchval("SELECT pg_backend_pid()")
         await self.execute("COMMIT")
         # A pooler tells its clients numbers of its own, because a cancel request with them goes to the pooler.

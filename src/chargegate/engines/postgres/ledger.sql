@@ -6,7 +6,8 @@
 -- UPDATE elsewhere would keep to. The rest is inserted by all processes in one order. The writer's turn $12 ends with the
 -- transaction, see last_sequence; if another one had it, nothing is written.
 WITH turn AS (
-    UPDATE audit_writers SET turn = turn + 1 WHERE writer = $10 AND turn = $12 RETURNING turn
+    UPDATE service_facts SET value = value::bigint + 1 WHERE name = 'audit turn ' || $10 AND value = $12::bigint::text
+    RETURNING name
 ), decided AS (
     INSERT INTO charging_requests AS held ({decided}, created_at, client, started_at, status)
     SELECT d.*, d.at, 'PROCESSING' FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[],
@@ -26,7 +27,8 @@ SELECT $10, $11 + row_number() OVER (ORDER BY request_id), {decided} FROM decide
 
 -- name: turn
 -- Wait until no transaction of this writer is under way, and let none that was given up begin later.
-INSERT INTO audit_writers AS held VALUES ($1, 1) ON CONFLICT (writer) DO UPDATE SET turn = held.turn + 1 RETURNING turn
+INSERT INTO service_facts AS held VALUES ('audit turn ' || $1, '1')
+ON CONFLICT (name) DO UPDATE SET value = held.value::bigint + 1 RETURNING value::bigint
 
 -- name: last_sequence
 -- In the writer's turn: a commit whose answer was lost may still be under way, and its numbers are not seen before.

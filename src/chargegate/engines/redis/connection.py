@@ -43,6 +43,7 @@ class RedisServer:
         self._sentinels: list[Any] = []
         self._pool: Any = None  # makes the connections; a Cluster's client makes its own
         self._idle: list[tuple[Any, float]] = []  # connections, and since when they are idle by the event loop's clock
+        self._closed = False
         self._client = self._connect(parse(url))
 
     async def run(self, script: str, keys: tuple[str, ...], *arguments: Any) -> Any:
@@ -72,13 +73,16 @@ class RedisServer:
             await connection.send_packed_command(pack_command(words))
             answer = await self._client.parse_response(connection, words[0])
         except BaseException as error:
-            if isinstance(error, ResponseError):  # an answer like any other
-                self._idle.append((connection, _now()))
-            else:
-                await _close(connection)
+            await self._put_back(connection, usable=isinstance(error, ResponseError))  # which is an answer
             raise
-        self._idle.append((connection, _now()))
+        await self._put_back(connection, usable=True)
         return answer
+
+    async def _put_back(self, connection: Any, *, usable: bool) -> None:
+        if usable and not self._closed:
+            self._idle.append((connection, _now()))
+        else:
+            await _close(connection)
 
     async def _connection(self) -> Any:
         while self._idle:
@@ -114,7 +118,9 @@ class RedisServer:
             await _close(connection)
 
     async def close(self) -> None:
-        await self._close_idle()
+        self._closed = True
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(connection.disconnect() for connection, _ in idle), return_exceptions=True)
         await asyncio.gather(*(client.aclose() for client in (self._client, *self._sentinels)))
 
     # Any: redis-py annotates its asynchronous commands with the synchronous ones' types.

@@ -25,9 +25,4 @@ END
 $$;
 CREATE TRIGGER callbacks_ended AFTER UPDATE ON charging_requests
 REFERENCING OLD TABLE AS replaced NEW TABLE AS changed
-FOR EACH STATEMENT EXECUTE FUNCTION count_callbacks();
--- How often each writer of audit rows has had its turn, see recording.py.
-CREATE TABLE audit_writers (
-    writer text COLLATE "C" NOT NULL PRIMARY KEY,
-    turn bigint NOT NULL
-) WITH (fillfactor = 10)
+FOR EACH STATEMENT EXECUTE FUNCTION count_callbacks()
