@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from browsing import accessible, heading, keys
+from browsing import Visit, accessible, heading, keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.contract.conftest import Service
@@ -35,6 +35,22 @@ def gate(shared_service: Callable[..., Service]) -> Service:
 def offline(shared_service: Callable[..., Service]) -> Service:
     """A folder for the command line, without a service."""
     return shared_service(started=False)
+
+
+@pytest.fixture(scope="module")
+def window(browser: Any, gate: Service) -> Iterator[Page]:
+    """Shared, because to open one costs more than most tests do in it."""
+    opened = Visit(browser, gate)
+    yield opened.page
+    opened.close()
+
+
+@pytest.fixture
+def page(window: Page) -> Iterator[Page]:
+    """The page anew, in the window that the tests share."""
+    window.goto(PATH)
+    yield window
+    window.unroute_all()
 
 
 @pytest.fixture
@@ -78,7 +94,7 @@ ILL = {
 
 @pytest.mark.parametrize("name", ILL)
 def test_a_file_has_the_same_fault_as_on_the_command_line(
-    visit: Callable[..., Page], gate: Service, offline: Service, on_command_line: Callable[..., Any], name: str
+    page: Page, gate: Service, offline: Service, on_command_line: Callable[..., Any], name: str
 ) -> None:
     file = offline.folder / "drivers.csv"
     file.write_bytes(ILL[name])
@@ -87,7 +103,6 @@ def test_a_file_has_the_same_fault_as_on_the_command_line(
     fault = ended.stderr.strip().partition("drivers.csv: ")[2]
     assert fault.startswith("line "), ended.stderr
     before = gate.client.get("/api/v1/acl").json()["items"]
-    page = visit(gate, PATH)
     importing = section(page, "Import a CSV file")
     importing.get_by_label("File").set_input_files(file)
     importing.get_by_role("button", name=PREVIEW).click()
@@ -170,12 +185,9 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_each_changed_field_is_shown_with_both_values(
-    visit: Callable[..., Page], gate: Service, tmp_path: Path, field: str
-) -> None:
+def test_each_changed_field_is_shown_with_both_values(page: Page, gate: Service, tmp_path: Path, field: str) -> None:
     entry, value, told = FIELDS[field]
     driver = gate.allow(**entry)
-    page = visit(gate, PATH)
     rows = changed(page, tmp_path / "list.csv", f"driver_token,{field}\n{driver},{value}\n")
     expect(rows).to_have_count(1)
     expect(rows.get_by_role("listitem")).to_have_text([told])
@@ -267,8 +279,7 @@ FORMS = {"Find a token": "Find", "Add or replace an entry": "Store"}
 
 @pytest.mark.parametrize("end", ["done", "refused", "no answer", "server error"])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_typed_token_does_not_stay(visit: Callable[..., Page], gate: Service, form: str, end: str) -> None:
-    page = visit(gate, PATH)
+def test_a_typed_token_does_not_stay(page: Page, form: str, end: str) -> None:
     driver = token()
     part = section(page, form)
     field = part.get_by_label("Driver token")
