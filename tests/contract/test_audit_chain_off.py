@@ -110,3 +110,37 @@ def test_an_export_without_the_chain_that_was_changed_is_named(
     file.write_bytes(zstd.compress(whole.replace(b",not_allowed,", b",allowed,", 1)))
     problems = audit(running, "verify", code=1)[0]["problems"]
     assert [(each["what"], each["file"]) for each in problems] == [("not_in_chain", file.name)]
+
+
+def test_new_files_begin_without_the_chain_where_the_old_ones_are_gone(
+    service: Callable[..., Service], receiver: Site, audit: Callable[..., list[dict[str, Any]]]
+) -> None:
+    """Nothing was said of the new ones before, and the log that was a chain is not written any more."""
+    running = service(audit__chain=True)
+    decided(running, receiver, 3)
+    audit(running, "rotate")
+    running.stop()
+    running.csv_file.unlink(missing_ok=True)
+    for shards, chain in ((3, False), (5, False), (2, True), (7, False)):
+        running.configure(**{"audit.csv_shards": shards, "audit.chain": chain})
+        running.start()
+        decided(running, receiver, 4)
+        running.stop()
+        told = audit(running, "verify")[0]
+        assert told["problems"] == []
+    assert (told["rows"], told["unchained"]) == (7, 12)
+
+
+def test_the_chain_is_switched_off_while_no_log_is_written(
+    service: Callable[..., Service], receiver: Site, audit: Callable[..., list[dict[str, Any]]]
+) -> None:
+    running = service(audit__chain=True)
+    decided(running, receiver, 3)
+    for settings in ({"audit.csv_path": ""}, {"audit.csv_shards": 3}, {"audit.chain": True}):
+        running.stop()
+        running.configure(**settings)
+        running.start()
+        decided(running, receiver, 3)
+    running.stop()
+    told = audit(running, "verify")[0]
+    assert (told["problems"], told["rows"], told["unchained"]) == ([], 6, 6)
