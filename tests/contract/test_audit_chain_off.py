@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import outside
 from servers.bucket import Bucket
 
 if TYPE_CHECKING:
@@ -144,3 +148,28 @@ def test_the_chain_is_switched_off_while_no_log_is_written(
     running.stop()
     told = audit(running, "verify")[0]
     assert (told["problems"], told["rows"], told["unchained"]) == ([], 6, 6)
+
+
+def test_rows_get_their_links_while_they_are_verified(
+    service: Callable[..., Service], receiver: Site, audit: Callable[..., list[dict[str, Any]]]
+) -> None:
+    """The chain was switched on just now, and the database has many rows from before."""
+    running = service(audit__csv_path="")
+    decided(running, receiver, 1)
+    running.stop()
+    rows = 30_000
+    with contextlib.closing(sqlite3.connect(running.data / "chargegate.db")) as database, database:
+        database.executemany(
+            "INSERT INTO authorization_audit (timestamp, request_id, station_id, driver_token_hash, status, reason,"
+            " processing_time_ms) VALUES (?, ?, ?, '0123456789abcdef', 'allowed', '', 1)",
+            ((1_767_225_600_000 + number, f"row {number}", str(uuid.uuid4())) for number in range(rows)),
+        )
+    running.configure(**{"audit.csv_path": "", "audit.chain": True})
+    running.start()
+
+    def all_have_one() -> bool:
+        found = audit(running, "verify")[0]["database"]["embedded"]
+        assert found["problems"] == []
+        return bool(found["rows"] == rows + 1)
+
+    outside.eventually(all_have_one, 90, "some rows got no link")
