@@ -48,9 +48,10 @@ class Machine:
         self.switch()
 
     def step(self) -> None:
-        steps = (self.ask, self.ask, self.switch, self.kill, self.carry_out, self.carry_out, self.kill_command)
-        chosen = self.random.choice((*steps, self.rename, self.without_log, self.delete))
-        self.done.append(chosen.__name__)
+        often = ("ask", "ask", "switch", "kill", "carry_out", "carry_out", "kill_command")
+        name = self.random.choice((*often, "rename", "without_log", "delete"))
+        chosen: Callable[[], None] = getattr(self, name)
+        self.done.append(name)
         chosen()
         self.check()
 
@@ -68,7 +69,10 @@ class Machine:
 
     def end(self) -> None:
         if self.running.process is not None:
-            self.random.choice((self.running.stop, self.running.kill))()
+            if self.random.random() < 0.5:
+                self.running.stop()
+            else:
+                self.running.kill()
 
     def kill(self) -> None:
         self.ask()

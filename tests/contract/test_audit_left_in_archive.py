@@ -47,7 +47,7 @@ def test_it_is_listed_restored_and_deleted_when_it_is_old(
     running.start()
     archived = [each["file"] for each in audit(running, "archive", "list") if each["state"] == "archived"]
     assert len(archived) == 2
-    for arguments in ([], ["--exports"]):
+    for arguments in ((), ("--exports",)):
         rows = audit(running, "restore", *arguments)
         assert Counter(row["request_id"] for row in rows) == Counter(ids)
     assert audit(running, "verify")[0]["problems"] == []

@@ -64,6 +64,6 @@ def test_each_decision_is_one_line(
     running.stop()
     assert sorted(line.split(b",")[1].decode() for line in lines()) == sorted(each.request_id for each in asked)
     assert audit(running, "verify")[0]["problems"] == []
-    for arguments in ([], ["--exports"]):
+    for arguments in ((), ("--exports",)):
         rows = audit(running, "restore", *arguments)
         assert len({row["request_id"] for row in rows}) == len(rows) == len(ODD)

@@ -14,7 +14,7 @@ from typing import Final, Literal
 import msgspec
 
 from chargegate.audit.chain import START, Chain, Link
-from chargegate.audit.life.files import DAY_MS, sync_folder
+from chargegate.audit.life.files import DAY_MS, EXPORTS, sync_folder
 
 FILE: Final = "audit.heads"
 """The signed statements, in ``data_dir``: one object of JSON a line, of each log one head a day."""
@@ -65,18 +65,24 @@ def lost_in(statements: Sequence[Statement]) -> list[Statement]:
     return [each for each in statements if each.kind == "lost" and each.number > started_at(statements, each.log)]
 
 
-def periods(statements: Sequence[Statement], log: str) -> list[tuple[int, int]]:
-    """From when to when (Unix ms) a log was a chain. Of a log about which nothing was said, what was said of the one
-    that became a chain last."""
+def turns_of(statements: Sequence[Statement], log: str) -> list[Statement]:
+    """When the chain of a log was switched on and off. Until it was on for this log itself, as for a shard that is new,
+    what was said of the log that became a chain last counts."""
     turns = [each for each in statements if each.kind in ("on", "off")]
     own = [each for each in turns if each.log == log]
-    if not own and turns:
-        firsts = {each.log: each for each in reversed(turns)}
-        last = max(firsts.values(), key=lambda each: each.at).log
-        own = [each for each in turns if each.log == last]
+    firsts = {each.log: each for each in reversed(turns) if each.log != log}
+    others = [each for each in firsts.values() if each.kind == "on"]
+    if (own and own[0].kind == "on") or not others:
+        return own
+    last = max(others, key=lambda each: each.at).log
+    return [*(each for each in turns if each.log == last), *own]
+
+
+def periods(statements: Sequence[Statement], log: str) -> list[tuple[int, int]]:
+    """From when to when (Unix ms) a log was a chain."""
     found: list[tuple[int, int]] = []
     since: int | None = None
-    for each in own:
+    for each in turns_of(statements, log):
         if each.kind == "on":
             since = each.at if since is None else since
         elif since is not None:
@@ -177,12 +183,30 @@ class Heads:
         """Sign that the chain of a log is on or off from now on, if that is new. See ``Statement`` for ``at``."""
         with self._locked():
             told, damaged = self._read()
-            turns = [each for each in told if each.log == log and each.kind in ("on", "off")]
-            if (turns[-1].kind == "on" if turns else False) == on:
+            own = [each for each in told if each.log == log and each.kind in ("on", "off")]
+            turns = own if on or not _is_csv(log) else turns_of([each for each in told if _is_csv(each.log)], log)
+            if (bool(turns) and turns[-1].kind == "on") == on:
                 return
-            if turns and at == 0:
-                at = turns[-1].at
+            if own and at == 0:
+                at = own[-1].at
             self._write([*told, Statement("on" if on else "off", log, link.number, link.mac, at)], damaged)
+
+    def is_chain(self, log: str) -> bool:
+        """Whether it is signed of this log itself that its chain is on."""
+        own = [each for each in self.statements() if each.log == log and each.kind in ("on", "off")]
+        return bool(own) and own[-1].kind == "on"
+
+    def chain_of(self, log: str) -> str:
+        """The log whose chain is on and counts for this one: this one itself, or that which ``turns_of`` takes. Empty
+        where the chain is off."""
+        turns = turns_of([each for each in self.statements() if _is_csv(each.log)], log)
+        return turns[-1].log if turns and turns[-1].kind == "on" else ""
+
+    def signed_at(self, log: str) -> int:
+        """When something was signed last about what is in a log (Unix ms)."""
+        return max(
+            (each.at for each in self.statements() if each.log == log and each.kind in ("on", "head")), default=0
+        )
 
     def merge(self, others: Sequence[Statement]) -> list[Statement]:
         """Take up again what was signed, and is not here any more. Returns that."""
@@ -243,6 +267,11 @@ class Heads:
             yield
         finally:
             os.close(lock)
+
+
+def _is_csv(log: str) -> bool:
+    """Whether a name is that of a CSV log, and not of daily exports or of the rows of a process."""
+    return log != EXPORTS and "@" not in log
 
 
 def decoded(text: bytes | str, chain: Chain) -> Statement | None:

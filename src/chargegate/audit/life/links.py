@@ -21,16 +21,17 @@ _RECENT: Final = 4
 def newest_link(log: Path) -> Link:
     """The link of the newest row in the files beside a log, or that was noted before they went elsewhere."""
     real = Path(os.path.realpath(log))
-    links = [_noted(real)]
-    with contextlib.suppress(OSError):
-        beside = [
-            path
-            for path in real.parent.iterdir()
-            if path.name.startswith(real.name + ".") or path.name.startswith(real.name + "-")
-        ]
-        beside.sort(key=lambda path: path.lstat().st_mtime, reverse=True)
-        links += [link_at_end(path) for path in beside[:_NEWEST]]
+    links = [_noted(real), *map(link_at_end, files_beside(real))]
     return max(links, key=lambda link: link.number)
+
+
+def files_beside(log: Path) -> list[Path]:
+    """The newest files whose names are that of a log with something behind it."""
+    with contextlib.suppress(OSError):
+        beside = [path for path in log.parent.iterdir() if path.name.startswith((log.name + ".", log.name + "-"))]
+        beside.sort(key=lambda path: path.lstat().st_mtime, reverse=True)
+        return beside[:_NEWEST]
+    return []
 
 
 def link_at_end(path: Path) -> Link:
