@@ -26,8 +26,10 @@ INSERT INTO authorization_audit (writer, sequence, {decision})
 SELECT $10, $11 + row_number() OVER (ORDER BY request_id), {decided} FROM decided RETURNING request_id, sequence
 
 -- name: turn
--- Wait until no transaction of this writer is under way, and let none that was given up begin later.
-INSERT INTO service_facts AS held VALUES ('audit turn ' || $1, '1')
+-- Wait until no transaction of this writer is under way, and let none that was given up begin later. Releases before
+-- 0011 had the lock instead.
+INSERT INTO service_facts AS held SELECT 'audit turn ' || $1, '1'
+FROM (SELECT pg_advisory_xact_lock(hashtext('audit writer'), hashtext($1::text)) OFFSET 0) AS older
 ON CONFLICT (name) DO UPDATE SET value = held.value::bigint + 1 RETURNING value::bigint
 
 -- name: last_sequence

@@ -165,8 +165,9 @@ def _now() -> float:
 
 async def _is_quiet(connection: Any) -> bool:
     """Whether nothing came in on an idle connection. What comes can only be its end; else it is closed."""
+    can_read = getattr(connection, "can_read", None) or connection.can_read_destructive  # its name before redis-py 8
     with contextlib.suppress(Exception):
-        if not await connection.can_read_destructive():
+        if not await can_read():
             return True
     await _close(connection)
     return False
