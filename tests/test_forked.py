@@ -79,7 +79,8 @@ def test_output_errors_and_exit_codes(start: Callable[..., Any], command: int) -
 
 def test_what_the_command_is_given(start: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "chargegate.toml").write_text('server.host = "127.0.0.2"\n')
-    environ = {"PATH": os.environ["PATH"], "CHARGEGATE_SERVER__PORT": "1234"}
+    kept = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("PYTHON")}
+    environ = kept | {"CHARGEGATE_SERVER__PORT": "1234"}
     shown = start("config", "show", "--json", cwd=tmp_path, env=environ, stdout=subprocess.PIPE)
     text, _ = shown.communicate(timeout=60)
     assert b'"127.0.0.2"' in text
