@@ -13,7 +13,7 @@ VERSIONS := locked
 VENV := .venv$(patsubst locked,,$(VERSIONS:lowest=-lowest))$(patsubst python%,-%,$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PYTEST := $(BIN)/pytest -n 6 --dist loadscope --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -n 8 --dist loadscope --no-loadscope-reorder
 
 .PHONY: help install demo peer run servers test test-without-servers test-lowest check check-speed soak bench pictures chart lock sbom clean
 

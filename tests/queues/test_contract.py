@@ -19,7 +19,7 @@ from scenario import run
 LIMIT_S = 20
 OUTAGE_LIMIT_S = 120  # with the time that the server takes
 REFUSED_S = 2 + 1  # what is promised, and what a busy machine may add
-HEALED_S = 10
+HEALED_S = 40  # with what a busy machine adds, while a client waits longer and longer between its attempts
 
 Scenario = Callable[[Queue], Coroutine[Any, Any, None]]
 MakeMessage = Callable[..., Message]
