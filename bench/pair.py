@@ -114,13 +114,16 @@ class Variant:
         self._counter: subprocess.Popen[bytes] | None = None
         self._counted = folder / "instructions"
 
-    def press(self) -> None:
-        """Wait until it is ready, and begin to load it."""
+    def wait(self) -> None:
+        """Until it is ready."""
         ports = {role: ready_port(role, *started) for role, started in self._processes.items()}
-        port = next(iter(ports.values()))  # a worker takes no requests
+        self.port = next(iter(ports.values()))  # a worker takes no requests
+
+    def press(self) -> None:
+        """Begin to load it."""
         cores = ",".join(map(str, CORES[1:] or CORES))
         self._load = subprocess.Popen(
-            ["taskset", "-c", cores, sys.executable, str(HERE / "pair.py"), "--load", str(port), str(self._rate)],
+            ["taskset", "-c", cores, sys.executable, str(HERE / "pair.py"), "--load", str(self.port), str(self._rate)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -197,15 +200,17 @@ def sharing(queue: str) -> Iterator[Shared]:
 
 
 @contextmanager
-def running(trees: list[Path], rate: float, shared: Shared = dict) -> Iterator[list[Variant]]:
-    """All variants, started in this order."""
+def running(trees: list[Path], rate: float, shared: Shared = dict, *, loaded: bool = True) -> Iterator[list[Variant]]:
+    """All variants, started in this order, with a load of each unless they are not to be ``loaded``."""
     with contextlib.ExitStack() as stack:
         variants = []
         for tree in trees:
             variants.append(Variant(tree, stack.enter_context(new_folder()), rate, shared()))
             stack.callback(variants[-1].close)
         for variant in variants:
-            variant.press()
+            variant.wait()
+            if loaded:
+                variant.press()
         yield variants
 
 
