@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import statistics
@@ -75,12 +76,15 @@ async def _press(port: int, source: Iterator[bytes]) -> None:
 
 
 async def _pace(port: int, source: Iterator[bytes], rate: float) -> None:
-    """A request every ``1 / rate`` seconds, whatever became of the others."""
+    """So many requests a second, at random times, whatever became of the others. Even times would share the timers of
+    the service, or never."""
     clients = await load.connect(port, CONNECTIONS)
-    started, sent = time.perf_counter(), 0
+    due, sent = time.perf_counter(), 0
+    rng = random.Random(port)
     posting: set[asyncio.Task[int]] = set()
     while True:
-        await asyncio.sleep(max(0.0, started + sent / rate - time.perf_counter()))
+        due += rng.expovariate(rate)
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
         task = asyncio.get_running_loop().create_task(clients[sent % CONNECTIONS].post(next(source)))
         posting.add(task)
         task.add_done_callback(posting.discard)
