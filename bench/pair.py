@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import statistics
@@ -76,12 +77,15 @@ async def _press(port: int, source: Iterator[bytes]) -> None:
 
 
 async def _pace(port: int, source: Iterator[bytes], rate: float) -> None:
-    """A request every ``1 / rate`` seconds, whatever became of the others."""
+    """So many requests a second, at random times, whatever became of the others. Even times would share the timers of
+    the service, or never."""
     clients = await load.connect(port, CONNECTIONS)
-    started, sent = time.perf_counter(), 0
+    due, sent = time.perf_counter(), 0
+    rng = random.Random(port)
     posting: set[asyncio.Task[int]] = set()
     while True:
-        await asyncio.sleep(max(0.0, started + sent / rate - time.perf_counter()))
+        due += rng.expovariate(rate)
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
         task = asyncio.get_running_loop().create_task(clients[sent % CONNECTIONS].post(next(source)))
         posting.add(task)
         task.add_done_callback(posting.discard)
@@ -124,13 +128,16 @@ class Variant:
         self._counter: subprocess.Popen[bytes] | None = None
         self._counted = folder / "instructions"
 
-    def press(self) -> None:
-        """Wait until it is ready, and begin to load it."""
+    def wait(self) -> None:
+        """Until it is ready."""
         ports = {role: ready_port(role, *started) for role, started in self._processes.items()}
-        port = next(iter(ports.values()))  # a worker takes no requests
+        self.port = next(iter(ports.values()))  # a worker takes no requests
+
+    def press(self) -> None:
+        """Begin to load it."""
         cores = ",".join(map(str, CORES[1:] or CORES))
         self._load = subprocess.Popen(
-            ["taskset", "-c", cores, sys.executable, str(HERE / "pair.py"), "--load", str(port), str(self._rate)],
+            ["taskset", "-c", cores, sys.executable, str(HERE / "pair.py"), "--load", str(self.port), str(self._rate)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -209,15 +216,17 @@ def serving(queue: str) -> Iterator[Servers]:
 
 
 @contextmanager
-def running(trees: Sequence[tuple[Path, Servers]], rate: float) -> Iterator[list[Variant]]:
-    """All variants, started in this order."""
+def running(trees: Sequence[tuple[Path, Servers]], rate: float, *, loaded: bool = True) -> Iterator[list[Variant]]:
+    """All variants, started in this order, with a load of each unless they are not to be ``loaded``."""
     with contextlib.ExitStack() as stack:
         variants = []
         for tree, servers in trees:
             variants.append(Variant(tree, stack.enter_context(new_folder()), rate, servers))
             stack.callback(variants[-1].close)
         for variant in variants:
-            variant.press()
+            variant.wait()
+            if loaded:
+                variant.press()
         yield variants
 
 

@@ -128,6 +128,34 @@ def test_a_start_does_not_wait_for_all_that_the_sink_lacks(
     uvloop.run(main())
 
 
+def test_catching_up_ends_while_decisions_go_on_coming(tmp_path: Path, decide: Decide, read_log: ReadLog) -> None:
+    class Busy(SqliteLedger):
+        """One more decision comes whenever rows were read."""
+
+        async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
+            rows = await super().audit_after(sequence, limit)
+            await self.record(decide(), 0)
+            return rows
+
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path / "ledger.db", ALL_TABLES, exclusive=True)
+        earlier = SqliteLedger(store)
+        await asyncio.gather(*(earlier.record(decide(), 0) for _ in range(1_500)))
+        feed = AuditFeed(CsvShards(tmp_path / "audit.log"), Metrics())
+        busy = Busy(store, feed.offer)
+        async with asyncio.timeout(LIMIT_S):
+            await feed.start(busy)
+            await busy.record(decide("last"), 0)
+            while feed.lag_s:
+                await asyncio.sleep(0.02)
+            rows = await earlier.audit_after(0, 1_000_000)
+            assert logged(read_log, tmp_path) == [row.decision.request_id for row in rows]
+        await feed.close()
+        await store.close()
+
+    uvloop.run(main())
+
+
 def test_a_full_disk_is_caught_up_once_there_is_room(
     tmp_path: Path, decide: Decide, read_log: ReadLog, no_file_beyond: Limit
 ) -> None:

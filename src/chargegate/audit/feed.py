@@ -5,6 +5,7 @@ import contextlib
 import math
 import threading
 import time
+from collections import deque
 from typing import Final
 
 from chargegate.audit.base import AuditSink, EndLost
@@ -35,6 +36,7 @@ class AuditFeed(SinkState):
         self._saved = 0
         self._offered = 0
         self._behind = True
+        self._newest: deque[AuditRow] = deque(maxlen=_PAGE)  # of those that were offered while it is behind
         self._lost = False  # rows that were written are not there any more
         self._source: AuditSource | None = None
         self._task: asyncio.Task[None] | None = None
@@ -72,6 +74,7 @@ class AuditFeed(SinkState):
             self._offered = rows[-1].sequence
             if self._behind or rows[0].sequence != self._position + 1:
                 self._behind = True
+                self._newest.extend(rows)
                 self._waiting_since = self._waiting_since or rows[0].decision.timestamp
                 return
             with contextlib.suppress(OSError):
@@ -107,9 +110,25 @@ class AuditFeed(SinkState):
                 self._write(missing)
             if rows:
                 self._position = rows[-1].sequence
-            elif self._offered <= self._position:
+            at_end = self._write_newest(known) or not rows
+            if at_end and self._offered <= self._position:
                 self._behind = False
+                self._newest.clear()
                 self._waiting_since = None
+
+    def _write_newest(self, known: frozenset[str]) -> bool:
+        """Go on with what was offered meanwhile, where nothing is missing before it: while rows go on coming, those in
+        the ledger would never come to an end. False where something is missing, or nothing was offered."""
+        newest = [row for row in self._newest if row.sequence > self._position]
+        if not newest or newest[0].sequence != self._position + 1:
+            return False
+        if newest[-1].sequence != self._position + len(newest):
+            return False
+        missing = [row for row in newest if row.decision.request_id not in known]
+        if missing:
+            self._write(missing)
+        self._position = newest[-1].sequence
+        return True
 
     async def _follow(self, source: AuditSource, known: frozenset[str]) -> None:
         turns = 0
