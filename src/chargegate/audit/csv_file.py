@@ -103,10 +103,10 @@ class CsvFile:
             self._append("")
 
     def _is_other_kind(self, file: int) -> bool:
-        """Whether a log has rows with the chain, and ours have none, or the other way round."""
-        return os.pread(file, len(CHAINED_HEADER), 0).startswith(b"timestamp,") and not os.pread(
-            file, len(self._header), 0
-        ).startswith(self._header.encode())
+        """Whether a log has rows with the chain, and ours have none, or the other way round. A header that somebody cut
+        short says neither."""
+        head = os.pread(file, len(CHAINED_HEADER), 0)
+        return head.startswith(b"timestamp,") and b"\n" in head and not head.startswith(self._header.encode())
 
     def _link_before(self) -> Link | None:
         """The link of the last row before a new file: in the one that we wrote until now, and after a start in the
