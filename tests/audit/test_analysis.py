@@ -270,14 +270,14 @@ def test_each_change_is_told_once_in_order_and_again_only_where_it_did_not_arriv
 
 
 def test_two_processes_do_not_tell_the_same_where_the_receiver_takes_long(run: Run) -> None:
-    for_ms = 300
+    for_ms = 2000  # so that a busy machine does not lose a turn
     told: list[str] = []
     turns_of_others = [0]
 
     async def tell(message_id: str, _: bytes) -> bool:
-        """It takes several times as long as a turn."""
+        """It takes longer than a turn."""
         told.append(message_id)
-        while turns_of_others[0] < 8 and len(told) < 2:
+        while turns_of_others[0] < 5 and len(told) < 2:
             await asyncio.sleep(0.02)
         return True
 

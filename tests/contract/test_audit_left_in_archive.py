@@ -56,7 +56,7 @@ def test_it_is_listed_restored_and_deleted_when_it_is_old(
     running.stop()
     running.configure(**{"audit.archive_url": bucket.url, "audit.retention_ms": 1000, **later})
     running.start()
-    outside.eventually(lambda: not bucket.files(), 60, "what is too old was not deleted")
+    outside.eventually(lambda: not bucket.names(), 60, "what is too old was not deleted")
 
 
 def test_an_archive_that_is_away_keeps_no_old_file_here(

@@ -144,7 +144,7 @@ def test_the_service_does_all_of_it_by_itself(service: Callable[..., Service], r
         audit__archive_after_ms=2000,
     )
     ids = decided(running, receiver, 4)
-    outside.eventually(lambda: len(bucket.files()) >= 1, 60)
+    outside.eventually(lambda: len(bucket.names()) >= 1, 60)
     ids |= decided(running, receiver, 4)
     outside.eventually(lambda: sum(len(rows(c, k)) for k, c in bucket.files().items()) == 8, 60)
     outside.eventually(lambda: everywhere(running, bucket) == Counter(ids), 30)

@@ -83,4 +83,4 @@ def test_an_archive_that_takes_long_holds_up_no_rotation(
             )
             assert len(bucket.files()) < 30
         slow.delay(0)
-        outside.eventually(lambda: len(bucket.files()) == 30, LIMIT_S, "not all were archived")
+        outside.eventually(lambda: len(bucket.names()) == 30, LIMIT_S, "not all were archived")

@@ -36,9 +36,12 @@ class Bucket:
         obstore.put(self.store, "other", b"")  # makes the bucket
         obstore.delete(self.store, "other")
 
+    def names(self) -> list[str]:
+        return [item["path"] for item in obstore.list(self.store).collect()]
+
     def files(self) -> dict[str, bytes]:
-        found = [item["path"] for item in obstore.list(self.store).collect()]
-        return {path: bytes(obstore.get(self.store, path).bytes()) for path in found}
+        """Their contents. None may be deleted meanwhile."""
+        return {path: bytes(obstore.get(self.store, path).bytes()) for path in self.names()}
 
     def ask(self, method: str, parameter: str, body: bytes = b"") -> httpx.Response:
         """Something about the bucket as a whole, signed as AWS's Signature Version 4 says."""
