@@ -28,7 +28,8 @@ VOLUME /data
 USER 10001:10001
 EXPOSE 8080 8081
 STOPSIGNAL SIGTERM
+# 8080 is the port of serve and api, 8081 that of a worker.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/health/live', timeout=2)"]
+    CMD ["python", "-c", "from urllib.request import urlopen\ntry: urlopen('http://127.0.0.1:8080/health/live', timeout=1)\nexcept OSError: urlopen('http://127.0.0.1:8081/health/live', timeout=1)"]
 ENTRYPOINT ["chargegate"]
 CMD ["serve"]
