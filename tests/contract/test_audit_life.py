@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import random
 import sqlite3
 import threading
 from collections import Counter
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import obstore
 import pytest
-from obstore.store import S3Store
 
 import outside
+from servers.bucket import Bucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,35 +40,9 @@ def rows(content: bytes, name: str = "") -> list[list[str]]:
     return found
 
 
-class Bucket:
-    """What somebody else sees of the archive."""
-
-    def __init__(self, server: Any, name: str, keys: tuple[str, str]) -> None:
-        self.url = f"s3://{name}/audit?endpoint={server.url}"
-        self.environ = {
-            "AWS_ACCESS_KEY_ID": keys[0],
-            "AWS_SECRET_ACCESS_KEY": keys[1],
-            "AWS_REGION": "us-east-1",
-        }
-        self.store = S3Store(
-            name,
-            endpoint=server.url,
-            region="us-east-1",
-            access_key_id=server.writer[0],
-            secret_access_key=server.writer[1],
-            client_options={"allow_http": True, "timeout": timedelta(seconds=20)},
-        )
-        obstore.put(self.store, "other", b"")  # makes the bucket
-        obstore.delete(self.store, "other")
-
-    def files(self) -> dict[str, bytes]:
-        found = [item["path"] for item in obstore.list(self.store).collect()]
-        return {path: bytes(obstore.get(self.store, path).bytes()) for path in found}
-
-
 @pytest.fixture
 def bucket(s3_server: Any) -> Bucket:
-    return Bucket(s3_server, f"b{random.getrandbits(48):x}", s3_server.writer)
+    return Bucket(s3_server)
 
 
 def everywhere(service: Service, bucket: Bucket | None = None) -> Counter[str]:
