@@ -13,6 +13,8 @@ import pytest
 
 from contract.faults import no_more_files
 
+PATH = "/api/v1/charging-session"
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -149,6 +151,24 @@ def test_the_authorizer_is_asked_when_there_is_a_file_again(
         assert not authorizer.calls
     assert {running.finished(each)["decision"]["status"] for each in asked} == {"allowed"}
     assert running.metrics()['circuit_breaker_state{name="authorization"}'] == 0
+
+
+def test_no_database_needs_a_file_more_than_at_the_start(
+    service: Callable[..., Service], site: Callable[..., Site], answer: Callable[..., Any], receiver: Site
+) -> None:
+    """Whatever was not asked for yet: requests under way, many at once, statistics, and a key that is known."""
+    running = service(authorization__backend="http", authorization__url=site(lambda _call: answer("allowed")).url("/"))
+    body = running.body(receiver.url())
+    assert running.client.get("/health/live").status_code == 200  # a connection, which stays open
+    with no_more_files(running):
+        key = {"idempotency-key": "one"}
+        request_ids = {running.client.post(PATH, json=body, headers=key).json()["request_id"] for _ in range(2)}
+        assert len(request_ids) == 1
+        for path in (
+            *[f"{PATH}/{request_id}" for request_id in request_ids] * 10,
+            *("/api/v1/requests", "/api/v1/decisions", "/api/v1/statistics", "/api/v1/dead-letters", "/api/v1/acl"),
+        ):
+            assert running.client.get(path).status_code == 200, path
 
 
 def test_who_could_not_be_asked_in_time_is_not_to_blame(

@@ -1,6 +1,7 @@
 """Threads that use SQLite, so that the event loop never waits for the disk."""
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -18,7 +19,8 @@ class ConnectionThreads:
     """Threads with a connection each. Work that is handed to them goes to the first one that is free."""
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], count: int = 1) -> None:
-        """A connection is made when its thread gets its first work."""
+        """Each thread makes its connection at once, so that later work needs no file that is not open yet; where that
+        fails, with its first work, which raises the reason."""
         self._connect = connect
         self._loop = asyncio.get_running_loop()
         self._inbox: queue.SimpleQueue[tuple[Work[Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
@@ -37,6 +39,8 @@ class ConnectionThreads:
 
     def _main(self) -> None:
         connection: sqlite3.Connection | None = None
+        with contextlib.suppress(Exception):  # the first work tries again, and says why it fails
+            connection = self._connect()
         while (job := self._inbox.get()) is not None:
             work, answer = job
             result, error = None, None
