@@ -163,6 +163,23 @@ class Service:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def decided(self, receiver: Site, count: int) -> set[str]:
+        """The ids of so many new requests, which have all come to their end."""
+        asked = [self.ask(receiver.url()) for _ in range(count)]
+        return {each.request_id for each in asked if self.finished(each)}
+
+    def run(self, *words: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        """A command beside the service, in its folder and with its environment, once it has ended."""
+        return subprocess.run(
+            words,
+            cwd=self.folder,
+            env=self._environ,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
     def finished(self, asked: Asked, limit_s: float = 30) -> dict[str, Any]:
         """Wait until a request has come to its end; what is known of it then."""
 

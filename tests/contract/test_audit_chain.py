@@ -25,15 +25,7 @@ HEADER = "timestamp,request_id,station_id,driver_token_hash,status,reason,proces
 
 
 def run(command: str, service: Service, *arguments: str) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run(
-        [command, "audit", *arguments, "--json"],
-        cwd=service.folder,
-        env=service._environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = service.run(command, "audit", *arguments, "--json")
     return done.returncode, json.loads(done.stdout.splitlines()[0]) if done.stdout.strip() else {"error": done.stderr}
 
 

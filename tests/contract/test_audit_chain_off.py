@@ -18,24 +18,19 @@ if TYPE_CHECKING:
     from tests.contract.conftest import Service, Site
 
 
-def decided(service: Service, receiver: Site, count: int) -> set[str]:
-    asked = [service.ask(receiver.url()) for _ in range(count)]
-    return {each.request_id for each in asked if service.finished(each)}
-
-
 @pytest.mark.parametrize("shards", [1, 3])
 def test_files_of_the_chain_that_retention_deletes_later(
     service: Callable[..., Service], receiver: Site, audit: Callable[..., list[dict[str, Any]]], shards: int
 ) -> None:
     running = service(audit__chain=True, audit__csv_shards=shards, audit__export_dir="exports")
-    decided(running, receiver, 6)
+    running.decided(receiver, 6)
     audit(running, "rotate")
     audit(running, "export", "--all")
     running.stop()
     settings = {"audit.csv_shards": shards, "audit.export_dir": "exports"}
     running.configure(**settings)
     running.start()
-    decided(running, receiver, 6)
+    running.decided(receiver, 6)
     audit(running, "rotate")
     assert audit(running, "verify")[0]["problems"] == []
     gone = audit(running, "prune", "--at", "2126-01-01")[0]["files"]
@@ -44,7 +39,7 @@ def test_files_of_the_chain_that_retention_deletes_later(
     running.stop()
     running.configure(**settings, **{"audit.chain": True})
     running.start()
-    decided(running, receiver, 6)
+    running.decided(receiver, 6)
     running.stop()
     told = audit(running, "verify")[0]
     assert (told["problems"], told["rows"] > 0) == ([], True)
@@ -56,13 +51,13 @@ def test_rows_of_the_chain_that_are_exported_later(
     bucket = Bucket(s3_server)
     settings = {"audit.export_dir": "exports", "audit.archive_url": bucket.url}
     running = service(environ=bucket.environ, audit__chain=True, **settings)
-    decided(running, receiver, 3)
+    running.decided(receiver, 3)
     audit(running, "export", "--all")
-    decided(running, receiver, 3)
+    running.decided(receiver, 3)
     running.stop()
     running.configure(**settings)
     running.start()
-    decided(running, receiver, 3)
+    running.decided(receiver, 3)
     audit(running, "export", "--all")
     told = audit(running, "verify")[0]
     assert (told["problems"], told["rows"] >= 3, told["unchained"] >= 6) == ([], True, True)
@@ -71,7 +66,7 @@ def test_rows_of_the_chain_that_are_exported_later(
     running.stop()
     running.configure(**settings, **{"audit.chain": True})
     running.start()
-    decided(running, receiver, 3)
+    running.decided(receiver, 3)
     audit(running, "export", "--all")
     assert audit(running, "verify")[0]["problems"] == []
 
@@ -82,12 +77,12 @@ def test_exports_from_before_the_chain_are_archived(
     bucket = Bucket(s3_server)
     settings = {"audit.export_dir": "exports", "audit.archive_url": bucket.url}
     running = service(environ=bucket.environ, **settings)
-    decided(running, receiver, 3)
+    running.decided(receiver, 3)
     audit(running, "export", "--all")
     running.stop()
     running.configure(**settings, **{"audit.chain": True})
     running.start()
-    decided(running, receiver, 3)
+    running.decided(receiver, 3)
     audit(running, "export", "--all")
     assert audit(running, "verify")[0]["problems"] == []
     audit(running, "archive", "--all")
@@ -100,12 +95,12 @@ def test_an_export_without_the_chain_that_was_changed_is_named(
     from backports import zstd
 
     running = service(audit__chain=True, audit__export_dir="exports")
-    decided(running, receiver, 3)
+    running.decided(receiver, 3)
     audit(running, "export", "--all")
     running.stop()
     running.configure(**{"audit.export_dir": "exports"})
     running.start()
-    decided(running, receiver, 3)
+    running.decided(receiver, 3)
     audit(running, "export", "--all")
     running.stop()
     assert audit(running, "verify")[0]["problems"] == []
@@ -121,14 +116,14 @@ def test_new_files_begin_without_the_chain_where_the_old_ones_are_gone(
 ) -> None:
     """Nothing was said of the new ones before, and the log that was a chain is not written any more."""
     running = service(audit__chain=True)
-    decided(running, receiver, 3)
+    running.decided(receiver, 3)
     audit(running, "rotate")
     running.stop()
     running.csv_file.unlink(missing_ok=True)
     for shards, chain in ((3, False), (5, False), (2, True), (7, False)):
         running.configure(**{"audit.csv_shards": shards, "audit.chain": chain})
         running.start()
-        decided(running, receiver, 4)
+        running.decided(receiver, 4)
         running.stop()
         told = audit(running, "verify")[0]
         assert told["problems"] == []
@@ -139,12 +134,12 @@ def test_the_chain_is_switched_off_while_no_log_is_written(
     service: Callable[..., Service], receiver: Site, audit: Callable[..., list[dict[str, Any]]]
 ) -> None:
     running = service(audit__chain=True)
-    decided(running, receiver, 3)
+    running.decided(receiver, 3)
     for settings in ({"audit.csv_path": ""}, {"audit.csv_shards": 3}, {"audit.chain": True}):
         running.stop()
         running.configure(**settings)
         running.start()
-        decided(running, receiver, 3)
+        running.decided(receiver, 3)
     running.stop()
     told = audit(running, "verify")[0]
     assert (told["problems"], told["rows"], told["unchained"]) == ([], 6, 6)
@@ -155,7 +150,7 @@ def test_rows_get_their_links_while_they_are_verified(
 ) -> None:
     """The chain was switched on just now, and the database has many rows from before."""
     running = service(audit__csv_path="")
-    decided(running, receiver, 1)
+    running.decided(receiver, 1)
     running.stop()
     rows = 30_000
     with contextlib.closing(sqlite3.connect(running.data / "chargegate.db")) as database, database:

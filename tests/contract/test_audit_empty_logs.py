@@ -15,21 +15,8 @@ if TYPE_CHECKING:
 
 
 def verified(command: str, service: Service) -> tuple[int, dict[str, object]]:
-    done = subprocess.run(
-        [command, "audit", "verify", "--json"],
-        cwd=service.folder,
-        env=service._environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = service.run(command, "audit", "verify", "--json")
     return done.returncode, json.loads(done.stdout)
-
-
-def decided(service: Service, receiver: Site, count: int) -> set[str]:
-    asked = [service.ask(receiver.url()) for _ in range(count)]
-    return {each.request_id for each in asked if service.finished(each)}
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -49,7 +36,7 @@ def test_the_chain_is_switched_before_the_first_line(
                 log.write("2026-01-3")
     running.configure(**{"audit.chain": chain, "audit.csv_shards": shards})
     running.start()
-    ids = decided(running, receiver, 6)
+    ids = running.decided(receiver, 6)
     running.stop()
     found = set()
     for file in running.folder.glob("authorization_audit*.log*"):
@@ -68,13 +55,13 @@ def test_the_chain_is_switched_just_after_a_rotation(
 ) -> None:
     running = service(audit__chain=True)
     for chain in (False, True, False):
-        decided(running, receiver, 2)
+        running.decided(receiver, 2)
         subprocess.run([command, "audit", "rotate"], cwd=running.folder, env=running._environ, check=True)
         running.restart()  # which begins a new file
         running.stop()
         running.configure(**{"audit.chain": chain})
         running.start()
-    decided(running, receiver, 2)
+    running.decided(receiver, 2)
     running.stop()
     code, told = verified(command, running)
     assert (code, told["problems"]) == (0, [])

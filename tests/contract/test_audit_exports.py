@@ -52,11 +52,6 @@ def leftovers(service: Service) -> list[str]:
     return sorted(name for name in names if name.startswith(".authorization_audit_rows.") and name[-6:] == ".draft")
 
 
-def decided(service: Service, receiver: Site, count: int) -> set[str]:
-    asked = [service.ask(receiver.url()) for _ in range(count)]
-    return {each.request_id for each in asked if service.finished(each)}
-
-
 def day(later: int = 0) -> str:
     return f"{datetime.now(UTC) + timedelta(days=later):%Y-%m-%d}"
 
@@ -71,7 +66,7 @@ def test_each_day_has_a_file_and_each_decision_is_in_one(
     service: Callable[..., Service], receiver: Site, audit: Callable[..., list[dict[str, Any]]]
 ) -> None:
     running = service(audit__export_dir="exports")
-    ids = decided(running, receiver, 4)
+    ids = running.decided(receiver, 4)
     running.stop()
     age(running, 3, "sequence = 1")
     age(running, 1, "sequence IN (2, 3)")
@@ -88,7 +83,7 @@ def test_each_day_has_a_file_and_each_decision_is_in_one(
     assert sum(exported(running).values()) == 3
     audit(running, "export", "--all")
     assert exported(running) == Counter(ids)
-    ids |= decided(running, receiver, 2)
+    ids |= running.decided(receiver, 2)
     (more,) = audit(running, "export", "--all")
     assert more["to"] == f"authorization_audit_rows.{day()}-4.csv.zst"
     assert exported(running) == Counter(ids)
@@ -101,12 +96,12 @@ def test_a_row_of_a_day_that_is_exported_already_is_in_a_later_file(
 ) -> None:
     """Its clock was wrong, or its commit came late."""
     running = service(audit__export_dir="exports")
-    ids = decided(running, receiver, 2)
+    ids = running.decided(receiver, 2)
     running.stop()
     age(running, 1)
     running.start()
     audit(running, "export", "--at", day() + "T12:00")
-    ids |= decided(running, receiver, 3)
+    ids |= running.decided(receiver, 3)
     running.stop()
     age(running, 5, "sequence IN (3, 4)")
     running.start()
@@ -119,14 +114,14 @@ def test_rows_stay_in_the_database_until_they_are_exported(
     service: Callable[..., Service], receiver: Site, audit: Callable[..., list[dict[str, Any]]]
 ) -> None:
     running = service(audit__export_dir="exports")
-    ids = decided(running, receiver, 3)
+    ids = running.decided(receiver, 3)
     running.stop()
     age(running, 40)
     running.start()
     assert audit(running, "prune", "--before", day(-1))[0]["rows"] == 0
     assert audit(running, "export", "--at", day(-20)) != []
     assert audit(running, "prune", "--before", day(-1), "--dry-run")[0]["rows"] == 3
-    ids |= decided(running, receiver, 1)
+    ids |= running.decided(receiver, 1)
     running.stop()
     age(running, 50, "sequence = 4")  # older than what is exported, and not exported itself
     running.start()
@@ -149,9 +144,9 @@ def test_to_the_archive_and_back_and_verified(
         audit__export_dir="exports",
         audit__chain=True,
     )
-    ids = decided(running, receiver, 3)
+    ids = running.decided(receiver, 3)
     audit(running, "export", "--all")
-    ids |= decided(running, receiver, 2)
+    ids |= running.decided(receiver, 2)
     audit(running, "rotate")
     (done,) = [each for each in audit(running, "archive", "--all") if "rows" in each["file"]]
     assert exported(running) == Counter()
@@ -189,7 +184,7 @@ def test_the_service_does_it_by_itself(
     service: Callable[..., Service], receiver: Site, audit: Callable[..., list[dict[str, Any]]]
 ) -> None:
     running = service(audit__export_dir="exports")
-    ids = decided(running, receiver, 3)
+    ids = running.decided(receiver, 3)
     running.stop()
     age(running, 2)
     running.configure(**{"audit.export_dir": "exports", "audit.export_after_ms": 1})
@@ -204,7 +199,7 @@ def test_killed_anywhere_while_traffic_goes_on(
 ) -> None:
     """The command dies at a line that was drawn before; two at once do not both export a row."""
     running = service(audit__export_dir="exports")
-    ids = decided(running, receiver, 3)
+    ids = running.decided(receiver, 3)
     drawn = random.Random(7)
     killed = 0
     for turn in range(12):
@@ -242,7 +237,7 @@ def test_a_folder_that_takes_nothing_loses_nothing(
     service: Callable[..., Service], receiver: Site, audit: Callable[..., list[dict[str, Any]]]
 ) -> None:
     running = service(audit__export_dir="exports")
-    ids = decided(running, receiver, 3)
+    ids = running.decided(receiver, 3)
     folder = running.folder / "exports"
     folder.rmdir()
     folder.write_text("")

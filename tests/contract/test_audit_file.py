@@ -75,30 +75,25 @@ def lines(folder: Path) -> Counter[str]:
     return found
 
 
-def decided(service: Service, receiver: Site, count: int) -> set[str]:
-    asked = [service.ask(receiver.url()) for _ in range(count)]
-    return {each.request_id for each in asked if service.finished(each)}
-
-
 @pytest.mark.parametrize("rotate", ROTATIONS)
 def test_rotation_then_a_kill(
     service: Callable[..., Service], receiver: Site, eventually: Callable[..., Any], rotate: Callable[[Path], None]
 ) -> None:
     """With lines before and after it, two rotations within the five seconds, and one while nobody runs."""
     running = service()
-    everything = decided(running, receiver, 7)
+    everything = running.decided(receiver, 7)
     rotate(running.csv_file)
-    everything |= decided(running, receiver, 6)
+    everything |= running.decided(receiver, 6)
     rotate(running.csv_file)
-    everything |= decided(running, receiver, 5)
+    everything |= running.decided(receiver, 5)
     running.kill()
     rotate(running.csv_file)
     running.start()
-    everything |= decided(running, receiver, 3)
+    everything |= running.decided(receiver, 3)
     rotate(running.csv_file)
     running.kill()
     running.start()
-    everything |= decided(running, receiver, 2)
+    everything |= running.decided(receiver, 2)
     assert running.stop() == 0
     assert lines(running.folder) == Counter(everything)
     running.start()
@@ -109,9 +104,9 @@ def test_rotation_then_a_kill(
 def test_a_file_that_lost_its_end_with_the_kill(service: Callable[..., Service], receiver: Site) -> None:
     """Lines that are gone are written again, also beside a rotation; those in the renamed file are not."""
     running = service()
-    everything = decided(running, receiver, 5)
+    everything = running.decided(receiver, 5)
     rename(running.csv_file)
-    everything |= decided(running, receiver, 8)
+    everything |= running.decided(receiver, 8)
     for garbage in (b"", b"\x00" * 5000, b"2026-01-01T00:00:00.000Z,half", b"\xff,,\n\x00\n,,,,,,\n"):
         running.kill()
         size = running.csv_file.stat().st_size
@@ -119,7 +114,7 @@ def test_a_file_that_lost_its_end_with_the_kill(service: Callable[..., Service],
         with running.csv_file.open("ab") as file:
             file.write(garbage)
         running.start()
-        everything |= decided(running, receiver, 2)
+        everything |= running.decided(receiver, 2)
     assert running.stop() == 0
     assert lines(running.folder) == Counter(everything)
 
@@ -128,14 +123,14 @@ def test_a_pipe_in_the_place_of_the_log_holds_up_nothing(
     service: Callable[..., Service], receiver: Site, eventually: Callable[..., Any]
 ) -> None:
     running = service()
-    everything = decided(running, receiver, 3)
+    everything = running.decided(receiver, 3)
     rename(running.csv_file)
     os.mkfifo(running.csv_file)
-    everything |= decided(running, receiver, 3)
+    everything |= running.decided(receiver, 3)
     assert running.client.get("/health").json()["components"]["audit"]["status"] == "DEGRADED"
     running.csv_file.unlink()
     eventually(lambda: running.client.get("/health").json()["components"]["audit"]["status"] == "UP")
-    everything |= decided(running, receiver, 3)
+    everything |= running.decided(receiver, 3)
     assert running.stop() == 0
     assert lines(running.folder) == Counter(everything)
 
@@ -143,17 +138,17 @@ def test_a_pipe_in_the_place_of_the_log_holds_up_nothing(
 def test_an_older_database_is_believed_more_than_the_notes(service: Callable[..., Service], receiver: Site) -> None:
     """A backup that is put back: its decisions are numbered again from there, and none of the new ones is left out."""
     running = service()
-    before = decided(running, receiver, 3)
+    before = running.decided(receiver, 3)
     assert running.stop() == 0
     shutil.copytree(running.data, running.folder / "backup")
     running.start()
-    lost = decided(running, receiver, 9)
+    lost = running.decided(receiver, 9)
     running.kill()
     for file in running.data.glob("chargegate.db*"):
         file.unlink()
     for file in (running.folder / "backup").glob("chargegate.db*"):
         shutil.copyfile(file, running.data / file.name)
     running.start()
-    after = decided(running, receiver, 4)
+    after = running.decided(receiver, 4)
     assert running.stop() == 0
     assert lines(running.folder) == Counter(before | lost | after)

@@ -30,15 +30,7 @@ def stopped(shared_service: Callable[..., Service], receiver: Site, command: str
 
 
 def verify(command: str, service: Service, *files: Path) -> tuple[int, dict[str, object]]:
-    done = subprocess.run(
-        [command, "audit", "verify", "--json", *map(str, files)],
-        cwd=service.folder,
-        env=service._environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = service.run(command, "audit", "verify", "--json", *map(str, files))
     return done.returncode, json.loads(done.stdout)
 
 

@@ -22,11 +22,6 @@ LATER = {
 }
 
 
-def decided(service: Service, receiver: Site, count: int) -> set[str]:
-    asked = [service.ask(receiver.url()) for _ in range(count)]
-    return {each.request_id for each in asked if service.finished(each)}
-
-
 @pytest.mark.parametrize("later", LATER.values(), ids=LATER)
 def test_it_is_listed_restored_and_deleted_when_it_is_old(
     service: Callable[..., Service],
@@ -37,7 +32,7 @@ def test_it_is_listed_restored_and_deleted_when_it_is_old(
 ) -> None:
     bucket = Bucket(s3_server)
     running = service(environ=bucket.environ, audit__archive_url=bucket.url, audit__export_dir="exports")
-    ids = decided(running, receiver, 3)
+    ids = running.decided(receiver, 3)
     audit(running, "rotate")
     audit(running, "export", "--all")
     audit(running, "archive", "--all")

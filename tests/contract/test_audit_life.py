@@ -55,23 +55,18 @@ def everywhere(service: Service, bucket: Bucket | None = None) -> Counter[str]:
     return found
 
 
-def decided(service: Service, receiver: Site, count: int) -> set[str]:
-    asked = [service.ask(receiver.url()) for _ in range(count)]
-    return {each.request_id for each in asked if service.finished(each)}
-
-
 def test_from_the_log_to_the_archive_and_back_to_nothing(
     service: Callable[..., Service], receiver: Site, bucket: Bucket, audit: Callable[..., list[dict[str, Any]]]
 ) -> None:
     running = service(environ=bucket.environ, audit__archive_url=bucket.url)
-    ids = decided(running, receiver, 3)
+    ids = running.decided(receiver, 3)
     planned = audit(running, "rotate", "--dry-run")
     assert [(each["step"], each["file"]) for each in planned] == [("rotate", "authorization_audit.log")]
     assert len(list(running.folder.glob("authorization_audit*"))) == 1
     (rotated,) = audit(running, "rotate")
     assert (running.folder / rotated["to"]).is_file()
     assert audit(running, "rotate") == []  # nothing was written since
-    ids |= decided(running, receiver, 2)
+    ids |= running.decided(receiver, 2)
     assert everywhere(running) == Counter(ids)
     assert audit(running, "compress") == []  # it is not a week old
     (compressed,) = audit(running, "compress", "--all")
@@ -115,16 +110,16 @@ def test_the_service_does_all_of_it_by_itself(service: Callable[..., Service], r
         audit__compress_after_ms=1000,
         audit__archive_after_ms=2000,
     )
-    ids = decided(running, receiver, 4)
+    ids = running.decided(receiver, 4)
     outside.eventually(lambda: len(bucket.names()) >= 1, 60)
-    ids |= decided(running, receiver, 4)
+    ids |= running.decided(receiver, 4)
     outside.eventually(lambda: sum(len(rows(c, k)) for k, c in bucket.files().items()) == 8, 60)
     outside.eventually(lambda: everywhere(running, bucket) == Counter(ids), 30)
 
 
 def test_rows_that_are_too_old_go_from_files_and_database(service: Callable[..., Service], receiver: Site) -> None:
     running = service(audit__rotate_after_ms=500, audit__retention_ms=3000)
-    decided(running, receiver, 3)
+    running.decided(receiver, 3)
     outside.eventually(lambda: not everywhere(running), 60)
     outside.eventually(lambda: running.client.get("/api/v1/decisions").json()["items"] == [], 60)
 
@@ -170,10 +165,10 @@ def test_a_log_that_is_a_link_is_rotated_where_it_lies(
     (tmp_path / "disk").mkdir()
     running.csv_file.symlink_to(tmp_path / "disk" / "real.csv")
     running.start()
-    ids = decided(running, receiver, 2)
+    ids = running.decided(receiver, 2)
     (done,) = audit(running, "rotate")
     assert (tmp_path / "disk" / done["to"]).is_file()
-    ids |= decided(running, receiver, 2)
+    ids |= running.decided(receiver, 2)
     found = [row[1] for file in (tmp_path / "disk").glob("real.csv*") for row in rows(file.read_bytes(), file.name)]
     assert Counter(found) == Counter(ids)
     assert running.csv_file.is_symlink()
@@ -187,7 +182,7 @@ def test_an_archive_that_is_away_or_refuses_costs_nothing(
     audit: Callable[..., list[dict[str, Any]]],
 ) -> None:
     running = service(environ=bucket.environ, audit__archive_url=bucket.url)
-    ids = decided(running, receiver, 2)
+    ids = running.decided(receiver, 2)
     audit(running, "rotate")
     reader = {"AWS_ACCESS_KEY_ID": s3_server.reader[0], "AWS_SECRET_ACCESS_KEY": s3_server.reader[1]}
     audit(running, "archive", "--all", code=1, **reader)

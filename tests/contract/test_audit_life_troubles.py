@@ -51,11 +51,6 @@ def everywhere(service: Service, bucket: Bucket | None = None) -> Counter[str]:
     return found
 
 
-def decided(service: Service, receiver: Site, count: int) -> set[str]:
-    asked = [service.ask(receiver.url()) for _ in range(count)]
-    return {each.request_id for each in asked if service.finished(each)}
-
-
 def large(folder: Path, rows: int, name: str = "authorization_audit.log.20250101T000000.000Z") -> set[str]:
     """A rotated file of so many rows, about 130 bytes each, of which a third remains when it is compressed."""
     made = [str(uuid.uuid4()) for _ in range(rows)]
@@ -89,7 +84,7 @@ def test_a_full_disk_while_it_compresses_or_exports(
 ) -> None:
     """By a limit of the size of the files that the command may write."""
     running = service(audit__export_dir="exports")
-    everything = decided(running, receiver, 2)
+    everything = running.decided(receiver, 2)
     exported = set(everything)
     audit(running, "rotate")
     everything |= large(running.folder, 20_000)
@@ -130,7 +125,7 @@ def test_a_full_file_system_while_it_compresses_and_exports(
 
         outside.eventually(lambda: "life" in state()["details"], LIMIT_S)
         assert rotated.exists()
-        everything = made | decided(running, receiver, 2)
+        everything = made | running.decided(receiver, 2)
         audit(running, "export", "--all", code=0)
         ballast.unlink()
         outside.eventually(lambda: not rotated.exists(), LIMIT_S)
@@ -193,12 +188,12 @@ def test_an_archive_goes_away_and_comes_back(
         bucket = Bucket(s3_server, proxy.url)
         times = {"audit__rotate_after_ms": 1000, "audit__compress_after_ms": 1000, "audit__archive_after_ms": 1500}
         running = service(environ=bucket.environ, audit__archive_url=bucket.url, **times)
-        everything = decided(running, receiver, 3)
+        everything = running.decided(receiver, 3)
         outside.eventually(bucket.files, LIMIT_S)
         away = {"killed": s3_server.kill, "paused": s3_server.pause, "cut off": proxy.reset}[how]
         back = {"killed": s3_server.start, "paused": s3_server.resume, "cut off": proxy.heal}[how]
         away()
-        everything |= decided(running, receiver, 3)
+        everything |= running.decided(receiver, 3)
         outside.eventually(lambda: running.csv_file.exists() or list(running.folder.glob("*.log.*")), LIMIT_S)
         if how != "paused":  # where nobody answers, a request takes a minute to be given up
 
@@ -207,7 +202,7 @@ def test_an_archive_goes_away_and_comes_back(
 
             outside.eventually(lambda: state()["status"] == "DEGRADED", LIMIT_S)
         assert running.ready() == 200
-        everything |= decided(running, receiver, 3)
+        everything |= running.decided(receiver, 3)
         back()
         outside.eventually(lambda: sum(len(ids(content, key)) for key, content in bucket.files().items()) == 9, LIMIT_S)
         outside.eventually(lambda: everywhere(running, bucket) == Counter(everything), LIMIT_S)
@@ -221,10 +216,10 @@ def test_a_bucket_that_keeps_versions(
     assert bucket.ask("PUT", "versioning", body).status_code == 200
     assert "Enabled" in bucket.ask("GET", "versioning").text
     running = service(environ=bucket.environ, audit__archive_url=bucket.url)
-    everything = decided(running, receiver, 3)
+    everything = running.decided(receiver, 3)
     audit(running, "rotate")
     audit(running, "archive", "--all")
-    everything |= decided(running, receiver, 2)
+    everything |= running.decided(receiver, 2)
     audit(running, "rotate")
     audit(running, "archive", "--all")
     assert everywhere(running, bucket) == Counter(everything)
@@ -242,7 +237,7 @@ def test_an_object_that_has_the_name_is_not_overwritten(
     """It is another file with other content, or its metadata claim that it is this one."""
     bucket = Bucket(s3_server)
     running = service(environ=bucket.environ, audit__archive_url=bucket.url)
-    everything = decided(running, receiver, 3)
+    everything = running.decided(receiver, 3)
     audit(running, "rotate")
     (compressed,) = audit(running, "compress", "--all")
     kept = (running.folder / compressed["to"]).read_bytes()

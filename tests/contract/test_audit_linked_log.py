@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from tests.contract.conftest import Service, Site
 
 
-def decided(service: Service, receiver: Site, count: int) -> set[str]:
-    asked = [service.ask(receiver.url()) for _ in range(count)]
-    return {each.request_id for each in asked if service.finished(each)}
-
-
 def ids_in(folder: Path) -> Counter[str]:
     files = [*folder.glob("real*"), *folder.glob("authorization_audit_shard_*")]
     lines = [line for file in files for line in file.read_text().splitlines()[1:]]
@@ -41,7 +36,7 @@ def test_backfill_finds_what_was_rotated(
     running = service(started=False, audit__chain=chain, audit__csv_shards=shards)
     running.csv_file.symlink_to(tmp_path / "real.csv")
     running.start()
-    ids = decided(running, receiver, 3)
+    ids = running.decided(receiver, 3)
     assert audit(running, "rotate")
 
     def all_are_looked_at() -> bool:
@@ -61,12 +56,12 @@ def test_a_power_cut_soon_after_a_rotation_doubles_no_line(
     running = service(started=False)
     running.csv_file.symlink_to(tmp_path / "real.csv")
     running.start()
-    ids = decided(running, receiver, 3)
+    ids = running.decided(receiver, 3)
     audit(running, "rotate")
     running.kill()
     for notes in running.data.glob("*.csv-notes*"):
         notes.unlink()
     running.start()
-    ids |= decided(running, receiver, 1)
+    ids |= running.decided(receiver, 1)
     running.stop()
     assert ids_in(tmp_path) == Counter(ids)

@@ -41,15 +41,7 @@ def written(path: Path, *lines: str) -> set[str]:
 
 
 def restore(command: str, service: Service, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
-    done = subprocess.run(
-        [command, "audit", "restore", *arguments, "--json"],
-        cwd=service.folder,
-        env=service._environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = service.run(command, "audit", "restore", *arguments, "--json")
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == (1 if done.returncode else 0), done.stderr
     return done.returncode, [json.loads(each) for each in done.stdout.splitlines()], done.stderr
@@ -301,15 +293,7 @@ def test_more_files_than_a_process_may_open(stopped: Service, command: str) -> N
     """A year of daily files, for example, with some shards."""
     ids = many(stopped, 300)
     few = ["sh", "-c", 'ulimit -n 250; exec "$@"', "sh"]
-    done = subprocess.run(
-        [*few, command, "audit", "restore"],
-        cwd=stopped.folder,
-        env=stopped._environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = stopped.run(*few, command, "audit", "restore")
     assert done.returncode == 0, done.stderr
     assert Counter(each.split(",")[1] for each in done.stdout.splitlines()[1:]) == Counter(ids)
 

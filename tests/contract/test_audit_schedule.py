@@ -19,11 +19,6 @@ DAY_MS = 86_400_000
 HEADER = "timestamp,request_id,station_id,driver_token_hash,status,reason,processing_time_ms\n"
 
 
-def decided(service: Service, receiver: Site, count: int) -> set[str]:
-    asked = [service.ask(receiver.url()) for _ in range(count)]
-    return {each.request_id for each in asked if service.finished(each)}
-
-
 def rows_of(service: Service) -> int:
     with contextlib.closing(sqlite3.connect(service.data / "chargegate.db", timeout=30)) as database:
         return int(database.execute("SELECT count(*) FROM authorization_audit").fetchone()[0])
@@ -39,7 +34,7 @@ def test_a_folder_of_the_log_that_cannot_be_used_holds_up_no_export_and_no_reten
     service: Callable[..., Service], receiver: Site
 ) -> None:
     running = service()
-    decided(running, receiver, 3)
+    running.decided(receiver, 3)
     running.stop()
     age(running, 3)
     running.folder.joinpath(".authorization_audit.log.lock").unlink(missing_ok=True)
@@ -77,7 +72,7 @@ def test_an_archive_that_takes_long_holds_up_no_rotation(
         for _ in range(2):
             outside.eventually(bucket.files, LIMIT_S, "nothing was archived")
             before = set(running.folder.glob("authorization_audit.log.2*"))
-            decided(running, receiver, 1)
+            running.decided(receiver, 1)
             outside.eventually(
                 lambda old=before: set(running.folder.glob("authorization_audit.log.2*")) - old, LIMIT_S, "not rotated"
             )

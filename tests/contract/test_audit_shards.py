@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import uuid
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -21,15 +20,7 @@ STATIONS = [str(uuid.UUID(int=number, version=4)) for number in range(1, 13)]
 
 
 def run(command: str, service: Service, *arguments: str) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        [command, "audit", *arguments, "--json"],
-        cwd=service.folder,
-        env=service._environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = service.run(command, "audit", *arguments, "--json")
     assert done.returncode == 0, done.stderr + done.stdout
     return [json.loads(line) for line in done.stdout.splitlines()]
 

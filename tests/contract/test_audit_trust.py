@@ -31,15 +31,7 @@ SECOND = {"audit__chain": True, "audit__rotate_after_ms": 4_000_000, "audit__com
 
 
 def audit(command: str, service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [command, "audit", *arguments],
-        cwd=service.folder,
-        env=service._environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return service.run(command, "audit", *arguments)
 
 
 def verify(command: str, service: Service) -> tuple[int, set[str], dict[str, Any]]:

@@ -88,7 +88,7 @@ class Influx:
     def fall_behind(self, service: Service, receiver: Site) -> set[str]:
         service.start()
         self.server.kill()
-        ids = decided(service, receiver, 5)
+        ids = service.decided(receiver, 5)
         service.kill()
         self.server.start()
         return ids
@@ -115,11 +115,6 @@ def each_with(name: str, cases: Iterable[str], sinks: Iterable[str] = EVERY) -> 
     """Every sink with every case. In the suite the sinks take turns with the cases; the rest is for ``make soak``."""
     marks = {sink: [pytest.mark.servers] for sink in sinks if sink.startswith("influx")}
     return in_turns(("sink", name), list(sinks), cases, marks=marks, indirect=["sink"])
-
-
-def decided(service: Service, receiver: Site, count: int) -> set[str]:
-    asked = [service.ask(receiver.url()) for _ in range(count)]
-    return {each.request_id for each in asked if service.finished(each)}
 
 
 class Load:
@@ -163,7 +158,7 @@ def check(service: Service, receiver: Site, sink: Sink, accepted: set[str]) -> N
     service.start()
     for request_id in accepted:
         outside.eventually(lambda request_id=request_id: service.session(request_id)["processed_at"], LIMIT_S)
-    accepted |= decided(service, receiver, 2)
+    accepted |= service.decided(receiver, 2)
     outside.eventually(lambda: sink.holds(service).total() >= len(accepted), LIMIT_S)
     assert service.stop() == 0
     recorded = Counter(row[0] for row in service.audit_rows())

@@ -20,15 +20,7 @@ TYPES = ["HIGH_TIMEOUT_RATE", "STATION_HIGH_ERROR_RATE", "STATION_SILENT", "TOKE
 
 
 def said(service: Service, command: str, *arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [command, *arguments],
-        cwd=service.folder,
-        env=service._environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = service.run(command, *arguments, timeout_s=60)
     assert done.stderr.count("\n") == 1
     return done.returncode, done.stderr
 
@@ -50,15 +42,7 @@ def test_the_commands_of_the_runbook_can_be_used_as_they_are_written(
     gate = shared_service(audit__influx_url="http://127.0.0.1:1", audit__influx_database="audit")
     assert gate.stop() == 0
     words = written.replace("--station …", f"--station {STATION}").replace("…", "2026-01-31").split()[1:]
-    done = subprocess.run(
-        [command, *words],
-        cwd=gate.folder,
-        env=gate._environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = gate.run(command, *words, timeout_s=60)
     assert done.returncode != 2, done.stderr
 
 
