@@ -182,7 +182,7 @@ def test_who_could_not_be_asked_in_time_is_not_to_blame(
     running = service(
         authorization__backend="http",
         authorization__url=authorizer.url("/decide"),
-        authorization__timeout_ms=500,
+        authorization__timeout_ms=2000,
         authorization__circuit_breaker__failure_threshold=1,
     )
     running.metrics()
