@@ -2,9 +2,9 @@
 
 `cluster.py` starts and kills `chargegate api` and `chargegate worker`. `load.py` makes requests at the same time, and
 then verifies that each acknowledged request got one decision and a callback with it. A test that uses `engine` runs
-with each engine as the queue; the database is always PostgreSQL. The tests of an engine in one file share its `cluster`
-(two APIs, two workers). A test that needs another set of processes makes it with `clusters`. Tests that take too long for
-`make test` have the marker `soak`.
+with each engine as the queue; the database is always PostgreSQL. The tests of an engine in one file share its
+`cluster` (two APIs, two workers). A test that needs another set of processes makes it with `clusters`. Tests that take
+too long for `make test` have the marker `soak`.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Shared:
             self._cluster = None
 
 
-@pytest.fixture(scope="module")  # and no longer: four processes with nothing to do, on a machine that is full, cost a tenth
+@pytest.fixture(scope="module")  # and no longer: four processes with nothing to do still cost processor time
 def shared_cluster(engine: Engine, clusters: Callable[..., Cluster], new_cache: Callable[[], str]) -> Iterator[Shared]:
     def make() -> Cluster:
         queue = engine.new_queue()

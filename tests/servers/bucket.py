@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import random
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -32,6 +32,12 @@ class Bucket:
             access_key_id=key,
             secret_access_key=secret,
             client_options={"allow_http": True},
+            # For some seconds after its start the server answers 500, until it knows again where an object is.
+            retry_config={
+                "max_retries": 60,
+                "retry_timeout": timedelta(seconds=60),
+                "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=1), "base": 2},
+            },
         )
         obstore.put(self.store, "other", b"")  # makes the bucket
         obstore.delete(self.store, "other")

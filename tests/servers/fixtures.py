@@ -1,5 +1,5 @@
 """``redis_server``, ``postgres_server``, ``rabbitmq_server``, ``kafka_server``, ``influxdb_server``,
-``s3_server``: each is a ``Server`` for the whole run.
+``s3_server``: each is a ``Server`` for the whole run, the last for a file.
 
 A server is started when the first test asks for it. CHARGEGATE_TEST_REDIS_URL and the like name a running server to use
 instead. Where the machine lacks a server, its tests are skipped, or fail where CI is set.
@@ -87,7 +87,7 @@ def kafka_server() -> Iterator[Server | GivenServer]:
     yield from provide(Kafka)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # it is not idle when nobody asks: it looks after every bucket that there ever was
 def s3_server() -> Iterator[Server | GivenServer]:
     yield from provide(S3)
 
