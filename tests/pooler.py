@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from servers.server import Server, free_port
+from ports import free_port
+from servers.server import Server
 
 LIMIT_S = 20
 

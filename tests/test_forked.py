@@ -17,6 +17,7 @@ import pytest
 
 import forked
 from outside import eventually
+from ports import free_port
 
 COMMANDS = [[forked.COMMAND], [sys.executable, "-m", "chargegate"]]
 
@@ -46,9 +47,7 @@ def serving(start: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     """A service that is ready."""
 
     def serving(**options: Any) -> Any:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         (tmp_path / "chargegate.toml").write_text(f"server.port = {port}\n")
         with (tmp_path / "log").open("wb") as log:
             files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}

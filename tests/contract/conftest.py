@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 
 import outside
 from outside import PLAIN, Reply, Site, sites, verdict
+from ports import free_port
 
 COMMAND = str(Path(sys.executable).with_name("chargegate"))
 PATH = "/api/v1/charging-session"
@@ -45,7 +45,7 @@ class Service:
 
     def __init__(self, folder: Path, settings: dict[str, Any], environ: dict[str, str]) -> None:
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.csv_file = folder / "authorization_audit.log"
         self.data = folder / "data"
@@ -205,12 +205,6 @@ class Service:
         """Request id, status and reason of each row of ``authorization_audit``, of a service that is stopped."""
         with contextlib.closing(sqlite3.connect(self.data / "chargegate.db")) as database:
             return database.execute("SELECT request_id, status, reason FROM authorization_audit").fetchall()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

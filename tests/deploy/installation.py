@@ -22,7 +22,7 @@ import yaml
 from certificates import Authority
 from deploy.promql import PROMETHEUS
 from outside import Reply, Site, eventually, verdict
-from servers.server import free_port
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

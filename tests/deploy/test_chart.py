@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -26,6 +25,7 @@ from certificates import Authority
 from chargegate.config import SECRET_KEYS, URL_KEYS
 from deploy.custom_resources import SCHEMAS
 from outside import eventually
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -598,9 +598,7 @@ def test_the_service_starts_on_a_volume_as_kubernetes_lays_it(helm: str, tmp_pat
     variables = environment(pod, tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data").chmod(0o2775)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        variables["CHARGEGATE_SERVER__PORT"] = str(probe.getsockname()[1])
+    variables["CHARGEGATE_SERVER__PORT"] = str(free_port())
     url = f"http://127.0.0.1:{variables['CHARGEGATE_SERVER__PORT']}{pod.container['readinessProbe']['httpGet']['path']}"
 
     def ready() -> bool:

@@ -11,7 +11,7 @@ import pytest
 from deploy.installation import Installation, with_schema
 from deploy.promql import ALERTS, EXPRESSIONS, RECORDS, TO_COME, metrics_in
 from outside import eventually, sites
-from servers.server import free_port
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

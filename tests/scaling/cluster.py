@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import httpx
 
 from outside import PLAIN, eventually
-from servers.server import free_port
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

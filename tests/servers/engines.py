@@ -21,7 +21,8 @@ from confluent_kafka.admin import AdminClient
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from servers.server import Server, free_port
+from ports import free_port
+from servers.server import Server
 
 POSTGRES_BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), default=None)
 RABBITMQ_BIN = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")

@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from servers.server import Server, free_port
+from ports import free_port
+from servers.server import Server
 
 VERSION = "1.8.10"
 USER, PASSWORD = "gate", "let-me-in"  # of a server that asks for a password

@@ -18,10 +18,8 @@ because it is started again before the next test.
 
 import contextlib
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -33,6 +31,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from ports import free_port
 from servers.proxy import Proxy
 
 # The watchdog deletes the server when the standard input ends, which it does however the test run ends.
@@ -43,15 +42,6 @@ until rm -rf -- "$1"; do sleep 0.1; done
 """
 # The process group is written to a file before the server starts.
 WATCHED = 'echo $$ >"$0/pid" && exec "$@"'
-
-
-def free_port() -> int:
-    """A free port below the range of outgoing connections, so that none of these takes it while the server is down."""
-    while True:
-        port = random.randrange(15_000, 32_000)
-        with socket.socket() as trial, contextlib.suppress(OSError):
-            trial.bind(("127.0.0.1", port))
-            return port
 
 
 def alive(pid: str) -> bool:

@@ -19,9 +19,10 @@ import pytest
 import redis
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from ports import free_port
 from servers.fixtures import provide
 from servers.influxdb import query
-from servers.server import GivenServer, Server, free_port
+from servers.server import GivenServer, Server
 
 pytestmark = pytest.mark.servers  # most of them start one themselves
 

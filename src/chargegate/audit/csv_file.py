@@ -15,6 +15,7 @@ from chargegate.audit.chain import Chain, Link, link_of
 from chargegate.audit.csv_beside import held_in, relatives_of
 from chargegate.audit.csv_lines import (
     CHAINED_HEADER,
+    HEAD_BYTES,
     HEADER,
     HEADERS,
     TAIL_BYTES,
@@ -32,7 +33,6 @@ from chargegate.ledger.records import AuditRow
 from chargegate.model import now_ms
 from chargegate.observe import log
 
-_HEAD_BYTES: Final = 2048
 _LINK_BYTES: Final = 8192  # more than the longest line
 _MOST_LEFT_OPEN: Final = 32
 _END_BYTES: Final = 128
@@ -129,7 +129,7 @@ class CsvFile:
     def _begin_with(self, size: int) -> None:
         """What is in the file now is not what we wrote: it is another one, or it was truncated."""
         self._before = self._sequence
-        self._head = checksum_of_head(os.pread(self._file, _HEAD_BYTES, 0)) if size else 0
+        self._head = checksum_of_head(os.pread(self._file, HEAD_BYTES, 0)) if size else 0
 
     def last_written(self) -> tuple[int, str] | None:
         note = self._notes.read()
@@ -153,7 +153,7 @@ class CsvFile:
                 self._last = self._link_before()  # what was cut off may have had a link
         cut, self._cut, self.lost_rows = self._cut or self.lost_rows, False, False
         self._size, self._end = end, os.pread(self._file, min(_END_BYTES, end), max(0, end - _END_BYTES))
-        self._head = checksum_of_head(os.pread(self._file, _HEAD_BYTES, 0))
+        self._head = checksum_of_head(os.pread(self._file, HEAD_BYTES, 0))
         self._sequence = self._before = saved
         if note is not None:
             position = max(saved, note.sequence)
@@ -186,7 +186,7 @@ class CsvFile:
         """Whether the newest line that was noted stands where it was written."""
         if end < note.size:
             return False
-        line = os.pread(self._file, min(_HEAD_BYTES, note.size), max(0, note.size - _HEAD_BYTES))
+        line = os.pread(self._file, min(HEAD_BYTES, note.size), max(0, note.size - HEAD_BYTES))
         return note.request_id.encode() in line
 
     def held(self) -> frozenset[str]:
@@ -213,7 +213,7 @@ class CsvFile:
         self._sequence, self._request_id = newest.sequence, newest.decision.request_id
         if not self._head:
             with contextlib.suppress(OSError):
-                self._head = checksum_of_head(os.pread(self._file, _HEAD_BYTES, 0))
+                self._head = checksum_of_head(os.pread(self._file, HEAD_BYTES, 0))
         self._note()
 
     def _note(self, *, closed: bool = False) -> None:

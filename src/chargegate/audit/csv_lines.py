@@ -26,6 +26,9 @@ HEADERS: Final = (HEADER.encode(), CHAINED_HEADER.encode())
 _LINE: Final = ",".join(["%s"] * len(AUDIT_COLUMNS)) + "\n"
 _PLAIN: Final = "(?:[A-Za-z0-9_][A-Za-z0-9_.:-]*+)?+"
 _FORMULA: Final = frozenset("=+-@\t\r\n")
+HEAD_BYTES: Final = 4096
+"""More than the header and the first line of a log have, and so more than its last line."""
+
 TAIL_BYTES: Final = 16 * 1024 * 1024
 """More than is written between two saves of the position, five seconds apart."""
 

@@ -22,10 +22,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from chargegate.engines.kafka import KafkaQueue
 from chargegate.model import new_request_id, now_ms
 from chargegate.queues.base import Message, QueueUnavailable
+from ports import free_port
 from scenario import run
 from servers.engines import Kafka
 from servers.fixtures import provide
-from servers.server import GivenServer, Server, free_port
+from servers.server import GivenServer, Server
 
 pytestmark = pytest.mark.servers
 

@@ -24,10 +24,11 @@ from chargegate.engines.redis.queue import RedisQueue
 from chargegate.model import new_request_id
 from chargegate.queues.base import Message, QueueUnavailable
 from chargegate.storage.unavailable import Unavailable
+from ports import free_port
 from scenario import run
 from servers.engines import Redis
 from servers.proxy import Proxy
-from servers.server import Server, free_port
+from servers.server import Server
 
 PASSWORD = "p@ss/w:rd"
 QUOTED = "p%40ss%2Fw%3Ard"

@@ -18,8 +18,9 @@ from chargegate.engines.redis.queue import RedisQueue
 from chargegate.model import new_request_id
 from chargegate.queues.base import Delivery, Message, Queue, QueueFull, QueueUnavailable
 from chargegate.storage.unavailable import Unavailable
+from ports import free_port
 from scenario import run
-from servers.server import Server, free_port
+from servers.server import Server
 
 LEASE_MS = 4000
 

@@ -15,7 +15,7 @@ from typing import IO, Final
 
 import msgspec
 
-from chargegate.audit.csv_lines import first_time
+from chargegate.audit.csv_lines import HEAD_BYTES, first_time
 from chargegate.audit.life.files import COMPRESSED, PART, LogFile, open_regular, remove, sync_folder
 from chargegate.audit.zst import MAGIC, zstd
 from chargegate.model import from_iso
@@ -23,7 +23,6 @@ from chargegate.model import from_iso
 _Parameter = zstd.CompressionParameter
 _GZIP: Final = b"\x1f\x8b"
 _CHUNK: Final = 1024 * 1024
-_HEAD_BYTES: Final = 4096
 _LEVEL: Final = 3
 """Most of a line is random (ids and hashes), so that higher levels take longer and save little."""
 
@@ -140,7 +139,7 @@ def begins_after(path: Path, limit: int) -> bool:
     """Whether the first row of a file was decided at this time (Unix ms) or later. Then its name says nothing of its
     age: it was rotated while the clock was behind, as after a start without a battery."""
     with contextlib.suppress(OSError, Damaged), opened(path) as lines:
-        begun = first_time(lines.read(_HEAD_BYTES))
+        begun = first_time(lines.read(HEAD_BYTES))
         return begun is not None and begun >= limit
     return False
 

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from chargegate.audit.chain import Chain, link_of
-from chargegate.audit.csv_lines import CHAINED_HEADER, HEADER, UNREADABLE, checksum_of_head
+from chargegate.audit.csv_lines import CHAINED_HEADER, HEAD_BYTES, HEADER, UNREADABLE, checksum_of_head
 from chargegate.audit.life.compressing import Damaged, opened
 from chargegate.audit.life.files import EXPORTS
 from chargegate.audit.life.heads import Statement, periods
 from chargegate.audit.life.joining import Problem, Segment
 from chargegate.model import to_iso
 
-_HEAD_BYTES: Final = 4096
 _MOST_PROBLEMS: Final = 1000
 
 
@@ -104,7 +103,7 @@ def identity(file: int) -> tuple[int, int, int]:
     """What an open file is known by, whatever it is called: its inode, which another file may get once it is gone, and
     a checksum of its beginning."""
     status = os.fstat(file)
-    return status.st_dev, status.st_ino, checksum_of_head(os.pread(file, _HEAD_BYTES, 0))
+    return status.st_dev, status.st_ino, checksum_of_head(os.pread(file, HEAD_BYTES, 0))
 
 
 def segment_of(verifier: Verifier, log: str, name: str, path: Path) -> Segment:

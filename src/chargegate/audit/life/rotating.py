@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 from typing import Final
 
-from chargegate.audit.csv_lines import end_of_lines, first_time
+from chargegate.audit.csv_lines import HEAD_BYTES, end_of_lines, first_time
 from chargegate.audit.life.files import COMPRESSED, compact, sync_folder
 
 _LOCK_S: Final = 5.0
-_HEAD_BYTES: Final = 4096
 _AHEAD_MS: Final = 60_000
 
 
@@ -24,7 +23,7 @@ def is_due(path: Path, now: int, after_ms: int, most_bytes: int) -> bool:
     """Whether a log should be rotated now: its first row is so old, or it is so large (0: never). It is due too where
     its first row is of the future, because the clock was set back: nobody can say how old it is."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-        begun = first_time(file.read(_HEAD_BYTES))
+        begun = first_time(file.read(HEAD_BYTES))
         if begun is None:
             return False
         if most_bytes and os.fstat(file.fileno()).st_size >= most_bytes:
@@ -35,7 +34,7 @@ def is_due(path: Path, now: int, after_ms: int, most_bytes: int) -> bool:
 
 def has_rows(path: Path) -> bool:
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-        return first_time(file.read(_HEAD_BYTES)) is not None
+        return first_time(file.read(HEAD_BYTES)) is not None
     return False
 
 
@@ -52,7 +51,7 @@ def rotate(path: Path, now: int) -> Path | None:
         with contextlib.suppress(FileNotFoundError):
             if path.lstat().st_ino != status.st_ino:
                 return None
-            if first_time(os.pread(file, _HEAD_BYTES, 0)) is None:
+            if first_time(os.pread(file, HEAD_BYTES, 0)) is None:
                 return None
             _cut_unfinished(file, status.st_size)
             rotated = free_name(path, now)
@@ -75,8 +74,8 @@ def empty(path: Path) -> None:
         return
     try:
         _lock(file)
-        text = os.pread(file, _HEAD_BYTES, 0)
-        if text.find(b"\n", len(text.partition(b"\n")[0]) + 1) < 0 and len(text) < _HEAD_BYTES:
+        text = os.pread(file, HEAD_BYTES, 0)
+        if text.find(b"\n", len(text.partition(b"\n")[0]) + 1) < 0 and len(text) < HEAD_BYTES:
             os.ftruncate(file, 0)
     finally:
         os.close(file)
@@ -95,7 +94,7 @@ def _lock(file: int) -> None:
 
 
 def _cut_unfinished(file: int, size: int) -> None:
-    start = max(0, size - _HEAD_BYTES)
+    start = max(0, size - HEAD_BYTES)
     text = os.pread(file, size - start, start)
     end = end_of_lines(text, only_whole=False)
     if end < len(text) and (end or not start):
