@@ -144,9 +144,7 @@ class Written:
                 content = gzip.decompress(content)
             elif path.suffix == ".zst":
                 content = zstd.decompress(content)
-            rows = [line.split(b",") for line in content.splitlines()]
-            # Without its last field it is what was left of a line that is written again.
-            found.update(row[1].decode() for row in rows if len(row) == 7 and row[6])
+            found.update(line.split(b",")[1].decode() for line in content.splitlines() if line.count(b",") == 6)
         found.pop("request_id", None)
         found.pop("", None)  # of garbage
         return found
@@ -158,7 +156,11 @@ KNOWN: list[list[tuple[str, object]]] = [
     [("write", 20), ("rotate", "move"), ("write", 9), ("cut", (0.5, b"\x00\x00")), ("write", 1)],
     [("write", 20), ("save", None), ("rotate", "rename"), ("write", 9), ("power", (0.5, b"\x00\n"))],
     [("power", (0.5, b"\n")), ("write", 3), ("power", (0.5, b"")), *[("rotate", "ours_compressed"), ("write", 1)] * 2],
-    [("power", (0.5, b"\n\n")), ("write", 1), ("power", (0.984375, b"\n"))],
+    *[
+        [("power", (0.5, blank)), ("write", 1), ("power", (share, b"\n"))]
+        for blank in (b"\n\n", b"\x00\n\x00\x00\n", b"\r\n \t\r\n\n", b"\n\nunfinished")
+        for share in (0.984375, 0.993, 1.0)
+    ],
 ]
 
 

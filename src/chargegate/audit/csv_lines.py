@@ -29,6 +29,9 @@ _FORMULA: Final = frozenset("=+-@\t\r\n")
 HEAD_BYTES: Final = 4096
 """More than the header and the first line of a log have, and so more than its last line."""
 
+BLANK: Final = b"\x00\t\r\n "
+"""What a line may have that says nothing, as a power cut leaves it."""
+
 TAIL_BYTES: Final = 16 * 1024 * 1024
 """More than is written between two saves of the position, five seconds apart."""
 

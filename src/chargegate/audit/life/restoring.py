@@ -11,7 +11,7 @@ from typing import IO, Final
 
 import msgspec
 
-from chargegate.audit.csv_lines import Row, is_header, row_in
+from chargegate.audit.csv_lines import BLANK, Row, is_header, row_in
 from chargegate.audit.life.compressing import Damaged, opened, unpacked
 from chargegate.audit.life.files import COMPRESSED, LogFiles, open_regular
 from chargegate.audit.life.names import ArchivedFile
@@ -21,7 +21,6 @@ from chargegate.model import to_iso
 
 _TRIES: Final = 20  # more rotations than that do not meet one look at a folder
 _MOST_HELD: Final = 200  # of the files that an outside rotation has named
-_BLANK: Final = b"\x00\t\r\n "
 
 _Known = tuple[int, int, int, int]
 
@@ -240,7 +239,7 @@ class _Reading:
                 self._give(row)
             elif is_header(line):
                 seen = True
-            elif line.strip(_BLANK) and (line.endswith(b"\n") or (foreign and not seen)):
+            elif line.strip(BLANK) and (line.endswith(b"\n") or (foreign and not seen)):
                 bad.append(number)  # but not what was left unfinished: that is written again, whole
         if bad and foreign and not seen:
             self.faults.append(f"{name}: has no row that can be read, and was left out")

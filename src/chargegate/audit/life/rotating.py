@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from chargegate.audit.csv_lines import HEAD_BYTES, end_of_lines, first_time
+from chargegate.audit.csv_lines import BLANK, HEAD_BYTES, end_of_lines, first_time
 from chargegate.audit.life.files import COMPRESSED, compact, sync_folder
 
 _LOCK_S: Final = 5.0
@@ -66,8 +66,8 @@ def rotate(path: Path, now: int) -> Path | None:
 
 
 def empty(path: Path) -> None:
-    """Take away the header of a log that has no line below it, and what a writer that died left unfinished there, so
-    that who writes next begins with its own header. Raises ``OSError``."""
+    """Take away the header of a log that has only blank lines below it, and what a writer that died left unfinished
+    there, so that who writes next begins with its own header. A power cut may leave blank lines. Raises ``OSError``."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -75,7 +75,8 @@ def empty(path: Path) -> None:
     try:
         _lock(file)
         text = os.pread(file, HEAD_BYTES, 0)
-        if text.find(b"\n", len(text.partition(b"\n")[0]) + 1) < 0 and len(text) < HEAD_BYTES:
+        below = text.partition(b"\n")[2].rpartition(b"\n")[0]
+        if not below.strip(BLANK) and len(text) < HEAD_BYTES:
             os.ftruncate(file, 0)
     finally:
         os.close(file)
