@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from chargegate.ledger.records import Finished
 from chargegate.model import RequestStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from chargegate.ledger.base import Ledger
@@ -66,6 +67,11 @@ async def verified(chain: AuditChain, statements: Statements, writer: str) -> Ve
 
 def statements_in(folder: Path, ledger: Ledger) -> Statements:
     return Statements(Heads(folder, Chain(KEY)), ledger)
+
+
+def dropping(ledger: Ledger, limit: int) -> Callable[[Mapping[str, int]], Awaitable[DroppedAudit]]:
+    """What ``drop_links`` drops rows by."""
+    return lambda signed: ledger.drop_audit_before(limit, signed=signed)
 
 
 def test_a_chain_goes_on_after_whatever_ended_its_process(run: Run, decide: Decide, tmp_path: Path) -> None:
@@ -119,11 +125,10 @@ def test_retention_signs_where_the_rest_begins(run: Run, decide: Decide, tmp_pat
         await followed(ledger, chain, statements)
         limit = 59 * DAY  # the first of March 1970
 
-        async def drop() -> DroppedAudit:
-            return await ledger.drop_audit_before(limit)
+        drop = dropping(ledger, limit)
 
-        async def drop_and_die() -> None:
-            await drop()
+        async def drop_and_die(signed: Mapping[str, int]) -> None:
+            await drop(signed)
             raise InterruptedError
 
         try:
@@ -155,7 +160,7 @@ def test_young_rows_among_old_ones_stay_and_are_verified(run: Run, decide: Decid
         await recorded(ledger, decide, 43 * DAY, 73 * DAY)
         await followed(ledger, chain, statements)
         for _ in range(2):
-            await drop_links(chain, statements, limit, lambda: ledger.drop_audit_before(limit))
+            await drop_links(chain, statements, limit, dropping(ledger, limit))
         found = await verified(chain, statements, chain.writer)
         assert found.problems == []
         waiting = await database.execute(f"SELECT count(*) FROM authorization_audit WHERE timestamp < {limit}")
@@ -180,7 +185,7 @@ def test_a_chain_of_which_all_is_dropped_goes_on(run: Run, decide: Decide, tmp_p
         limit = 59 * DAY
         await recorded(ledger, decide, *range(40 * DAY, 45 * DAY, DAY))
         await followed(ledger, chain, statements)
-        await drop_links(chain, statements, limit, lambda: ledger.drop_audit_before(limit))
+        await drop_links(chain, statements, limit, dropping(ledger, limit))
         await recorded(ledger, decide, 70 * DAY, 71 * DAY)
         await followed(ledger, chain, statements)
         found = await verified(chain, statements, chain.writer)
@@ -188,6 +193,95 @@ def test_a_chain_of_which_all_is_dropped_goes_on(run: Run, decide: Decide, tmp_p
         await database.execute(f"DELETE FROM authorization_audit WHERE timestamp = {70 * DAY}")
         found = await verified(chain, statements, chain.writer)
         assert [problem.what for problem in found.problems] == ["missing"]
+
+    run(scenario)
+
+
+def test_rows_that_get_their_links_while_old_ones_are_dropped_are_not_missed(
+    run: Run, decide: Decide, tmp_path: Path
+) -> None:
+    """They stay until a later run has signed that they go."""
+
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        statements = statements_in(tmp_path, ledger)
+        limit = 59 * DAY
+        await recorded(ledger, decide, *range(40 * DAY, 45 * DAY, DAY))
+        await followed(ledger, chain, statements)
+        await recorded(ledger, decide, 45 * DAY, 46 * DAY)
+
+        async def drop_late(signed: Mapping[str, int]) -> None:
+            await followed(ledger, chain, statements)
+            with contextlib.suppress(LedgerUnavailable):  # of a month that is one table
+                await ledger.drop_audit_before(limit, signed=signed)
+
+        await drop_links(chain, statements, limit, drop_late)
+        assert (await verified(chain, statements, chain.writer)).problems == []
+        assert await ledger.audit_after(5, 10)
+        await drop_links(chain, statements, limit, dropping(ledger, limit))
+        assert await ledger.audit_after(0, 10) == []
+        await recorded(ledger, decide, 70 * DAY)
+        await followed(ledger, chain, statements)
+        found = await verified(chain, statements, chain.writer)
+        assert (found.rows, found.problems, found.head.partition("-")[0]) == (1, [], "8")
+
+    run(scenario)
+
+
+def test_rows_that_go_before_they_have_a_link_are_not_missed(run: Run, decide: Decide, tmp_path: Path) -> None:
+    """The chain has read them already."""
+
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        statements = statements_in(tmp_path, ledger)
+        limit = 59 * DAY
+        await recorded(ledger, decide, 40 * DAY)
+        await followed(ledger, chain, statements)
+        await recorded(ledger, decide, 41 * DAY, 42 * DAY, 70 * DAY)
+        refused = 0
+
+        class Late:
+            """Old rows are dropped before the first links are added."""
+
+            writer = chain.writer
+            links = staticmethod(chain.links)
+            last_link = staticmethod(chain.last_link)
+
+            async def add(self, links: Any) -> bool:
+                nonlocal refused
+                if not refused:
+                    await drop_links(chain, statements, limit, dropping(ledger, limit))
+                added = await chain.add(links)
+                refused += not added
+                return added
+
+        late: Any = Late()
+        await followed(ledger, late, statements)
+        assert refused == 1
+        found = await verified(chain, statements, chain.writer)
+        assert (found.rows, found.problems, found.head.partition("-")[0]) == (1, [], "2")
+
+    run(scenario)
+
+
+def test_a_request_that_ends_while_old_rows_are_dropped_is_not_missed(run: Run, decide: Decide, tmp_path: Path) -> None:
+    """In the embedded database its row may go from then on."""
+
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        statements = statements_in(tmp_path, ledger)
+        limit = 59 * DAY
+        await recorded(ledger, decide, 40 * DAY)
+        made = decide(timestamp=41 * DAY)
+        await ledger.record(made, 41 * DAY)
+        await followed(ledger, chain, statements)
+
+        async def drop_late(signed: Mapping[str, int]) -> None:
+            await ledger.finish(Finished(made.request_id, RequestStatus.COMPLETED, 1, 200, None, 41 * DAY, None))
+            await ledger.drop_audit_before(limit, signed=signed)
+
+        await drop_links(chain, statements, limit, drop_late)
+        assert (await verified(chain, statements, chain.writer)).problems == []
 
     run(scenario)
 

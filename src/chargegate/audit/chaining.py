@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -83,7 +83,9 @@ class RowChain:
             self._begun = True
         while rows := await self._source.audit_after(self._last.sequence, _PAGE):
             links = await asyncio.to_thread(links_of, self._chain, rows, self._last)
-            await self._links.add(links)
+            if not await self._links.add(links):  # rows were dropped meanwhile
+                self._last = await self._links.last_link() or _BEGINNING
+                continue
             self._last = links[-1]
             if not self._signed:  # a verification misses the head of rows that have links
                 with contextlib.suppress(OSError):
@@ -122,13 +124,15 @@ class RowChain:
             log.warning("the chain's head was not signed", error=error.strerror)
 
 
-async def drop_links(links: AuditChain, statements: Statements, at: int, drop_rows: Callable[[], Any]) -> Any:
-    """Drop rows by ``drop_rows``, after it was signed where the chains begin then, and the links of the rows. Returns
-    what ``drop_rows`` did."""
+async def drop_links(
+    links: AuditChain, statements: Statements, at: int, drop_rows: Callable[[Mapping[str, int]], Any]
+) -> Any:
+    """Drop rows by ``drop_rows``, after it was signed where the chains begin then, and the links of the rows.
+    ``drop_rows`` is given what ``AuditRetention`` calls ``signed``. Returns what it did."""
     old = await links.old_links(at)
     for writer, link in old:
         await statements.start(writer, link)
-    dropped = await drop_rows()
+    dropped = await drop_rows({writer: link.sequence for writer, link in old})
     for writer, link in old:
         await links.drop(writer, link)
     return dropped

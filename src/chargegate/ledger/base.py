@@ -4,7 +4,7 @@ Every method raises ``LedgerUnavailable`` when the database does not answer. Wha
 Lists are newest first, and continue after the ``(time, request_id)`` of the last item. Times are Unix milliseconds.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from chargegate.ledger.records import (
@@ -171,14 +171,22 @@ class AuditRetention(Protocol):
         ...
 
     async def drop_audit_before(
-        self, at: int, on_dropped: Callable[[int], None] | None = None, *, exported: bool = False
+        self,
+        at: int,
+        on_dropped: Callable[[int], None] | None = None,
+        *,
+        exported: bool = False,
+        signed: Mapping[str, int] | None = None,
     ) -> DroppedAudit:
         """Drop audit rows that were decided before ``at``, and before now: where each month is a table, the months that
         ended by then, else row by row, a few in each transaction. Nobody who writes waits for it for long. What is not
         counted yet is counted first, and the counts stay. Decisions of requests that have not ended stay, and so do
         those of dead letters. With ``exported`` only what is in a file that counts (``ledger.exports``); a month with
-        any other row stays whole. ``on_dropped`` is told how many rows went. Raises ``LedgerUnavailable`` also while
-        someone reads the audit for long."""
+        any other row stays whole. ``on_dropped`` is told how many rows went.
+
+        ``signed``: for each writer the sequence up to which it was signed that rows go. Rows that have a link beyond
+        it stay: they got it, or their request ended, after that was signed. Raises ``LedgerUnavailable`` where a month
+        has such a row, and while someone reads the audit for long."""
         ...
 
 

@@ -33,8 +33,10 @@ class AuditChain(Protocol):
         """This writer's newest."""
         ...
 
-    async def add(self, links: Sequence[RowLink]) -> None:
-        """To this writer's. One that is there stays as it is."""
+    async def add(self, links: Sequence[RowLink]) -> bool:
+        """To this writer's. One that is there stays as it is. False where one of their rows was dropped meanwhile; then
+        none is added, because no link is without its row but for those before a signed start."""
+        ...
 
     async def links(self, writer: str, after: int, limit: int) -> Sequence[RowLink]: ...
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from msgspec.structs import astuple
 
+from chargegate.engines.postgres.connection import Connection
 from chargegate.engines.postgres.months import first_kept
 from chargegate.engines.postgres.recording import audit_row_of
 from chargegate.engines.postgres.statements import CHAIN, LEDGER, arrays
@@ -29,9 +30,19 @@ class PostgresChain:
         rows = await self._store.read(CHAIN["last"], self.writer)
         return RowLink(*rows[0]) if rows else None
 
-    async def add(self, links: Sequence[RowLink]) -> None:
-        if links:
-            await self._store.execute(CHAIN["add"], self.writer, *arrays(map(astuple, links)))
+    async def add(self, links: Sequence[RowLink]) -> bool:
+        if not links:
+            return True
+
+        async def add(connection: Connection, _repeated: bool) -> bool:
+            await connection.execute(CHAIN["lock"])
+            held = await connection.fetchval(CHAIN["held"], self.writer, links[0].sequence, links[-1].sequence)
+            if held != len(links):
+                return False
+            await connection.execute(CHAIN["add"], self.writer, *arrays(map(astuple, links)))
+            return True
+
+        return await self._store.transaction(add)
 
     async def links(self, writer: str, after: int, limit: int) -> Sequence[RowLink]:
         rows = await self._store.read(CHAIN["links"], writer, after, limit, within=_SCAN_S)

@@ -1,6 +1,6 @@
 """The ledger in PostgreSQL, for any number of processes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -193,11 +193,14 @@ class PostgresLedger:
         on_dropped: Callable[[int], None] | None = None,  # noqa: ARG002 - the protocol's
         *,
         exported: bool = False,
+        signed: Mapping[str, int] | None = None,
     ) -> DroppedAudit:
         await count_all(self._counts)
         return DroppedAudit(
             await self._store.transaction(
-                lambda connection, _: self._months.drop(connection, at, count_rest, exported=exported),
+                lambda connection, _: self._months.drop(
+                    connection, at, count_rest, exported=exported, signed=signed or {}
+                ),
                 within=_LIST_S,
             ),
             0,

@@ -1,6 +1,6 @@
 """The months of the audit in PostgreSQL: partitions, made ahead of their first row and dropped when they are old."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -8,7 +8,7 @@ from typing import Final
 from asyncpg import LockNotAvailableError  # type: ignore[import-untyped]  # it ships no types
 
 from chargegate.engines.postgres.connection import Connection
-from chargegate.engines.postgres.statements import EXPORTS, LEDGER
+from chargegate.engines.postgres.statements import CHAIN, EXPORTS, LEDGER
 from chargegate.ledger.counts import ROWS_SINCE
 from chargegate.ledger.exports import ExportedFile
 from chargegate.model import now_ms
@@ -69,10 +69,12 @@ class Months:
         at: int,
         count_rest: Callable[[Connection], Awaitable[None]],
         *,
-        exported: bool = False,
+        exported: bool,
+        signed: Mapping[str, int],
     ) -> list[str]:
         """Drop the months that ``old`` names, and return their names. ``count_rest`` is awaited once nobody writes to
-        them any more. Raises ``Unavailable`` while someone reads them."""
+        them any more. ``signed``: as for ``AuditRetention``. Raises ``Unavailable`` while someone reads them, and where
+        one of their rows got a link that is not signed."""
         dropped = await self.old(connection, at, exported=exported)
         if not dropped:
             return []
@@ -81,6 +83,10 @@ class Months:
             await connection.execute(f"LOCK TABLE {', '.join(dropped)} IN SHARE ROW EXCLUSIVE MODE")
             if exported and dropped != await self.old(connection, at, exported=True):
                 raise Unavailable("old audit rows were written meanwhile, and nothing was dropped")
+            await connection.execute(CHAIN["lock_alone"])
+            links = await connection.fetch(CHAIN["old"], first_kept(at))
+            if any(sequence > signed.get(writer, 0) for writer, _, sequence, _ in links):
+                raise Unavailable("old audit rows got their links meanwhile, and nothing was dropped")
             await count_rest(connection)
             for name in dropped:
                 await connection.execute(f"DROP TABLE IF EXISTS {name}")

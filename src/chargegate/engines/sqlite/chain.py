@@ -34,8 +34,9 @@ class SqliteChain:
     async def last_link(self) -> RowLink | None:
         return await self._store.read(select_one(_link, CHAIN["last"]))
 
-    async def add(self, links: Sequence[RowLink]) -> None:
-        await self._store.write(_ADD, links)
+    async def add(self, links: Sequence[RowLink]) -> bool:
+        added: bool = await self._store.write(_ADD, links)
+        return added
 
     async def links(self, writer: str, after: int, limit: int) -> Sequence[RowLink]:
         return await self._store.scan(select(_link, CHAIN["links"], (after, limit))) if writer == self.writer else []
@@ -74,8 +75,16 @@ def _number(row: Sequence[Any]) -> int | None:
     return number
 
 
-def _add(connection: sqlite3.Connection, groups: list[Sequence[RowLink]]) -> None:
-    run_many(connection, CHAIN["add"], [astuple(link) for links in groups for link in links])
+def _add(connection: sqlite3.Connection, groups: list[Sequence[RowLink]]) -> list[bool]:
+    return [_add_all(connection, links) for links in groups]
+
+
+def _add_all(connection: sqlite3.Connection, links: Sequence[RowLink]) -> bool:
+    held = connection.execute(CHAIN["held"], (links[0].sequence, links[-1].sequence)).fetchone()[0] if links else 0
+    if held != len(links):
+        return False
+    run_many(connection, CHAIN["add"], [astuple(link) for link in links])
+    return True
 
 
 def _drop(connection: sqlite3.Connection, items: list[tuple[int, int, int]]) -> None:

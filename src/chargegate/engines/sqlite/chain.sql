@@ -4,6 +4,9 @@ SELECT number, sequence, mac FROM audit_chain ORDER BY number DESC LIMIT 1
 -- name: add
 INSERT OR IGNORE INTO audit_chain VALUES {rows}
 
+-- name: held
+SELECT count(*) FROM authorization_audit WHERE sequence BETWEEN ? AND ?
+
 -- name: links
 SELECT number, sequence, mac FROM audit_chain WHERE number > ? ORDER BY number LIMIT ?
 

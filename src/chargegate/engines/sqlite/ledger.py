@@ -3,11 +3,12 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from chargegate.engines.sqlite import writes
 from chargegate.engines.sqlite.batches import Operation
+from chargegate.engines.sqlite.chain import EMBEDDED_WRITER
 from chargegate.engines.sqlite.connection import SqliteStore, StorePart
 from chargegate.engines.sqlite.counts import SqliteCounts
 from chargegate.engines.sqlite.decisions import Conditions, by, find_decisions, where
@@ -195,17 +196,22 @@ class SqliteLedger:
         return list(await self._store.scan(select(_audit_row, query, (*values, limit))))
 
     async def audit_before(self, at: int, *, exported: bool = False) -> DroppedAudit:
-        limits = writes.RowLimits(min(at, now_ms()), exported)
+        limits = writes.RowLimits(min(at, now_ms()), exported, 0)
         rows = await self._store.scan(lambda connection: writes.count_old_rows(connection, limits))
         return DroppedAudit([], rows)
 
     async def drop_audit_before(
-        self, at: int, on_dropped: Callable[[int], None] | None = None, *, exported: bool = False
+        self,
+        at: int,
+        on_dropped: Callable[[int], None] | None = None,
+        *,
+        exported: bool = False,
+        signed: Mapping[str, int] | None = None,
     ) -> DroppedAudit:
         """Some rows at a time, so that others write in between. A request's decision is only in its audit row, so that
         its own row goes too; what has not ended, and dead letters, stay whole."""
         await count_all(self._counts)
-        limits, rows = writes.RowLimits(min(at, now_ms()), exported), 0
+        limits, rows = writes.RowLimits(min(at, now_ms()), exported, (signed or {}).get(EMBEDDED_WRITER, 0)), 0
         after: tuple[int, int] | None = (-1, -1)
         while after is not None:
             started = time.monotonic()

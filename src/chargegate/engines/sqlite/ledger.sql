@@ -97,7 +97,8 @@ WHERE a.timestamp < ? AND +a.sequence <= ?
 
 -- name: old_rows
 -- Rows that are not counted yet stay.
-SELECT a.timestamp, a.sequence, a.request_id, r.request_id ISNULL OR r.processed_at NOTNULL AND r.sealed ISNULL
+SELECT a.timestamp, a.sequence, a.request_id, (r.request_id ISNULL OR r.processed_at NOTNULL AND r.sealed ISNULL)
+    AND (a.sequence <= ? OR a.sequence > (SELECT ifnull(max(sequence), 0) FROM audit_chain))
 FROM authorization_audit a LEFT JOIN charging_requests r USING (request_id)
 WHERE (a.timestamp, a.sequence) > (?, ?) AND a.timestamp < ? AND +a.sequence <= ?
     AND a.sequence < (SELECT min(first) FROM uncounted_decisions)

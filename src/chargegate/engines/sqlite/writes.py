@@ -129,10 +129,12 @@ class DroppedRows(msgspec.Struct, frozen=True):
 
 
 class RowLimits(msgspec.Struct, frozen=True):
-    """Which audit rows may be dropped: those decided before a time, and with ``exported`` only those in a file."""
+    """Which audit rows may be dropped: those decided before a time, with ``exported`` only those in a file, and of
+    those that have a link only the ones up to the sequence ``signed``."""
 
     before: int
     exported: bool
+    signed: int
 
 
 def _limits(connection: sqlite3.Connection, limits: RowLimits) -> tuple[int, int]:
@@ -167,7 +169,7 @@ def _drop_some_rows(
     connection: sqlite3.Connection, limits: RowLimits, after: tuple[int, int], most: int
 ) -> DroppedRows:
     limit, newest = _limits(connection, limits)
-    rows = connection.execute(LEDGER["old_rows"], (*after, limit, newest, most)).fetchall()
+    rows = connection.execute(LEDGER["old_rows"], (limits.signed, *after, limit, newest, most)).fetchall()
     ended = [row for row in rows if row[3]]
     run_many(connection, LEDGER["drop_requests"], [(row[2],) for row in ended])
     run_many(connection, LEDGER["drop_rows"], [(row[1],) for row in ended])
