@@ -158,7 +158,15 @@ KNOWN: list[list[tuple[str, object]]] = [
     [("power", (0.5, b"\n")), ("write", 3), ("power", (0.5, b"")), *[("rotate", "ours_compressed"), ("write", 1)] * 2],
     *[
         [("power", (0.5, blank)), ("write", 1), ("power", (share, b"\n"))]
-        for blank in (b"\n\n", b"\x00\n\x00\x00\n", b"\r\n \t\r\n\n", b"\n\nunfinished")
+        for blank in (
+            b"\n\n",
+            b"\x00\n\x00\x00\n",
+            b"\r\n \t\r\n\n",
+            b"\n\nunfinished",
+            b"\n,,,,,,\n",
+            b"x\n" * 400,
+            b"\n\xff\n\xfe\n2026-01-01T00:00:00.123Z,x,s,h,allo\n",
+        )
         for share in (0.984375, 0.993, 1.0)
     ],
 ]

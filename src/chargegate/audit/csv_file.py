@@ -28,7 +28,7 @@ from chargegate.audit.csv_notes import Note, Notes
 from chargegate.audit.csv_turns import log_name, sign_turn
 from chargegate.audit.life.heads import Heads
 from chargegate.audit.life.links import newest_link
-from chargegate.audit.life.rotating import empty, rotate
+from chargegate.audit.life.rotating import clear, rotate
 from chargegate.ledger.records import AuditRow
 from chargegate.model import now_ms
 from chargegate.observe import log
@@ -86,9 +86,9 @@ class CsvFile:
             raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
         if status.st_size > 0 and self._is_other_kind(file):
             os.close(file)
-            path = Path(os.path.realpath(self._path))
-            if rotate(path, now_ms()) is None:
-                empty(path)
+            path, now = Path(os.path.realpath(self._path)), now_ms()
+            if rotate(path, now) is None and (renamed := clear(path, now)) is not None:
+                log.warning("an audit file in which no row can be read was renamed", path=str(renamed))
             file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o640)
             status = os.fstat(file)
         self._last = self._link_before()

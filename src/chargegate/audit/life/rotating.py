@@ -38,7 +38,7 @@ def has_rows(path: Path) -> bool:
     return False
 
 
-def rotate(path: Path, now: int) -> Path | None:
+def rotate(path: Path, now: int, *, even_without_rows: bool = False) -> Path | None:
     """Rename a log that has rows. Returns its new path, or None where there was nothing to rotate any more. What a
     writer that died left unfinished at the end is cut off; who writes next writes it whole. Raises ``OSError``."""
     try:
@@ -51,7 +51,7 @@ def rotate(path: Path, now: int) -> Path | None:
         with contextlib.suppress(FileNotFoundError):
             if path.lstat().st_ino != status.st_ino:
                 return None
-            if first_time(os.pread(file, HEAD_BYTES, 0)) is None:
+            if first_time(os.pread(file, HEAD_BYTES, 0)) is None and not even_without_rows:
                 return None
             _cut_unfinished(file, status.st_size)
             rotated = free_name(path, now)
@@ -65,19 +65,26 @@ def rotate(path: Path, now: int) -> Path | None:
         os.close(file)
 
 
-def empty(path: Path) -> None:
-    """Take away the header of a log that has only blank lines below it, and what a writer that died left unfinished
-    there, so that who writes next begins with its own header. A power cut may leave blank lines. Raises ``OSError``."""
+def clear(path: Path, now: int) -> Path | None:
+    """Make room for a header of another kind in a log that has no rows which can be read: take its header away where
+    there are only blank lines below it and what a writer that died left unfinished, and otherwise rename it. A power
+    cut may leave blank lines, or anything. Returns the new path, if it has one. Raises ``OSError``."""
+    return None if _emptied(path) else rotate(path, now, even_without_rows=True)
+
+
+def _emptied(path: Path) -> bool:
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        return
+        return True
     try:
         _lock(file)
         text = os.pread(file, HEAD_BYTES, 0)
         below = text.partition(b"\n")[2].rpartition(b"\n")[0]
-        if not below.strip(BLANK) and len(text) < HEAD_BYTES:
+        blank = not below.strip(BLANK) and len(text) < HEAD_BYTES
+        if blank:
             os.ftruncate(file, 0)
+        return blank
     finally:
         os.close(file)
 
