@@ -22,7 +22,7 @@ LETTERS = "/api/v1/dead-letters"
 def caller(shared_service: Callable[..., Service], authorizer: Site) -> Service:
     return shared_service(
         callback__retry_delay_ms=30,
-        callback__timeout_ms=400,
+        callback__timeout_ms=1000,
         callback__max_retry_after_ms=2500,
         authorization__backend="http",
         authorization__url=authorizer.url("/decide"),

@@ -32,7 +32,7 @@ def by_microservice(shared_service: Callable[..., Service], authorizer: Site) ->
     return shared_service(
         authorization__backend="http",
         authorization__url=authorizer.url("/decide"),
-        authorization__timeout_ms=400,
+        authorization__timeout_ms=1500,
         authorization__max_retries=1,
         authorization__circuit_breaker__enabled=False,
     )

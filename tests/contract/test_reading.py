@@ -154,7 +154,7 @@ def test_stations_are_counted_and_paged(kept: Service, asked: list[Asked]) -> No
 def test_timeouts(
     service: Callable[..., Service], receiver: Site, authorizer: Site, answer: Callable[..., Reply]
 ) -> None:
-    slow = service(authorization__backend="http", authorization__url=authorizer.url(), authorization__timeout_ms=300)
+    slow = service(authorization__backend="http", authorization__url=authorizer.url(), authorization__timeout_ms=1500)
     made = []
     for how in ("held", "held", "at_once"):
         token = f"driver-{uuid.uuid4().hex}"

@@ -75,7 +75,7 @@ def test_an_open_circuit_is_told_alike_until_a_request_has_shown_that_it_works(
         authorization__backend="http",
         authorization__url=authorizer.url("/decide"),
         authorization__max_retries=0,
-        authorization__timeout_ms=500,
+        authorization__timeout_ms=1500,
         authorization__cache_ttl_ms=0,
         authorization__circuit_breaker__failure_threshold=3,
         authorization__circuit_breaker__recovery_timeout_ms=6000,
