@@ -3,7 +3,9 @@
 import asyncio
 import gzip
 import itertools
+import random
 import urllib.request
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -14,10 +16,13 @@ from hypothesis import strategies as st
 
 from chargegate.audit.base import SinkUnavailable
 from chargegate.audit.influx import InfluxSink, InfluxTarget, bucket_target, database_target
-from chargegate.audit.line_protocol import point_time
+from chargegate.audit.remote_feed import RemoteFeed
 from chargegate.http1 import HttpClient
+from chargegate.ledger.moments import moment_of
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision, now_ms, parse_callback_url
+from chargegate.observe import Metrics
+from databases import Database, Run
 from servers.fixtures import provide
 from servers.influxdb import PASSWORD, USER, PasswordInfluxdb, query
 from servers.server import Server
@@ -71,15 +76,14 @@ def test_each_decision_is_a_point_and_again_changes_nothing(
     influxdb_server: Server, influx_database: str, decide: Decide, version: int
 ) -> None:
     at = now_ms()
-    rows = numbered([decide(timestamp=at + number // 500, reason="token_blocked") for number in range(3_000)])
+    rows = numbered([decide(timestamp=at + number, reason="token_blocked") for number in range(3_000)])
     where = at_version(version, influxdb_server.url, influx_database)
     assert write(where, rows, rows, rows[100:200]) == [0, 0, 0]
-    found = query(influxdb_server.url, ALL, influx_database)
+    found = query(influxdb_server.url, ALL, influx_database, epoch="ms")
     assert {point["request_id"]: point["time"] for point in found} == {
-        row.decision.request_id: point_time(row) for row in rows
+        row.decision.request_id: row.decision.timestamp for row in rows
     }
     assert len(found) == len(rows)
-    assert {point["time"] // 1_000_000 for point in found} == {row.decision.timestamp for row in rows}
     first = next(point for point in found if point["request_id"] == rows[0].decision.request_id)
     assert {name: value for name, value in first.items() if name not in ("time", "request_id")} == {
         "driver_token_hash": "0123456789abcdef",
@@ -92,6 +96,60 @@ def test_each_decision_is_a_point_and_again_changes_nothing(
     assert {row["tagKey"] for row in tags} == {"station_id", "status"}
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_decisions_of_one_millisecond_are_points_in_whatever_order_they_are_written(
+    influxdb_server: Server, influx_database: str, decide: Decide, version: int
+) -> None:
+    """Each batch goes with the rows of the same moments that were committed until then, as the ledger tells them."""
+    at = now_ms()
+    stations = ("A-station", "a-station", "another")
+    rows = numbered([decide(station=random.choice(stations), timestamp=at + number // 100) for number in range(300)])
+    random.shuffle(rows)
+
+    async def act(sink: InfluxSink) -> None:
+        committed: list[AuditRow] = []
+        while len(committed) < len(rows):
+            batch = rows[len(committed) : len(committed) + random.randint(1, 30)]
+            moments = set(map(moment_of, batch))
+            beside = [row for row in committed if moment_of(row) in moments]
+            assert await sink.write([*batch, *beside]) == 0
+            committed += batch
+        await sink.write(rows)
+
+    run(at_version(version, influxdb_server.url, influx_database), act)
+    found = query(influxdb_server.url, ALL, influx_database, epoch="ms")
+    assert Counter((point["request_id"], point["time"]) for point in found) == Counter(
+        (row.decision.request_id, row.decision.timestamp) for row in rows
+    )
+
+
+def test_writers_of_one_database_share_no_point(
+    postgres_run: Run, influxdb_server: Server, influx_database: str, decide: Decide
+) -> None:
+    """Each process sends what it decided, at its own pace."""
+    where = at_version(1, influxdb_server.url, influx_database)
+    at = now_ms()
+
+    async def scenario(database: Database) -> None:
+        async def work(writer: str) -> None:
+            sink = InfluxSink(HttpClient(max_connections=1, content_type="text/plain; charset=utf-8"), where)
+            feed = RemoteFeed(sink, Metrics())
+            ledger = database.ledger(feed.offer, writer=writer)
+            await feed.start(ledger)
+            for number in range(40):
+                await asyncio.gather(*(ledger.record(decide(timestamp=at + number), at) for _ in range(3)))
+                await asyncio.sleep(random.uniform(0, 0.05))
+            await feed.close()
+
+        await asyncio.gather(*map(work, ("one", "two", "three")))
+        rows = await database.execute("SELECT request_id, timestamp FROM authorization_audit")
+        found = query(influxdb_server.url, ALL, influx_database, epoch="ms")
+        assert len(rows) == 360
+        assert Counter((point["request_id"], point["time"]) for point in found) == Counter(rows)
+
+    postgres_run(scenario)
+
+
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=10) | st.text("\\ ,=\"'\n\x00/a#", max_size=6)
 numbers = itertools.count(1)
 
@@ -101,10 +159,11 @@ numbers = itertools.count(1)
 def test_hostile_text_comes_back_as_it_is(
     influxdb_server: Server, influx_database: str, decide: Decide, request_id: str, station: str, reason: str
 ) -> None:
-    row = AuditRow(next(numbers), decide(request_id or "r", station=station, reason=reason, timestamp=now_ms()))
-    plain = AuditRow(next(numbers), decide("plain", timestamp=now_ms()))
+    at = now_ms() + next(numbers)  # a time of its own
+    row = AuditRow(1, decide(request_id or "r", station=station, reason=reason, timestamp=at))
+    plain = AuditRow(2, decide("plain", timestamp=at - 86_400_000))
     assert write(at_version(1, influxdb_server.url, influx_database), [row, plain]) == [0]
-    where = f"time = {point_time(row)}"
+    where = f"time = {at}ms"
     found = query(influxdb_server.url, f"{ALL} WHERE {where}", influx_database)
 
     def shown(given_text: str) -> str:
@@ -225,7 +284,7 @@ def test_what_a_request_says_of_itself(decide: Decide) -> None:
     scripted = Scripted(lambda _: (204, "", ""))
     against(scripted, lambda sink: sink.write(numbered([decide("a"), decide("b")])), bucket)
     ((first, headers),) = scripted.requests
-    assert first == "POST /behind/a/proxy/api/v2/write?bucket=my%2Fbucket&org=my+org&precision=ns HTTP/1.1"
+    assert first == "POST /behind/a/proxy/api/v2/write?bucket=my%2Fbucket&org=my+org&precision=ms HTTP/1.1"
     assert headers["authorization"] == "Token very-secret"
     assert headers["content-encoding"] == "gzip"
     assert headers["content-type"] == "text/plain; charset=utf-8"

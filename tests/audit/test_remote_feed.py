@@ -95,7 +95,7 @@ def test_rows_arrive_and_the_position_is_saved(tmp_path: Path, decide: Decide) -
         assert list(server.rows) == list(range(1, 26))
         async with fed(tmp_path, server) as parts:
             assert await parts.ledger.sink_position("influx") == 25
-            await parts.record(decide())
+            await parts.record(decide(timestamp=now_ms()))
             await until(lambda: len(server.rows) == 26)
             assert server.batches[-1] == 1
 
@@ -108,7 +108,7 @@ def test_a_backlog_goes_over_in_pages_and_the_lag_is_its_oldest_rows_age(tmp_pat
 
     async def main() -> None:
         async with fed(tmp_path, server) as parts:
-            await parts.record(*(decide(timestamp=now_ms() - 60_000) for _ in range(4_500)))
+            await parts.record(*(decide(timestamp=now_ms() - 60_000 - number) for number in range(4_500)))
             await until(lambda: parts.feed.failure is not None)
             assert parts.feed.failure == "503: no"
             assert 60 <= parts.feed.lag_s < 60 + LIMIT_S

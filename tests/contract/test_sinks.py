@@ -6,9 +6,12 @@ import csv
 import json
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +108,44 @@ def test_every_sink_has_each_decision_and_says_so(
         ]  # fmt: skip
         assert point["processing_time_ms"] == int(row[6])
         assert f"{point['time'] % 1000:03}Z" == row[0][-4:]
+
+
+def test_decisions_about_one_station_in_one_millisecond_are_all_there(
+    both: Callable[..., Service],
+    command: str,
+    receiver: Site,
+    eventually: Callable[..., Any],
+    influxdb_server: Server,
+    influx_database: str,
+) -> None:
+    """InfluxDB replaces a point that has the tags and the time of another one. The service is killed meanwhile, and
+    the points are written again."""
+    running = both()
+    here: dict[str, Any] = {"station_id": "0a1b2c3d-0000-4000-8000-00000000000a"}
+
+    def ask_many() -> None:
+        with ThreadPoolExecutor(16) as pool:
+            asked = list(pool.map(lambda _: running.ask(receiver.url(), **here), range(400)))
+        for each in asked:
+            running.finished(each)
+
+    ask_many()
+    running.kill()
+    running.start()
+    ask_many()
+    assert running.stop() == 0
+    with closing(sqlite3.connect(running.data / "chargegate.db")) as database:
+        rows = database.execute("SELECT request_id, timestamp FROM authorization_audit").fetchall()
+    assert len({at for _, at in rows}) < len(rows) == 800, "no two were decided in one millisecond"
+
+    def told() -> Counter[tuple[str, int]]:
+        found = query(influxdb_server.url, "SELECT * FROM authorization_decisions", influx_database, epoch="ms")
+        return Counter((point["request_id"], point["time"]) for point in found)
+
+    assert told() == Counter(rows)
+    done = running.run(command, "audit", "backfill", "--sink", "influx", "--json")
+    assert json.loads(done.stdout)["written"] == 800, done.stderr
+    assert told() == Counter(rows)
 
 
 def test_a_server_that_is_away_delays_nothing_and_is_brought_up_to_date(

@@ -127,6 +127,37 @@ def test_audit_rows_are_told_in_the_order_of_their_numbers_before_anyone_is_woke
     run(scenario)
 
 
+def test_the_audit_rows_beside_others_in_one_millisecond(run: Run, decide: Decide) -> None:
+    async def scenario(database: Database) -> None:
+        ledger = database.ledger()
+        moments = [
+            (HERE, Status.ALLOWED, 5),
+            (HERE.upper(), Status.ALLOWED, 5),
+            (HERE, Status.ALLOWED, 5),
+            (HERE, Status.UNKNOWN, 5),
+            (THERE, Status.ALLOWED, 5),
+            (HERE, Status.ALLOWED, 6),
+            (THERE, Status.ALLOWED, 5),
+        ]
+        for station, status, at in moments:
+            await ledger.record(decide(station=station, status=status, timestamp=at), at)
+        rows = await ledger.audit_after(0, 100)
+
+        async def beside(*numbers: int) -> list[int]:
+            return sorted(row.sequence for row in await ledger.audit_beside([rows[number - 1] for number in numbers]))
+
+        assert await beside(1) == [2, 3]
+        assert await beside(2, 3) == [1]
+        assert await beside(1, 2, 3, 4, 6) == []
+        assert await beside(4, 5) == [7]
+        assert await beside(3, 7, 6) == [1, 2, 5]
+        assert await beside() == []
+        found = {row.sequence: row for row in await ledger.audit_beside(rows[:1])}
+        assert found == {row.sequence: row for row in rows[1:3]}
+
+    run(scenario)
+
+
 def test_the_audit_between_two_times_but_for_what_a_sink_is_still_to_get(run: Run, decide: Decide) -> None:
     told: list[AuditRow] = []
 

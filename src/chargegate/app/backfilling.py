@@ -13,7 +13,6 @@ from chargegate.audit.filling import CsvFilling, InfluxFilling
 from chargegate.audit.life.archive import ArchiveUnavailable
 from chargegate.audit.life.compressing import Damaged
 from chargegate.config import Settings
-from chargegate.keys import Keyring
 from chargegate.ledger.base import LedgerUnavailable
 from chargegate.operations.backfilling import Fillable, Filled, backfill
 
@@ -39,7 +38,7 @@ async def backfill_sink(
         raise StartError(f"{key}: is not set, so that there is nothing to fill")
     async with opened_store(settings) as store:
         try:
-            sink = _opened(name, settings, since, until, store.keyring)
+            sink = _opened(name, settings, since, until, store)
             try:
                 if isinstance(sink, CsvFilling) and settings.audit.archive_url:
                     await sink.leave_out_archived(audit_life(settings, changing=False))
@@ -57,12 +56,12 @@ async def backfill_sink(
             raise StartError(str(error)) from None
 
 
-def _opened(name: SinkName, settings: Settings, since: int | None, until: int | None, keyring: Keyring) -> Fillable:
+def _opened(name: SinkName, settings: Settings, since: int | None, until: int | None, store: Offline) -> Fillable:
     audit = settings.audit
     if name == "csv":
-        path, chain, heads = Path(audit.csv_path), csv_chain(audit, keyring), audit_heads(settings)
+        path, chain, heads = Path(audit.csv_path), csv_chain(audit, store.keyring), audit_heads(settings)
         return CsvFilling(path, audit.csv_shards, since, until, chain=chain, heads=heads)
-    return InfluxFilling(influx_sink(audit))
+    return InfluxFilling(influx_sink(audit), store.ledger)
 
 
 async def _count(store: Offline, since: int | None, until: int | None, on_total: Callable[[int], None]) -> None:

@@ -16,6 +16,8 @@ from chargegate.audit.life.compressing import opened
 from chargegate.audit.life.heads import Heads
 from chargegate.audit.life.restoring import fetch
 from chargegate.audit.life.steps import Life
+from chargegate.audit.together import write_together
+from chargegate.ledger.base import AuditSource
 from chargegate.ledger.records import AuditRow
 from chargegate.model import to_iso
 
@@ -75,10 +77,14 @@ class InfluxFilling:
 
     follower = ""
 
-    def __init__(self, sink: InfluxSink) -> None:
+    def __init__(self, sink: InfluxSink, source: AuditSource) -> None:
         self._sink = sink
-        self.write = sink.write
+        self._source = source
         self.close = sink.close
+
+    async def write(self, rows: list[AuditRow]) -> int:
+        """As ``write_together``."""
+        return await write_together(self._sink, self._source, rows)
 
     def lacking(self, rows: list[AuditRow]) -> list[AuditRow]:
         return rows

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from chargegate.audit.base import SinkUnavailable
-from chargegate.audit.line_protocol import as_points
+from chargegate.audit.line_protocol import Places, as_points, places_of
 from chargegate.http1 import CallFailed, HttpClient, Response, asked_wait_ms
 from chargegate.ledger.records import AuditRow
 from chargegate.model import CallbackTarget, now_ms, one_line
@@ -51,14 +51,15 @@ def bucket_target(url: CallbackTarget, org: str, bucket: str, token: str) -> Inf
 def _target(
     url: CallbackTarget, path: str, query: dict[str, str], authorization: str, secrets: tuple[str, ...]
 ) -> InfluxTarget:
-    whole = f"{url.path.rstrip('/')}{path}?{urlencode(query | {'precision': 'ns'})}"
+    whole = f"{url.path.rstrip('/')}{path}?{urlencode(query | {'precision': 'ms'})}"
     return InfluxTarget(msgspec.structs.replace(url, path=whole), authorization, tuple(filter(None, secrets)))
 
 
 class _Tally:
-    """What became of the rows of one write."""
+    """What became of the rows of one write. ``places``: see ``places_of``."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: Places) -> None:
+        self.places = places
         self.taken = self.too_old = 0
         self.suspects: list[tuple[AuditRow, str]] = []
 
@@ -82,7 +83,7 @@ class InfluxSink:
 
     async def write(self, rows: list[AuditRow]) -> int:
         """Returns how many rows the server will never take. Raises ``SinkUnavailable``."""
-        tally = _Tally()
+        tally = _Tally(await asyncio.to_thread(places_of, rows))
         await self._write(rows, tally)
         if tally.suspects and not tally.taken:
             raise SinkUnavailable(tally.suspects[0][1])
@@ -106,12 +107,12 @@ class InfluxSink:
                 waiting += [part[middle:], part[:middle]]
                 continue
             tally.suspects.append((part[0], reason))
-            if len(tally.suspects) == _MOST_SUSPECTS and not tally.taken and not await self._takes_any(waiting):
+            if len(tally.suspects) == _MOST_SUSPECTS and not tally.taken and not await self._takes_any(waiting, tally):
                 raise SinkUnavailable(reason)
 
     async def _write_part(self, rows: list[AuditRow], tally: _Tally) -> str:
         """Why the server refuses some or all of the rows; empty where it has all that it will ever take."""
-        response = await self._post(await asyncio.to_thread(_body, rows))
+        response = await self._post(await asyncio.to_thread(_body, rows, tally.places))
         if 200 <= response.status < 300:
             tally.taken += len(rows)
             return ""
@@ -125,11 +126,11 @@ class InfluxSink:
             return ""
         return reason
 
-    async def _takes_any(self, parts: list[list[AuditRow]]) -> bool:
+    async def _takes_any(self, parts: list[list[AuditRow]], tally: _Tally) -> bool:
         """Whether the server takes a row of these, of which it is given one each. Many rows in a sequence may be at
         fault, such as all of a week in which somebody wrote a field of another type."""
         for part in parts:
-            if not await self._write_part(part[-1:], _Tally()):
+            if not await self._write_part(part[-1:], _Tally(tally.places)):
                 return True
         return False
 
@@ -154,6 +155,6 @@ class InfluxSink:
         await self._client.close()
 
 
-def _body(rows: list[AuditRow]) -> bytes:
+def _body(rows: list[AuditRow], places: Places) -> bytes:
     packing = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
-    return packing.compress(as_points(rows).encode()) + packing.flush()
+    return packing.compress(as_points(rows, places).encode()) + packing.flush()

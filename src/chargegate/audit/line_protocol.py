@@ -1,22 +1,22 @@
 """Audit rows as points of InfluxDB, in its line protocol.
 
-A point is known by its measurement, its tags and its time: a second point with the same ones replaces the first. So the
-time says more than the millisecond of the decision. Its last six digits, the nanoseconds within that millisecond, come
-from the row's place in the ledger, which two rows of one writer never share. They are the same whenever a row is
-written, so that writing it again changes nothing.
+A point is known by its measurement, its tags and its time: a second point with the same ones replaces the first. So of
+several decisions about one station, with one status and in one millisecond, all but the first have a further tag, which
+counts them by their request ids. It follows from the rows alone, so that writing them again changes nothing.
 """
 
 import re
-import zlib
-from functools import lru_cache
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from chargegate.ledger.moments import Moment, moment_of
 from chargegate.ledger.records import AuditRow
 
 MEASUREMENT: Final = "authorization_decisions"
-_NANOSECONDS: Final = 1_000_000  # in a millisecond
-_ONLY_WRITER: Final = "embedded"
-"""What PostgreSQL calls the writer of rows that were moved there from the embedded database."""
+
+Places = Mapping[str, int]
+"""By its request id, the place of each decision that is not the first of its station, status and millisecond."""
 
 _plain_tag = re.compile("[A-Za-z0-9_.:-]+").fullmatch
 _plain_field = re.compile("[A-Za-z0-9_.: -]*").fullmatch
@@ -25,31 +25,39 @@ _special_in_tag = re.compile("[,= ]")
 _special_in_field = re.compile(r'["\\]')
 
 
-def as_points(rows: list[AuditRow]) -> str:
-    """A line for each row. Times are in nanoseconds."""
-    return "".join([_point(row) for row in rows])
+def places_of(rows: Sequence[AuditRow]) -> Places:
+    """Of rows in any order, which should be all of their moments."""
+    moments = list(map(moment_of, rows))
+    if len(set(moments)) == len(moments):
+        return {}
+    by_moment: dict[Moment, list[str]] = defaultdict(list)
+    for moment, row in zip(moments, rows, strict=True):
+        by_moment[moment].append(row.decision.request_id)
+    return {
+        request_id: place
+        for request_ids in by_moment.values()
+        if len(request_ids) > 1
+        for place, request_id in enumerate(sorted(request_ids))
+        if place
+    }
 
 
-def point_time(row: AuditRow) -> int:
-    """Nanoseconds since 1970. Divided by a million they are the decision's time."""
-    return row.decision.timestamp * _NANOSECONDS + (row.sequence + _offset(row.writer)) % _NANOSECONDS
+def as_points(rows: Iterable[AuditRow], places: Places) -> str:
+    """A line for each row. Times are in milliseconds."""
+    return "".join([_point(row, places.get(row.decision.request_id, 0)) for row in rows])
 
 
-@lru_cache(maxsize=1024)
-def _offset(writer: str) -> int:
-    """Where a writer begins to count, so that writers who have decided equally much differ."""
-    return zlib.crc32((writer or _ONLY_WRITER).encode())
-
-
-def _point(row: AuditRow) -> str:
+def _point(row: AuditRow, place: int) -> str:
     decision = row.decision
     station = _tag(decision.station_id.lower())
     # An empty tag is not allowed.
     tags = f",station_id={station},status={decision.status}" if station else f",status={decision.status}"
+    if place:
+        tags += f",uniq={place}"
     return (
         f'{MEASUREMENT}{tags} request_id="{_field(decision.request_id)}",'
         f'driver_token_hash="{_field(decision.driver_token_hash)}",reason="{_field(decision.reason)}",'
-        f"processing_time_ms={decision.processing_time_ms}i {point_time(row)}\n"
+        f"processing_time_ms={decision.processing_time_ms}i {decision.timestamp}\n"
     )
 
 

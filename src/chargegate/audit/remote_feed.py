@@ -8,6 +8,7 @@ from typing import Final
 
 from chargegate.audit.base import RemoteSink, SinkUnavailable
 from chargegate.audit.sink_state import SinkState
+from chargegate.audit.together import write_together
 from chargegate.ledger.base import AuditSource, LedgerUnavailable
 from chargegate.ledger.records import AuditRow
 from chargegate.observe import Metrics
@@ -97,7 +98,7 @@ class RemoteFeed(SinkState):
         try:
             rows = await self._next(source)
             if rows:
-                await self._write(rows)
+                await self._write(source, rows)
         except BaseException:
             self._behind = True
             raise
@@ -110,9 +111,9 @@ class RemoteFeed(SinkState):
             await self._save(source)
         return full
 
-    async def _write(self, rows: list[AuditRow]) -> None:
+    async def _write(self, source: AuditSource, rows: list[AuditRow]) -> None:
         self._waiting_since = rows[0].decision.timestamp
-        refused = await self._sink.write(rows)
+        refused = await write_together(self._sink, source, rows)
         self._position = rows[-1].sequence
         self._written.inc(len(rows) - refused)
         self._refused.inc(refused)

@@ -14,6 +14,7 @@ from chargegate.engines.postgres.statements import LEDGER, arrays
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
 from chargegate.ledger.counts import count_all, stats_of
+from chargegate.ledger.moments import beside, moments_of
 from chargegate.ledger.records import (
     CLAIM_MS,
     AuditRow,
@@ -166,6 +167,10 @@ class PostgresLedger:
         """This writer's."""
         rows = await self._store.read(LEDGER["audit_after"], self._writer, sequence, limit)
         return [audit_row_of(row, self._writer) for row in rows]
+
+    async def audit_beside(self, rows: Sequence[AuditRow]) -> list[AuditRow]:
+        found = await self._list("audit_beside", *arrays(moments_of(rows))) if rows else []
+        return beside([audit_row_of(row[:-1], row[-1]) for row in found], rows)
 
     async def audit_between(
         self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from chargegate.engines.sqlite.statements import LEDGER
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
 from chargegate.ledger.base import ledger_unavailable
 from chargegate.ledger.counts import count_all, stats_of
+from chargegate.ledger.moments import beside
 from chargegate.ledger.records import (
     AuditRow,
     Claim,
@@ -179,6 +181,11 @@ class SqliteLedger:
 
     async def audit_after(self, sequence: int, limit: int) -> list[AuditRow]:
         return await self._store.read(select(_audit_row, LEDGER["audit_after"], (sequence, limit)))
+
+    async def audit_beside(self, rows: Sequence[AuditRow]) -> list[AuditRow]:
+        times = json.dumps(Counter([row.decision.timestamp for row in rows]))
+        found = await self._store.scan(select(_audit_row, LEDGER["audit_beside"], (times,)))
+        return beside(found, rows) if found else []
 
     async def audit_between(
         self, sink: str, since: int | None, until: int | None, after: tuple[int, str] | None, limit: int

@@ -87,6 +87,15 @@ SELECT DISTINCT ifnull(substr(CAST(sealed_with AS BLOB), 1, ?), x'') FROM dead_l
 -- name: audit_after
 SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE a.sequence > ? ORDER BY a.sequence LIMIT ?
 
+-- name: audit_beside
+-- All rows of those times of which there are more. They are counted by an index that is read in order, while that of
+-- stations would be read all over.
+WITH crowded AS MATERIALIZED (
+    SELECT CAST(key AS INTEGER) AS at FROM json_each(?)
+    WHERE value < (SELECT count(*) FROM authorization_audit WHERE timestamp = CAST(key AS INTEGER))
+)
+SELECT a.sequence, {of_audit} FROM crowded CROSS JOIN authorization_audit a ON a.timestamp = at
+
 -- name: audit_between
 SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE {conditions} ORDER BY a.timestamp, a.request_id LIMIT ?
 
