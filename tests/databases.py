@@ -1,5 +1,6 @@
 """What the ledger's tests share: an open database, and decisions to put into it."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
@@ -133,6 +134,25 @@ class Postgres:
     async def execute(self, statement: str) -> list[tuple[Any, ...]]:
         rows = await self._store.transaction(lambda connection, _: connection.fetch(statement))
         return [tuple(row) for row in rows]
+
+    @asynccontextmanager
+    async def holding(self, lock: str, last: str = "SELECT 1") -> AsyncIterator[None]:
+        """In the ``with`` block another transaction has the lock that a statement takes. It ends with another one."""
+        held, over = asyncio.Event(), asyncio.Event()
+
+        async def work(connection: Any, _repeated: bool) -> None:
+            await connection.execute(lock)
+            held.set()
+            await over.wait()
+            await connection.execute(last)
+
+        task = asyncio.create_task(self._store.transaction(work, within=30))
+        await held.wait()
+        try:
+            yield
+        finally:
+            over.set()
+            await task
 
     async def close(self) -> None:
         await self._store.close()

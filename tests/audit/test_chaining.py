@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from chargegate.audit import ahead, chaining
 from chargegate.audit.chain import START, Chain
-from chargegate.audit.chaining import RowChain, RowVerifier, VerifiedRows, drop_links
+from chargegate.audit.chaining import RowChain, RowVerifier, VerifiedRows, drop_links, links_of
 from chargegate.audit.life.heads import Heads
 from chargegate.audit.row_statements import Statements
 from chargegate.engines.postgres.chain import PostgresChain
@@ -27,6 +28,7 @@ from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.source import SqliteSource
 from chargegate.engines.sqlite.statements import ALL_TABLES
 from chargegate.ledger.base import LedgerUnavailable
+from chargegate.ledger.chain import RowLink
 from chargegate.ledger.copying import copy
 from chargegate.ledger.records import Finished
 from chargegate.model import RequestStatus
@@ -260,6 +262,54 @@ def test_rows_that_go_before_they_have_a_link_are_not_missed(run: Run, decide: D
         assert refused == 1
         found = await verified(chain, statements, chain.writer)
         assert (found.rows, found.problems, found.head.partition("-")[0]) == (1, [], "2")
+
+    run(scenario)
+
+
+def test_who_drops_a_month_and_who_adds_links_wait_for_each_other(
+    postgres_run: Run, decide: Decide, tmp_path: Path
+) -> None:
+    """Otherwise a link could be added between the look at the links and the end of its row."""
+
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        statements = statements_in(tmp_path, ledger)
+        limit = 59 * DAY
+        await recorded(ledger, decide, 40 * DAY)
+        await followed(ledger, chain, statements)
+        async with database.holding("LOCK TABLE audit_chain IN ROW EXCLUSIVE MODE"):
+            with pytest.raises(LedgerUnavailable, match="read or changed for long, and nothing was dropped"):
+                await ledger.drop_audit_before(limit, signed={chain.writer: 1})
+        await recorded(ledger, decide, 41 * DAY)
+        gone = "DELETE FROM authorization_audit WHERE sequence = 2"
+        async with database.holding("LOCK TABLE audit_chain IN EXCLUSIVE MODE", gone):
+            adding = asyncio.create_task(chain.add([RowLink(2, 2, bytes(16))]))
+            assert not (await asyncio.wait([adding], timeout=0.5))[0]
+        assert not await adding
+        assert (await ledger.drop_audit_before(limit, signed={chain.writer: 1})).tables
+
+    postgres_run(scenario)
+
+
+def test_a_row_that_stands_twice_holds_up_no_link(run: Run, decide: Decide, tmp_path: Path) -> None:
+    """Somebody put it there. A page may end between the two."""
+
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        await recorded(ledger, decide, 1000, 1001)
+        rows = await ledger.audit_after(0, 2)
+        links = links_of(Chain(KEY), rows, RowLink(0, 0, bytes(16)))
+        assert await chain.add(links[:1])
+        assert await chain.add(links)  # one of them is there
+        assert not await chain.add([*links, RowLink(3, 3, bytes(16))])
+        with contextlib.suppress(sqlite3.IntegrityError):  # the embedded database has no number twice
+            columns = "timestamp, station_id, driver_token_hash, status, reason, processing_time_ms, sequence"
+            writer = "writer, " if chain.writer == "test" else ""
+            await database.execute(
+                f"INSERT INTO authorization_audit ({writer}{columns}, request_id)"
+                f" SELECT {writer}{columns}, 'again' FROM authorization_audit WHERE sequence = 2"
+            )
+        assert await chain.add(links)
 
     run(scenario)
 

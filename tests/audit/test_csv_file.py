@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chargegate.audit.csv_file import CsvFile
+from chargegate.audit.csv_lines import CHAINED_HEADER
+from chargegate.audit.life.rotating import clear
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision
 
@@ -182,3 +184,28 @@ def test_the_log_is_not_for_everyone(path: Path, decide: Decide) -> None:
     finally:
         os.umask(before)
     assert not stat.S_IMODE(path.stat().st_mode) & 0o007
+
+
+@pytest.mark.parametrize(
+    ("below", "left"),
+    [
+        ("", ""),
+        ("\n \n", ""),
+        ("\nunfinished", ""),
+        ("x\n", None),
+        ("x\n" * 400, None),
+        ("2026-01-01T00:00:00.123Z,a,s,h,allowed,,1,\n", "unchanged"),
+    ],
+)
+def test_room_is_made_for_another_header(tmp_path: Path, below: str, left: str | None) -> None:
+    """But for rows that can be read: then another process has begun the file anew."""
+    path = tmp_path / "audit.log"
+    text = CHAINED_HEADER + below
+    path.write_text(text)
+    renamed = clear(path, 0)
+    if left is None:
+        assert renamed is not None
+        assert (renamed.name, renamed.read_text(), path.exists()) == ("audit.log.19700101T000000.000Z", text, False)
+    else:
+        assert renamed is None
+        assert path.read_text() == (text if left else "")

@@ -290,6 +290,14 @@ def test_what_a_request_says_of_itself(decide: Decide) -> None:
     assert headers["content-type"] == "text/plain; charset=utf-8"
 
 
+def test_more_rows_than_a_request_takes_have_the_places_of_the_whole(decide: Decide) -> None:
+    scripted = Scripted(lambda _: (204, "", ""))
+    rows = numbered([decide() for _ in range(4_500)])
+    assert against(scripted, lambda sink: sink.write(rows), bucket) == 0
+    assert scripted.sizes == [2_000, 2_000, 500]
+    assert len({point.partition(" ")[0] for point in scripted.held}) == 4_500
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 @pytest.mark.parametrize("bad", [{0}, {99}, {3, 50, 51, 98}, set(range(40)), set(range(99)), set(range(30, 100))])
 def test_a_point_that_is_refused_is_found_and_holds_up_no_other(

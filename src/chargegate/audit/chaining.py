@@ -85,6 +85,7 @@ class RowChain:
             links = await asyncio.to_thread(links_of, self._chain, rows, self._last)
             if not await self._links.add(links):  # rows were dropped meanwhile
                 self._last = await self._links.last_link() or _BEGINNING
+                await asyncio.sleep(_PAUSE_S)
                 continue
             self._last = links[-1]
             if not self._signed:  # a verification misses the head of rows that have links

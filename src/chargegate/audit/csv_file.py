@@ -88,7 +88,7 @@ class CsvFile:
             os.close(file)
             path, now = Path(os.path.realpath(self._path)), now_ms()
             if rotate(path, now) is None and (renamed := clear(path, now)) is not None:
-                log.warning("an audit file in which no row can be read was renamed", path=str(renamed))
+                log.warning("an audit file that begins with lines which cannot be read was renamed", path=str(renamed))
             file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o640)
             status = os.fstat(file)
         self._last = self._link_before()

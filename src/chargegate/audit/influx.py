@@ -20,6 +20,7 @@ _GZIP: Final = 16 + zlib.MAX_WBITS  # zlib's own sign for the format of gzip
 _TIMEOUT_S: Final = 30.0
 _LONGEST_MESSAGE: Final = 300
 _MOST_SUSPECTS: Final = 20
+_MOST_POINTS: Final = 2000  # in one request
 _ABOUT_POINTS: Final = (400, 413, 422)
 """Answers that may be about some of the points only, as ``partial write`` is."""
 
@@ -84,7 +85,7 @@ class InfluxSink:
     async def write(self, rows: list[AuditRow]) -> int:
         """Returns how many rows the server will never take. Raises ``SinkUnavailable``."""
         tally = _Tally(await asyncio.to_thread(places_of, rows))
-        await self._write(rows, tally)
+        await self._write([rows[start : start + _MOST_POINTS] for start in range(0, len(rows), _MOST_POINTS)], tally)
         if tally.suspects and not tally.taken:
             raise SinkUnavailable(tally.suspects[0][1])
         for row, reason in tally.suspects:
@@ -95,8 +96,8 @@ class InfluxSink:
         self._said_too_old = bool(tally.too_old)
         return tally.too_old + len(tally.suspects)
 
-    async def _write(self, rows: list[AuditRow], tally: _Tally) -> None:
-        waiting = [rows]
+    async def _write(self, parts: list[list[AuditRow]], tally: _Tally) -> None:
+        waiting = parts[::-1]
         while waiting:
             part = waiting.pop()
             reason = await self._write_part(part, tally)

@@ -6,12 +6,12 @@ from chargegate.ledger.records import AuditRow
 
 
 async def write_together(sink: RemoteSink, source: AuditSource, rows: list[AuditRow]) -> int:
-    """As ``RemoteSink.write``. Where the ledger has further rows of the moments of these, all are written again in one
-    call, so that the sink can tell them apart. The ledger is asked after each write: whichever process commits such a
-    row last, or writes last, sees all of them. Raises ``LedgerUnavailable`` too."""
-    refused = await sink.write(rows)
-    known = 0
-    while len(beside := await source.audit_beside(rows)) > known:
-        known = len(beside)
-        await sink.write([*rows, *beside])
-    return refused
+    """As ``RemoteSink.write``, with the further rows of the moments of these that the ledger has. It is asked again
+    after each write, and where there are more, all are written again: whichever process commits such a row last, or
+    writes last, sees all of them. Raises ``LedgerUnavailable`` too."""
+    others = await source.audit_beside(rows)
+    refused = await sink.write([*rows, *others])
+    while len(more := await source.audit_beside(rows)) > len(others):
+        others = more
+        await sink.write([*rows, *others])
+    return min(refused, len(rows))

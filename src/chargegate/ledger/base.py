@@ -149,7 +149,7 @@ class AuditSource(Protocol):
 
     async def audit_beside(self, rows: Sequence[AuditRow]) -> list[AuditRow]:
         """The other audit rows, of every writer, that are about the same station, with the same status and in the same
-        millisecond as one of these."""
+        millisecond as one of these; at most ``MOST_BESIDE`` (``ledger.moments``)."""
         ...
 
     async def sink_position(self, sink: str) -> int: ...

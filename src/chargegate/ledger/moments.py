@@ -2,8 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Final
 
 from chargegate.ledger.records import AuditRow
+
+MOST_BESIDE: Final = 10_000
+"""So many other rows are read at once. No clock that goes has more decisions in its millisecond."""
 
 Moment = tuple[str, int, str]
 """A station in lower case, when (Unix ms), and the status."""
@@ -20,7 +24,7 @@ def moments_of(rows: Iterable[AuditRow]) -> list[tuple[str, int, str, int]]:
 
 
 def beside(found: Iterable[AuditRow], rows: Iterable[AuditRow]) -> list[AuditRow]:
-    """Those of the found ones that are of a moment of the rows, and none of them."""
+    """Those of the found ones that are of a moment of the rows, and that are not among the rows."""
     moments = {row.decision.request_id: moment_of(row) for row in rows}
     wanted = set(moments.values())
     return [row for row in found if row.decision.request_id not in moments and moment_of(row) in wanted]

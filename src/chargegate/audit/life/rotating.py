@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -38,55 +39,63 @@ def has_rows(path: Path) -> bool:
     return False
 
 
-def rotate(path: Path, now: int, *, even_without_rows: bool = False) -> Path | None:
+def rotate(path: Path, now: int) -> Path | None:
     """Rename a log that has rows. Returns its new path, or None where there was nothing to rotate any more. What a
     writer that died left unfinished at the end is cut off; who writes next writes it whole. Raises ``OSError``."""
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    try:
-        _lock(file)
-        status = os.fstat(file)
-        with contextlib.suppress(FileNotFoundError):
-            if path.lstat().st_ino != status.st_ino:
-                return None
-            if first_time(os.pread(file, HEAD_BYTES, 0)) is None and not even_without_rows:
-                return None
-            _cut_unfinished(file, status.st_size)
-            rotated = free_name(path, now)
-            path.rename(rotated)
-            fcntl.flock(file, fcntl.LOCK_UN)  # no writer waits for the disk
-            os.fsync(file)
-            sync_folder(path.parent)
-            return rotated
-        return None
-    finally:
-        os.close(file)
+    with _held(path) as file:
+        if file is None or first_time(os.pread(file, HEAD_BYTES, 0)) is None:
+            return None
+        return _rename(file, path, now)
 
 
 def clear(path: Path, now: int) -> Path | None:
-    """Make room for a header of another kind in a log that has no rows which can be read: take its header away where
-    there are only blank lines below it and what a writer that died left unfinished, and otherwise rename it. A power
-    cut may leave blank lines, or anything. Returns the new path, if it has one. Raises ``OSError``."""
-    return None if _emptied(path) else rotate(path, now, even_without_rows=True)
+    """Make room for a header of another kind in a log that does not begin with rows which can be read: take its header
+    away where there are only blank lines below it and what a writer that died left unfinished, and otherwise rename it.
+    A power cut may leave blank lines, or anything. Returns the new path, if it has one. Raises ``OSError``."""
+    with _held(path) as file:
+        if file is None:
+            return None
+        text = os.pread(file, HEAD_BYTES, 0)
+        if first_time(text) is not None:
+            return None  # another process has begun it anew
+        below = text.partition(b"\n")[2].rpartition(b"\n")[0]
+        if below.strip(BLANK) or len(text) == HEAD_BYTES:
+            return _rename(file, path, now)
+        os.ftruncate(file, 0)
+    return None
 
 
-def _emptied(path: Path) -> bool:
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[int | None]:
+    """A log, open and locked; None where it is gone or has been renamed."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        return True
+        yield None
+        return
     try:
         _lock(file)
-        text = os.pread(file, HEAD_BYTES, 0)
-        below = text.partition(b"\n")[2].rpartition(b"\n")[0]
-        blank = not below.strip(BLANK) and len(text) < HEAD_BYTES
-        if blank:
-            os.ftruncate(file, 0)
-        return blank
+        try:
+            named = path.lstat().st_ino == os.fstat(file).st_ino
+        except FileNotFoundError:
+            named = False
+        yield file if named else None
     finally:
         os.close(file)
+
+
+def _rename(file: int, path: Path, now: int) -> Path | None:
+    """None where somebody without the lock has done it just now."""
+    _cut_unfinished(file, os.fstat(file).st_size)
+    rotated = free_name(path, now)
+    try:
+        path.rename(rotated)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(file, fcntl.LOCK_UN)  # no writer waits for the disk
+    os.fsync(file)
+    sync_folder(path.parent)
+    return rotated
 
 
 def _lock(file: int) -> None:

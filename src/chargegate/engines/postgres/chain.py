@@ -37,7 +37,7 @@ class PostgresChain:
         async def add(connection: Connection, _repeated: bool) -> bool:
             await connection.execute(CHAIN["lock"])
             held = await connection.fetchval(CHAIN["held"], self.writer, links[0].sequence, links[-1].sequence)
-            if held != len(links):
+            if held < len(links):
                 return False
             await connection.execute(CHAIN["add"], self.writer, *arrays(map(astuple, links)))
             return True

@@ -14,7 +14,7 @@ from chargegate.engines.postgres.statements import LEDGER, arrays
 from chargegate.engines.postgres.store import PostgresStore
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
 from chargegate.ledger.counts import count_all, stats_of
-from chargegate.ledger.moments import beside, moments_of
+from chargegate.ledger.moments import MOST_BESIDE, beside, moments_of
 from chargegate.ledger.records import (
     CLAIM_MS,
     AuditRow,
@@ -169,7 +169,9 @@ class PostgresLedger:
         return [audit_row_of(row, self._writer) for row in rows]
 
     async def audit_beside(self, rows: Sequence[AuditRow]) -> list[AuditRow]:
-        found = await self._list("audit_beside", *arrays(moments_of(rows))) if rows else []
+        if not rows:
+            return []
+        found = await self._store.read(LEDGER["audit_beside"], *arrays(moments_of(rows)), MOST_BESIDE)
         return beside([audit_row_of(row[:-1], row[-1]) for row in found], rows)
 
     async def audit_between(

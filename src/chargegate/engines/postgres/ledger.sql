@@ -41,15 +41,14 @@ SELECT greatest(0, (SELECT max(sequence) FROM authorization_audit WHERE writer =
 SELECT {decision}, sequence FROM authorization_audit WHERE writer = $1 AND sequence > $2 ORDER BY sequence LIMIT $3
 
 -- name: audit_beside
--- They are counted by the index, so that rows are read only where there are others.
 WITH moments AS MATERIALIZED (
-    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) AS m (station, at, decided, known)
-    WHERE known < (
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) AS m (station, at, decided, given)
+    WHERE given < (
         SELECT count(*) FROM authorization_audit WHERE lower(station_id) = station AND timestamp = at AND status = decided
     )
 )
 SELECT {decision}, sequence, writer FROM moments JOIN authorization_audit
-ON lower(station_id) = station AND timestamp = at AND status = decided
+ON lower(station_id) = station AND timestamp = at AND status = decided LIMIT $5
 
 -- name: audit_between
 SELECT {decision}, sequence, writer FROM authorization_audit a

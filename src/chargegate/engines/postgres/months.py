@@ -91,7 +91,7 @@ class Months:
             for name in dropped:
                 await connection.execute(f"DROP TABLE IF EXISTS {name}")
         except LockNotAvailableError:
-            raise Unavailable("the audit is being read for long, and nothing was dropped") from None
+            raise Unavailable("the audit is being read or changed for long, and nothing was dropped") from None
         earlier = int(await connection.fetchval(LEDGER["value"], ROWS_SINCE) or 0)
         await connection.execute(LEDGER["put_value"], ROWS_SINCE, str(max(first_kept(at), earlier)))
         self._known.difference_update(dropped)

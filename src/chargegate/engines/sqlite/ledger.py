@@ -18,7 +18,7 @@ from chargegate.engines.sqlite.statements import LEDGER
 from chargegate.ledger.accepted import Accepted, AcceptedRequests
 from chargegate.ledger.base import ledger_unavailable
 from chargegate.ledger.counts import count_all, stats_of
-from chargegate.ledger.moments import beside
+from chargegate.ledger.moments import MOST_BESIDE, beside
 from chargegate.ledger.records import (
     AuditRow,
     Claim,
@@ -184,7 +184,7 @@ class SqliteLedger:
 
     async def audit_beside(self, rows: Sequence[AuditRow]) -> list[AuditRow]:
         times = json.dumps(Counter([row.decision.timestamp for row in rows]))
-        found = await self._store.scan(select(_audit_row, LEDGER["audit_beside"], (times,)))
+        found = await self._store.read(select(_audit_row, LEDGER["audit_beside"], (times, MOST_BESIDE)))
         return beside(found, rows) if found else []
 
     async def audit_between(

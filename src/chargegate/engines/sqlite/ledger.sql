@@ -94,7 +94,7 @@ WITH crowded AS MATERIALIZED (
     SELECT CAST(key AS INTEGER) AS at FROM json_each(?)
     WHERE value < (SELECT count(*) FROM authorization_audit WHERE timestamp = CAST(key AS INTEGER))
 )
-SELECT a.sequence, {of_audit} FROM crowded CROSS JOIN authorization_audit a ON a.timestamp = at
+SELECT a.sequence, {of_audit} FROM crowded CROSS JOIN authorization_audit a ON a.timestamp = at LIMIT ?
 
 -- name: audit_between
 SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE {conditions} ORDER BY a.timestamp, a.request_id LIMIT ?
