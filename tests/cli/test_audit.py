@@ -162,7 +162,7 @@ def test_months_that_are_being_read_are_not_dropped(run: Run, in_postgres: str, 
 
     result = asyncio.run(read_meanwhile())
     assert (result.code, result.out) == (1, "")
-    assert result.err.endswith("the audit is being read for long, and nothing was dropped\n")
+    assert result.err.endswith("the audit is being read or changed for long, and nothing was dropped\n")
 
 
 def test_rows_of_the_embedded_audit_are_dropped_once_their_requests_have_ended(
