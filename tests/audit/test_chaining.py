@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import sqlite3
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,18 +35,18 @@ from chargegate.ledger.records import Finished
 from chargegate.model import RequestStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from chargegate.ledger.base import Ledger
     from chargegate.ledger.chain import AuditChain
-    from chargegate.ledger.records import DroppedAudit
     from chargegate.model import Decision
     from databases import Database, Run
 
     Decide = Callable[..., Decision]
 
 DAY = 86_400_000
+LIMIT = 59 * DAY  # the first of March 1970
 KEY = b"k" * 32
 
 
@@ -71,9 +72,15 @@ def statements_in(folder: Path, ledger: Ledger) -> Statements:
     return Statements(Heads(folder, Chain(KEY)), ledger)
 
 
-def dropping(ledger: Ledger, limit: int) -> Callable[[Mapping[str, int]], Awaitable[DroppedAudit]]:
-    """What ``drop_links`` drops rows by."""
-    return lambda signed: ledger.drop_audit_before(limit, signed=signed)
+async def linked(
+    database: Database, decide: Decide, folder: Path, *times: int
+) -> tuple[Ledger, AuditChain, Statements]:
+    """A database whose rows, of these times, have their links."""
+    ledger, chain = database.ledger(), database.chain()
+    statements = statements_in(folder, ledger)
+    await recorded(ledger, decide, *times)
+    await followed(ledger, chain, statements)
+    return ledger, chain, statements
 
 
 def test_a_chain_goes_on_after_whatever_ended_its_process(run: Run, decide: Decide, tmp_path: Path) -> None:
@@ -120,26 +127,21 @@ def test_retention_signs_where_the_rest_begins(run: Run, decide: Decide, tmp_pat
     """Also where the process dies between the rows and their links."""
 
     async def scenario(database: Database) -> None:
-        ledger, chain = database.ledger(), database.chain()
-        statements = statements_in(tmp_path, ledger)
         old, kept = range(40 * DAY, 45 * DAY, DAY), range(70 * DAY, 74 * DAY, DAY)
-        await recorded(ledger, decide, *old, *kept)
-        await followed(ledger, chain, statements)
-        limit = 59 * DAY  # the first of March 1970
-
-        drop = dropping(ledger, limit)
+        ledger, chain, statements = await linked(database, decide, tmp_path, *old, *kept)
+        drop = partial(ledger.drop_audit_before, LIMIT)
 
         async def drop_and_die(signed: Mapping[str, int]) -> None:
-            await drop(signed)
+            await drop(signed=signed)
             raise InterruptedError
 
         try:
-            await drop_links(chain, statements, limit, drop_and_die)
+            await drop_links(chain, statements, LIMIT, drop_and_die)
         except InterruptedError:
             found = await verified(chain, statements, chain.writer)
             assert (found.rows, found.problems) == (4, [])
         await recorded(ledger, decide, 75 * DAY)
-        await drop_links(chain, statements, limit, drop)
+        await drop_links(chain, statements, LIMIT, drop)
         await followed(ledger, chain, statements)
         found = await verified(chain, statements, chain.writer)
         assert (found.rows, found.problems) == (5, [])
@@ -156,16 +158,15 @@ def test_young_rows_among_old_ones_stay_and_are_verified(run: Run, decide: Decid
     async def scenario(database: Database) -> None:
         ledger, chain = database.ledger(), database.chain()
         statements = statements_in(tmp_path, ledger)
-        limit = 59 * DAY
         await recorded(ledger, decide, 40 * DAY, 70 * DAY, 41 * DAY, 71 * DAY, 72 * DAY)
         await ledger.record(decide(timestamp=42 * DAY), 0)
         await recorded(ledger, decide, 43 * DAY, 73 * DAY)
         await followed(ledger, chain, statements)
         for _ in range(2):
-            await drop_links(chain, statements, limit, dropping(ledger, limit))
+            await drop_links(chain, statements, LIMIT, partial(ledger.drop_audit_before, LIMIT))
         found = await verified(chain, statements, chain.writer)
         assert found.problems == []
-        waiting = await database.execute(f"SELECT count(*) FROM authorization_audit WHERE timestamp < {limit}")
+        waiting = await database.execute(f"SELECT count(*) FROM authorization_audit WHERE timestamp < {LIMIT}")
         assert found.rows == 4 + waiting[0][0]
         await recorded(ledger, decide, 74 * DAY)
         await followed(ledger, chain, statements)
@@ -182,12 +183,8 @@ def test_young_rows_among_old_ones_stay_and_are_verified(run: Run, decide: Decid
 
 def test_a_chain_of_which_all_is_dropped_goes_on(run: Run, decide: Decide, tmp_path: Path) -> None:
     async def scenario(database: Database) -> None:
-        ledger, chain = database.ledger(), database.chain()
-        statements = statements_in(tmp_path, ledger)
-        limit = 59 * DAY
-        await recorded(ledger, decide, *range(40 * DAY, 45 * DAY, DAY))
-        await followed(ledger, chain, statements)
-        await drop_links(chain, statements, limit, dropping(ledger, limit))
+        ledger, chain, statements = await linked(database, decide, tmp_path, *range(40 * DAY, 45 * DAY, DAY))
+        await drop_links(chain, statements, LIMIT, partial(ledger.drop_audit_before, LIMIT))
         await recorded(ledger, decide, 70 * DAY, 71 * DAY)
         await followed(ledger, chain, statements)
         found = await verified(chain, statements, chain.writer)
@@ -205,22 +202,18 @@ def test_rows_that_get_their_links_while_old_ones_are_dropped_are_not_missed(
     """They stay until a later run has signed that they go."""
 
     async def scenario(database: Database) -> None:
-        ledger, chain = database.ledger(), database.chain()
-        statements = statements_in(tmp_path, ledger)
-        limit = 59 * DAY
-        await recorded(ledger, decide, *range(40 * DAY, 45 * DAY, DAY))
-        await followed(ledger, chain, statements)
+        ledger, chain, statements = await linked(database, decide, tmp_path, *range(40 * DAY, 45 * DAY, DAY))
         await recorded(ledger, decide, 45 * DAY, 46 * DAY)
 
         async def drop_late(signed: Mapping[str, int]) -> None:
             await followed(ledger, chain, statements)
             with contextlib.suppress(LedgerUnavailable):  # of a month that is one table
-                await ledger.drop_audit_before(limit, signed=signed)
+                await ledger.drop_audit_before(LIMIT, signed=signed)
 
-        await drop_links(chain, statements, limit, drop_late)
+        await drop_links(chain, statements, LIMIT, drop_late)
         assert (await verified(chain, statements, chain.writer)).problems == []
         assert await ledger.audit_after(5, 10)
-        await drop_links(chain, statements, limit, dropping(ledger, limit))
+        await drop_links(chain, statements, LIMIT, partial(ledger.drop_audit_before, LIMIT))
         assert await ledger.audit_after(0, 10) == []
         await recorded(ledger, decide, 70 * DAY)
         await followed(ledger, chain, statements)
@@ -234,11 +227,7 @@ def test_rows_that_go_before_they_have_a_link_are_not_missed(run: Run, decide: D
     """The chain has read them already."""
 
     async def scenario(database: Database) -> None:
-        ledger, chain = database.ledger(), database.chain()
-        statements = statements_in(tmp_path, ledger)
-        limit = 59 * DAY
-        await recorded(ledger, decide, 40 * DAY)
-        await followed(ledger, chain, statements)
+        ledger, chain, statements = await linked(database, decide, tmp_path, 40 * DAY)
         await recorded(ledger, decide, 41 * DAY, 42 * DAY, 70 * DAY)
         refused = 0
 
@@ -252,7 +241,7 @@ def test_rows_that_go_before_they_have_a_link_are_not_missed(run: Run, decide: D
             async def add(self, links: Any) -> bool:
                 nonlocal refused
                 if not refused:
-                    await drop_links(chain, statements, limit, dropping(ledger, limit))
+                    await drop_links(chain, statements, LIMIT, partial(ledger.drop_audit_before, LIMIT))
                 added = await chain.add(links)
                 refused += not added
                 return added
@@ -272,21 +261,17 @@ def test_who_drops_a_month_and_who_adds_links_wait_for_each_other(
     """Otherwise a link could be added between the look at the links and the end of its row."""
 
     async def scenario(database: Database) -> None:
-        ledger, chain = database.ledger(), database.chain()
-        statements = statements_in(tmp_path, ledger)
-        limit = 59 * DAY
-        await recorded(ledger, decide, 40 * DAY)
-        await followed(ledger, chain, statements)
+        ledger, chain, _ = await linked(database, decide, tmp_path, 40 * DAY)
         async with database.holding("LOCK TABLE audit_chain IN ROW EXCLUSIVE MODE"):
             with pytest.raises(LedgerUnavailable, match="read or changed for long, and nothing was dropped"):
-                await ledger.drop_audit_before(limit, signed={chain.writer: 1})
+                await ledger.drop_audit_before(LIMIT, signed={chain.writer: 1})
         await recorded(ledger, decide, 41 * DAY)
         gone = "DELETE FROM authorization_audit WHERE sequence = 2"
         async with database.holding("LOCK TABLE audit_chain IN EXCLUSIVE MODE", gone):
             adding = asyncio.create_task(chain.add([RowLink(2, 2, bytes(16))]))
             assert not (await asyncio.wait([adding], timeout=0.5))[0]
         assert not await adding
-        assert (await ledger.drop_audit_before(limit, signed={chain.writer: 1})).tables
+        assert (await ledger.drop_audit_before(LIMIT, signed={chain.writer: 1})).tables
 
     postgres_run(scenario)
 
@@ -320,7 +305,6 @@ def test_a_request_that_ends_while_old_rows_are_dropped_is_not_missed(run: Run, 
     async def scenario(database: Database) -> None:
         ledger, chain = database.ledger(), database.chain()
         statements = statements_in(tmp_path, ledger)
-        limit = 59 * DAY
         await recorded(ledger, decide, 40 * DAY)
         made = decide(timestamp=41 * DAY)
         await ledger.record(made, 41 * DAY)
@@ -328,9 +312,9 @@ def test_a_request_that_ends_while_old_rows_are_dropped_is_not_missed(run: Run, 
 
         async def drop_late(signed: Mapping[str, int]) -> None:
             await ledger.finish(Finished(made.request_id, RequestStatus.COMPLETED, 1, 200, None, 41 * DAY, None))
-            await ledger.drop_audit_before(limit, signed=signed)
+            await ledger.drop_audit_before(LIMIT, signed=signed)
 
-        await drop_links(chain, statements, limit, drop_late)
+        await drop_links(chain, statements, LIMIT, drop_late)
         assert (await verified(chain, statements, chain.writer)).problems == []
 
     run(scenario)
@@ -340,10 +324,7 @@ def test_links_that_are_made_meanwhile_find_their_rows(run: Run, decide: Decide,
     """A service goes on while it is verified: the end of the rows may be read before that of the links."""
 
     async def scenario(database: Database) -> None:
-        ledger, chain = database.ledger(), database.chain()
-        statements = statements_in(tmp_path, ledger)
-        await recorded(ledger, decide, *range(1000, 1005))
-        await followed(ledger, chain, statements)
+        ledger, chain, statements = await linked(database, decide, tmp_path, *range(1000, 1005))
         asked = 0
 
         class Growing:
@@ -358,7 +339,7 @@ def test_links_that_are_made_meanwhile_find_their_rows(run: Run, decide: Decide,
                 if asked < 6:
                     await recorded(ledger, decide, *range(2000 * asked, 2000 * asked + 3))
                     await followed(ledger, chain, statements)
-                return await chain.links(writer, after, limit)
+                return await chain.links(writer, after, LIMIT)
 
         growing: Any = Growing()
         found = await verified(growing, statements, chain.writer)
@@ -371,10 +352,7 @@ def test_rows_are_found_in_whatever_pages_they_are_read(
     run: Run, decide: Decide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(database: Database) -> None:
-        ledger, chain = database.ledger(), database.chain()
-        statements = statements_in(tmp_path, ledger)
-        await recorded(ledger, decide, *range(1000, 1030))
-        await followed(ledger, chain, statements)
+        _, chain, statements = await linked(database, decide, tmp_path, *range(1000, 1030))
         await database.execute("DELETE FROM authorization_audit WHERE timestamp IN (1004, 1005, 1020)")
         await database.execute("DELETE FROM audit_chain WHERE number IN (12, 16)")
         await database.execute("UPDATE authorization_audit SET reason = 'x,\"y' WHERE timestamp IN (1008, 1029)")

@@ -62,7 +62,7 @@ class SinkUnavailable(Exception):
 class RemoteSink(Protocol):
     """A server that keeps a copy of the decisions, in which a row that is written again changes nothing.
 
-    It may take two rows about one station, with one status and in one millisecond for one, unless one call has both.
+    It may mistake two rows about one station, with one status and in one millisecond for one, unless one call has both.
     """
 
     name: str

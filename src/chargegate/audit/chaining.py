@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -125,15 +125,13 @@ class RowChain:
             log.warning("the chain's head was not signed", error=error.strerror)
 
 
-async def drop_links(
-    links: AuditChain, statements: Statements, at: int, drop_rows: Callable[[Mapping[str, int]], Any]
-) -> Any:
+async def drop_links(links: AuditChain, statements: Statements, at: int, drop_rows: Callable[..., Any]) -> Any:
     """Drop rows by ``drop_rows``, after it was signed where the chains begin then, and the links of the rows.
-    ``drop_rows`` is given what ``AuditRetention`` calls ``signed``. Returns what it did."""
+    ``drop_rows`` is given ``signed``, as for ``AuditRetention``. Returns what it did."""
     old = await links.old_links(at)
     for writer, link in old:
         await statements.start(writer, link)
-    dropped = await drop_rows({writer: link.sequence for writer, link in old})
+    dropped = await drop_rows(signed={writer: link.sequence for writer, link in old})
     for writer, link in old:
         await links.drop(writer, link)
     return dropped

@@ -26,7 +26,7 @@ _special_in_field = re.compile(r'["\\]')
 
 
 def places_of(rows: Sequence[AuditRow]) -> Places:
-    """Of rows in any order, which should be all of their moments."""
+    """``rows`` may be in any order, and should have all decisions of each of their moments."""
     moments = list(map(moment_of, rows))
     if len(set(moments)) == len(moments):
         return {}
@@ -36,7 +36,6 @@ def places_of(rows: Sequence[AuditRow]) -> Places:
     return {
         request_id: place
         for request_ids in by_moment.values()
-        if len(request_ids) > 1
         for place, request_id in enumerate(sorted(request_ids))
         if place
     }

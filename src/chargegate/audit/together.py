@@ -1,4 +1,4 @@
-"""Writes decisions to a server that could take two of one moment for one, if it did not get them together."""
+"""Writes decisions to a server that could mistake two of one moment for one, if it did not get them together."""
 
 from chargegate.audit.base import RemoteSink
 from chargegate.ledger.base import AuditSource

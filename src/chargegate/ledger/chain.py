@@ -35,7 +35,7 @@ class AuditChain(Protocol):
 
     async def add(self, links: Sequence[RowLink]) -> bool:
         """To this writer's. One that is there stays as it is. False where one of their rows was dropped meanwhile; then
-        none is added, because no link is without its row but for those before a signed start."""
+        none is added. So each link has its row, except those before a signed start."""
         ...
 
     async def links(self, writer: str, after: int, limit: int) -> Sequence[RowLink]: ...

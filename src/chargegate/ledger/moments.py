@@ -1,4 +1,4 @@
-"""Decisions that an audit sink could take for one: about one station, with one status, in one millisecond."""
+"""Decisions that an audit sink could mistake for one: about one station, with one status, in one millisecond."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Final
 from chargegate.ledger.records import AuditRow
 
 MOST_BESIDE: Final = 10_000
-"""So many other rows are read at once. No clock that goes has more decisions in its millisecond."""
+"""At most so many other rows are read. While the clock runs, no millisecond has as many decisions."""
 
 Moment = tuple[str, int, str]
 """A station in lower case, when (Unix ms), and the status."""

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple, Protocol
 
@@ -211,9 +211,6 @@ async def drop_chained_rows(
     ``OSError``."""
     if exports is not None:
         before = min(before, await exported_until(exports))
-
-    async def drop(signed: Mapping[str, int]) -> DroppedAudit:
-        return await ledger.drop_audit_before(before, on_dropped, exported=exports is not None, signed=signed)
-
+    drop = partial(ledger.drop_audit_before, before, on_dropped, exported=exports is not None)
     dropped: DroppedAudit = await drop_links(links, statements, before, drop)
     return dropped

@@ -203,7 +203,7 @@ class SqliteLedger:
         return list(await self._store.scan(select(_audit_row, query, (*values, limit))))
 
     async def audit_before(self, at: int, *, exported: bool = False) -> DroppedAudit:
-        limits = writes.RowLimits(min(at, now_ms()), exported, 0)
+        limits = writes.RowLimits(min(at, now_ms()), exported)
         rows = await self._store.scan(lambda connection: writes.count_old_rows(connection, limits))
         return DroppedAudit([], rows)
 

@@ -88,8 +88,8 @@ SELECT DISTINCT ifnull(substr(CAST(sealed_with AS BLOB), 1, ?), x'') FROM dead_l
 SELECT a.sequence, {of_audit} FROM authorization_audit a WHERE a.sequence > ? ORDER BY a.sequence LIMIT ?
 
 -- name: audit_beside
--- All rows of those times of which there are more. They are counted by an index that is read in order, while that of
--- stations would be read all over.
+-- All rows of each millisecond that has more rows than were given. The index by time counts them: it is read in order,
+-- while the index by station would be read in many places.
 WITH crowded AS MATERIALIZED (
     SELECT CAST(key AS INTEGER) AS at FROM json_each(?)
     WHERE value < (SELECT count(*) FROM authorization_audit WHERE timestamp = CAST(key AS INTEGER))

@@ -134,7 +134,7 @@ class RowLimits(msgspec.Struct, frozen=True):
 
     before: int
     exported: bool
-    signed: int
+    signed: int = 0
 
 
 def _limits(connection: sqlite3.Connection, limits: RowLimits) -> tuple[int, int]:
