@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chargegate.audit.base import EndLost
 from chargegate.audit.csv_file import CsvFile
 from chargegate.audit.csv_lines import CHAINED_HEADER
 from chargegate.audit.life.rotating import clear
@@ -209,3 +210,33 @@ def test_room_is_made_for_another_header(tmp_path: Path, below: str, left: str |
     else:
         assert renamed is None
         assert path.read_text() == (text if left else "")
+
+
+@pytest.mark.parametrize("ends", ["closed", "killed"])
+@pytest.mark.parametrize("left", [40, len(HEADER) + 30], ids=["within the header", "within the first line"])
+def test_a_cut_stays_known_until_what_was_lost_is_written_again(
+    path: Path, tmp_path: Path, decide: Decide, read_log: ReadLog, left: int, ends: str
+) -> None:
+    """The process that found it ends before it writes; then there is no line, as in a new file."""
+    notes = tmp_path / "notes"
+    sink = CsvFile(path, notes)
+    sink.resume()
+    lost = [AuditRow(number, decide(f"r{number}")) for number in (1, 2)]
+    sink.write(lost)
+    os.truncate(path, left)
+    with pytest.raises(EndLost):
+        sink.write([AuditRow(3, decide("r3"))])
+    assert sink.resume(2, remembered=True) == 0
+    if ends == "closed":
+        sink.close()
+    again = CsvFile(path, notes)
+    assert again.last_written() == (2, "r2")
+    assert again.resume(2, remembered=True) == 0
+    again.write(lost)
+    again.close()
+    if ends == "killed":
+        os.close(sink._file)
+    later = CsvFile(path, notes)
+    assert later.resume(2, remembered=True) == 2
+    later.close()
+    assert [record[1] for record in read_log(path)] == ["r1", "r2"]

@@ -1,11 +1,15 @@
 """The feed from a real ledger to a real CSV log, also when the process is killed."""
 
 import asyncio
+import os
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -30,9 +34,9 @@ Limit = Callable[[int], AbstractContextManager[None]]
 class Audited:
     """A ledger and its CSV log, joined as in the service."""
 
-    def __init__(self, store: SqliteStore, path: Path) -> None:
+    def __init__(self, store: SqliteStore, path: Path, notes: Path | None) -> None:
         self.metrics = Metrics()
-        self.feed = AuditFeed(CsvShards(path), self.metrics)
+        self.feed = AuditFeed(CsvShards(path, notes=notes), self.metrics)
         self.ledger = SqliteLedger(store, self.feed.offer)
 
     async def record(self, *decisions: Decision) -> None:
@@ -43,9 +47,9 @@ class Audited:
 
 
 @asynccontextmanager
-async def audited(folder: Path) -> AsyncIterator[Audited]:
+async def audited(folder: Path, notes: Path | None = None) -> AsyncIterator[Audited]:
     store = await SqliteStore.open(folder / "ledger.db", ALL_TABLES, exclusive=True)
-    parts = Audited(store, folder / "audit.log")
+    parts = Audited(store, folder / "audit.log", notes)
     try:
         async with asyncio.timeout(LIMIT_S):
             await parts.feed.start(parts.ledger)
@@ -180,6 +184,34 @@ def test_a_full_disk_is_caught_up_once_there_is_room(
                 await asyncio.sleep(0.05)
             assert [each for each in logged(read_log, tmp_path) if each != "old"] == await parts.ids()
             assert parts.metrics.registry.get_sample_value("audit_log_entries_total", {"sink": "csv"}) == 42
+
+    uvloop.run(main())
+
+
+def test_an_end_while_it_finds_out_what_was_lost_loses_nothing(
+    tmp_path: Path, decide: Decide, read_log: ReadLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task is cancelled, and the thread that looks into the file goes on."""
+    looking, may_go_on = threading.Event(), threading.Event()
+    resume = CsvShards.resume
+
+    def slow(self: CsvShards, *values: Any) -> int:
+        found = resume(self, *values)
+        looking.set()
+        may_go_on.wait(0.5)  # the end waits for this thread, and nobody sets it meanwhile
+        return found
+
+    async def main() -> None:
+        path = tmp_path / "audit.log"
+        async with audited(tmp_path, tmp_path / "notes") as parts:
+            await parts.record(*(decide() for _ in range(10)))
+            os.truncate(path, path.stat().st_size - 100)
+            monkeypatch.setattr(CsvShards, "resume", slow)
+            await parts.record(decide("last"))
+            await asyncio.to_thread(looking.wait, LIMIT_S)
+        monkeypatch.undo()
+        async with audited(tmp_path, tmp_path / "notes") as parts:
+            assert Counter(logged(read_log, tmp_path)) == Counter(await parts.ids())
 
     uvloop.run(main())
 

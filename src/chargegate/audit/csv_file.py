@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from chargegate.audit.base import EndLost
 from chargegate.audit.chain import Chain, Link, link_of
 from chargegate.audit.csv_beside import held_in, relatives_of
@@ -149,12 +151,17 @@ class CsvFile:
             text = os.pread(self._file, size - start, start)
             end = start + end_of_lines(text, only_whole=note is None or not note.closed)
             if end < size:
+                if note is not None and end < note.size:  # afterwards it may look like a new file
+                    note = msgspec.structs.replace(note, cut=True)
+                    self._notes.write(note)
                 os.ftruncate(self._file, end)
                 self._last = self._link_before()  # what was cut off may have had a link
-        cut, self._cut, self.lost_rows = self._cut or self.lost_rows, False, False
+        cut = self._cut or self.lost_rows or (note is not None and note.cut)
+        self._cut = self.lost_rows = False
         self._size, self._end = end, os.pread(self._file, min(_END_BYTES, end), max(0, end - _END_BYTES))
         self._head = checksum_of_head(os.pread(self._file, HEAD_BYTES, 0))
         self._sequence = self._before = saved
+        self._request_id = ""  # a note of what is not there any more would replace the one that tells it
         if note is not None:
             position = max(saved, note.sequence)
             self._sequence = self._before = position

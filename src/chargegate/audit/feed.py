@@ -32,6 +32,7 @@ class AuditFeed(SinkState):
         super().__init__(sink.name, metrics)
         self._sink = sink
         self._lock = threading.Lock()
+        self._resuming = threading.Lock()
         self._position = 0
         self._saved = 0
         self._offered = 0
@@ -56,11 +57,16 @@ class AuditFeed(SinkState):
         """Find out after which row some may be missing. Returns the request ids of those that are not."""
         self._saved = await source.sink_position(self._sink.name)
         confirmed = [each for each in self._sink.last_written() if await self._confirms(source, *each)]
-        self._position = await asyncio.to_thread(self._sink.resume, self._saved, confirmed)
-        self._lost = False
+        await asyncio.to_thread(self._resume_sink, self._saved, confirmed)
         if await source.audit_after(self._position, 1):
             return await asyncio.to_thread(self._sink.held)
         return frozenset()
+
+    def _resume_sink(self, saved: int, confirmed: list[tuple[int, str]]) -> None:
+        """It goes on where the task that waits for it is cancelled, and what it found must not be missed then."""
+        with self._resuming:
+            self._position = self._sink.resume(saved, confirmed)
+            self._lost = False
 
     @staticmethod
     async def _confirms(source: AuditSource, sequence: int, request_id: str) -> bool:
@@ -161,6 +167,8 @@ class AuditFeed(SinkState):
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+            with self._resuming:  # its thread may be at it still; where it ended, rows may be missing
+                pass
             with contextlib.suppress(Exception):  # The next start finds an unsaved position by request ids.
                 await self._save_position(self._source)
         with self._lock:  # a page may still be written in its thread
