@@ -7,7 +7,7 @@ import contextlib
 import hmac
 import sqlite3
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from chargegate.audit import ahead, chaining
 from chargegate.audit.chain import START, Chain
 from chargegate.audit.chaining import RowChain, RowVerifier, VerifiedRows, drop_links, links_of
-from chargegate.audit.life.heads import Heads
+from chargegate.audit.life.heads import Heads, Statement
 from chargegate.audit.row_statements import Statements
 from chargegate.engines.postgres.chain import PostgresChain
 from chargegate.engines.postgres.ledger import PostgresLedger
@@ -101,6 +101,52 @@ def test_a_chain_goes_on_after_whatever_ended_its_process(run: Run, decide: Deci
         assert len((await verified(chain, again, chain.writer)).problems) == 15
 
     run(scenario)
+
+
+@pytest.mark.parametrize("kind", ["on", "head", "start"])
+def test_a_kill_between_two_signatures_looks_like_no_fault(
+    run: Run, decide: Decide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Nobody signs again where the chain is off after the kill, or until the next row is old."""
+    methods = {"on": "turned", "head": "head", "start": "started"}
+    put = Statements._put
+
+    async def killed_put(self: Statements, statement: Statement) -> None:
+        if statement.kind == kind:
+            raise _Killed
+        await put(self, statement)
+
+    async def scenario(database: Database) -> None:
+        ledger, chain = database.ledger(), database.chain()
+        statements = statements_in(tmp_path, ledger)
+        drop = partial(statements.start, chain.writer, RowLink(1, 1, b"m" * 32))
+        if kind == "start":
+            await followed_by_rows(ledger, chain, statements, decide)
+        for place in ("database", "file"):
+            with monkeypatch.context() as killed:
+                if place == "file":
+                    killed.setattr(Heads, methods[kind], _killed)
+                else:
+                    killed.setattr(Statements, "_put", killed_put)
+                with pytest.raises(_Killed):
+                    await (drop() if kind == "start" else followed_by_rows(ledger, chain, statements, decide))
+            found = await verified(chain, statements, chain.writer)
+            assert await statements.faults(chain.writer, found.rows if kind == "start" else 0) == []
+
+    run(scenario)
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _killed(*_: object, **__: object) -> NoReturn:
+    raise _Killed
+
+
+async def followed_by_rows(ledger: Ledger, chain: AuditChain, statements: Statements, decide: Decide) -> None:
+    await recorded(ledger, decide, *range(1000, 1005))
+    await followed(ledger, chain, statements)
 
 
 def test_an_end_does_not_wait_for_the_links_of_all_rows(

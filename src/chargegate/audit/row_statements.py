@@ -26,7 +26,9 @@ def log_of(writer: str) -> str:
 
 class Statements:
     """The newest of each kind is in the database, where every process finds it, and what this process signed is in its
-    ``data_dir`` as well. Every method raises ``LedgerUnavailable`` and ``OSError``."""
+    ``data_dir`` as well. It goes into the database first: after a kill between the two, nothing seems to be missing
+    there, also where the chain is switched off and nobody signs again. Every method raises ``LedgerUnavailable`` and
+    ``OSError``."""
 
     def __init__(self, heads: Heads, values: NamedValues) -> None:
         self.heads = heads
@@ -35,39 +37,42 @@ class Statements:
     async def begin(self, writer: str, link: RowLink) -> None:
         """Sign once that the rows after this one are a chain."""
         name = log_of(writer)
-        await asyncio.to_thread(self.heads.turned, name, on=True, link=_link(link), at=now_ms())
         if await self._kept("on", name) is None:
             await self._put(Statement("on", name, link.number, link.mac.hex(), now_ms()))
+        await asyncio.to_thread(self.heads.turned, name, on=True, link=_link(link), at=now_ms())
 
     async def start(self, writer: str, link: RowLink) -> None:
         """Sign that the rows up to this one go because they are old, but for those that stay."""
         name = log_of(writer)
-        await asyncio.to_thread(self.heads.started, name, _link(link), now_ms())
         known = await self._kept("start", name)
         if known is None or known.number < link.number:
             await self._put(Statement("start", name, link.number, link.mac.hex(), now_ms()))
+        await asyncio.to_thread(self.heads.started, name, _link(link), now_ms())
 
     async def head(self, writer: str, link: RowLink, holds: Holds) -> None:
         """Sign the end of a chain. ``holds`` says whether the chain has the row of an earlier head. Where it has not,
         that is signed as well, and logged."""
         name = log_of(writer)
+        newest = Statement("head", name, link.number, link.mac.hex(), now_ms())
+        text = await self._values.value(_named("head", name))
+        there = None if text is None else decoded(text, self.heads.chain)
+        if text is None:
+            await self._put(newest)
         told = await asyncio.to_thread(self.heads.statements)
         here = [each for each in told if (each.kind, each.log) == ("head", name)]
-        there = await self._kept("head", name)
         recent = {*here[-1:], *(each for each in here if each.at // _DAY_MS == now_ms() // _DAY_MS)}
         held = {each: await self._held(each, link, holds) for each in recent | ({there} if there else set())}
         lost = await asyncio.to_thread(self.heads.head, name, lambda: _link(link), held.get, now_ms())
         if there is not None and not held[there] and not lost:
             lost = [msgspec.structs.replace(there, kind="lost", at=now_ms())]
-        text = await self._values.value(_named("head", name))
         if there is None and text is not None:
-            lost.append(Statement("lost", name, link.number, link.mac.hex(), now_ms()))
+            lost.append(msgspec.structs.replace(newest, kind="lost"))
         for each in lost:
             log.error("rows of the audit are gone or changed that were signed", log=name, row=each.number)
             if await self._kept("lost", name) is None:
                 await self._put(each)
-        if there is None or (there.number, there.mac) != (link.number, link.mac.hex()):
-            await self._put(Statement("head", name, link.number, link.mac.hex(), now_ms()))
+        if text is not None and (there is None or (there.number, there.mac) != (newest.number, newest.mac)):
+            await self._put(newest)
 
     @staticmethod
     async def _held(earlier: Statement, link: RowLink, holds: Holds) -> bool:
