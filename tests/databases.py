@@ -172,7 +172,7 @@ def running(opened: Callable[[], Coroutine[Any, Any, Database]]) -> Run:
             finally:
                 await database.close()
 
-        run_to_its_end(main(), 2 * LIMIT_S)
+        run_to_its_end(main(), 6 * LIMIT_S)  # some scenarios have thousands of steps
 
     return run
 

@@ -31,7 +31,14 @@ CHARGEGATE = str(Path(sys.executable).with_name("chargegate"))
 CHARGING = "/api/v1/charging-session"
 KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 SMALL_DISK = 'mount -t tmpfs -o mode=0700,size="$1" none "$0" && shift && exec "$@"'
+_OWN_DISK_BYTES = 1 << 30
+"""The disks that an installation mounts are smaller than this, and the machine's is larger."""
 IN_ITS_OWN_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK]
+
+
+def _place(labels: dict[str, str]) -> tuple[str, str]:
+    """Which disk labels are about."""
+    return labels["instance"], labels["folder"]
 
 
 def with_schema(url: str) -> str:
@@ -211,11 +218,17 @@ class Installation:
         return found
 
     def firing(self) -> set[str]:
-        """The alerts that fire now."""
+        """The alerts that fire now, but for those about the disk of this machine, which others may fill."""
         groups = self.clients["prometheus"].get("/api/v1/rules").json()["data"]["groups"]
         rules = [rule for group in groups for rule in group["rules"]]
         assert {rule.get("lastError", "") for rule in rules} == {""}
-        return {rule["name"] for rule in rules if rule.get("state", "inactive") == "firing"}
+        own = {_place(each["metric"]) for each in self.query(f"disk_size_bytes < {_OWN_DISK_BYTES}")}
+        return {
+            rule["name"]
+            for rule in rules
+            for alert in rule.get("alerts", [])
+            if alert["state"] == "firing" and ("folder" not in alert["labels"] or _place(alert["labels"]) in own)
+        }
 
     def overview(self) -> dict[str, Any]:
         answer = self.clients[self.roles[0]].get("/api/v1/overview")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import uuid
@@ -61,9 +62,13 @@ def test_each_request_is_decided_once(
 
 
 def contents(folder: Path, since: float = 0) -> dict[str, bytes]:
-    """The files of a folder that were written since then."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path): path.read_bytes() for path in files if path.stat().st_mtime >= since}
+    """The files of a folder that were written since then, but for those that are gone again meanwhile."""
+    found = {}
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and path.stat().st_mtime >= since:
+                found[str(path)] = path.read_bytes()
+    return found
 
 
 def deliveries(metrics: str) -> float:
