@@ -213,30 +213,43 @@ def test_room_is_made_for_another_header(tmp_path: Path, below: str, left: str |
 
 
 @pytest.mark.parametrize("ends", ["closed", "killed"])
-@pytest.mark.parametrize("left", [40, len(HEADER) + 30], ids=["within the header", "within the first line"])
-def test_a_cut_stays_known_until_what_was_lost_is_written_again(
+@pytest.mark.parametrize("left", [40, len(HEADER), len(HEADER) + 30], ids=["half a header", "a header", "half a line"])
+def test_a_cut_stays_known_until_all_that_was_lost_is_written_again(
     path: Path, tmp_path: Path, decide: Decide, read_log: ReadLog, left: int, ends: str
 ) -> None:
-    """The process that found it ends before it writes; then there is no line, as in a new file."""
+    """Each process that finds it ends before it has written all. Without a line the file looks like a new one, and with
+    some of them like one that lacks nothing; the ledger's position is behind them all meanwhile."""
     notes = tmp_path / "notes"
+    lost = [AuditRow(number, decide(f"r{number}")) for number in (1, 2, 3)]
     sink = CsvFile(path, notes)
     sink.resume()
-    lost = [AuditRow(number, decide(f"r{number}")) for number in (1, 2)]
     sink.write(lost)
     os.truncate(path, left)
     with pytest.raises(EndLost):
-        sink.write([AuditRow(3, decide("r3"))])
-    assert sink.resume(2, remembered=True) == 0
-    if ends == "closed":
-        sink.close()
-    again = CsvFile(path, notes)
-    assert again.last_written() == (2, "r2")
-    assert again.resume(2, remembered=True) == 0
-    again.write(lost)
-    again.close()
-    if ends == "killed":
-        os.close(sink._file)
-    later = CsvFile(path, notes)
-    assert later.resume(2, remembered=True) == 2
-    later.close()
-    assert [record[1] for record in read_log(path)] == ["r1", "r2"]
+        sink.write([AuditRow(4, decide("r4"))])
+    assert sink.resume(3, remembered=True) == 0
+    processes = [sink]
+    for written in range(4):
+        if ends == "closed":
+            processes[-1].close()
+        processes.append(CsvFile(path, notes))
+        assert processes[-1].last_written() == ((written, f"r{written}") if written else (3, "r3"))
+        assert processes[-1].resume(3, remembered=True) == written
+        if written < 3:
+            processes[-1].write(lost[written : written + 1])
+    for each in processes:
+        each.close()
+    assert [record[1] for record in read_log(path)] == ["r1", "r2", "r3"]
+
+
+def test_a_log_that_was_emptied_while_nothing_was_written_has_lost_nothing(
+    path: Path, tmp_path: Path, decide: Decide
+) -> None:
+    """As an outside rotation does that copies it first; another shard may be the reason to look."""
+    sink = CsvFile(path, tmp_path / "notes")
+    sink.resume()
+    sink.write([AuditRow(1, decide("r1"))])
+    os.truncate(path, 0)
+    assert sink.resume(1, remembered=True) == 1
+    assert not sink.lost_rows
+    sink.close()

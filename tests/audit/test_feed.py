@@ -20,6 +20,7 @@ from chargegate.audit.feed import AuditFeed
 from chargegate.engines.sqlite.connection import SqliteStore
 from chargegate.engines.sqlite.ledger import SqliteLedger
 from chargegate.engines.sqlite.statements import ALL_TABLES
+from chargegate.ledger.base import LedgerUnavailable
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision
 from chargegate.observe import Metrics
@@ -211,6 +212,33 @@ def test_an_end_while_it_finds_out_what_was_lost_loses_nothing(
             await asyncio.to_thread(looking.wait, LIMIT_S)
         monkeypatch.undo()
         async with audited(tmp_path, tmp_path / "notes") as parts:
+            assert Counter(logged(read_log, tmp_path)) == Counter(await parts.ids())
+
+    uvloop.run(main())
+
+
+def test_a_database_that_is_away_while_it_finds_out_what_was_lost_doubles_nothing(
+    tmp_path: Path, decide: Decide, read_log: ReadLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    audit_after = SqliteLedger.audit_after
+
+    async def away(self: SqliteLedger, position: int, limit: int) -> Any:
+        asked.append(position)
+        if len(asked) == 2:  # the first asks whether the ledger has the row that the notes name
+            raise LedgerUnavailable
+        return await audit_after(self, position, limit)
+
+    async def main() -> None:
+        path = tmp_path / "audit.log"
+        async with audited(tmp_path, tmp_path / "notes") as parts:
+            await parts.record(*(decide() for _ in range(10)))
+            os.truncate(path, path.stat().st_size - 100)
+            monkeypatch.setattr(SqliteLedger, "audit_after", away)
+            await parts.record(decide("last"))
+            while len(asked) < 2 or parts.feed.lag_s:
+                await asyncio.sleep(0.02)
+            monkeypatch.undo()
             assert Counter(logged(read_log, tmp_path)) == Counter(await parts.ids())
 
     uvloop.run(main())

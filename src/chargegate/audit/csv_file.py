@@ -19,7 +19,7 @@ from chargegate.audit.csv_lines import (
     CHAINED_HEADER,
     HEAD_BYTES,
     HEADER,
-    HEADERS,
+    NO_LINES,
     TAIL_BYTES,
     as_lines,
     checksum_of_head,
@@ -70,6 +70,7 @@ class CsvFile:
         self._request_id = ""
         self._new = False
         self._end = b""  # of our newest line
+        self._lost = 0  # see Note
         self._cut = False  # somebody cut off a part of the file while it was open
         self.lost_rows = False
         if heads is not None:
@@ -146,36 +147,47 @@ class CsvFile:
         told. ``earliest``: rows up to this one are none of this file's, even if it has lost its end.
         """
         note = self._notes.read() if remembered else None
+        own = note is not None and (note.device, note.inode) == (self._device, self._inode)
+        self._request_id = ""  # a note of what is not there any more would replace the one that tells it
         with self._locked() as size:
             start = max(0, size - TAIL_BYTES)
             text = os.pread(self._file, size - start, start)
             end = start + end_of_lines(text, only_whole=note is None or not note.closed)
             if end < size:
-                if note is not None and end < note.size:  # afterwards it may look like a new file
-                    note = msgspec.structs.replace(note, cut=True)
-                    self._notes.write(note)
+                if note is not None and own and end < note.size:  # afterwards it may look like a new file
+                    note = self._noted_as_lost(note)
                 os.ftruncate(self._file, end)
                 self._last = self._link_before()  # what was cut off may have had a link
-        cut = self._cut or self.lost_rows or (note is not None and note.cut)
+        cut = self._cut or self.lost_rows or (note is not None and note.lost >= note.sequence)
         self._cut = self.lost_rows = False
         self._size, self._end = end, os.pread(self._file, min(_END_BYTES, end), max(0, end - _END_BYTES))
         self._head = checksum_of_head(os.pread(self._file, HEAD_BYTES, 0))
         self._sequence = self._before = saved
-        self._request_id = ""  # a note of what is not there any more would replace the one that tells it
+        self._lost = 0
         if note is not None:
-            position = max(saved, note.sequence)
+            again = note.lost > note.sequence  # it ended while it wrote them
+            position = note.sequence if again else max(saved, note.sequence)
             self._sequence = self._before = position
-            if (note.device, note.inode) == (self._device, self._inode) and (cut or text not in HEADERS):
+            self._lost = note.lost if again else 0
+            if own and (cut or text not in NO_LINES):
                 if self._holds(note, end):
                     self._before = note.before
                 elif self._head in (0, note.head):
                     self._sequence = self._before = max(note.before, earliest)
                     if self._before < note.sequence:
-                        self._has_lost(note)
+                        self._has_lost(self._noted_as_lost(note))
             if self._sequence == note.sequence:
                 self._request_id = note.request_id
                 self._note()  # that it is open again
         return self._sequence
+
+    def _noted_as_lost(self, note: Note) -> Note:
+        """It stays known until they are written again, whatever ends this process before."""
+        self._lost = max(note.lost, note.sequence)
+        if note.lost != self._lost:
+            note = msgspec.structs.replace(note, lost=self._lost)
+            self._notes.write(note)
+        return note
 
     def _has_lost(self, note: Note) -> None:
         """Our file has lost its end, while it was written or when nobody wrote. What it lacks is written again."""
@@ -236,6 +248,7 @@ class CsvFile:
                 self._head,
                 closed,
                 f"{self._last.number}-{self._last.mac}" if self._last is not None else "",
+                self._lost if self._sequence < self._lost else 0,
             )
         )
 

@@ -23,6 +23,9 @@ from chargegate.model import AUDIT_COLUMNS, Decision, Status, from_iso, to_iso
 HEADER: Final = ",".join(AUDIT_COLUMNS) + "\n"
 CHAINED_HEADER: Final = ",".join((*AUDIT_COLUMNS, COLUMN)) + "\n"
 HEADERS: Final = (HEADER.encode(), CHAINED_HEADER.encode())
+NO_LINES: Final = (b"", *HEADERS)
+"""What a file is that has no line yet, or that was emptied."""
+
 _LINE: Final = ",".join(["%s"] * len(AUDIT_COLUMNS)) + "\n"
 _PLAIN: Final = "(?:[A-Za-z0-9_][A-Za-z0-9_.:-]*+)?+"
 _FORMULA: Final = frozenset("=+-@\t\r\n")

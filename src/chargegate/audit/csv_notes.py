@@ -23,7 +23,8 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     ``sequence`` and ``request_id`` are of that row, ``device``, ``inode`` and ``size`` of the file. ``before`` is the
     newest row that went into an earlier file, or that lay in this one before it was truncated. ``head`` is a checksum
     of the file's first lines. ``closed``: nothing was under way when the writer ended. ``link`` is the newest row's,
-    as it stands in the file; empty without a chain. ``cut``: the file was found shorter than ``size``.
+    as it stands in the file; empty without a chain. ``lost``: rows up to this one are written again, because the file
+    has lost its end, and until then the ledger's position does not count; 0 where it has not.
     """
 
     boot: str
@@ -36,7 +37,7 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     head: int
     closed: bool = False
     link: str = ""
-    cut: bool = False
+    lost: int = 0
 
 
 class Notes:

@@ -59,14 +59,21 @@ class AuditFeed(SinkState):
         confirmed = [each for each in self._sink.last_written() if await self._confirms(source, *each)]
         await asyncio.to_thread(self._resume_sink, self._saved, confirmed)
         if await source.audit_after(self._position, 1):
-            return await asyncio.to_thread(self._sink.held)
-        return frozenset()
+            known = await asyncio.to_thread(self._sink.held)
+        else:
+            known = frozenset()
+        self._lost = False  # only now: without what it holds, rows would be written twice
+        return known
 
     def _resume_sink(self, saved: int, confirmed: list[tuple[int, str]]) -> None:
         """It goes on where the task that waits for it is cancelled, and what it found must not be missed then."""
         with self._resuming:
             self._position = self._sink.resume(saved, confirmed)
-            self._lost = False
+
+    def _resumed(self) -> None:
+        """Return once no thread is at it. Rows may be missing from where it ended."""
+        with self._resuming:
+            pass
 
     @staticmethod
     async def _confirms(source: AuditSource, sequence: int, request_id: str) -> bool:
@@ -167,8 +174,7 @@ class AuditFeed(SinkState):
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-            with self._resuming:  # its thread may be at it still; where it ended, rows may be missing
-                pass
+            await asyncio.to_thread(self._resumed)
             with contextlib.suppress(Exception):  # The next start finds an unsaved position by request ids.
                 await self._save_position(self._source)
         with self._lock:  # a page may still be written in its thread
