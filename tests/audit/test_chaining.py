@@ -119,9 +119,10 @@ def test_a_kill_between_two_signatures_looks_like_no_fault(
     async def scenario(database: Database) -> None:
         ledger, chain = database.ledger(), database.chain()
         statements = statements_in(tmp_path, ledger)
-        drop = partial(statements.start, chain.writer, RowLink(1, 1, b"m" * 32))
+        start = partial(statements.start, chain.writer, RowLink(1, 1, b"m" * 32))
+        follow = partial(linked, database, decide, tmp_path, *range(1000, 1005))
         if kind == "start":
-            await followed_by_rows(ledger, chain, statements, decide)
+            await follow()
         for place in ("database", "file"):
             with monkeypatch.context() as killed:
                 if place == "file":
@@ -129,7 +130,7 @@ def test_a_kill_between_two_signatures_looks_like_no_fault(
                 else:
                     killed.setattr(Statements, "_put", killed_put)
                 with pytest.raises(_Killed):
-                    await (drop() if kind == "start" else followed_by_rows(ledger, chain, statements, decide))
+                    await (start() if kind == "start" else follow())
             found = await verified(chain, statements, chain.writer)
             assert await statements.faults(chain.writer, found.rows if kind == "start" else 0) == []
 
@@ -142,11 +143,6 @@ class _Killed(BaseException):
 
 def _killed(*_: object, **__: object) -> NoReturn:
     raise _Killed
-
-
-async def followed_by_rows(ledger: Ledger, chain: AuditChain, statements: Statements, decide: Decide) -> None:
-    await recorded(ledger, decide, *range(1000, 1005))
-    await followed(ledger, chain, statements)
 
 
 def test_an_end_does_not_wait_for_the_links_of_all_rows(

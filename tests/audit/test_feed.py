@@ -24,6 +24,7 @@ from chargegate.ledger.base import LedgerUnavailable
 from chargegate.ledger.records import AuditRow
 from chargegate.model import Decision
 from chargegate.observe import Metrics
+from outside import eventually
 
 LIMIT_S = 30
 
@@ -189,26 +190,32 @@ def test_a_full_disk_is_caught_up_once_there_is_room(
     uvloop.run(main())
 
 
+async def lose_the_end(parts: Audited, folder: Path, decide: Decide) -> None:
+    """Record decisions, cut off the end of their log, and record one more, which finds it."""
+    path = folder / "audit.log"
+    await parts.record(*(decide() for _ in range(10)))
+    os.truncate(path, path.stat().st_size - 100)
+    await parts.record(decide("last"))
+
+
 def test_an_end_while_it_finds_out_what_was_lost_loses_nothing(
     tmp_path: Path, decide: Decide, read_log: ReadLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The task is cancelled, and the thread that looks into the file goes on."""
-    looking, may_go_on = threading.Event(), threading.Event()
+    looking = threading.Event()
     resume = CsvShards.resume
 
-    def slow(self: CsvShards, *values: Any) -> int:
-        found = resume(self, *values)
-        looking.set()
-        may_go_on.wait(0.5)  # the end waits for this thread, and nobody sets it meanwhile
-        return found
-
     async def main() -> None:
-        path = tmp_path / "audit.log"
         async with audited(tmp_path, tmp_path / "notes") as parts:
-            await parts.record(*(decide() for _ in range(10)))
-            os.truncate(path, path.stat().st_size - 100)
-            monkeypatch.setattr(CsvShards, "resume", slow)
-            await parts.record(decide("last"))
+
+            def until_the_task_is_cancelled(self: CsvShards, *values: Any) -> int:
+                found = resume(self, *values)
+                looking.set()
+                eventually(lambda: parts.feed._task is None, LIMIT_S)
+                return found
+
+            monkeypatch.setattr(CsvShards, "resume", until_the_task_is_cancelled)
+            await lose_the_end(parts, tmp_path, decide)
             await asyncio.to_thread(looking.wait, LIMIT_S)
         monkeypatch.undo()
         async with audited(tmp_path, tmp_path / "notes") as parts:
@@ -230,12 +237,9 @@ def test_a_database_that_is_away_while_it_finds_out_what_was_lost_doubles_nothin
         return await audit_after(self, position, limit)
 
     async def main() -> None:
-        path = tmp_path / "audit.log"
         async with audited(tmp_path, tmp_path / "notes") as parts:
-            await parts.record(*(decide() for _ in range(10)))
-            os.truncate(path, path.stat().st_size - 100)
             monkeypatch.setattr(SqliteLedger, "audit_after", away)
-            await parts.record(decide("last"))
+            await lose_the_end(parts, tmp_path, decide)
             while len(asked) < 2 or parts.feed.lag_s:
                 await asyncio.sleep(0.02)
             monkeypatch.undo()

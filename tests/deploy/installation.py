@@ -31,9 +31,9 @@ CHARGEGATE = str(Path(sys.executable).with_name("chargegate"))
 CHARGING = "/api/v1/charging-session"
 KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 SMALL_DISK = 'mount -t tmpfs -o mode=0700,size="$1" none "$0" && shift && exec "$@"'
+IN_ITS_OWN_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK]
 _OWN_DISK_BYTES = 1 << 30
 """The disks that an installation mounts are smaller than this, and the machine's is larger."""
-IN_ITS_OWN_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK]
 
 
 def _place(labels: dict[str, str]) -> tuple[str, str]:

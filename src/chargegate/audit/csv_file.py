@@ -148,7 +148,7 @@ class CsvFile:
         """
         note = self._notes.read() if remembered else None
         own = note is not None and (note.device, note.inode) == (self._device, self._inode)
-        self._request_id = ""  # a note of what is not there any more would replace the one that tells it
+        self._request_id = ""  # so that `close` does not replace a note that tells what is lost
         with self._locked() as size:
             start = max(0, size - TAIL_BYTES)
             text = os.pread(self._file, size - start, start)
@@ -165,24 +165,24 @@ class CsvFile:
         self._sequence = self._before = saved
         self._lost = 0
         if note is not None:
-            again = note.lost > note.sequence  # it ended while it wrote them
-            position = note.sequence if again else max(saved, note.sequence)
-            self._sequence = self._before = position
-            self._lost = note.lost if again else 0
+            self._sequence = self._before = max(saved, note.sequence)
+            if note.lost > note.sequence:  # the process ended while it wrote lost lines again
+                self._sequence = self._before = note.sequence
+                self._lost = note.lost
             if own and (cut or text not in NO_LINES):
                 if self._holds(note, end):
                     self._before = note.before
                 elif self._head in (0, note.head):
                     self._sequence = self._before = max(note.before, earliest)
                     if self._before < note.sequence:
-                        self._has_lost(self._noted_as_lost(note))
+                        self._has_lost(note)
             if self._sequence == note.sequence:
                 self._request_id = note.request_id
                 self._note()  # that it is open again
         return self._sequence
 
     def _noted_as_lost(self, note: Note) -> Note:
-        """It stays known until they are written again, whatever ends this process before."""
+        """So that it stays known until the lines are written again, whatever ends this process before."""
         self._lost = max(note.lost, note.sequence)
         if note.lost != self._lost:
             note = msgspec.structs.replace(note, lost=self._lost)
@@ -191,6 +191,7 @@ class CsvFile:
 
     def _has_lost(self, note: Note) -> None:
         """Our file has lost its end, while it was written or when nobody wrote. What it lacks is written again."""
+        self._noted_as_lost(note)
         self.lost_rows = True
         self._last = self._link_before()
         log.error("an audit file has lost its end, and it is written again", path=str(self._path))

@@ -24,7 +24,7 @@ HEADER: Final = ",".join(AUDIT_COLUMNS) + "\n"
 CHAINED_HEADER: Final = ",".join((*AUDIT_COLUMNS, COLUMN)) + "\n"
 HEADERS: Final = (HEADER.encode(), CHAINED_HEADER.encode())
 NO_LINES: Final = (b"", *HEADERS)
-"""What a file is that has no line yet, or that was emptied."""
+"""The content of a file that has no line yet, or that was emptied."""
 
 _LINE: Final = ",".join(["%s"] * len(AUDIT_COLUMNS)) + "\n"
 _PLAIN: Final = "(?:[A-Za-z0-9_][A-Za-z0-9_.:-]*+)?+"

@@ -66,12 +66,12 @@ class AuditFeed(SinkState):
         return known
 
     def _resume_sink(self, saved: int, confirmed: list[tuple[int, str]]) -> None:
-        """It goes on where the task that waits for it is cancelled, and what it found must not be missed then."""
+        """The thread goes on where the waiting task is cancelled, and ``close`` needs the position that it finds."""
         with self._resuming:
             self._position = self._sink.resume(saved, confirmed)
 
     def _resumed(self) -> None:
-        """Return once no thread is at it. Rows may be missing from where it ended."""
+        """Wait until no thread resumes the sink."""
         with self._resuming:
             pass
 

@@ -26,9 +26,9 @@ def log_of(writer: str) -> str:
 
 class Statements:
     """The newest of each kind is in the database, where every process finds it, and what this process signed is in its
-    ``data_dir`` as well. It goes into the database first: after a kill between the two, nothing seems to be missing
-    there, also where the chain is switched off and nobody signs again. Every method raises ``LedgerUnavailable`` and
-    ``OSError``."""
+    ``data_dir`` as well. The first of each kind is put into the database before the file: so nothing is missing there
+    after a kill between the two, also where the chain is switched off then and nobody signs again. Every method raises
+    ``LedgerUnavailable`` and ``OSError``."""
 
     def __init__(self, heads: Heads, values: NamedValues) -> None:
         self.heads = heads
